@@ -1,0 +1,71 @@
+"""Names and paths to objects: models, machines, engines, scenarios."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from kvplan.engine import EngineSpec
+from kvplan.errors import InputError, did_you_mean
+from kvplan.hardware import Machine
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@cache
+def folder(kind: str) -> Path:
+    """The folder of shipped `machines`, `engines`, `models` or `scenarios`, in a checkout or in an installed wheel."""
+    for candidate in (_PACKAGE / kind, _PACKAGE / "_data" / kind, _PACKAGE.parent / kind):
+        if candidate.is_dir():
+            return candidate
+    raise InputError(f"the folder of {kind} is missing from this installation", hint="install kvplan again")
+
+
+def names(kind: str) -> list[str]:
+    """Names of everything shipped of a kind, sorted."""
+    return sorted(path.stem for path in folder(kind).iterdir() if path.suffix in (".toml", ".json"))
+
+
+def resolve(kind: str, name: str) -> Path:
+    """The file of a shipped name or a path. Raises InputError with the nearest names."""
+    if "/" in name or "\\" in name or name.endswith((".toml", ".json")):
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise InputError(f"{name}: no such file")
+        return path
+    for suffix in (".toml", ".json"):
+        path = folder(kind) / f"{name.lower()}{suffix}"
+        if path.is_file():
+            return path
+    raise InputError(f"no {kind.removesuffix('s')} named {name!r}", hint=did_you_mean(name, names(kind)) + " A path to a file works as well.")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises InputError when it cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _decode_toml(path: Path, kind: type) -> object:
+    try:
+        return msgspec.toml.decode(read_text(path), type=kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def machine(name: str) -> Machine:
+    """A machine by catalog name or path."""
+    return _decode_toml(resolve("machines", name), Machine)  # type: ignore[return-value]
+
+
+def engine(name: str) -> EngineSpec:
+    """An engine by catalog name or path."""
+    return _decode_toml(resolve("engines", name), EngineSpec)  # type: ignore[return-value]

@@ -1,0 +1,44 @@
+"""One exception family; each carries the exit code that the command line returns.
+
+KvplanError            70  a bug in kvplan
+├── InputError          2  what the user gave cannot be used
+└── MissingError        3  the environment lacks something (GPU, permission, optional package)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KvplanError(Exception):
+    """A failure with a sentence for the user: what and where, and a hint how to mend it."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(KvplanError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class MissingError(KvplanError):
+    """The environment lacks something: a GPU, a permission, an optional package."""
+
+    exit_code = 3
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A hint that names the nearest of `choices`, or a few of them when none is near."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    shown = ", ".join(known[:8])
+    return f"known: {shown}{', ...' if len(known) > 8 else ''}"

@@ -1,0 +1,142 @@
+"""Parse and format bytes, tokens, seconds and rates; inside kvplan everything is in SI base units.
+
+`GiB MiB KiB TiB` are powers of 1024 and `GB MB kB TB` powers of 1000, both exact; a bare `G` is refused because it could mean either.
+Tokens take binary suffixes (`128k` is 131,072), as model makers count context lengths.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from kvplan.errors import InputError
+
+KiB, MiB, GiB, TiB = 2**10, 2**20, 2**30, 2**40
+
+_BYTES = {
+    "B": 1,
+    "KiB": KiB,
+    "MiB": MiB,
+    "GiB": GiB,
+    "TiB": TiB,
+    "PiB": 2**50,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "PB": 10**15,
+}
+_TOKENS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20}
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BIT_RATES = {"Kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9, "Tbit": 1e12, "Kb": 1e3, "Mb": 1e6, "Gb": 1e9, "Tb": 1e12}
+_NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ/]*)\s*$")
+
+
+def _split(text: str | int | float, what: str) -> tuple[float, str]:
+    if isinstance(text, bool):
+        raise InputError(f"{text!r} is not {what}")
+    if isinstance(text, int | float):
+        value, unit = float(text), ""
+    else:
+        match = _NUMBER.match(text)
+        if not match:
+            raise InputError(f"{text!r} is not {what}")
+        value, unit = float(match[1].replace(",", "").replace("_", "")), match[2]
+    if not math.isfinite(value):
+        raise InputError(f"{text!r} is not {what}: it must be finite")
+    return value, unit
+
+
+def parse_bytes(text: str | int | float) -> int:
+    """Bytes from `32GiB`, `500 GB`, `1048576`. Raises InputError on a bare `G`, an unknown unit, a negative or huge value."""
+    value, unit = _split(text, "a size")
+    if unit in ("k", "K", "M", "G", "T"):
+        raise InputError(f"{text!r}: the unit {unit!r} is ambiguous", hint=f"write {unit.upper()}iB or {unit.upper()}B")
+    if unit and unit not in _BYTES:
+        raise InputError(f"{text!r}: unknown unit of size {unit!r}", hint="write B, KiB, MiB, GiB, TiB, kB, MB, GB or TB")
+    size = value * _BYTES.get(unit, 1)
+    if size < 0:
+        raise InputError(f"{text!r}: a size cannot be negative")
+    if size > 2**63:
+        raise InputError(f"{text!r}: a size above 8 EiB is not plausible")
+    return round(size)
+
+
+def parse_tokens(text: str | int | float) -> int:
+    """Tokens from `128k` (131,072), `1M` (1,048,576) or `128000`. Raises InputError when not a whole number above zero."""
+    value, unit = _split(text, "a number of tokens")
+    if unit not in _TOKENS:
+        raise InputError(f"{text!r}: unknown unit of tokens {unit!r}", hint="write 8192, 8k or 1M")
+    tokens = value * _TOKENS[unit]
+    if tokens < 1 or tokens != int(tokens):
+        raise InputError(f"{text!r}: a number of tokens must be a whole number above zero")
+    return int(tokens)
+
+
+def parse_seconds(text: str | int | float) -> float:
+    """Seconds from `50ms`, `2s`, `5min` or a bare number of seconds. Raises InputError when negative."""
+    value, unit = _split(text, "a time")
+    if unit and unit not in _SECONDS:
+        raise InputError(f"{text!r}: unknown unit of time {unit!r}", hint="write ns, us, ms, s, min, h or d")
+    if value < 0:
+        raise InputError(f"{text!r}: a time cannot be negative")
+    return value * _SECONDS.get(unit, 1.0)
+
+
+def parse_rate(text: str | int | float) -> float:
+    """Bytes per second from `25 GB/s`, `100 Gbit/s`, `100Gbps` or a bare number of bytes per second."""
+    value, unit = _split(text, "a rate")
+    if value < 0:
+        raise InputError(f"{text!r}: a rate cannot be negative")
+    if not unit:
+        return value
+    stem = unit.removesuffix("/s").removesuffix("ps")
+    if stem in _BYTES and unit.endswith("/s"):
+        return value * _BYTES[stem]
+    if stem in _BIT_RATES:
+        return value * _BIT_RATES[stem] / 8
+    raise InputError(f"{text!r}: unknown unit of rate {unit!r}", hint="write GB/s (bytes) or Gbit/s (bits)")
+
+
+def format_bytes(size: float, digits: int = 1) -> str:
+    """A capacity with a binary unit: `32.0 GiB`."""
+    for unit, scale in (("PiB", 2**50), ("TiB", TiB), ("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):
+        if abs(size) >= scale:
+            return f"{size / scale:,.{digits}f} {unit}"
+    return f"{size:,.0f} B"
+
+
+def format_traffic(size: float, digits: int = 1) -> str:
+    """A traffic total with a decimal unit: `2.1 TB`."""
+    for unit, scale in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(size) >= scale:
+            return f"{size / scale:,.{digits}f} {unit}"
+    return f"{size:,.0f} B"
+
+
+def format_rate(rate_Bps: float, digits: int = 1) -> str:
+    """A bandwidth in decimal units: `51.2 GB/s`."""
+    return f"{format_traffic(rate_Bps, digits)}/s"
+
+
+def format_seconds(seconds: float, digits: int = 3) -> str:
+    """A time with the unit that keeps it readable, to `digits` significant digits: `1.32 s`, `18.4 ms`, `2.6 µs`."""
+    if seconds == 0:
+        return "0 s"
+    size = abs(seconds)
+    if size >= 7200:
+        return f"{seconds / 3600:,.1f} h"
+    if size >= 300:
+        return f"{seconds / 60:,.1f} min"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if size >= scale:
+            break
+    value = seconds / scale
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f} {unit}"
+
+
+def format_tokens(tokens: float) -> str:
+    """A count of tokens with thousands separators."""
+    return f"{tokens:,.0f}"
