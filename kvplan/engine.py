@@ -27,6 +27,7 @@ class Offload(_Record):
     disk_policy: str = "lru"
     disk_read_threads: int = 16
     disk_write_threads: int = 16
+    outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
@@ -37,9 +38,10 @@ class Overhead(_Record):
     request_s: float = 0.0  # front end, once per request
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
-    step_s: float = 0.0  # scheduling and launching one step
-    step_sequence_s: float = 0.0  # and per sequence in it
-    load_s: float = 0.0  # once per load from a lower tier: lookup, dispatch, completion
+    step_s: float = 0.0  # least time between two decode steps: scheduling, launching, collecting
+    step_sequence_s: float = 0.0  # per sequence in a step: sampling, output
+    load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
+    load_block_s: float = 0.0  # and per block: lookup, pointers
 
 
 class EngineSpec(_Record):
@@ -52,6 +54,8 @@ class EngineSpec(_Record):
     max_batch: int = 256
     max_context_tokens: int = 0  # 0: the model's
     gpu_fraction: float = 0.9
+    plan_ahead: bool = False  # is a step planned while the one before it runs
+    reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     prefix_caching: bool = True
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
