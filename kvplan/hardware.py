@@ -84,7 +84,7 @@ class Network(_Record):
     latency_s: float
 
 
-class Machine(_Record):
+class Machine(_Record, kw_only=True):
     """A server with `gpus` equal GPUs, each with its own host link.
 
     `provenance` maps the dotted path of a number (`gpu.hbm_Bps`) to where it comes from; every number has an entry.
