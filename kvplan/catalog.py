@@ -39,10 +39,7 @@ def resolve(kind: str, name: str) -> Path:
         path = folder(kind) / f"{name.lower()}{suffix}"
         if path.is_file():
             return path
-    raise InputError(
-        f"no {kind.removesuffix('s')} named {name!r}",
-        hint=did_you_mean(name, names(kind)) + " A path to a file works as well.",
-    )
+    raise InputError(f"no {kind.removesuffix('s')} named {name!r}", hint=did_you_mean(name, names(kind)) + " A path to a file works as well.")
 
 
 def read_text(path: Path) -> str:

@@ -54,9 +54,7 @@ def parse_bytes(text: str | int | float) -> int:
     if unit in ("k", "K", "M", "G", "T"):
         raise InputError(f"{text!r}: the unit {unit!r} is ambiguous", hint=f"write {unit.upper()}iB or {unit.upper()}B")
     if unit and unit not in _BYTES:
-        raise InputError(
-            f"{text!r}: unknown unit of size {unit!r}", hint="write B, KiB, MiB, GiB, TiB, kB, MB, GB or TB"
-        )
+        raise InputError(f"{text!r}: unknown unit of size {unit!r}", hint="write B, KiB, MiB, GiB, TiB, kB, MB, GB or TB")
     size = value * _BYTES.get(unit, 1)
     if size < 0:
         raise InputError(f"{text!r}: a size cannot be negative")

@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports go one way, and each outside package, print, clock and random number stays in its room."""
+"""The house keeps its shape: imports go one way; packages, print, clocks and random numbers stay in their room."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_a_machine_is_plausible(name: str) -> None:
         machine.host.usable_fraction,
     ):
         assert 0 < fraction <= 1
-    # The hierarchy that offloading rests on: GPU memory is faster than the host link, and the link faster than one drive.
+    # What offloading rests on: GPU memory is faster than the host link, and the link faster than one drive.
     assert gpu.hbm_Bps > link.h2d_Bps > disk.read_Bps > disk.write_Bps
     assert machine.host.memory_bytes < disk.capacity_bytes
     assert (machine.interconnect is None) == (name == "gh200")

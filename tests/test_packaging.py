@@ -1,4 +1,4 @@
-"""The wheel holds everything: installed outside the checkout, every shipped machine, engine, model and scenario is found."""
+"""The wheel holds everything: installed outside the checkout, all that is shipped is found."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from kvplan import __version__, catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("machines", "engines", "models", "scenarios")
-pytestmark = pytest.mark.skipif(
-    not all((ROOT / name).is_dir() for name in ("models", "scenarios")), reason="nothing to pack yet"
-)
+PACKED = all((ROOT / name).is_dir() for name in ("models", "scenarios"))
+pytestmark = pytest.mark.skipif(not PACKED, reason="nothing to pack yet")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -27,7 +26,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment that holds kvplan from its wheel; the packages it depends on are borrowed from this one."""
+    """The `bin` of an environment with kvplan from its wheel; what it depends on is borrowed from this environment."""
     home = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", home, ROOT, cwd=home)
@@ -41,7 +40,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_finds_all_that_the_checkout_ships(installed: Path, tmp_path: Path) -> None:
-    code = f"import json, kvplan; from kvplan import catalog; print(json.dumps([kvplan.__file__, *map(catalog.names, {KINDS})]))"
+    listing = f"[catalog.__file__, *map(catalog.names, {KINDS})]"
+    code = f"import json; from kvplan import catalog; print(json.dumps({listing}))"
     where, *found = json.loads(run(installed / "python", "-c", code, cwd=tmp_path))
     assert str(installed.parent) in where
     assert found == [catalog.names(kind) for kind in KINDS]
