@@ -1,4 +1,4 @@
-"""What serving engines do, as data: batching, prefix cache, offload rules and overheads. Each engine is one TOML file."""
+"""What serving engines do, as data: batching, prefix cache, offload rules, overheads. Each engine is one TOML file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import msgspec
 from kvplan.provenance import Source
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    pass
-
-
-class Offload(_Record):
+class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Rules of the tiers below the GPU."""
 
     chunk_tokens: int = 0  # granularity of lookup and store; 0: the engine's block
@@ -32,7 +28,7 @@ class Offload(_Record):
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
 
-class Overhead(_Record):
+class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the engine's CPU side costs."""
 
     request_s: float = 0.0  # front end, once per request
@@ -44,8 +40,11 @@ class Overhead(_Record):
     load_block_s: float = 0.0  # and per block: lookup, pointers
 
 
-class EngineSpec(_Record):
-    """A serving engine: its scheduler, prefix cache, tiers and overheads. `provenance` maps the path of a number to its source."""
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A serving engine: its scheduler, prefix cache, tiers and overheads.
+
+    `provenance` maps the dotted path of a number to its source.
+    """
 
     name: str
     version: str
