@@ -12,8 +12,9 @@ from functools import cached_property
 
 from kvplan.engine import EngineSpec
 from kvplan.hardware import Machine
-from kvplan.model import Ffn, Layers, ModelSpec
-from kvplan.sizing import BYTES_PER_WEIGHT, kv_bytes_per_token
+from kvplan.model import Ffn, Layers, ModelSpec, Part
+from kvplan.sizing.formats import DTYPE_BYTES, resolve_kv_dtype, stored_format
+from kvplan.sizing.kv import token_bytes
 
 Chunk = tuple[int, int]
 """Tokens computed in this step, and tokens of the same sequence already in the cache."""
@@ -35,14 +36,14 @@ class StepCost:
     ) -> None:
         self.model, self.machine, self.engine, self.tp = model, machine, engine, tp
         gpu = machine.gpu
-        self.weight_bytes = BYTES_PER_WEIGHT[model.quantization or model.dtype]
-        peak = gpu.fp8_flops if self.weight_bytes == 1 and gpu.fp8_flops else gpu.bf16_flops
-        self.gemm_flops = peak * gpu.gemm_efficiency
+        self.activation_bytes = DTYPE_BYTES[model.dtype]
+        narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
+        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency
         self.weight_Bps = gpu.hbm_Bps * gpu.weight_read_efficiency
         self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency
         self.kv_Bps = gpu.hbm_Bps * gpu.kv_read_efficiency
         self.elementwise_Bps = gpu.hbm_Bps * gpu.elementwise_Bps_efficiency
-        self.kv_dtype = kv_dtype
+        self.kv_format = stored_format(resolve_kv_dtype(kv_dtype, model, engine), engine)
         self._gemm_cache: dict[int, float] = {}
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
@@ -56,33 +57,41 @@ class StepCost:
             return 0.0
         return gpu.gemm_overhead_s + longest * (1 + (min(compute, memory) / longest) ** q) ** (1 / q)
 
-    def _gemm(self, tokens: int, inputs: float, outputs: float) -> float:
+    def _weight_bytes(self, part: Part) -> float:
+        """Bytes of one weight of a part of the model, scales included."""
+        quantization = self.model.quantization
+        bits = quantization.bits.get(part) if quantization else None
+        return bits / 8 if bits else DTYPE_BYTES[self.model.dtype]
+
+    def _gemm(self, tokens: int, inputs: float, outputs: float, part: Part) -> float:
         """Seconds of one dense GEMM [tokens, inputs] x [inputs, outputs] on one rank."""
-        size = inputs * outputs * self.weight_bytes + tokens * (inputs + outputs) * 2
+        size = inputs * outputs * self._weight_bytes(part) + tokens * (inputs + outputs) * self.activation_bytes
         return self._roofline(2.0 * tokens * inputs * outputs, size)
 
-    def _attention_gemms(self, group: Layers, tokens: int) -> float:
-        hidden, tp = self.model.hidden, self.tp
-        if group.kind == "state" or not group.query_heads:
-            return self._gemm(tokens, hidden, 2 * hidden / tp) + self._gemm(tokens, hidden / tp, hidden)
-        keys = group.kv_heads * (group.k_dim + group.v_dim) if group.kind != "latent" else group.latent_dim * tp
-        query = group.query_heads * group.k_dim
-        out = group.query_heads * (group.v_dim or group.k_dim)
-        return self._gemm(tokens, hidden, (query + keys) / tp) + self._gemm(tokens, out / tp, hidden)
+    def _mixer_gemms(self, group: Layers, tokens: int) -> float:
+        """Projections into and out of one token mixer (attention or state)."""
+        if not group.params:
+            return 0.0
+        hidden = self.model.hidden
+        out = group.query_heads * (group.v_dim or group.k_dim) or hidden
+        shared = group.replicated_params
+        inner = max(0.0, (group.params - shared - out * hidden) / self.tp + shared) / hidden
+        return self._gemm(tokens, hidden, inner, "attention") + self._gemm(tokens, out / self.tp, hidden, "attention")
 
     def _ffn_gemms(self, group: Ffn, tokens: int) -> float:
         hidden, width, tp = self.model.hidden, group.width / self.tp, self.tp
+        into = group.matrices - 1
         if not group.experts:
-            return self._gemm(tokens, hidden, (group.matrices - 1) * width) + self._gemm(tokens, width, hidden)
+            return self._gemm(tokens, hidden, into * width, "dense") + self._gemm(tokens, width, hidden, "dense")
+        inner = group.inner_hidden or hidden
         active = group.experts * (1 - (1 - group.experts_per_token / group.experts) ** tokens)
         routed = tokens * group.experts_per_token
-        weights = group.matrices * hidden * width
-        time = self._roofline(
-            2.0 * routed * weights, active * weights * self.weight_bytes + routed * (hidden + width) * 4
-        )
+        weights = group.matrices * inner * width
+        size = active * weights * self._weight_bytes("experts") + routed * (inner + width) * 2 * self.activation_bytes
+        time = self._roofline(2.0 * routed * weights, size)
         if group.shared_width:
-            time += self._gemm(tokens, hidden, (group.matrices - 1) * group.shared_width / tp)
-            time += self._gemm(tokens, group.shared_width / tp, hidden)
+            shared = group.shared_width / tp
+            time += self._gemm(tokens, hidden, into * shared, "shared_experts") + self._gemm(tokens, shared, hidden, "shared_experts")
         return time
 
     def gemms_s(self, tokens: int) -> float:
@@ -90,10 +99,10 @@ class StepCost:
         found = self._gemm_cache.get(tokens)
         if found is None:
             gpu = self.machine.gpu
-            found = sum(group.count * self._attention_gemms(group, tokens) for group in self.model.layers)
+            found = sum(group.count * self._mixer_gemms(group, tokens) for group in self.model.layers)
             found += sum(group.count * self._ffn_gemms(group, tokens) for group in self.model.ffn)
             elementwise = tokens * self.model.hidden * 2 * ELEMENTWISE_PASSES / self.elementwise_Bps
-            found += self.model.layer_count * (gpu.layer_overhead_s + elementwise + self._collective_s(tokens))
+            found += self.model.depth * (gpu.layer_overhead_s + elementwise + self._collective_s(tokens))
             self._gemm_cache[tokens] = found
         return found
 
@@ -107,7 +116,7 @@ class StepCost:
 
     def head_s(self, sequences: int) -> float:
         """Seconds of the output head for the sequences that sample a token."""
-        return self._gemm(sequences, self.model.hidden, self.model.vocab / self.tp) if sequences else 0.0
+        return self._gemm(sequences, self.model.hidden, self.model.vocab / self.tp, "head") if sequences else 0.0
 
     # -- attention ---------------------------------------------------------------------------------------------------------
 
@@ -132,15 +141,17 @@ class StepCost:
     @cached_property
     def decode_rates(self) -> list[tuple[float, int]]:
         """(seconds per cached token of one decoding sequence, window) by group: its KV bytes over the rate that attention reads them."""
-        return [
-            (size / self.kv_Bps, window)
-            for size, window in kv_bytes_per_token(self.model, dtype=self.kv_dtype, tp=self.tp)
-        ]
+        found: dict[int, float] = {}
+        for group in self.model.layers:
+            size = group.count * token_bytes(group, self.kv_format, self.tp)
+            if size:
+                found[group.window_tokens] = found.get(group.window_tokens, 0.0) + size / self.kv_Bps
+        return [(rate, window) for window, rate in found.items()]
 
     @cached_property
     def decode_floor_s(self) -> float:
         """Seconds of decode attention that do not depend on the batch: launches of every layer."""
-        return self.model.layer_count * self.machine.gpu.attention_overhead_s
+        return self.model.depth * self.machine.gpu.attention_overhead_s
 
     def decode_attention_s(self, contexts: Iterable[int]) -> float:
         """Seconds of one decode step's attention over sequences of the given context lengths."""
@@ -164,7 +175,7 @@ class StepCost:
             count += 1
             attention += self.prefill_attention_s(new, context)
         if count:
-            attention += self.model.layer_count * self.machine.gpu.attention_overhead_s
+            attention += self.model.depth * self.machine.gpu.attention_overhead_s
         if decodes:
             attention += decode_attention_s
         return self.gemms_s(tokens) + attention + self.head_s(sampled)

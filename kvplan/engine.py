@@ -40,6 +40,38 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     load_block_s: float = 0.0  # and per block: lookup, pointers
 
 
+class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How K and V vectors are stored: `element_bits` each, a scale per `block_elements` of a vector, and one per head and token."""
+
+    element_bits: int
+    block_elements: int = 0
+    block_scale_bytes: int = 0
+    head_scale_bytes: int = 0
+    latent_row_bytes: int = 0  # of a latent vector with everything; 0: its elements
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an engine does with GPU memory, from version `since` on.
+
+    Activations peak either in the sampler (`sampler_bytes` per sequence of the largest batch and word of the vocabulary) or in the
+    forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
+    """
+
+    since: str = "0"
+    fraction_of: Literal["total", "free"] = "total"
+    printed_tokens: Literal["groups", "concurrency"] = "concurrency"  # how the engine derives the number of tokens that it prints
+    hybrid_groups: bool = True  # do window and state layers have blocks of their own
+    chunked_as_full: bool = False  # does chunked attention reserve the whole context
+    group_merge_ratio: float = 1.5  # a type's layers make one group when the largest type has fewer than this times the smallest
+    state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
+    state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
+    sampler_bytes: float = 0.0
+    forward_copies: float = 0.0
+    context_bytes: int = 0  # CUDA context and libraries, per GPU
+    rank_bytes: int = 0  # collectives, per GPU when there is more than one rank
+    graph_bytes: int = 0  # captured CUDA graphs, where the pool is charged for them
+
+
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A serving engine: its scheduler, prefix cache, tiers and overheads.
 
@@ -58,4 +90,15 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prefix_caching: bool = True
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
+    memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first
+    kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
+
+    @property
+    def memory_rules(self) -> Memory:
+        """The memory rules of this version: the last whose `since` is not above it."""
+        return [rules for rules in self.memory if _version(rules.since) <= _version(self.version)][-1]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
