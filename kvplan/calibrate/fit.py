@@ -72,7 +72,7 @@ def fit(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], *, s
     text = f"{source}: {len(rows)} points, median error {error:.1%}"
     return Fit(
         values={
-            p.name: Fitted(value=best[i], lo=min(spread[0][i], best[i]), hi=max(spread[1][i], best[i]), source=text)
+            p.name: Fitted(value=best[i], lo=float(min(spread[0][i], best[i])), hi=float(max(spread[1][i], best[i])), source=text)
             for i, p in enumerate(parameters)
         },
         median_error=error,

@@ -156,11 +156,12 @@ def fastest(rows: list[Row]) -> list[Row]:
     return list(best.values())
 
 
-def _fit_prefill_attention(rows: list[Row], gpu: Gpu, source: str) -> Fit:
+def _fit_prefill_attention(rows: list[Row], gpu: Gpu, overhead_s: float, source: str) -> Fit:
     def model(v: dict[str, float], row: Row) -> float:
         p = row.point
         flops = predict.prefill_attention_flops(p.number("heads"), p.number("dim"), p.number("new"), p.number("context"))
-        return flops / (gpu.bf16_flops * v["attention_efficiency"]) * (1 + v["attention_n0_tokens"] / p.number("new"))
+        ramp = 1 + v["attention_n0_tokens"] / p.number("new")
+        return overhead_s + flops / (gpu.bf16_flops * v["attention_efficiency"]) * ramp
 
     parameters = [
         Parameter(name="attention_efficiency", typical=0.5, width=0.5, at_most=1.02),
@@ -171,9 +172,12 @@ def _fit_prefill_attention(rows: list[Row], gpu: Gpu, source: str) -> Fit:
 
 def _prefill_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
     measured = [r for r in rows.of("attention_prefill") if r.point.number("dim") == 128]
-    _keep(out, "prefill attention", _fit_prefill_attention(fastest(measured), gpu, "prefill attention, the faster of torch's kernels"))
+    overhead = out.values.get("gpu.attention_overhead_s")
+    overhead_s = overhead.value if overhead else gpu.attention_overhead_s
+    text = "prefill attention, the faster of torch's kernels"
+    _keep(out, "prefill attention", _fit_prefill_attention(fastest(measured), gpu, overhead_s, text))
     flash = [r for r in measured if r.point.text("path") == "flash"]
-    as_run = _fit_prefill_attention(flash, gpu, "prefill attention, FlashAttention-2").values
+    as_run = _fit_prefill_attention(flash, gpu, overhead_s, "prefill attention, FlashAttention-2").values
     out.kept |= {f"torch_{name}": value.value for name, value in as_run.items()}
 
 
@@ -181,7 +185,7 @@ def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
     def model(v: dict[str, float], row: Row) -> float:
         p = row.point
         size = 4.0 * p.number("batch") * p.number("context") * p.number("kv_heads") * p.number("dim")
-        return max(v["attention_overhead_s"], size / (gpu.hbm_Bps * v["kv_read_efficiency"]))
+        return v["attention_overhead_s"] + size / (gpu.hbm_Bps * v["kv_read_efficiency"])
 
     parameters = [
         Parameter(name="attention_overhead_s", typical=8e-6),
@@ -291,8 +295,8 @@ STEPS: tuple[tuple[str, Callable[[Rows, Findings, Gpu], None]], ...] = (
     ("pinning", _pinning),
     ("GPU memory", _hbm),
     ("matrix products", _gemm),
-    ("prefill attention", _prefill_attention),
     ("decode attention", _decode_attention),
+    ("prefill attention", _prefill_attention),
     ("elementwise", _elementwise),
     ("whole model", _whole_model),
     ("disk reads", _disk),

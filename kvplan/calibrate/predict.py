@@ -28,33 +28,30 @@ def gemm_s(gpu: Gpu, m: int, n: int, k: int) -> float:
 
 
 def prefill_attention_flops(heads: int, dim: int, new: int, context: int) -> float:
-    """4 H d (n c + n^2/2): two products of 2 H d FLOPs for each (new token, token it sees)."""
-    return 4.0 * heads * dim * (new * context + new * new / 2)
+    """4 H d (n c + n (n+1)/2): two products of 2 H d FLOPs for each (new token, token it sees)."""
+    return 4.0 * heads * dim * (new * context + new * (new + 1) / 2)
 
 
 def prefill_attention_s(gpu: Gpu, heads: int, dim: int, new: int, context: int) -> float:
     """Seconds of one layer's attention over `new` tokens after `context`."""
     flops = prefill_attention_flops(heads, dim, new, context)
-    return flops / (gpu.bf16_flops * gpu.attention_efficiency) * (1 + gpu.attention_n0_tokens / new)
+    ramp = 1 + gpu.attention_n0_tokens / new
+    return gpu.attention_overhead_s + flops / (gpu.bf16_flops * gpu.attention_efficiency) * ramp
 
 
 def decode_attention_s(gpu: Gpu, size: float) -> float:
-    """Seconds of one layer's attention that reads `size` bytes of K and V, and takes at least its overhead."""
-    return max(gpu.attention_overhead_s, size / (gpu.hbm_Bps * gpu.kv_read_efficiency))
+    """Seconds of one layer's attention that reads `size` bytes of K and V."""
+    return gpu.attention_overhead_s + size / (gpu.hbm_Bps * gpu.kv_read_efficiency)
 
 
-def elementwise_bytes(dims: Shape, tokens: int) -> float:
-    """Bytes that one layer's elementwise operations move in bf16: each input read once, each output written once.
-
-    Two norms (2h each), rotary embedding (2 x query and key widths), SiLU times gate (3f), two residual additions (3h each).
-    """
-    turned = (dims.heads + dims.kv_heads) * dims.head_dim
-    return 2.0 * tokens * (4 * dims.hidden + 2 * turned + 3 * dims.ffn + 6 * dims.hidden)
+ELEMENTWISE_PASSES = 14.0
+"""Reads and writes of the hidden state per layer and token with fused kernels; the count that the planner uses."""
 
 
 def layer_extra_s(gpu: Gpu, dims: Shape, tokens: int) -> float:
     """Seconds of what is neither product nor attention, per layer."""
-    return gpu.layer_overhead_s + elementwise_bytes(dims, tokens) / (gpu.hbm_Bps * gpu.elementwise_Bps_efficiency)
+    size = 2.0 * tokens * dims.hidden * ELEMENTWISE_PASSES
+    return gpu.layer_overhead_s + size / (gpu.hbm_Bps * gpu.elementwise_Bps_efficiency)
 
 
 def _products_s(gpu: Gpu, dims: Shape, tokens: int) -> float:

@@ -11,11 +11,7 @@ Family = Literal["gpu", "disk", "compute"]
 Value = int | float | str
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    pass
-
-
-class Point(_Record):
+class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing to time: an operation and its parameters (sizes in bytes, lengths in tokens)."""
 
     op: str
@@ -40,14 +36,14 @@ def point(op: str, **params: Value) -> Point:
     return Point(op=op, params=params)
 
 
-class Sample(_Record):
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One timed batch: seconds for one operation, and what was seen beside it (`notes`, base units)."""
 
     seconds: float
     notes: dict[str, float] = {}
 
 
-class Row(_Record):
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The estimate of one point: median of block medians with a 95 % interval, in seconds for one operation.
 
     `converged` is false when the interval is wider than asked; `block_medians` are kept for the bootstrap of fits.
@@ -68,7 +64,7 @@ class Row(_Record):
         return size / self.seconds
 
 
-class Finding(_Record):
+class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that a reader of the figures must know: a code, how serious, and a sentence."""
 
     code: str
@@ -76,7 +72,7 @@ class Finding(_Record):
     text: str
 
 
-class Outcome(_Record):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one probe went. `waived` (cannot run here, with the reason) is not `failed`."""
 
     name: str

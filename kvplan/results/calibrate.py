@@ -7,11 +7,7 @@ import msgspec
 from kvplan.hardware import Machine
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    pass
-
-
-class Figure(_Record):
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the closing table: a measured number with its 95 % interval, and what the maker promises (0: nothing)."""
 
     part: str
@@ -24,7 +20,7 @@ class Figure(_Record):
     source: str = ""
 
 
-class ProbeOutcome(_Record):
+class ProbeOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """How one probe went: done, waived (cannot run here) or failed, with the reason."""
 
     name: str
@@ -34,7 +30,7 @@ class ProbeOutcome(_Record):
     seconds: float
 
 
-class Remark(_Record):
+class Remark(msgspec.Struct, frozen=True, kw_only=True):
     """Something odd, in plain words, with its code."""
 
     code: str
@@ -42,7 +38,7 @@ class Remark(_Record):
     text: str
 
 
-class Quality(_Record):
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """How far predictions of the fitted machine are from points that the fit did not see: median relative error by family."""
 
     points: int
@@ -51,7 +47,7 @@ class Quality(_Record):
     accepted: bool
 
 
-class CalibrateResult(_Record):
+class CalibrateResult(msgspec.Struct, frozen=True, kw_only=True):
     """A calibration: the machine, the figures, how each probe went, and what is odd."""
 
     schema: str = "kvplan.calibrate/1"
@@ -65,7 +61,7 @@ class CalibrateResult(_Record):
     profile: str = ""  # file written; empty: none
 
 
-class Difference(_Record):
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One number in two profiles: agreeing when their intervals overlap."""
 
     path: str
@@ -75,7 +71,7 @@ class Difference(_Record):
     agree: bool
 
 
-class CompareResult(_Record):
+class CompareResult(msgspec.Struct, frozen=True, kw_only=True):
     """Two profiles number by number."""
 
     schema: str = "kvplan.calibrate.compare/1"
