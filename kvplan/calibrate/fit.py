@@ -123,6 +123,8 @@ def ratio(above: Sequence[Row], below: Sequence[Row], *, source: str, invert: bo
     """Median over pairs of seconds(above)/seconds(below), or its inverse, with an interval from both rows'."""
     import numpy as np
 
+    if not above:
+        raise ValueError("no pair of rows to compare")
     generator = np.random.default_rng(2)
     draws = np.array([[_draw(a, generator) / _draw(b, generator) for a, b in zip(above, below, strict=True)] for _ in range(200)])
     medians = np.median(1 / draws if invert else draws, axis=1)
@@ -142,6 +144,8 @@ def direct(rows: Sequence[Row], value: Callable[[Row, float], float], *, source:
     """Median over rows of a value computed from each row's seconds, with the median of the rows' intervals."""
     import statistics
 
+    if not rows:
+        raise ValueError("no rows")
     middles = [value(row, row.seconds) for row in rows]
     ends = [sorted((value(row, row.lo or row.seconds), value(row, row.hi if math.isfinite(row.hi) else row.seconds))) for row in rows]
     middle = statistics.median(middles)

@@ -194,7 +194,7 @@ class TorchInstrument:
     def link_under_load(self) -> dict[str, Value]:
         """PCIe generation and width while copies run: an idle link sits at a lower generation."""
         host, device = self.gpu.pinned(256 * MiB), self.gpu.noise(256 * MiB)
-        for _ in range(120):  # about half a second of copies at 50 GB/s, still queued when nvidia-smi looks
+        for _ in range(400):  # two seconds of copies at 50 GB/s, still going on when nvidia-smi looks
             device.copy_(host, non_blocking=True)
         facts = inventory.gpu_facts(0)
         torch.cuda.synchronize()

@@ -22,13 +22,14 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     max_blocks: int
     samples: int
     budget_scale: float
+    limit_s: float  # after this each remaining probe gets one block
     file_bytes: int  # of the disk test file at most
 
 
 MODES: dict[str, Mode] = {
-    "quick": Mode(name="quick", blocks=2, max_blocks=3, samples=3, budget_scale=0.3, file_bytes=4 * GiB),
-    "standard": Mode(name="standard", blocks=6, max_blocks=8, samples=3, budget_scale=1.0, file_bytes=16 * GiB),
-    "full": Mode(name="full", blocks=6, max_blocks=40, samples=5, budget_scale=4.0, file_bytes=32 * GiB),
+    "quick": Mode(name="quick", blocks=2, max_blocks=3, samples=3, budget_scale=0.3, limit_s=80.0, file_bytes=4 * GiB),
+    "standard": Mode(name="standard", blocks=6, max_blocks=8, samples=3, budget_scale=1.0, limit_s=360.0, file_bytes=16 * GiB),
+    "full": Mode(name="full", blocks=6, max_blocks=40, samples=5, budget_scale=4.0, limit_s=1200.0, file_bytes=32 * GiB),
 }
 
 
@@ -296,13 +297,13 @@ def _gds(_: Context) -> list[Point]:
 
 PROBES: tuple[Probe, ...] = (
     Probe(name="timer", family="gpu", title="timer and launch costs", points=_timer, tolerance=0.1, budget_s=3),
-    Probe(name="copies", family="gpu", title="copies by size and direction", points=_copies, budget_s=30),
-    Probe(name="scattered", family="gpu", title="scattered block copies", points=_scatter, tolerance=0.05, budget_s=25),
+    Probe(name="copies", family="gpu", title="copies by size and direction", points=_copies, budget_s=22),
+    Probe(name="scattered", family="gpu", title="scattered block copies", points=_scatter, tolerance=0.05, budget_s=20),
     Probe(name="duplex", family="gpu", title="both directions at once", points=_duplex, budget_s=8),
     Probe(name="numa", family="gpu", title="copies from each NUMA node", points=_numa, budget_s=15),
     Probe(name="all_gpus", family="gpu", title="all GPUs at once", points=_all_gpus, budget_s=15),
     Probe(name="hbm", family="gpu", title="GPU memory", points=_hbm, budget_s=5),
-    Probe(name="gemm", family="compute", title="matrix products of model shapes", points=_gemm, budget_s=45),
+    Probe(name="gemm", family="compute", title="matrix products of model shapes", points=_gemm, budget_s=35),
     Probe(name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25),
     Probe(name="decode_attention", family="compute", title="decode attention", points=_attention_decode, budget_s=25),
     Probe(name="elementwise", family="compute", title="norms, activations, residuals", points=_elementwise, budget_s=6),
@@ -313,7 +314,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(name="pinning", family="gpu", title="cost of pinning", points=_pin, tolerance=0.1, budget_s=12, blocks=3),
     Probe(name="host_memory", family="disk", title="host memory copies", points=_host_memory, tolerance=0.1, budget_s=6, blocks=3),
     Probe(name="disk_write", family="disk", title="disk writes", points=_disk_write, tolerance=0.05, budget_s=25, blocks=4),
-    Probe(name="disk_read", family="disk", title="disk reads", points=_disk_read, tolerance=0.05, budget_s=75),
+    Probe(name="disk_read", family="disk", title="disk reads", points=_disk_read, tolerance=0.05, budget_s=60),
     Probe(name="disk_buffers", family="disk", title="disk reads by buffer", points=_disk_buffers, tolerance=0.05, budget_s=20, blocks=4),
     Probe(name="disk_paths", family="disk", title="page cache and mapped reads", points=_disk_paths, tolerance=0.2, budget_s=10, blocks=2),
     Probe(name="disk_mixed", family="disk", title="disk reads beside writes", points=_disk_mixed, tolerance=0.1, budget_s=6, blocks=3),

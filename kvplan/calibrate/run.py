@@ -78,6 +78,7 @@ class Run:
         self, job: Job, instruments: dict[str, Instrument], progress: Progress, clock: Callable[[], float]
     ) -> None:
         self.job, self.instruments, self.progress, self.clock = job, instruments, progress, clock
+        self.began = clock()
         self.journal = Journal(job)
         self.rows: list[Row] = []
         self.outcomes: list[Outcome] = []
@@ -110,7 +111,7 @@ class Run:
             self.outcomes.append(Outcome(name=probe.name, status="waived", reason=reason))
             self.progress(f"{label}: waived, {reason}")
             return
-        found, samples, failures = self._measure(probe.plan(self.job.context.mode), open_points)
+        found, samples, failures = self._measure(self._plan(probe), open_points)
         self.journal.add(probe.name, found, samples)
         self.findings += [f for i in dict.fromkeys(self.instruments.values()) for f in i.findings()]
         self.findings += checks.unconverged(found, probe.tolerance, probe.title)
@@ -120,6 +121,12 @@ class Run:
         status = "done" if found else "failed"
         self.outcomes.append(Outcome(name=probe.name, status=status, reason=reason, points=len(found), seconds=spent))
         self.progress(f"{label}: {len(found)} points in {spent:.1f} s" + (f" ({reason})" if reason else ""))
+
+    def _plan(self, probe: Probe) -> Plan:
+        """The probe's plan; one block only once the mode's time is over."""
+        plan = probe.plan(self.job.context.mode)
+        late = self.clock() - self.began > self.job.context.mode.limit_s
+        return msgspec.structs.replace(plan, budget_s=0.0) if late else plan
 
     def _runnable(self, probe: Probe) -> tuple[list[Point], list[str]]:
         chosen, reasons = [], []

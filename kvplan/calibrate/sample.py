@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from kvplan.calibrate.records import CheckError, Instrument, Point, Row, Sample
+from kvplan.calibrate.records import Instrument, Point, Row, Sample
 from kvplan.calibrate.stats import median_interval, relative_half_width
 
 
@@ -47,7 +47,7 @@ def measure(
         for current in order.sample(open_points, len(open_points)):
             try:
                 samples = instrument.measure(current, plan.samples)
-            except (CheckError, RuntimeError, OSError, MemoryError, ValueError) as error:
+            except Exception as error:  # whatever goes wrong with one point, the others can still be measured
                 failures[current.key] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 open_points.remove(current)
                 continue
