@@ -62,7 +62,10 @@ def _guard(command: Callable[..., int]) -> Callable[..., None]:
     return guarded
 
 
-COMMANDS: dict[str, str] = {"simulate": "kvplan.cli.simulate:simulate"}
+COMMANDS: dict[str, str] = {
+    "simulate": "kvplan.cli.simulate:simulate",
+    "calibrate": "kvplan.cli.calibrate:calibrate",
+}
 """Command name -> module:function. Only the module of the command that runs is imported."""
 
 
