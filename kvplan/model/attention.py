@@ -364,7 +364,7 @@ def latent_layer(fields: Fields) -> Layers:
     sharded = q_up + rank * heads * (nope + v_dim) + heads * v_dim * hidden
     return Layers(
         kind="latent", count=1, query_heads=heads, kv_heads=1, k_dim=nope + rope, v_dim=v_dim, latent_dim=rank + rope,
-        params=replicated + sharded, replicated_params=replicated,
+        params=replicated + sharded, replicated_params=replicated, up_params=rank * heads * (nope + v_dim),
     )  # fmt: skip
 
 
