@@ -70,6 +70,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context_bytes: int = 0  # CUDA context and libraries, per GPU
     rank_bytes: int = 0  # collectives, per GPU when there is more than one rank
     graph_bytes: int = 0  # captured CUDA graphs, where the pool is charged for them
+    mxfp4_width_multiple: int = 0  # to which the width of an mxfp4 expert is padded on a rank
+    absorbs_latent: bool = False  # are the up-projections of latent attention kept a second time in the model's dtype
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -17,6 +17,8 @@ LINEAR = ("linear_attention", "mamba", "conv")
 
 def layer_count(fields: Fields) -> int:
     """Decoder layers."""
+    if fields.family == "nemotron_h" and (types := fields.given("layers_block_type")):
+        return len(types)
     return fields.need("num_hidden_layers", "n_layer", "n_layers", "num_decoder_layers", "decoder_layers", "num_layers")
 
 

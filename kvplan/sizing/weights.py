@@ -110,18 +110,29 @@ def rank_weight_bytes(model: ModelSpec, engine: EngineSpec, dtype: str = "", *, 
     stage = 1 / pp if pp == 1 else -(-model.depth // pp) / model.depth
     split = params.attention - params.attention_replicated
     attention = split / tp + params.attention_replicated + _replicated_heads(model, tp)
+    experts = params.experts * _padding(model, engine, tp)
     held = {
         "embedding": params.embedding / tp,
         "head": params.head / tp,
         "attention": attention * stage,
         "dense": params.dense / tp * stage,
         "router": params.router * stage,
-        "experts": params.experts / (ep or tp) * stage,
+        "experts": experts / (ep or tp) * stage,
         "shared_experts": params.shared_experts / tp * stage,
         "other": params.other / tp * stage,
     }
     total = sum(held[part] * width / 8 for part, width in bits.items())
     return round(total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory_rules.absorbs_latent else 0))
+
+
+def _padding(model: ModelSpec, engine: EngineSpec, tp: int) -> float:
+    """How much larger mxfp4 experts are on a rank whose kernels want their width padded."""
+    multiple = engine.memory_rules.mxfp4_width_multiple
+    sparse = [one for one in model.ffn if one.experts]
+    if not multiple or not sparse or not model.quantization or model.quantization.method != "mxfp4":
+        return 1.0
+    width = sparse[0].width / tp
+    return -(-width // multiple) * multiple / width
 
 
 def _replicated_heads(model: ModelSpec, tp: int) -> float:
