@@ -25,7 +25,7 @@ class Job:
     """A request on its way through a replica."""
 
     __slots__ = (
-        "request", "prompt", "output", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
+        "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions",
     )  # fmt: skip
 
@@ -33,6 +33,7 @@ class Job:
         self.request = request
         self.prompt = request.prompt_tokens
         self.output = output
+        self.arrival_s = request.arrival_s
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
