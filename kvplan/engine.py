@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -100,8 +101,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def memory_rules(self) -> Memory:
         """The memory rules of this version: the last whose `since` is not above it."""
-        return [rules for rules in self.memory if _version(rules.since) <= _version(self.version)][-1]
+        known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
+        return (known or self.memory[:1])[-1]
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

@@ -62,7 +62,7 @@ def _guard(command: Callable[..., int]) -> Callable[..., None]:
     return guarded
 
 
-COMMANDS: dict[str, str] = {"simulate": "kvplan.cli.simulate:simulate"}
+COMMANDS: dict[str, str] = {"size": "kvplan.cli.size:size", "simulate": "kvplan.cli.simulate:simulate"}
 """Command name -> module:function. Only the module of the command that runs is imported."""
 
 
