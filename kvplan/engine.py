@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -71,6 +72,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context_bytes: int = 0  # CUDA context and libraries, per GPU
     rank_bytes: int = 0  # collectives, per GPU when there is more than one rank
     graph_bytes: int = 0  # captured CUDA graphs, where the pool is charged for them
+    mxfp4_width_multiple: int = 0  # to which the width of an mxfp4 expert is padded on a rank
+    absorbs_latent: bool = False  # are the up-projections of latent attention kept a second time in the model's dtype
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -99,8 +102,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def memory_rules(self) -> Memory:
         """The memory rules of this version: the last whose `since` is not above it."""
-        return [rules for rules in self.memory if _version(rules.since) <= _version(self.version)][-1]
+        known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
+        return (known or self.memory[:1])[-1]
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

@@ -63,6 +63,7 @@ def _guard(command: Callable[..., int]) -> Callable[..., None]:
 
 
 COMMANDS: dict[str, str] = {
+    "size": "kvplan.cli.size:size",
     "simulate": "kvplan.cli.simulate:simulate",
     "calibrate": "kvplan.cli.calibrate:calibrate",
 }
