@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import msgspec
 from kvplan.engine import EngineSpec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.hardware import Machine
+from kvplan.model import ModelSpec, from_hf_config
 
 _PACKAGE = Path(__file__).resolve().parent
+_PYTHON_CONSTANTS = re.compile(r"-?\bInfinity\b|\bNaN\b")  # json.dump writes them; JSON has no such numbers
 
 
 @cache
@@ -69,3 +72,27 @@ def machine(name: str) -> Machine:
 def engine(name: str) -> EngineSpec:
     """An engine by catalog name or path."""
     return _decode_toml(resolve("engines", name), EngineSpec)  # type: ignore[return-value]
+
+
+def model(name: str) -> ModelSpec:
+    """A model by catalog name, or by the path of a Hugging Face config.json or of the directory that holds one."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = path / "config.json"
+        if not path.is_file():
+            raise InputError(f"{name}: the directory has no config.json")
+    else:
+        path = resolve("models", name)
+    text = read_text(path)
+    try:
+        raw = msgspec.json.decode(_PYTHON_CONSTANTS.sub("0", text) if "Infinity" in text or "NaN" in text else text)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: not a JSON object")
+    if isinstance(raw.get("config"), dict):
+        return from_hf_config(
+            raw["config"], name=path.stem, where=str(path), source=str(raw.get("source", "")), params=int(raw.get("params", 0))
+        )
+    label = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
+    return from_hf_config(raw, name=label, where=str(path), source=str(path))

@@ -1,4 +1,4 @@
-"""What serving engines do, as data: batching, prefix cache, offload rules and overheads. Each engine is one TOML file."""
+"""What serving engines do, as data: batching, prefix cache, offload rules, overheads. Each engine is one TOML file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import msgspec
 from kvplan.provenance import Source
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    pass
-
-
-class Offload(_Record):
+class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Rules of the tiers below the GPU."""
 
     chunk_tokens: int = 0  # granularity of lookup and store; 0: the engine's block
@@ -27,23 +23,60 @@ class Offload(_Record):
     disk_policy: str = "lru"
     disk_read_threads: int = 16
     disk_write_threads: int = 16
+    outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
 
-class Overhead(_Record):
+class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the engine's CPU side costs."""
 
     request_s: float = 0.0  # front end, once per request
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
-    step_s: float = 0.0  # scheduling and launching one step
-    step_sequence_s: float = 0.0  # and per sequence in it
-    load_s: float = 0.0  # once per load from a lower tier: lookup, dispatch, completion
+    step_s: float = 0.0  # least time between two decode steps: scheduling, launching, collecting
+    step_sequence_s: float = 0.0  # per sequence in a step: sampling, output
+    load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
+    load_block_s: float = 0.0  # and per block: lookup, pointers
 
 
-class EngineSpec(_Record):
-    """A serving engine: its scheduler, prefix cache, tiers and overheads. `provenance` maps the path of a number to its source."""
+class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How K and V vectors are stored: `element_bits` each, a scale per `block_elements` of a vector, and one per head and token."""
+
+    element_bits: int
+    block_elements: int = 0
+    block_scale_bytes: int = 0
+    head_scale_bytes: int = 0
+    latent_row_bytes: int = 0  # of a latent vector with everything; 0: its elements
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an engine does with GPU memory, from version `since` on.
+
+    Activations peak either in the sampler (`sampler_bytes` per sequence of the largest batch and word of the vocabulary) or in the
+    forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
+    """
+
+    since: str = "0"
+    fraction_of: Literal["total", "free"] = "total"
+    printed_tokens: Literal["groups", "concurrency"] = "concurrency"  # how the engine derives the number of tokens that it prints
+    hybrid_groups: bool = True  # do window and state layers have blocks of their own
+    chunked_as_full: bool = False  # does chunked attention reserve the whole context
+    group_merge_ratio: float = 1.5  # a type's layers make one group when the largest type has fewer than this times the smallest
+    state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
+    state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
+    sampler_bytes: float = 0.0
+    forward_copies: float = 0.0
+    context_bytes: int = 0  # CUDA context and libraries, per GPU
+    rank_bytes: int = 0  # collectives, per GPU when there is more than one rank
+    graph_bytes: int = 0  # captured CUDA graphs, where the pool is charged for them
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A serving engine: its scheduler, prefix cache, tiers and overheads.
+
+    `provenance` maps the dotted path of a number to its source.
+    """
 
     name: str
     version: str
@@ -52,7 +85,20 @@ class EngineSpec(_Record):
     max_batch: int = 256
     max_context_tokens: int = 0  # 0: the model's
     gpu_fraction: float = 0.9
+    plan_ahead: bool = False  # is a step planned while the one before it runs
+    reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     prefix_caching: bool = True
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
+    memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first
+    kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
+
+    @property
+    def memory_rules(self) -> Memory:
+        """The memory rules of this version: the last whose `since` is not above it."""
+        return [rules for rules in self.memory if _version(rules.since) <= _version(self.version)][-1]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())

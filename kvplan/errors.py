@@ -35,9 +35,11 @@ class MissingError(KvplanError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """A hint that names the nearest of `choices`, or a few of them when none is near."""
+    """A hint that names the choices that contain `name`, else the nearest ones, else a few of them."""
     known = sorted(choices)
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    wanted = name.lower()
+    near = [choice for choice in known if len(wanted) > 1 and wanted in choice.lower()][:4]
+    near = near or difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
     shown = ", ".join(known[:8])

@@ -7,16 +7,13 @@ import msgspec
 from kvplan.provenance import Source
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    pass
-
-
-class Gpu(_Record):
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One GPU: datasheet peaks, and the fraction of each that real kernels reach.
 
     A GEMM of F FLOPs and B bytes takes `gemm_overhead_s + ((F/P)^q + (B/W)^q)^(1/q)` with P = flops x gemm_efficiency,
-    W = hbm_Bps x weight_read_efficiency and q = gemm_knee. Attention of n new tokens runs at flops x attention_efficiency / (1 + attention_n0_tokens/n);
-    decode attention reads KV at hbm_Bps x kv_read_efficiency and takes at least attention_overhead_s per layer.
+    W = hbm_Bps x weight_read_efficiency and q = gemm_knee. Attention of n new tokens runs at
+    flops x attention_efficiency / (1 + attention_n0_tokens/n); decode attention reads KV at hbm_Bps x
+    kv_read_efficiency and takes at least attention_overhead_s per layer.
     """
 
     name: str
@@ -37,11 +34,12 @@ class Gpu(_Record):
     elementwise_Bps_efficiency: float = 0.75
 
 
-class Link(_Record):
+class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The link between one GPU and host memory.
 
-    One contiguous copy of s bytes takes `copy_s + s/Bps`; a direction is a FIFO. While both directions are busy each runs at
-    `duplex_fraction` of its rate. Copies smaller than `small_copy_bytes` cost `small_copy_s` each instead (descriptor cliff).
+    One contiguous copy of s bytes takes `copy_s + s/Bps`; a direction is a FIFO. While both directions are busy each
+    runs at `duplex_fraction` of its rate. Copies smaller than `small_copy_bytes` cost `small_copy_s` each instead
+    (descriptor cliff).
     """
 
     h2d_Bps: float
@@ -54,7 +52,7 @@ class Link(_Record):
     compute_slowdown: float = 0.0  # fraction by which a running copy slows kernels
 
 
-class Host(_Record):
+class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Host memory and what pinning it costs."""
 
     memory_bytes: int
@@ -63,8 +61,12 @@ class Host(_Record):
     cores: int = 32
 
 
-class Disk(_Record):
-    """A local disk or file system: one read of s bytes at queue depth q reaches `[(q*s/(latency_s + s/stream_Bps))^-k + min(read_Bps, iops*s)^-k]^(-1/k)`."""
+class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A local disk or file system.
+
+    Reads of s bytes at queue depth q reach `(a^-k + b^-k)^(-1/k)` bytes per second, with
+    a = q s / (latency_s + s / stream_Bps), b = min(read_Bps, read_iops s) and k = queue_knee.
+    """
 
     capacity_bytes: int
     read_Bps: float
@@ -77,14 +79,14 @@ class Disk(_Record):
     endurance_bytes: float = 0.0  # total bytes written over the drive's life; 0: unknown
 
 
-class Network(_Record):
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A network: between GPUs of one server (all-reduce) or to a remote pool."""
 
     Bps: float
     latency_s: float
 
 
-class Machine(_Record):
+class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A server with `gpus` equal GPUs, each with its own host link.
 
     `provenance` maps the dotted path of a number (`gpu.hbm_Bps`) to where it comes from; every number has an entry.

@@ -1,0 +1,128 @@
+"""Reads the fields of a Hugging Face config.json: any of several names, the family's defaults, and a clear refusal."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvplan.errors import InputError
+
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder_config")
+
+_FAMILY_OF_ARCHITECTURE = {
+    "RWForCausalLM": "falcon",
+    "MixFormerSequentialForCausalLM": "phi-msft",
+    "BaiChuanForCausalLM": "baichuan",
+    "QWenLMHeadModel": "qwen",
+    "ChatGLMModel": "chatglm",
+    "Step3p5ForCausalLM": "step3p5",
+    "DeciLMForCausalLM": "nemotron-nas",
+}
+
+Defaults = dict[str, dict[str, Any]]
+
+
+@cache
+def family_defaults() -> Defaults:
+    """What Hugging Face transformers assumes, per model_type, for fields that a config.json may leave out."""
+    return msgspec.json.decode(Path(__file__).with_name("defaults.json").read_bytes(), type=Defaults)
+
+
+class Fields:
+    """The decoder part of one config.json.
+
+    `whole` says whether the file names its family: only then may a missing field take the family's default.
+    """
+
+    __slots__ = ("defaulted", "family", "outer", "own", "where", "whole")
+
+    def __init__(self, config: dict[str, Any], where: str) -> None:
+        self.where = where
+        self.outer = config
+        own = config
+        while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
+            own = part
+        self.own = own
+        self.family = _family(own) or _family(config)
+        self.whole = bool(own.get("model_type") or config.get("model_type"))
+        self.defaulted: list[str] = []
+
+    def get(self, *names: str) -> Any:
+        """The first of the named fields that is given and not null; else the family's default; else None."""
+        for name in names:
+            if self.own.get(name) is not None:
+                return self.own[name]
+        if self.whole:
+            known = family_defaults().get(self.family, {})
+            for name in names:
+                if name not in self.own and known.get(name) is not None:
+                    self.defaulted.append(name)
+                    return known[name]
+        return None
+
+    def given(self, name: str) -> Any:
+        """A field as the file gives it, without defaults."""
+        return self.own.get(name)
+
+    def number(self, *names: str) -> int | None:
+        """A whole number that is not negative, or None. Raises InputError on anything else."""
+        value = self.get(*names)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
+            raise InputError(f"{self.where}: {names[0]} = {value!r} is not a whole number")
+        if value > 10**12:
+            raise InputError(f"{self.where}: {names[0]} = {value!r} is not plausible")
+        return int(value)
+
+    def need(self, *names: str) -> int:
+        """A whole number above zero. Raises InputError when it is missing."""
+        value = self.number(*names)
+        if not value:
+            given = f" ({self.family})" if self.family else ""
+            raise InputError(
+                f"{self.where}{given}: {' or '.join(names)} is {'zero' if value == 0 else 'missing'}, and its KV cache depends on it",
+                hint="give the model's own config.json, as published",
+            )
+        return value
+
+    def sequence(self, name: str, length: int) -> list[Any] | None:
+        """A list with one entry per layer, or None when absent. Raises InputError when its length is wrong."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise InputError(f"{self.where}: {name} is not a list")
+        if len(value) < length:
+            raise InputError(f"{self.where}: {name} has {len(value)} entries for {length} layers")
+        return value[:length]
+
+    def refuse(self, reason: str, *names: str) -> InputError:
+        """An error that names the fields which could not be interpreted."""
+        given = ", ".join(f"{name} = {_short(self.own.get(name))}" for name in names)
+        return InputError(f"{self.where} ({self.family}): {reason}{': ' + given if given else ''}")
+
+
+def _family(config: dict[str, Any]) -> str:
+    if kind := config.get("model_type"):
+        return str(kind)
+    for name in config.get("architectures") or ():
+        if name in _FAMILY_OF_ARCHITECTURE:
+            return _FAMILY_OF_ARCHITECTURE[name]
+        for stem in ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"):
+            if str(name).endswith(stem):
+                return _snake(str(name).removesuffix(stem))
+    return ""
+
+
+def _snake(name: str) -> str:
+    known = {"LLaMA": "llama", "GPTNeoX": "gpt_neox", "GPT2": "gpt2", "GPTJ": "gptj", "OPT": "opt", "MPT": "mpt"}
+    return known.get(name, "".join(f"_{char.lower()}" if char.isupper() and i else char.lower() for i, char in enumerate(name)))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

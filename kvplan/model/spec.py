@@ -1,0 +1,80 @@
+"""A model as groups of equal layers: what each keeps per token, what each computes, and how many parameters it has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["full", "window", "chunked", "latent", "state", "cross", "shared", "none"]
+Part = Literal["embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class Layers(_Record, kw_only=True):
+    """A group of equal token-mixing layers.
+
+    `full` keeps K and V of every token; `window` and `chunked` at most `window_tokens`; `latent` one compressed vector per token, the
+    same on every tensor-parallel rank; `state` a fixed recurrent state; `cross` K and V of the encoder's tokens (`window_tokens` of them
+    when the encoder's length is fixed, else as many as the context); `shared` reads another layer's KV; `none` mixes no tokens.
+    """
+
+    kind: Kind
+    count: int
+    query_heads: int = 0
+    kv_heads: int = 0
+    k_dim: int = 0  # per head
+    v_dim: int = 0
+    window_tokens: int = 0
+    latent_dim: int = 0  # compressed KV and rotary part together
+    index_dim: int = 0  # key of the sparse indexer, stored as fp8 with one fp32 scale
+    state_elements: int = 0  # recurrent state of one sequence and layer
+    state_dtype: str = ""  # of the recurrent state; empty: the model's
+    conv_elements: int = 0  # convolution state, in the model's dtype
+    conv_group_elements: int = 0  # of those, the part of one B/C group, which ranks beyond the groups replicate
+    state_groups: int = 0
+    params: int = 0  # matrix parameters of one layer's mixer
+    replicated_params: int = 0  # of those, the ones that every tensor-parallel rank holds
+
+
+class Ffn(_Record, kw_only=True):
+    """The feed-forward part of a group of layers: dense when `experts` is 0. With `inner_hidden` the routed experts work in a smaller space."""
+
+    count: int
+    width: int  # of the dense layer, or of one expert
+    matrices: int = 3  # gate, up, down
+    experts: int = 0
+    experts_per_token: int = 0
+    shared_width: int = 0  # all shared experts together
+    inner_hidden: int = 0
+
+
+class Quantization(_Record, kw_only=True):
+    """How checkpoint weights are stored: bits per weight with their scales, for each part of the model that is not in the base dtype."""
+
+    method: str
+    bits: dict[str, float]  # part -> bits per weight including scales
+    kv_dtype: str = ""  # KV dtype that the checkpoint asks for
+
+
+class ModelSpec(_Record, kw_only=True):
+    """A decoder as kvplan needs it: layer groups for KV and attention, feed-forward groups and vocabulary for weights and FLOPs."""
+
+    name: str
+    family: str = ""  # model_type of the Hugging Face config
+    depth: int  # decoder layers, as num_hidden_layers counts them
+    hidden: int
+    vocab: int
+    layers: tuple[Layers, ...]
+    ffn: tuple[Ffn, ...]
+    max_context_tokens: int
+    dtype: str = "bf16"
+    tied_embeddings: bool = False
+    declared_params: int = 0  # as the maker counts them; 0: not given
+    other_params: int = 0  # outside the decoder: vision tower, encoder, per-layer embeddings
+    quantization: Quantization | None = None
+    source: str = ""
+    notes: tuple[str, ...] = ()  # what was taken from the family's defaults

@@ -1,0 +1,573 @@
+"""One replica: requests wait, are admitted, run in steps of a token budget, and leave their blocks behind.
+
+The rules follow vLLM's V1 scheduler: decodes first, prefill chunks fill the budget, admission by free blocks, preemption by recompute of
+the newest request, blocks freed tail first. A step is planned while the one before it still runs (`plan_ahead`), so that an arrival is
+seen one step later. Between changes of the batch, decode steps are taken many at a time in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from kvplan.cost import StepCost
+from kvplan.engine import EngineSpec
+from kvplan.sim.prefix import Node, PrefixTree
+from kvplan.sim.record import Recorder
+from kvplan.sim.tiers import Tier
+from kvplan.sim.transfers import Transfers
+from kvplan.workload import Request
+
+
+class Job:
+    """A request on its way through a replica."""
+
+    __slots__ = (
+        "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
+        "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, output: int, enter_s: float) -> None:
+        self.request = request
+        self.prompt = request.prompt_tokens
+        self.output = output
+        self.arrival_s = request.arrival_s
+        self.enter_s = enter_s
+        self.admit_s = self.first_s = self.last_s = -1.0
+        self.load_s = 0.0
+        self.leaf: Node | None = None  # deepest run of its prompt's content
+        self.own_tail: Node | None = None  # what it generated before it was preempted
+        self.computed = 0  # tokens whose KV is on the GPU once planned steps have run
+        self.planned = 0  # output tokens planned
+        self.emitted = 0  # output tokens seen
+        self.blocks = 0  # GPU blocks held, shared ones included
+        self.shared_tokens = 0  # of them in the prefix index
+        self.stored = 0  # tokens offered to the tier below
+        self.hits = [0, 0, 0, 0]
+        self.counted = False
+        self.running = False
+        self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
+        self.blocked_on: Any = None  # what the job waits for before it can be admitted
+        self.preemptions = 0
+
+    @property
+    def target(self) -> int:
+        """Tokens whose KV is needed before the next output token: the prompt, and what was generated before a preemption."""
+        return self.prompt + self.emitted if self.preemptions else self.prompt
+
+
+class Plan:
+    """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
+
+    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s")
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
+        self.decodes: list[Job] = []
+        self.sampled: list[tuple[Job, int]] = []  # job and its epoch
+        self.duration_s = 0.0
+        self.start_s = -1.0
+
+
+class Replica:
+    """An engine with its tiers. `env` is the simulation clock; `done(job)` is called when a job has finished."""
+
+    def __init__(
+        self,
+        env: Any,
+        engine: EngineSpec,
+        cost: StepCost,
+        tree: PrefixTree,
+        gpu: Tier,
+        transfers: Transfers,
+        recorder: Recorder,
+        *,
+        jump: bool = True,
+        done: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        self.env, self.engine, self.cost, self.tree, self.gpu = env, engine, cost, tree, gpu
+        self.transfers, self.recorder, self.jump, self.done = transfers, recorder, jump, done
+        self.block = engine.block_tokens
+        self.depth = 2 if engine.plan_ahead else 1
+        self.waiting: deque[Job] = deque()
+        self.held: list[Job] = []  # taken from the waiting line, loading or waiting for somebody's load
+        self.running: list[Job] = []
+        self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
+        self.executing: Plan | None = None
+        self.handled_s = 0.0  # when the results of the last step were seen
+        self.stuck = False  # the head of the line cannot be admitted before something is freed
+        self._bulk: Bulk | None = None
+        self._timer = 0
+
+    # -- life of a request -------------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """A job enters the waiting line."""
+        self.waiting.append(job)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something happened that a plan could use: an arrival, a finished load, space."""
+        if self._bulk is not None:
+            self._end_bulk()
+        self._pump()
+
+    def _pump(self) -> None:
+        while len(self.inflight) < self.depth:
+            plan = self._plan()
+            if plan is None:
+                break
+            self.inflight.append(plan)
+            if self.executing is None:
+                self._execute(plan)
+        if self.executing is not None and self.jump and self.executing.start_s == self.env.now:
+            self._try_bulk()
+
+    def _execute(self, plan: Plan) -> None:
+        self.executing = plan
+        plan.start_s = self.env.now
+        self._alarm(plan.duration_s, self._executed)
+
+    def _alarm(self, delay: float, action: Callable[[], None]) -> None:
+        """Call `action` after `delay`, unless a later alarm replaces it."""
+        self._timer += 1
+        timer = self._timer
+
+        def ring(_: Any) -> None:
+            if timer == self._timer:
+                action()
+
+        self.env.timeout(delay).callbacks.append(ring)
+
+    def _executed(self) -> None:
+        """The GPU has finished a step: start the next one that is planned, and hand the results over when they reach the host."""
+        plan, now = self.executing, self.env.now
+        assert plan is not None
+        self.executing = None
+        seen_s = self.transfers.outputs_seen_s(now)
+        for job, new, context in plan.chunks:
+            if job.running:
+                self.transfers.store(job, context + new)
+        index = self.inflight.index(plan)
+        if index + 1 < len(self.inflight):
+            self._execute(self.inflight[index + 1])
+        if seen_s <= now:
+            self._handle(plan)
+        else:
+            self.env.timeout(seen_s - now).callbacks.append(lambda _: self._handle(plan))
+
+    def _handle(self, plan: Plan) -> None:
+        now = self.env.now
+        self.inflight.remove(plan)
+        tokens = 0
+        for job, epoch in plan.sampled:
+            if job.epoch != epoch:
+                continue
+            job.emitted += 1
+            if job.emitted == 1:
+                job.first_s = now
+            else:
+                tokens += 1
+            if job.emitted >= job.output:
+                self._finish(job)
+        if tokens:
+            self.recorder.intervals(now - self.handled_s, tokens)
+        self.handled_s = now
+        self._pump()
+
+    def _finish(self, job: Job) -> None:
+        job.last_s = self.env.now
+        self.running.remove(job)
+        self.transfers.store_generated(job)
+        self._release(job)
+        self.recorder.finished(job)
+        self.done(job)
+
+    def _release(self, job: Job) -> None:
+        """Free a job's blocks, the tail first: what nobody can share, then its content from the leaf to the root."""
+        job.running = False
+        gpu = self.gpu
+        gpu.leave(job.blocks * self.block - job.shared_tokens)
+        node: Node | None = job.own_tail or job.leaf
+        while node is not None and node.parent is not None:
+            node.users -= 1
+            entry = node.entries[0]
+            if entry is not None:
+                gpu.unpin(entry)
+            above = node.parent
+            self.tree.prune(node)
+            node = above
+        job.blocks = job.shared_tokens = 0
+        job.leaf = job.own_tail = None
+        self.stuck = False
+
+    # -- planning a step ---------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> Plan | None:
+        """The next step, or None when nothing can run."""
+        plan = Plan()
+        budget = self.engine.step_tokens
+        preempted = False
+        for job in list(self.running):
+            if not job.running:
+                continue
+            need = job.target - job.computed
+            if need <= 0 and job.planned >= job.output:
+                continue  # its last token is on the way
+            new = min(need, budget) if need > 0 else 1
+            if new <= 0 or budget <= 0:
+                break
+            while job.running and not self._allocate(job, job.computed + new):
+                self._preempt(self.running[-1])
+                preempted = True
+            if not job.running:
+                break
+            self._add(plan, job, new)
+            budget -= new
+        if not preempted:
+            self._admit(plan, budget)
+        if not plan.chunks and not plan.decodes:
+            return None
+        self._time(plan)
+        return plan
+
+    def _add(self, plan: Plan, job: Job, new: int) -> None:
+        context = job.computed
+        job.computed += new
+        if context < job.target:
+            plan.chunks.append((job, new, context))
+            self.share(job)
+            if job.computed < job.target:
+                return
+        else:
+            plan.decodes.append(job)
+        job.planned += 1
+        plan.sampled.append((job, job.epoch))
+
+    def _time(self, plan: Plan) -> None:
+        attention = 0.0
+        if plan.decodes:
+            attention = self.cost.decode_attention_s([job.computed for job in plan.decodes])
+        plan.duration_s = self.cost.step_s(
+            [(new, context) for _, new, context in plan.chunks], len(plan.decodes), attention, len(plan.sampled)
+        ) + self.engine.overhead.step_sequence_s * (len(plan.decodes) + len(plan.chunks))
+        if not plan.chunks:
+            plan.duration_s = max(plan.duration_s, self.engine.overhead.step_s)
+
+    def _preempt(self, job: Job) -> None:
+        """Take a running job's blocks away; it will compute again what the tiers do not hold."""
+        self.running.remove(job)
+        self._keep_generated(job)
+        self._release(job)
+        job.computed = 0
+        job.planned = job.emitted
+        job.epoch += 1
+        job.preemptions += 1
+        job.stored = 0
+        self.waiting.appendleft(job)
+
+    def _keep_generated(self, job: Job) -> None:
+        """Give the full blocks that a job generated a place in the prefix index, where it finds them when it comes back."""
+        assert job.leaf is not None
+        end = min(job.computed, job.prompt + job.emitted) // self.block * self.block
+        start = job.own_tail.end if job.own_tail else job.leaf.end
+        if end <= start or job.shared_tokens != start:
+            return
+        parent = job.own_tail or job.leaf
+        key = -1 - job.request.index * 4096 - job.preemptions
+        node = Node(parent, (key,), start, end, self.tree.tiers)
+        parent.children[key] = node
+        node.users = 1
+        self.gpu.grow(node, end - start)
+        entry = node.entries[0]
+        assert entry is not None
+        self.gpu.pin(entry)
+        job.shared_tokens += end - start
+        job.own_tail = node
+        self.transfers.store_own(job, node)
+
+    # -- admission ---------------------------------------------------------------------------------------------------------
+
+    def _admit(self, plan: Plan, budget: int) -> None:
+        if self.held:
+            for job in list(self.held):
+                if job.blocked_on is not None:
+                    continue
+                if budget <= 0 or len(self.running) >= self.engine.max_batch:
+                    return
+                new = self._try(job, budget)
+                if new is None:
+                    self._unwedge()
+                    return
+                if new:
+                    self.held.remove(job)
+                    self._start(plan, job, new)
+                    budget -= new
+        while self.waiting and not self.stuck and budget > 0 and len(self.running) < self.engine.max_batch:
+            job = self.waiting[0]
+            new = self._try(job, budget)
+            if new is None:
+                self.stuck = True
+                self._unwedge()
+                return
+            self.waiting.popleft()
+            if not new:
+                self.held.append(job)
+                continue
+            self._start(plan, job, new)
+            budget -= new
+
+    def _unwedge(self) -> None:
+        """Nothing runs and the head does not fit: jobs that hold loaded blocks while they wait give them back, newest first."""
+        if self.running or self.inflight:
+            return
+        for job in reversed(self.held):
+            if job.blocks and job.blocked_on is None:
+                self._release(job)
+                job.computed = 0
+                self.env.timeout(0).callbacks.append(lambda _: self.wake())
+                return
+
+    def _start(self, plan: Plan, job: Job, new: int) -> None:
+        if job.admit_s < 0:
+            job.admit_s = self.env.now
+        if not job.counted:
+            job.counted = True
+            self.recorder.admitted(job)
+        job.running = True
+        self.running.append(job)
+        self._add(plan, job, new)
+
+    def _try(self, job: Job, budget: int) -> int | None:
+        """Tokens that a waiting job computes in this step; 0: it waits for a load; None: it does not fit now."""
+        if job.blocks:  # what it waited for is in place
+            new = min(job.target - job.computed, budget)
+            if self._missing_tokens(job, self._wanted(job, job.computed + new)) > self.gpu.room_tokens:
+                return None
+            self._allocate(job, job.computed + new)
+            return new
+        path = self._find(job)
+        reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
+        outcome = self.transfers.begin(self, job, path, reach)
+        if not outcome:
+            if outcome is None or not self.hold(job, path, reach, reach + min(job.target - reach, budget)):
+                self._drop(job)
+                return None
+            job.computed = reach
+            if not job.counted:
+                job.hits[0] = reach
+            return min(job.target - reach, budget)
+        return 0
+
+    def _wanted(self, job: Job, upto: int) -> int:
+        """Tokens that must fit for a job to be admitted."""
+        return max(upto, job.target) if self.engine.reserve_full_prompt else upto
+
+    def _find(self, job: Job) -> list[Node]:
+        """The job's content, from the first run to the last, marked as in use."""
+        request = job.request
+        leaf = self.tree.path(request.blocks, request.prompt_tokens) if request.blocks else self.tree.root
+        job.leaf = leaf
+        path: list[Node] = []
+        node: Node | None = leaf
+        while node is not None and node.parent is not None:
+            path.append(node)
+            node = node.parent
+        path.reverse()
+        if job.preemptions:
+            self._find_generated(job, path)
+        return path
+
+    def _find_generated(self, job: Job, path: list[Node]) -> None:
+        node = job.leaf
+        for generation in range(job.preemptions):
+            key = -1 - job.request.index * 4096 - generation
+            child = node.children.get(key) if node is not None else None
+            if child is not None:
+                path.append(child)
+                job.own_tail = node = child
+
+    def _drop(self, job: Job) -> None:
+        """Forget runs that were made for a job that could not be admitted."""
+        for node in (job.own_tail, job.leaf):
+            if node is not None and node.parent is not None:
+                self.tree.prune(node)
+        job.leaf = job.own_tail = None
+
+    def hold(self, job: Job, path: list[Node], reach: int, upto: int) -> bool:
+        """Pin a job's path, of which the GPU has `reach` tokens, and take blocks up to token `upto`. False, and nothing done: no room."""
+        gpu, block = self.gpu, self.block
+        freed = 0  # blocks that the pins themselves will keep from eviction
+        for node in path:
+            entry = node.entries[0]
+            if entry is not None and not entry.pins:
+                freed += entry.tokens
+        if -(-(self._wanted(job, upto) - reach) // block) * block > gpu.room_tokens - freed:
+            return False
+        for node in path:
+            node.users += 1
+            entry = node.entries[0]
+            if entry is not None:
+                gpu.pin(entry)
+        job.blocks = reach // block
+        job.shared_tokens = reach
+        self._allocate(job, upto)
+        return True
+
+    def _missing_tokens(self, job: Job, upto: int) -> int:
+        return max(0, -(-upto // self.block) - job.blocks) * self.block
+
+    def _allocate(self, job: Job, upto: int) -> bool:
+        """Blocks for a job's first `upto` tokens; False when they cannot be had."""
+        missing = self._missing_tokens(job, upto)
+        if missing and not self.gpu.take(missing):
+            return False
+        job.blocks += missing // self.block
+        return True
+
+    def share(self, job: Job) -> None:
+        """Enter the full blocks of a job's content into the prefix index as far as they are planned; duplicates stay its own."""
+        leaf = job.own_tail or job.leaf
+        assert leaf is not None
+        done = job.computed // self.block * self.block
+        if done <= job.shared_tokens:
+            return
+        path: list[Node] = []
+        node: Node | None = leaf
+        while node is not None and node.parent is not None and node.end > job.shared_tokens:
+            path.append(node)
+            node = node.parent
+        for node in reversed(path):
+            end = min(done, node.end)
+            entry = node.entries[0]
+            held = node.start + (entry.tokens if entry is not None else 0)
+            if end <= held:
+                continue
+            if entry is None:
+                self.gpu.grow(node, end - held)
+                entry = node.entries[0]
+                assert entry is not None
+                self.gpu.pin(entry)
+                entry.pins = node.users
+            else:
+                self.gpu.grow(node, end - held)
+            job.shared_tokens += end - held
+
+    # -- many decode steps at once -----------------------------------------------------------------------------------------
+
+    def _try_bulk(self) -> None:
+        """Take as many equal decode steps as nothing can change, in one event."""
+        first = self.executing
+        assert first is not None
+        if len(self.inflight) < self.depth or self.inflight[0] is not first:
+            return
+        jobs = first.decodes
+        for plan in self.inflight:
+            if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs):
+                return
+        if len(jobs) != len(self.running) or self.transfers.outputs_seen_s(self.env.now) > self.env.now:
+            return
+        steps = min(job.output - job.planned for job in jobs)
+        steps = min(steps, self._steps_with_blocks(jobs, steps))
+        if steps < 2:
+            return
+        bulk = Bulk(self, jobs, first, steps)
+        if bulk.steps < 2:
+            return
+        self._bulk = bulk
+        self._alarm(bulk.elapsed_s(bulk.steps), self._end_bulk_and_go)
+
+    def _steps_with_blocks(self, jobs: list[Job], steps: int) -> int:
+        block, room = self.block, self.gpu.room_tokens // self.block
+        if len(jobs) * (steps // block + 1) <= room:
+            return steps
+        low, high = 0, steps
+        while low < high:
+            middle = (low + high + 1) // 2
+            if sum(max(0, -(-(job.computed + middle) // block) - job.blocks) for job in jobs) <= room:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _end_bulk_and_go(self) -> None:
+        self._end_bulk()
+        self._pump()
+
+    def _end_bulk(self) -> None:
+        """Account for the whole steps of a bulk that have passed; the step in progress goes on as an ordinary one."""
+        bulk = self._bulk
+        assert bulk is not None
+        self._bulk = None
+        steps = bulk.steps_before(self.env.now)
+        bulk.apply(steps)
+        plan = self.executing
+        assert plan is not None
+        plan.start_s = bulk.start_s + bulk.elapsed_s(steps)
+        self.handled_s = plan.start_s
+        for ahead, planned in enumerate(self.inflight):
+            planned.duration_s = bulk.step_s(steps + ahead)
+        self._alarm(max(0.0, plan.start_s + plan.duration_s - self.env.now), self._executed)
+
+
+class Bulk:
+    """Equal decode steps of one batch: step j takes `first + slope*j` seconds while no sequence fills a window."""
+
+    __slots__ = ("replica", "jobs", "start_s", "first_s", "slope_s", "floor_s", "steps")
+
+    def __init__(self, replica: Replica, jobs: list[Job], plan: Plan, steps: int) -> None:
+        self.replica, self.jobs, self.start_s = replica, jobs, plan.start_s
+        cost = replica.cost
+        ahead = len(replica.inflight) - 1  # plans already made count in job.computed
+        contexts = [job.computed - ahead for job in jobs]
+        slope = 0.0
+        for rate, window in cost.decode_rates:
+            growing = contexts
+            if window:
+                growing = [context for context in contexts if context < window]
+                if growing:
+                    steps = min(steps, window - max(growing) - ahead)
+            slope += rate * len(growing)
+        count = len(jobs)
+        first = cost.step_s((), count, cost.decode_attention_s(contexts), count)
+        self.first_s = first + replica.engine.overhead.step_sequence_s * count
+        self.slope_s = slope
+        self.floor_s = replica.engine.overhead.step_s
+        if self.first_s < self.floor_s:  # the host is slower than the GPU; stay on one side of the crossing
+            crossing = math.inf if slope == 0 else (self.floor_s - self.first_s) / slope
+            steps = min(steps, math.floor(crossing) - 1 if crossing < 1e12 else steps)
+        self.steps = steps
+
+    def step_s(self, step: int) -> float:
+        return max(self.floor_s, self.first_s + self.slope_s * step)
+
+    def elapsed_s(self, steps: int) -> float:
+        """Seconds of the first `steps` steps."""
+        if self.first_s < self.floor_s:
+            return steps * self.floor_s
+        return steps * self.first_s + self.slope_s * steps * (steps - 1) / 2
+
+    def steps_before(self, now: float) -> int:
+        """Whole steps that have ended at `now`, at most all of them."""
+        low, high, passed = 0, self.steps, now - self.start_s
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.elapsed_s(middle) <= passed:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def apply(self, steps: int) -> None:
+        if not steps:
+            return
+        replica = self.replica
+        for job in self.jobs:
+            job.computed += steps
+            job.planned += steps
+            job.emitted += steps
+            allocated = replica._allocate(job, job.computed)
+            assert allocated
+        replica.recorder.intervals(self.elapsed_s(steps) / steps, steps * len(self.jobs))

@@ -1,0 +1,64 @@
+"""What the README shows is what the program does: transcripts are run and compared, the gate is its second command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+TRANSCRIPTS = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+SETUP = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
+UNSTABLE = re.compile(r"(?<=simulated in )[\d.,]+ ?(ms|s|min)\b")
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each `$ kvplan ...` of the README with the output shown below it."""
+    pairs = []
+    for block in TRANSCRIPTS:
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            pairs.append((command, shown))
+    return pairs
+
+
+def stable(text: str) -> str:
+    """Text without what differs from run to run: wall time and trailing blanks."""
+    return "\n".join(line.rstrip() for line in UNSTABLE.sub("TIME", text).strip().splitlines())
+
+
+def command_exists(command: str) -> bool:
+    return (ROOT / "kvplan" / "cli" / f"{shlex.split(command)[1]}.py").exists()
+
+
+@pytest.mark.parametrize(("command", "shown"), commands(), ids=lambda value: value[:60])
+def test_a_transcript_is_what_the_command_prints(command: str, shown: str) -> None:
+    if not command_exists(command):
+        pytest.skip("this command is not here yet")
+    program, *arguments = shlex.split(command)
+    assert program == "kvplan"
+    env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-m", "kvplan", *arguments]
+    done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert stable(done.stdout + done.stderr) == stable(shown)
+
+
+def test_the_readme_has_transcripts_and_two_setup_commands_and_the_gate_runs_the_second() -> None:
+    assert commands()
+    assert len(SETUP) == 2
+    assert SETUP[1] in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_file_the_readme_names_exists() -> None:
+    named = re.findall(r"(?:tests|scenarios|kvplan|models)/[\w./-]*\w\.(?:py|toml|json)", README)
+    missing = [name for name in named if not (ROOT / name).exists() and "NAME" not in name]
+    assert named
+    if not (ROOT / "scenarios").is_dir():
+        pytest.skip("no scenarios shipped yet")
+    assert missing == []
