@@ -186,10 +186,15 @@ class Replica:
         self.done(job)
 
     def _release(self, job: Job) -> None:
-        """Free a job's blocks, the tail first: what nobody can share, then its content from the leaf to the root."""
+        """Free a job's blocks, the tail first: what nobody can share, then its content from the leaf to the root.
+
+        A block that is not full has no hash and is free at once.
+        """
         job.running = False
         gpu = self.gpu
-        gpu.leave(job.blocks * self.block - job.shared_tokens)
+        full = min(job.blocks, max(job.computed - 1, 0) // self.block) * self.block
+        gpu.leave(max(0, full - job.shared_tokens))
+        gpu.give_back(job.blocks * self.block - max(full, job.shared_tokens))
         node: Node | None = job.own_tail or job.leaf
         while node is not None and node.parent is not None:
             node.users -= 1

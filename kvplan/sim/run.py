@@ -38,7 +38,8 @@ class World:
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
         self.recorder = Recorder(first_token_s=engine.overhead.first_token_s)
         tree = PrefixTree(key_tokens=trace.block_tokens, grain_tokens=engine.block_tokens, tiers=4)
-        self.tiers = [self._tier("gpu", 0, tree, self.pool_bytes, "lru", engine.block_tokens)]
+        usable_bytes = self.pool_bytes - engine.null_blocks * engine.block_tokens * self.token_bytes
+        self.tiers = [self._tier("gpu", 0, tree, usable_bytes, "lru", engine.block_tokens)]
         grain = engine.offload.chunk_tokens or engine.block_tokens
         if scenario.tiers.disk_bytes and not scenario.tiers.cpu_bytes:
             raise InputError("a disk tier needs a CPU tier in front of it", hint=f"{engine.name} promotes through host memory: add --cpu SIZE")
@@ -64,10 +65,10 @@ class World:
         self.clipped = 0
         self.max_context = min(filter(None, (engine.max_context_tokens, model.max_context_tokens)), default=1 << 40)
 
-    def _tier(self, name: str, index: int, tree: PrefixTree, size: int, policy: str, grain: int) -> Tier:
+    def _tier(self, name: str, index: int, tree: PrefixTree, size: float, policy: str, grain: int) -> Tier:
         capacity = int(size / self.token_bytes)
         if capacity < grain:
-            raise InputError(f"the {name} tier of {size:,} bytes holds less than one block of {grain} tokens ({grain * self.token_bytes:,.0f} bytes)")
+            raise InputError(f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * self.token_bytes:,.0f} bytes)")
         return Tier(name, index, tree=tree, policy=POLICIES[policy](), capacity_tokens=capacity, grain_tokens=grain)
 
     def run(self, progress: Progress | None = None) -> bool:
