@@ -28,7 +28,8 @@ class Trace:
 
     def __init__(self, name: str, format: str, block_tokens: int, rows: Callable[[Notes], Rows]) -> None:
         self.name, self.format, self._rows = name, format, rows
-        notes, arrivals, named, latest_s = Notes(), array("d"), False, float("-inf")
+        notes, arrivals, latest_s = Notes(), array("d"), float("-inf")
+        named = sessions = False
         for line, request in rows(notes):
             if request.arrival_s < latest_s:
                 notes.count("reordered", "earlier than a row above", line)
@@ -36,11 +37,13 @@ class Trace:
                 latest_s = request.arrival_s
             arrivals.append(request.arrival_s)
             named = named or bool(request.blocks)
+            sessions = sessions or bool(request.session)
         self.report = notes.report(requests=len(arrivals))
         if not arrivals:
             raise InputError(f"{name}: {'no request is left' if self.report.rows_read else 'the trace is empty'}")
         self.block_tokens = block_tokens if named else 0
-        self._first_s = min(arrivals)
+        self.names_sessions = sessions
+        self.first_s = min(arrivals)
         self._order = None
         if self.report.rows("reordered"):
             self._order = array("q", sorted(range(len(arrivals)), key=arrivals.__getitem__))
@@ -49,7 +52,7 @@ class Trace:
         requests: Iterator[Request] = (request for _, request in self._rows(Notes()))
         if self._order is not None:
             requests = _reorder(requests, self._order)
-        first_s = self._first_s
+        first_s = self.first_s
         if not first_s:
             return requests
         return (
