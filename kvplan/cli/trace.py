@@ -56,16 +56,12 @@ def inspect(
 def curve(
     trace: TracePath,
     policy: Annotated[str, typer.Option(help="lru, fifo, opt; commas.", rich_help_panel="Common")] = "lru",
-    capacity: Annotated[
-        str, typer.Option(help="Blocks, or GiB with --model; commas.", rich_help_panel="Common")
-    ] = "",
+    capacity: Annotated[str, typer.Option(help="Blocks, or GiB with --model; commas.", rich_help_panel="Common")] = "",
     warmup: Annotated[
         float, typer.Option(help="Share of the requests left out of the rates.", rich_help_panel="Common")
     ] = 0.0,
     model: Model = None,
-    tiers: Annotated[
-        str, typer.Option(help="Tiers from the top down, as --capacity.", rich_help_panel="Common")
-    ] = "",
+    tiers: Annotated[str, typer.Option(help="Tiers from the top down, as --capacity.", rich_help_panel="Common")] = "",
     json: Json = False,
     kv_dtype: Annotated[str, typer.Option(help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
     limit: Limit = None,

@@ -153,9 +153,7 @@ def _sharing(result: InspectResult) -> RenderableType:
 
 
 def _cells(values: Distribution) -> list[str]:
-    return [
-        _number(x) for x in (values.mean, values.p50, values.p90, values.p95, values.p99, values.max)
-    ]
+    return [_number(x) for x in (values.mean, values.p50, values.p90, values.p95, values.p99, values.max)]
 
 
 def _number(value: float) -> str:

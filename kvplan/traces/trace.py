@@ -11,7 +11,7 @@ import msgspec
 
 from kvplan.errors import InputError, did_you_mean
 from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options, TimeUnit
+from kvplan.traces.options import PER_SECOND, Options
 from kvplan.traces.readers import FORMATS, Reader
 from kvplan.traces.readers.reader import Rows
 from kvplan.traces.source import Source, open_source
@@ -68,7 +68,7 @@ def open_trace(
     *,
     format: str | None = None,
     block_tokens: int | None = None,
-    time_unit: TimeUnit | None = None,
+    time_unit: str | None = None,
     tokenizer: str | None = None,
     limit: int | None = None,
     max_input: int | None = None,
@@ -82,6 +82,8 @@ def open_trace(
     for what, value in (("block_tokens", block_tokens), ("limit", limit), ("max_input", max_input)):
         if value is not None and value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
+    if time_unit is not None and time_unit not in PER_SECOND:
+        raise InputError(f"no unit of time {time_unit!r}", hint=f"known: {', '.join(PER_SECOND)}")
     sources = _sources(Path(path).expanduser())
     name = format or _recognise(sources[0])
     if name not in FORMATS:
