@@ -86,6 +86,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_context_tokens: int = 0  # 0: the model's
     gpu_fraction: float = 0.9
     plan_ahead: bool = False  # is a step planned while the one before it runs
+    null_blocks: int = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     prefix_caching: bool = True
     offload: Offload = Offload()

@@ -25,7 +25,7 @@ class Job:
     """A request on its way through a replica."""
 
     __slots__ = (
-        "request", "prompt", "output", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
+        "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions",
     )  # fmt: skip
 
@@ -33,6 +33,7 @@ class Job:
         self.request = request
         self.prompt = request.prompt_tokens
         self.output = output
+        self.arrival_s = request.arrival_s
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
@@ -185,10 +186,15 @@ class Replica:
         self.done(job)
 
     def _release(self, job: Job) -> None:
-        """Free a job's blocks, the tail first: what nobody can share, then its content from the leaf to the root."""
+        """Free a job's blocks, the tail first: what nobody can share, then its content from the leaf to the root.
+
+        A block that is not full has no hash and is free at once.
+        """
         job.running = False
         gpu = self.gpu
-        gpu.leave(job.blocks * self.block - job.shared_tokens)
+        full = min(job.blocks, max(job.computed - 1, 0) // self.block) * self.block
+        gpu.leave(max(0, full - job.shared_tokens))
+        gpu.give_back(job.blocks * self.block - max(full, job.shared_tokens))
         node: Node | None = job.own_tail or job.leaf
         while node is not None and node.parent is not None:
             node.users -= 1

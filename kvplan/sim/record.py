@@ -57,7 +57,7 @@ class Recorder:
 
     def _job(self, job: Job, status: int) -> None:
         request = job.request
-        arrival = request.arrival_s
+        arrival = job.arrival_s
         lag = self.first_token_s
         hits = sum(job.hits)
         first = job.first_s + lag - arrival if job.first_s >= 0 else math.nan

@@ -1,0 +1,104 @@
+"""What a simulation answers; its JSON is this record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """A distribution in seconds; null where nothing was measured."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+
+
+class Requests(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests there were, and what became of them."""
+
+    total: int
+    completed: int
+    rejected: int
+    rejected_prompt_tokens: int
+    unfinished: int = 0
+    preempted: int = 0
+
+
+class Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    """Rates over the time from the first arrival to the last token."""
+
+    requests_per_s: float
+    prompt_tokens_per_s: float
+    output_tokens_per_s: float
+
+
+class PromptTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the prompt tokens of the requests that ran came from; hits and computed sum to the total."""
+
+    total: int
+    gpu_hit: int
+    cpu_hit: int
+    disk_hit: int
+    remote_hit: int
+    computed: int
+
+
+class TierUse(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier: capacity, use, hits and traffic. `link_busy_fraction` is of the link or device that feeds the GPU from it."""
+
+    name: str
+    capacity_bytes: int
+    peak_bytes: int
+    hit_tokens: int
+    hit_rate: float  # of all prompt tokens
+    loaded_bytes: int
+    stored_bytes: int
+    evicted_bytes: int
+    link_busy_fraction: float
+
+
+class Loads(msgspec.Struct, frozen=True, kw_only=True):
+    """Loads from lower tiers: how many, how many took longer than computing again would have, and the seconds spent and lost."""
+
+    count: int
+    losing: int
+    stall_s: float
+    losing_s: float
+
+
+class TargetCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One clause of the target, and what came out."""
+
+    name: str
+    limit_s: float
+    value_s: float | None
+    met: bool
+
+
+class SimResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `kvplan simulate`."""
+
+    schema: str = "kvplan.simulate/1"
+    name: str
+    requests: Requests
+    ttft_s: Stats
+    itl_s: Stats
+    e2e_s: Stats
+    queue_s: Stats
+    throughput: Throughput
+    prompt_tokens: PromptTokens
+    tiers: list[TierUse]
+    loads: Loads
+    interval: dict[str, Any]
+    targets: list[TargetCheck] = []
+    largest_cause: str = ""
+    partial: bool = False
+    duration_s: float
+    wall_s: float
+    provenance: dict[str, Any]
+    warnings: list[str]

@@ -1,0 +1,140 @@
+"""From a run's columns to its result."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvplan import __version__
+from kvplan.results.simulate import Loads, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
+from kvplan.sim.links import IN, OUT
+from kvplan.sim.record import Histogram, Recorder
+
+if TYPE_CHECKING:
+    from kvplan.sim.run import World
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+def summarise(world: World, *, partial: bool) -> SimResult:
+    """The result of a run that has ended, or of the part of it that has."""
+    columns = arrays(world.recorder)
+    status = columns["status"]
+    ran = status == 0
+    kept = ran & (columns["index"] >= world.scenario.run.warmup * len(world.trace))
+    duration = max(world.recorder.finished_s, 1e-12)
+    tokens = {name: int(columns[f"{name}_tokens"][kept].sum()) for name in ("gpu_hit", "cpu_hit", "disk_hit", "remote_hit", "computed")}
+    prompt_tokens = int(columns["prompt_tokens"][kept].sum())
+    transfers = world.transfers
+    return SimResult(
+        name=world.scenario.name,
+        requests=Requests(
+            total=len(world.trace),
+            completed=int(ran.sum()),
+            rejected=int((status == 1).sum()),
+            rejected_prompt_tokens=world.rejected_prompt_tokens,
+            unfinished=len(world.trace) - int(ran.sum()) - int((status == 1).sum()),
+            preempted=int((columns["preemptions"] > 0).sum()),
+        ),
+        ttft_s=_stats(columns["ttft_s"][kept]),
+        itl_s=_histogram_stats(world.recorder.intervals_s),
+        e2e_s=_stats(columns["e2e_s"][kept]),
+        queue_s=_stats(columns["queue_s"][kept]),
+        throughput=Throughput(
+            requests_per_s=int(ran.sum()) / duration,
+            prompt_tokens_per_s=int(columns["prompt_tokens"][ran].sum()) / duration,
+            output_tokens_per_s=int(columns["output_tokens"][ran].sum()) / duration,
+        ),
+        prompt_tokens=PromptTokens(total=prompt_tokens, **tokens),
+        tiers=_tiers(world, tokens, prompt_tokens, duration),
+        loads=Loads(count=transfers.count, losing=transfers.losing, stall_s=transfers.stall_s, losing_s=transfers.losing_s),
+        interval={},
+        partial=partial,
+        duration_s=duration,
+        wall_s=0.0,
+        provenance=_provenance(world),
+        warnings=_warnings(world),
+    )
+
+
+def arrays(recorder: Recorder) -> dict[str, Any]:
+    """The recorder's columns as numpy arrays, in the order of the trace."""
+    columns = {name: np.frombuffer(column, dtype=np.int64 if column.typecode == "q" else np.float64) for name, column in recorder.columns.items()}
+    columns["status"] = np.frombuffer(recorder.status, dtype=np.int8)
+    order = np.argsort(columns["index"], kind="stable")
+    return {name: column[order] for name, column in columns.items()}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _stats(values: Any) -> Stats:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return Stats(mean=None, max=None, **dict.fromkeys(QUANTILES))
+    quantiles = np.quantile(values, list(QUANTILES.values()))
+    return Stats(mean=float(values.mean()), max=float(values.max()), **{name: float(value) for name, value in zip(QUANTILES, quantiles, strict=True)})
+
+
+def _histogram_stats(histogram: Histogram) -> Stats:
+    if not histogram.count:
+        return Stats(mean=None, max=None, **dict.fromkeys(QUANTILES))
+    quantiles = {name: _number(histogram.quantile(q)) for name, q in QUANTILES.items()}
+    return Stats(mean=histogram.total / histogram.count, max=histogram.largest, **quantiles)
+
+
+def _tiers(world: World, tokens: dict[str, int], prompt_tokens: int, duration: float) -> list[TierUse]:
+    found = []
+    busy = {"gpu": 0.0, "cpu": max(world.link.busy_s) / duration}
+    if world.disk_queue is not None:
+        busy["disk"] = min(1.0, sum(world.disk_queue.busy_s) / duration)
+    for tier in world.tiers:
+        hits = tokens[f"{tier.name}_hit"]
+        size = world.token_bytes
+        found.append(
+            TierUse(
+                name=tier.name,
+                capacity_bytes=round(tier.capacity_tokens * size),
+                peak_bytes=round(tier.peak_tokens * size),
+                hit_tokens=hits,
+                hit_rate=hits / prompt_tokens if prompt_tokens else 0.0,
+                loaded_bytes=round(tier.loaded_tokens * size),
+                stored_bytes=round(tier.stored_tokens * size),
+                evicted_bytes=round(tier.evicted_tokens * size),
+                link_busy_fraction=min(1.0, busy[tier.name]),
+            )
+        )
+    return found
+
+
+def _provenance(world: World) -> dict[str, Any]:
+    scenario = world.scenario
+    return {
+        "kvplan": __version__,
+        "seed": scenario.run.seed,
+        "trace": {"path": scenario.trace, "format": world.trace.format, "block_tokens": world.trace.block_tokens},
+        "model": {"name": scenario.model.name, "source": scenario.model.source, "kv_bytes_per_token": world.token_bytes},
+        "machine": {"name": scenario.machine.name, "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())}},
+        "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
+    }
+
+
+def _warnings(world: World) -> list[str]:
+    found = [f"{world.trace.name}: {text}" for text in world.trace.report.warnings]
+    rejected = sum(1 for status in world.recorder.status if status == 1)
+    if rejected:
+        found.append(
+            f"{rejected} requests with {world.rejected_prompt_tokens:,} prompt tokens were rejected: longer than the context of "
+            f"{world.max_context:,} tokens or the GPU pool of {world.tiers[0].capacity_tokens:,} tokens"
+        )
+    if world.clipped:
+        found.append(f"{world.clipped} requests reach the end of the context: their output was cut there")
+    if not world.trace.block_tokens:
+        found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
+    return found
+
+
+__all__ = ["IN", "OUT", "arrays", "summarise"]
