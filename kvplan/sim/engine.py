@@ -74,6 +74,10 @@ class Plan:
         self.duration_s = 0.0
         self.start_s = -1.0
 
+    @property
+    def empty(self) -> bool:
+        return not self.chunks and not self.decodes
+
 
 class Replica:
     """An engine with its tiers. `env` is the simulation clock; `done(job)` is called when a job has finished."""
@@ -248,9 +252,9 @@ class Replica:
                 break
             self._add(plan, job, new)
             budget -= new
-        if not preempted:
+        if not preempted or plan.empty:  # after a preemption nobody is admitted in the same step
             self._admit(plan, budget)
-        if not plan.chunks and not plan.decodes:
+        if plan.empty:
             return None
         self._time(plan)
         return plan

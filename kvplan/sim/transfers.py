@@ -197,7 +197,7 @@ class Transfers:
             return True
         if not replica.hold(job, path, reach, held):
             return None
-        tokens, leaf = held - reach, path[-1]
+        tokens, leaf = held - reach, _covering(path, held)
         load = self._under_way(path, job, self.gpu, reach, held)
         cpu.pin(leaf)
         overhead = self.engine.overhead
@@ -226,7 +226,7 @@ class Transfers:
         """Read tokens [held, below) of the disk into host memory, for which there must be room."""
         cpu, disk, queue = self.cpu, self.disk, self.queue
         assert cpu is not None and disk is not None and queue is not None
-        leaf = path[-1]
+        leaf = _covering(path, below)
         cpu.pin(leaf)
         gaps = cpu.lacking(leaf, below)
         tokens = _total(gaps)
@@ -327,6 +327,10 @@ def span(leaf: Node, start: int) -> list[Node]:
         node = node.parent
     found.reverse()
     return found
+
+
+def _covering(path: list[Node], end: int) -> Node:
+    return next(node for node in path if node.end >= end)
 
 
 def _total(gaps: list[Gap]) -> int:
