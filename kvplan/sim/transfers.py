@@ -197,7 +197,7 @@ class Transfers:
             return True
         if not replica.hold(job, path, reach, held):
             return None
-        tokens, leaf = held - reach, _covering(path, held)
+        tokens, leaf = held - reach, path[-1]
         load = self._under_way(path, job, self.gpu, reach, held)
         cpu.pin(leaf)
         overhead = self.engine.overhead
@@ -226,13 +226,13 @@ class Transfers:
         """Read tokens [held, below) of the disk into host memory, for which there must be room."""
         cpu, disk, queue = self.cpu, self.disk, self.queue
         assert cpu is not None and disk is not None and queue is not None
-        leaf = _covering(path, below)
-        cpu.pin(leaf)
+        leaf = path[-1]
         gaps = cpu.lacking(leaf, below)
         tokens = _total(gaps)
-        if not tokens or not cpu.take(tokens):
-            cpu.unpin(leaf)
+        if not 0 < tokens <= cpu.room_tokens - cpu.pinnable_tokens(path):
             return False
+        cpu.pin(leaf)
+        cpu.take(tokens)
         load = self._under_way(path, job, cpu, held, below)
         cpu.expect(gaps)
         disk.pin(leaf)
@@ -327,10 +327,6 @@ def span(leaf: Node, start: int) -> list[Node]:
         node = node.parent
     found.reverse()
     return found
-
-
-def _covering(path: list[Node], end: int) -> Node:
-    return next(node for node in path if node.end >= end)
 
 
 def _total(gaps: list[Gap]) -> int:
