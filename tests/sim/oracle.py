@@ -1,6 +1,6 @@
 """A slow, obvious engine: every block is an entry of a dict, every step is taken. The simulator must agree with it.
 
-It shares the time model (StepCost, HostLink, DiskQueue) with the simulator, and nothing of the prefix tree, tiers, jumps or transfers.
+It shares the time model (StepCost, Pauses, HostLink, DiskQueue) with the simulator, and nothing of the prefix tree, tiers, jumps or transfers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from kvplan.sim.engine import Pauses
 from kvplan.sim.links import IN, OUT, DiskQueue, HostLink
 from kvplan.sim.run import World
 from kvplan.workload import Request
@@ -81,7 +82,7 @@ class Seq:
         self.names: list[Name] = []
         self.blocks = self.named = self.computed = self.planned = self.emitted = 0
         self.stored = self.epoch = self.preemptions = self.seen_step = 0
-        self.running = self.waits = self.counted = False
+        self.running = self.waits = self.counted = self.seen = False
         self.waiters: list[Seq] = []
         self.hits = (0, 0, 0)
         self.from_disk: set[int] = set()
@@ -115,6 +116,7 @@ class Oracle:
         self.executing: Step | None = None
         self.loading: dict[tuple[str, Name], Seq] = {}
         self.stuck, self.steps = False, 0
+        self.pauses = Pauses(self.engine)
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
@@ -156,7 +158,7 @@ class Oracle:
     def execute(self, plan: Step) -> None:
         self.executing = plan
         self.steps += 1
-        self.at(self.now + plan["s"], lambda: self.executed(plan))
+        self.at(max(self.now, plan["inputs"]) + plan["s"], lambda: self.executed(plan))
 
     def executed(self, plan: Step) -> None:
         self.executing = None
@@ -205,7 +207,9 @@ class Oracle:
         self.stuck = False
 
     def plan(self) -> Step:
-        plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "s": 0.0})
+        plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "s": 0.0, "inputs": self.now})
+        if self.cpu is not None and self.engine.offload.inputs_behind_loads:
+            plan["inputs"] = max(self.now, self.link.free_at[IN])
         budget, preempted = self.engine.step_tokens, False
         for seq in list(self.running):
             need = seq.target() - seq.computed
@@ -225,9 +229,10 @@ class Oracle:
             self.admit(plan, budget)
         chunks, contexts = plan["chunks"], [seq.computed for seq in plan["decodes"]]
         attention = self.cost.decode_attention_s(contexts) if contexts else 0.0
-        seconds = self.cost.step_s([(new, context) for _, new, context in chunks], len(contexts), attention, len(plan["sampled"]))
-        seconds += self.engine.overhead.step_sequence_s * (len(contexts) + len(chunks))
-        plan["s"] = seconds if chunks else max(seconds, self.engine.overhead.step_s)
+        sizes = [(new, context) for _, new, context in chunks]
+        plan["s"] = self.cost.step_s(sizes, len(contexts), attention, len(plan["sampled"]))
+        if chunks or contexts:
+            plan["s"] += self.pauses.due_s()
         return plan
 
     def add(self, plan: Step, seq: Seq, new: int) -> None:
@@ -327,6 +332,9 @@ class Oracle:
                 return None
             self.allocate(seq, seq.computed + new)
             return new
+        if not seq.seen:
+            seq.seen = True
+            self.pauses.count(seq.prompt / self.block, self.cpu is not None)
         while seq.generated and not self.known(seq.generated[-1]):
             seq.generated.pop()
         names = seq.names = [*seq.prompt_names, *(name for own in seq.generated for name in own)]
