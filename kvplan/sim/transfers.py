@@ -23,13 +23,12 @@ CPU, DISK = 1, 2
 
 
 class Load:
-    """A transfer of some of a path to the tier above; `waiters` go on when it has ended."""
+    """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
 
-    __slots__ = ("leaf", "tier", "waiters")
+    __slots__ = ("leaf", "tier", "start", "end", "waiters")
 
-    def __init__(self, leaf: Node, tier: Tier) -> None:
-        self.leaf = leaf
-        self.tier = tier
+    def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
+        self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
         self.waiters: list[tuple[Replica, Job]] = []
 
 
@@ -262,7 +261,7 @@ class Transfers:
 
     def _under_way(self, path: list[Node], job: Job, tier: Tier, start: int, end: int) -> Load:
         """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a job."""
-        load = job.blocked_on = Load(path[-1], tier)
+        load = job.blocked_on = Load(path[-1], tier, start, end)
         for node in path:
             if node.end > start and node.start < end:
                 node.entries[tier.index].load = load  # type: ignore[union-attr]
@@ -282,9 +281,10 @@ class Transfers:
         """Is some of [start, end) on its way to a tier for another job; if so the job waits for that load."""
         for node in path:
             entry = node.entries[tier.index]
-            if entry is not None and entry.load is not None and node.end > start and node.start < end:
-                job.blocked_on = entry.load
-                entry.load.waiters.append((replica, job))
+            load: Load | None = entry.load if entry is not None else None
+            if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
+                job.blocked_on = load
+                load.waiters.append((replica, job))
                 return True
         return False
 

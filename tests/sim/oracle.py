@@ -270,7 +270,8 @@ class Oracle:
             self.gpu.held |= set(own)
             seq.generated.append(own)
             if self.cpu is not None and self.engine.offload.store_generated and seq.stored >= start:
-                if not self.cpu.lacking(seq.names) and self.protected_take(self.cpu, [*seq.names, *own], len(own)):
+                self.cpu.pin([*seq.names, *own])
+                if not self.cpu.lacking(seq.names) and self.cpu.take(len(own)):
                     self.cpu.held |= set(own)
                 self.cpu.unpin([*seq.names, *own])
             seq.names = [*seq.names, *own]
@@ -282,15 +283,11 @@ class Oracle:
         seq.preemptions += 1
         self.waiting.insert(0, seq)
 
-    @staticmethod
-    def protected_take(tier: Blocks, names: list[Name], count: int) -> bool:
-        tier.pin(names)
-        return tier.take(count)
-
     # -- admission
 
     def admit(self, plan: Step, budget: int) -> None:
         if self.stuck:
+            self.unwedge()
             return
         late = self.steps - len(self.inflight)
         ready = [seq for seq in self.held if not seq.waits and not (self.running and seq.seen_step > late)]
@@ -300,8 +297,7 @@ class Oracle:
             new = self.attempt(seq, budget)
             if new is None:
                 self.stuck = True
-                if not self.running and not self.inflight:
-                    self.unwedge()
+                self.unwedge()
                 return
             if new:
                 line.remove(seq)
@@ -314,6 +310,8 @@ class Oracle:
                 self.held.append(seq)
 
     def unwedge(self) -> None:
+        if self.running or self.inflight:
+            return
         for seq in reversed(self.held):
             if seq.blocks and not seq.waits:
                 self.release(seq)
