@@ -120,8 +120,11 @@ class Oracle:
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
+        self.after(time - self.now, action)  # rounds as a clock does that knows delays only: ties fall alike
+
+    def after(self, delay: float, action: Callable[[], None]) -> None:
         self.count += 1
-        heapq.heappush(self.heap, (time, self.count, action))
+        heapq.heappush(self.heap, (self.now + delay, self.count, action))
 
     def run(self) -> list[Seq]:
         overhead, kt = self.engine.overhead, self.world.trace.block_tokens
@@ -158,7 +161,7 @@ class Oracle:
     def execute(self, plan: Step) -> None:
         self.executing = plan
         self.steps += 1
-        self.at(max(self.now, plan["inputs"]) + plan["s"], lambda: self.executed(plan))
+        self.after(max(self.now, plan["inputs"]) - self.now + plan["s"], lambda: self.executed(plan))
 
     def executed(self, plan: Step) -> None:
         self.executing = None
