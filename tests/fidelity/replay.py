@@ -16,14 +16,7 @@ MEASURED = Path(__file__).resolve().parents[3] / "shared/measured/h100-vllm-0.24
 MODEL = "llama-3.1-8b"
 
 
-def run_rows(
-    rows: list[dict[str, Any]],
-    *,
-    model: str = MODEL,
-    machine: str = "h100-sxm",
-    sets: tuple[str, ...] = (),
-    **tiers: str,
-) -> dict[str, Any]:
+def run_rows(rows: list[dict[str, Any]], *, model: str = MODEL, machine: str = "h100-sxm", sets: tuple[str, ...] = (), **tiers: str) -> dict[str, Any]:
     """Columns of a replay of Mooncake-style rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
@@ -50,12 +43,7 @@ def single(kind: str, tokens: int, **options: Any) -> float:
 def decode(batch: int, context: int, **options: Any) -> float:
     """Mean time between tokens of the last of `batch` equal requests."""
     rows = [
-        {
-            "timestamp": 0,
-            "input_length": context,
-            "output_length": 96,
-            "hash_ids": [10**4 * i + k for k in range(-(-context // 512))],
-        }
+        {"timestamp": 0, "input_length": context, "output_length": 96, "hash_ids": [10**4 * i + k for k in range(-(-context // 512))]}
         for i in range(batch)
     ]
     columns = run_rows(rows, gpu_kv="40GiB", cpu="40GiB", **options)
@@ -74,13 +62,7 @@ def table(**options: Any) -> list[tuple[str, float, float]]:
         for tokens, times in by_size.items():
             found.append((f"{kind} {tokens}", statistics.median(times), single(kind, tokens, **options)))
     for row in data["decode"]:
-        found.append(
-            (
-                f"decode {row['batch']} x {row['ctx']}",
-                row["itl_of_last_started"],
-                decode(row["batch"], row["ctx"], **options),
-            )
-        )
+        found.append((f"decode {row['batch']} x {row['ctx']}", row["itl_of_last_started"], decode(row["batch"], row["ctx"], **options)))
     return found
 
 
