@@ -200,3 +200,10 @@ def test_any_text_is_explained_or_refused_with_a_sentence(text: str) -> None:
         assert explain(text).engine in TARGETS
     except InputError as error:
         assert error.message
+
+
+def test_the_json_document_keeps_its_keys() -> None:
+    document = msgspec.json.decode(msgspec.json.encode(explain("DYN_KVBM_DISK_CACHE_GB=900")))
+    assert document["schema"] == "kvplan.explain/1"
+    assert set(document) == set(Explanation.__struct_fields__)
+    assert document["notices"][0]["level"] == "warning"
