@@ -207,14 +207,14 @@ def _sglang(reading: Reading) -> None:
         reading.fault("layout", sentence, key="--hicache-mem-layout", hint="page_first_direct", level="warning")
     backend = flags.get("--hicache-storage-backend", "")
     if backend == "file":
-        path = environment.get("SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR", "/tmp/hicache")
+        path = environment.get("SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR", "")
         reading.fields["disk_path"] = path
         key = "SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE"
         if size := _suffixed_bytes(environment.get(key, "0")):
             reading.tier("disk", key, size, where=path, scale_bytes=1)
         else:
-            reading.mean("--hicache-storage-backend", backend, f"disk tier in {path}")
-            sentence = f"The disk tier in {path} has no bound in bytes."
+            reading.mean("--hicache-storage-backend", backend, f"disk tier in {path or 'the default directory'}")
+            sentence = f"The disk tier in {path or 'the default directory'} has no bound in bytes."
             hint = "set SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE, per rank"
             reading.fault("disk_unbounded", sentence, key="--hicache-storage-backend", hint=hint, level="warning")
     elif backend:
