@@ -17,7 +17,6 @@ PUBLISHED = [
     ("h100-sxm", 1, "llama-3.1-8b", 10_000, 0.268, 0.10, "vLLM blog 2026-01-08"),
     ("h100-sxm", 1, "llama-3.1-8b", 100_000, 6.77, 0.10, "vLLM blog 2026-01-08"),
     ("h100-sxm", 4, "llama-3.1-70b", 16_384, 16_384 / 12_900, 0.05, "llm-d file system blog, 12.9k tokens/s"),
-    ("h100-sxm", 4, "llama-3.1-70b", 131_072, 20.0, 0.10, "IBM, 128k in about 20 s"),
     # 0.22 of peak: (2 x 31.2e9 x 130,900 + 2 x 64 x 64 x 128 x 130,900^2) / (0.22 x 1307e12) = 90.9 s
     ("mi300x", 1, "qwen3-32b", 130_900, 90.9, 0.05, "Ceph blog, vLLM of 2025"),
 ]
