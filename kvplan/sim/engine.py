@@ -511,8 +511,9 @@ class Replica:
         admits = len(self.running) < self.engine.max_batch
         if admits and ((self.waiting and not self.stuck) or any(job.blocked_on is None for job in self.held)):
             return
-        if len(jobs) != len(self.running) or self.transfers.outputs_seen_s(self.env.now) > self.env.now:
-            return
+        now = self.env.now
+        if len(jobs) != len(self.running) or max(self.transfers.outputs_seen_s(now), self.transfers.inputs_sent_s(now)) > now:
+            return  # copies still hold up tokens or inputs
         steps = min(job.output - job.planned for job in jobs)
         steps = min(steps, self._steps_with_blocks(jobs, steps))
         if steps < 2:
