@@ -42,7 +42,10 @@ def resolve(kind: str, name: str) -> Path:
         path = folder(kind) / f"{name.lower()}{suffix}"
         if path.is_file():
             return path
-    raise InputError(f"no {kind.removesuffix('s')} named {name!r}", hint=did_you_mean(name, names(kind)) + " A path to a file works as well.")
+    raise InputError(
+        f"no {kind.removesuffix('s')} named {name!r}",
+        hint=did_you_mean(name, names(kind)) + " A path to a file works as well.",
+    )
 
 
 def read_text(path: Path) -> str:
@@ -98,7 +101,11 @@ def model(name: str) -> ModelSpec:
         raise InputError(f"{path}: not a JSON object")
     if isinstance(raw.get("config"), dict):
         return from_hf_config(
-            raw["config"], name=path.stem, where=str(path), source=str(raw.get("source", "")), params=int(raw.get("params", 0))
+            raw["config"],
+            name=path.stem,
+            where=str(path),
+            source=str(raw.get("source", "")),
+            params=int(raw.get("params", 0)),
         )
     label = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
     return from_hf_config(raw, name=label, where=str(path), source=str(path))

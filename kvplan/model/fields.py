@@ -83,8 +83,9 @@ class Fields:
         value = self.number(*names)
         if not value:
             given = f" ({self.family})" if self.family else ""
+            state = "zero" if value == 0 else "missing"
             raise InputError(
-                f"{self.where}{given}: {' or '.join(names)} is {'zero' if value == 0 else 'missing'}, and its KV cache depends on it",
+                f"{self.where}{given}: {' or '.join(names[:3])} is {state}, and its KV cache depends on it",
                 hint="give the model's own config.json, as published",
             )
         return value
@@ -120,7 +121,9 @@ def _family(config: dict[str, Any]) -> str:
 
 def _snake(name: str) -> str:
     known = {"LLaMA": "llama", "GPTNeoX": "gpt_neox", "GPT2": "gpt2", "GPTJ": "gptj", "OPT": "opt", "MPT": "mpt"}
-    return known.get(name, "".join(f"_{char.lower()}" if char.isupper() and i else char.lower() for i, char in enumerate(name)))
+    return known.get(
+        name, "".join(f"_{char.lower()}" if char.isupper() and i else char.lower() for i, char in enumerate(name))
+    )
 
 
 def _short(value: Any) -> str:

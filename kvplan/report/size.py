@@ -84,15 +84,25 @@ def _sizes(result: SizeResult) -> Table:
     kv, engine = result.kv, result.engine
     table = _grid("left", "right", "left")
     mean, growth = format_bytes(kv.bytes_per_token_mean), format_bytes(kv.growth_bytes_per_token)
-    table.add_row("(a) logical, one sequence", format_bytes(kv.bytes_per_sequence), f"{mean}/token, the next one adds {growth}")
+    table.add_row(
+        "(a) logical, one sequence", format_bytes(kv.bytes_per_sequence), f"{mean}/token, the next one adds {growth}"
+    )
     blocks = f"blocks of {engine.block_tokens} tokens" if engine.block_tokens else "a state, no blocks"
     groups = f", {engine.groups} groups" if engine.groups > 1 else ""
     table.add_row("(b) reserved per request", format_bytes(engine.reserved_bytes_per_request), f"{blocks}{groups}")
     if engine.pool_tokens is not None:
-        table.add_row("(c) pool as printed", f"{format_tokens(engine.pool_tokens)} tokens", f"concurrency {engine.max_concurrency:,.2f}x")
+        table.add_row(
+            "(c) pool as printed",
+            f"{format_tokens(engine.pool_tokens)} tokens",
+            f"concurrency {engine.max_concurrency:,.2f}x",
+        )
     if result.batch > 1:
         table.add_row(f"    {result.batch} sequences, logical", format_bytes(kv.bytes_total), "")
-    table.add_row("    weights", format_bytes(result.weights_bytes), f"{result.weights.parameters / 1e9:,.2f} B parameters, {format_bytes(result.weights.bytes_per_gpu)} per GPU")
+    table.add_row(
+        "    weights",
+        format_bytes(result.weights_bytes),
+        f"{result.weights.parameters / 1e9:,.2f} B parameters, {format_bytes(result.weights.bytes_per_gpu)} per GPU",
+    )
     return table
 
 
@@ -123,9 +133,13 @@ def _verdict(console: Console, result: SizeResult) -> None:
     if fit.fits is None:
         console.print("Name a --machine to see what fits.", style="dim")
         return
-    longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}" + (" (the model's own)" if fit.limited_by_model else "")
+    longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}" + (
+        " (the model's own)" if fit.limited_by_model else ""
+    )
     if fit.fits:
-        console.print(f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}.")
+        console.print(
+            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}."
+        )
         return
     console.print(
         f"[red]✗[/] {result.batch} x {format_tokens(result.context_tokens)} tokens do not fit: {format_bytes(fit.missing_bytes)} too much; "
@@ -140,7 +154,11 @@ def _verdict(console: Console, result: SizeResult) -> None:
 def _way(way: WayOut) -> tuple[str, str]:
     if way.note:
         return ("possible" if way.fits else "no"), way.note
-    return ("fits", f"up to {way.max_sequences} at once") if way.fits else ("no", f"{format_bytes(way.missing_bytes)} short")
+    return (
+        ("fits", f"up to {way.max_sequences} at once")
+        if way.fits
+        else ("no", f"{format_bytes(way.missing_bytes)} short")
+    )
 
 
 def _offload(console: Console, result: SizeResult) -> Table:
@@ -165,20 +183,30 @@ def _price(price: Price | None) -> list[str]:
     if price is None:
         return ["–"] * 4
     return [
-        format_seconds(price.idle_reload_s), format_seconds(price.idle_recompute_s), format_seconds(price.streamed_added_s),
+        format_seconds(price.idle_reload_s),
+        format_seconds(price.idle_recompute_s),
+        format_seconds(price.streamed_added_s),
         f"{price.streamed_tokens_per_s:,.1f}",
-    ]  # fmt: skip
+    ]
 
 
 def _tail(console: Console, result: SizeResult) -> None:
     price = next((row.price for row in result.offload if row.price), None)
     if price:
         point = price.idle_break_even_tokens
-        worth = f"reloading beats recomputing from {format_tokens(point)} tokens on" if point else "recomputing is faster at any length"
-        console.print(f"Idle (a paused or shared prefix comes back once): {worth}. Streamed (the sequence decodes): what is off the GPU crosses the link at every step.")
+        worth = (
+            f"reloading beats recomputing from {format_tokens(point)} tokens on"
+            if point
+            else "recomputing is faster at any length"
+        )
+        console.print(
+            f"Idle (a paused or shared prefix comes back once): {worth}. Streamed (the sequence decodes): what is off the GPU crosses the link at every step."
+        )
     tiers = result.tier_bytes_per_token
     if abs(tiers["gpu"] - tiers["cpu"]) > 0.5:
-        console.print(f"A token takes {format_bytes(tiers['gpu'])} on the GPUs (all ranks) and {format_bytes(tiers['cpu'])} in host memory or on disk, where it is stored once.")
+        console.print(
+            f"A token takes {format_bytes(tiers['gpu'])} on the GPUs (all ranks) and {format_bytes(tiers['cpu'])} in host memory or on disk, where it is stored once."
+        )
 
 
 def compare(console: Console, results: Sequence[SizeResult]) -> None:
@@ -190,9 +218,20 @@ def compare(console: Console, results: Sequence[SizeResult]) -> None:
         table.add_column(head, justify="left" if head in ("model", "") else "right", no_wrap=True)
     largest = max(one.kv.bytes_total for one in results) or 1
     for one in results:
-        sizes = [one.kv.bytes_total, one.kv.bytes_per_token_mean, one.engine.reserved_bytes_per_request * one.batch, one.weights_bytes]
+        sizes = [
+            one.kv.bytes_total,
+            one.kv.bytes_per_token_mean,
+            one.engine.reserved_bytes_per_request * one.batch,
+            one.weights_bytes,
+        ]
         held = [f"{one.fit.max_sequences:,}"] if pooled else []
-        table.add_row(one.model, format_tokens(one.context_tokens), *(format_bytes(size) for size in sizes), *held, bar(console, one.kv.bytes_total / largest, 16))
+        table.add_row(
+            one.model,
+            format_tokens(one.context_tokens),
+            *(format_bytes(size) for size in sizes),
+            *held,
+            bar(console, one.kv.bytes_total / largest, 16),
+        )
     console.print(table)
 
 
@@ -203,10 +242,15 @@ def model_rows(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
         params, fmt = parameters(model), LOGICAL["bf16"]
         rows.append(
             {
-                "name": model.name, "family": model.family, "parameters": params.total, "active_parameters": params.active,
-                "max_context_tokens": model.max_context_tokens, "kv_bytes_8k": sequence_bytes(model, 8192, fmt), "growth_bytes_per_token": growth_bytes(model, 1 << 24, fmt),
+                "name": model.name,
+                "family": model.family,
+                "parameters": params.total,
+                "active_parameters": params.active,
+                "max_context_tokens": model.max_context_tokens,
+                "kv_bytes_8k": sequence_bytes(model, 8192, fmt),
+                "growth_bytes_per_token": growth_bytes(model, 1 << 24, fmt),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -216,7 +260,13 @@ def show_list(console: Console, models: list[dict[str, Any]], machines: Sequence
     for head in ("model", "parameters", "context", "KV of 8k", "growth/token"):
         table.add_column(head, justify="left" if head == "model" else "right", no_wrap=True)
     for row in models:
-        table.add_row(row["name"], f"{row['parameters'] / 1e9:,.1f} B", format_tokens(row["max_context_tokens"]), format_bytes(row["kv_bytes_8k"]), format_bytes(row["growth_bytes_per_token"]))
+        table.add_row(
+            row["name"],
+            f"{row['parameters'] / 1e9:,.1f} B",
+            format_tokens(row["max_context_tokens"]),
+            format_bytes(row["kv_bytes_8k"]),
+            format_bytes(row["growth_bytes_per_token"]),
+        )
     if models:
         console.print(table)
     if machines:

@@ -36,7 +36,9 @@ def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
             parameters=parameters(model).total,
             active_parameters=parameters(model).active,
             bits=part_bits(model, question.dtype),
-            bytes_per_gpu=rank_weight_bytes(model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep),
+            bytes_per_gpu=rank_weight_bytes(
+                model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep
+            ),
         ),
         engine=_engine(question),
         fit=fit(question),
@@ -106,7 +108,9 @@ def _engine(question: Question) -> Engine:
 
 
 def _tiers(question: Question) -> dict[str, float]:
-    """Mean bytes per token of a sequence on the GPUs (all ranks, as the engine stores it) and in host memory or on disk (once)."""
+    """Mean bytes per token of a sequence on the GPUs (all ranks, as the engine stores it) and in host memory or on
+    disk (once).
+    """
     model, tokens, tp = question.model, question.context_tokens, question.tp
     fmt = question.engine.kv_formats.get(question.stored_name) or question.format
     once = sequence_bytes(model, tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype)
@@ -118,8 +122,14 @@ def _tiers(question: Question) -> dict[str, float]:
 def _provenance(question: Question) -> dict[str, Source]:
     model, engine = question.model, question.engine
     found = {"model": Source(kind="datasheet", source=model.source or model.name)}
-    found["kv"] = Source(kind="derived", source="layer formula: layers x KV heads x (K + V dimensions) x bytes x kept tokens")
-    found |= {f"engine.{path}": source for path, source in engine.provenance.items() if path.startswith(("memory", "kv_formats"))}
+    found["kv"] = Source(
+        kind="derived", source="layer formula: layers x KV heads x (K + V dimensions) x bytes x kept tokens"
+    )
+    found |= {
+        f"engine.{path}": source
+        for path, source in engine.provenance.items()
+        if path.startswith(("memory", "kv_formats"))
+    }
     if machine := question.machine:
         for path in ("gpu.memory_bytes", "link.h2d_Bps", "disk.read_Bps", "host.memory_bytes"):
             found[f"machine.{path}"] = machine.source(path)
@@ -131,16 +141,24 @@ def _warnings(question: Question) -> tuple[str, ...]:
     found = list(model.notes)
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
-        found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")
+        found.append(
+            f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}"
+        )
     if model.quantization is None and not question.dtype:
         stated = next((word for word in ("fp8", "nvfp4", "awq", "gptq", "int4") if word in model.name.lower()), "")
         if stated:
-            found.append(f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; --dtype {stated} changes that")
+            found.append(
+                f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; --dtype {stated} changes that"
+            )
     wanted = model.quantization.kv_dtype if model.quantization else ""
     if question.kv_dtype == "auto" and wanted:
-        found.append(f"the checkpoint asks for {wanted} KV; `auto` here means {question.kv_name}: pass --kv-dtype {wanted} if the engine follows it")
+        found.append(
+            f"the checkpoint asks for {wanted} KV; `auto` here means {question.kv_name}: pass --kv-dtype {wanted} if the engine follows it"
+        )
     if question.stored_name != question.kv_name:
-        found.append(f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU")
+        found.append(
+            f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU"
+        )
     if any(layer.kind == "cross" and not layer.window_tokens for layer in model.layers):
         found.append("cross attention is sized for an encoder input as long as the context")
     return tuple(found)
@@ -162,11 +180,23 @@ def ask(
     pool_bytes: int = 0,
     keep_tokens: int = KEEP_TOKENS,
 ) -> SizeResult:
-    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k; a fraction of 0 is the engine's."""
+    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k; a fraction of 0 is
+    the engine's.
+    """
     question = Question(
-        model=model, engine=engine, machine=machine, context_tokens=context_tokens or default_context(model), batch=batch, kv_dtype=kv_dtype,
-        dtype=dtype, tp=tp, pp=pp, ep=ep, gpu_fraction=gpu_fraction, pool_bytes=pool_bytes,
-    )  # fmt: skip
+        model=model,
+        engine=engine,
+        machine=machine,
+        context_tokens=context_tokens or default_context(model),
+        batch=batch,
+        kv_dtype=kv_dtype,
+        dtype=dtype,
+        tp=tp,
+        pp=pp,
+        ep=ep,
+        gpu_fraction=gpu_fraction,
+        pool_bytes=pool_bytes,
+    )
     return answer(question, keep_tokens)
 
 

@@ -94,7 +94,11 @@ def _kinds(question: Question) -> Iterator[list[dict[str, object]]]:
 def _narrower_weights(question: Question) -> dict[str, object]:
     """fp8 weights where the checkpoint is wider and the machine has fp8 units."""
     wide = not question.dtype and question.model.quantization is None
-    return {"dtype": "fp8"} if wide and question.machine and question.machine.gpu.fp8_flops and not question.pool_bytes else {}
+    return (
+        {"dtype": "fp8"}
+        if wide and question.machine and question.machine.gpu.fp8_flops and not question.pool_bytes
+        else {}
+    )
 
 
 def _more_ranks(question: Question) -> list[int]:
@@ -123,7 +127,9 @@ def _evaluate(question: Question, changes: dict[str, object]) -> WayOut | None:
 def _fewer(question: Question) -> WayOut | None:
     """Fewer sequences, or for a single one a shorter context."""
     if question.max_sequences:
-        return WayOut(change=f"--batch {question.max_sequences}", fits=True, max_sequences=question.max_sequences, missing_bytes=0)
+        return WayOut(
+            change=f"--batch {question.max_sequences}", fits=True, max_sequences=question.max_sequences, missing_bytes=0
+        )
     longest, _ = _longest_context(question)
     if not longest:
         return None
@@ -141,7 +147,11 @@ def _offload(question: Question) -> WayOut | None:
     room = int(machine.host.memory_bytes * machine.host.usable_fraction)
     if parked > room:
         note = f"{format_bytes(parked)} of waiting sequences exceed the host's {format_bytes(room)}"
-        return WayOut(change="offload to host memory", fits=False, max_sequences=running, missing_bytes=parked - room, note=note)
-    swap_s = question.sequence_bytes * (1 / machine.link.d2h_Bps + 1 / machine.link.h2d_Bps) / (question.tp * question.pp)
+        return WayOut(
+            change="offload to host memory", fits=False, max_sequences=running, missing_bytes=parked - room, note=note
+        )
+    swap_s = (
+        question.sequence_bytes * (1 / machine.link.d2h_Bps + 1 / machine.link.h2d_Bps) / (question.tp * question.pp)
+    )
     note = f"{running} of {question.batch} decode while {waiting} wait in host memory ({format_bytes(parked)}); a turn costs {format_seconds(swap_s)}"
     return WayOut(change="offload to host memory", fits=True, max_sequences=running, missing_bytes=0, note=note)

@@ -1,4 +1,6 @@
-"""What offload frees: placements of a batch's KV over GPU, host memory and disk, with the price of each kind of offload."""
+"""What offload frees: placements of a batch's KV over GPU, host memory and disk, with the price of each kind of
+offload.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def placements(question: Question, keep_tokens: int) -> tuple[Placement, ...]:
     return tuple(_placement(question, name, dtype, off, disk, baseline) for name, dtype, off, disk in rows)
 
 
-_SHARES = (("80 % in host memory", 0.80, 0.0), ("95 % in host memory", 0.95, 0.0), ("80 %: half in host memory, half on disk", 0.80, 0.5))
+_SHARES = (
+    ("80 % in host memory", 0.80, 0.0),
+    ("95 % in host memory", 0.95, 0.0),
+    ("80 %: half in host memory, half on disk", 0.80, 0.5),
+)
 """Name, share of the tokens' bytes that leaves the GPU, and share of those that lies on disk."""
 
 
@@ -43,31 +49,44 @@ def _off_gpu(question: Question, dtype: str) -> int:
 
 
 def _total(question: Question, fmt: KvFormat) -> int:
-    return sequence_bytes(question.model, question.context_tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype)
+    return sequence_bytes(
+        question.model, question.context_tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype
+    )
 
 
 def _states(question: Question) -> int:
     rules = question.engine.memory_rules
-    return sum(layer.count * state_bytes(layer, question.model.dtype, 1, rules.state_dtype) for layer in question.model.layers)
+    return sum(
+        layer.count * state_bytes(layer, question.model.dtype, 1, rules.state_dtype) for layer in question.model.layers
+    )
 
 
 def _kept_bytes(question: Question, keep_tokens: int) -> int:
     """Bytes of the batch's last `keep_tokens` tokens."""
     return question.batch * sum(
-        layer.count * min(keep_tokens, kept_tokens(layer, question.context_tokens)) * token_bytes(layer, question.format)
+        layer.count
+        * min(keep_tokens, kept_tokens(layer, question.context_tokens))
+        * token_bytes(layer, question.format)
         for layer in question.model.layers
     )
 
 
-def _placement(question: Question, name: str, dtype: str, off_bytes: int, disk_share: float, baseline: int) -> Placement:
+def _placement(
+    question: Question, name: str, dtype: str, off_bytes: int, disk_share: float, baseline: int
+) -> Placement:
     total = question.batch * _total(question, logical_format(dtype, question.engine))
     disk = round(off_bytes * disk_share)
     gpu = total - off_bytes
     price = price_of(question.changed(kv_dtype=dtype), off_bytes, disk) if question.machine and off_bytes else None
     return Placement(
-        placement=name, kv_dtype=dtype, gpu_bytes=gpu, cpu_bytes=off_bytes - disk, disk_bytes=disk,
-        saved_fraction=1 - gpu / baseline if baseline else 0.0, price=price,
-    )  # fmt: skip
+        placement=name,
+        kv_dtype=dtype,
+        gpu_bytes=gpu,
+        cpu_bytes=off_bytes - disk,
+        disk_bytes=disk,
+        saved_fraction=1 - gpu / baseline if baseline else 0.0,
+        price=price,
+    )
 
 
 def price_of(question: Question, off_bytes: int, disk_bytes: int) -> Price:
@@ -98,7 +117,9 @@ def price_of(question: Question, off_bytes: int, disk_bytes: int) -> Price:
 
 
 def load_s(question: Question, off_bytes: float, disk_bytes: float) -> float:
-    """Seconds to bring bytes from host memory and disk to the GPUs: each GPU over its own link, a latent vector to every rank."""
+    """Seconds to bring bytes from host memory and disk to the GPUs: each GPU over its own link, a latent vector to
+    every rank.
+    """
     machine: Machine = question.machine  # type: ignore[assignment]
     copies = question.tp if any(layer.kind == "latent" for layer in question.model.layers) else 1
     host = off_bytes * copies / (machine.link.h2d_Bps * question.tp * question.pp)
@@ -106,7 +127,9 @@ def load_s(question: Question, off_bytes: float, disk_bytes: float) -> float:
 
 
 def _break_even(reload_s: Callable[[int], float], recompute_s: Callable[[int], float], limit: int) -> int | None:
-    """The shortest prefix that returns faster than it is recomputed, by bisection: reload is linear, recompute grows at least as fast."""
+    """The shortest prefix that returns faster than it is recomputed, by bisection: reload is linear, recompute
+    grows at least as fast.
+    """
     if reload_s(limit) > recompute_s(limit):
         return None
     low, high = 0, limit
