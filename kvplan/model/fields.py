@@ -46,7 +46,7 @@ class Fields:
         while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
             own = part
         self.own = own
-        self.family = _family(own) or _family(config)
+        self.family = str(own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config))
         self.whole = bool(own.get("model_type") or config.get("model_type"))
         self.defaulted: list[str] = []
 
@@ -107,9 +107,7 @@ class Fields:
         return InputError(f"{self.where} ({self.family}): {reason}{': ' + given if given else ''}")
 
 
-def _family(config: dict[str, Any]) -> str:
-    if kind := config.get("model_type"):
-        return str(kind)
+def _of_architecture(config: dict[str, Any]) -> str:
     for name in config.get("architectures") or ():
         if name in _FAMILY_OF_ARCHITECTURE:
             return _FAMILY_OF_ARCHITECTURE[name]

@@ -231,12 +231,9 @@ def _tied(fields: Fields) -> bool:
 def _notes(fields: Fields) -> tuple[str, ...]:
     taken = sorted(set(fields.defaulted) - {"tie_word_embeddings", "vocab_size"})
     notes = [f"{', '.join(taken)}: absent from the config, taken from the defaults of {fields.family}"] if taken else []
-    if (
-        str((fields.outer.get("architectures") or [""])[0]).endswith("ConditionalGeneration")
-        and fields.family not in ENCODER_DECODERS
-    ):
-        if not fields.outer.get("vision_config"):
-            notes.append("the config does not describe its vision or audio tower, whose weights are left out")
+    wrapped = str((fields.outer.get("architectures") or [""])[0]).endswith("ConditionalGeneration")
+    if wrapped and fields.family not in ENCODER_DECODERS and not fields.outer.get("vision_config"):
+        notes.append("the config does not describe its vision or audio tower, whose weights are left out")
     if fields.family in ("zamba2", "openelm"):
         notes.append("the weights of its feed-forward layers are left out")
     if fields.family not in READERS:
