@@ -58,7 +58,7 @@ def _exit_code(command: Callable[..., int], *args: Any, **kwargs: Any) -> int:
     return int(code)
 
 
-def _guard(command: Callable[..., int]) -> Callable[..., None]:
+def guard(command: Callable[..., int]) -> Callable[..., None]:
     """A command as typer runs it."""
 
     @functools.wraps(command)
@@ -68,11 +68,16 @@ def _guard(command: Callable[..., int]) -> Callable[..., None]:
     return guarded
 
 
-COMMANDS: dict[str, str] = {"size": "kvplan.cli.size:size", "simulate": "kvplan.cli.simulate:simulate"}
-"""Command name -> module:function. Only the module of the command that runs is imported."""
+COMMANDS: dict[str, str] = {
+    "size": "kvplan.cli.size:size",
+    "simulate": "kvplan.cli.simulate:simulate",
+    "calibrate": "kvplan.cli.calibrate:calibrate",
+    "trace": "kvplan.cli.trace:app",
+}
+"""Command name -> module:function, or module:app for a group of commands. Only the module of the command that runs is imported."""
 
 
-def _load(target: str) -> Callable[..., int]:
+def _load(target: str) -> Callable[..., int] | typer.Typer:
     module, function = target.split(":")
     return getattr(importlib.import_module(module), function)
 
@@ -82,9 +87,15 @@ def run() -> None:
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if sys.argv[1:2] == [asked] and asked in COMMANDS:
         command = _load(COMMANDS[asked])
-        if (arguments := plain.arguments(command, sys.argv[2:])) is not None:
-            sys.exit(_exit_code(command, **arguments))
+        if not isinstance(command, typer.Typer):
+            arguments = plain.arguments(command, sys.argv[2:])
+            if arguments is not None:
+                sys.exit(_exit_code(command, **arguments))
     for name, target in COMMANDS.items():
         if name == asked or asked not in COMMANDS:
-            app.command(name=name)(_guard(_load(target)))
+            loaded = _load(target)
+            if isinstance(loaded, typer.Typer):
+                app.add_typer(loaded, name=name)
+            else:
+                app.command(name=name)(guard(loaded))
     app()
