@@ -10,7 +10,7 @@ from rich.table import Table
 
 from kvplan.hardware import Machine
 from kvplan.model import ModelSpec
-from kvplan.results.size import Price, SizeResult, WayOut
+from kvplan.results.size import SizeResult, WayOut
 from kvplan.sizing.formats import LOGICAL
 from kvplan.sizing.kv import growth_bytes, sequence_bytes
 from kvplan.sizing.weights import parameters
@@ -35,6 +35,9 @@ def show(console: Console, result: SizeResult) -> None:
     _verdict(console, result)
     console.print()
     console.print(_offload(console, result))
+    if prices := _prices(result):
+        console.print()
+        console.print(prices)
     _tail(console, result)
 
 
@@ -45,9 +48,10 @@ def bar(console: Console, share: float, cells: int = BAR_CELLS) -> str:
 
 
 def _grid(*justify: str) -> Table:
+    """A table without heads or lines, whose last column may wrap."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
-    for side in justify:
-        table.add_column(justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for number, side in enumerate(justify, 1):
+        table.add_column(justify=side, no_wrap=number < len(justify))  # type: ignore[arg-type]
     return table
 
 
@@ -85,19 +89,20 @@ def _sizes(result: SizeResult) -> Table:
     table = _grid("left", "right", "left")
     mean, growth = format_bytes(kv.bytes_per_token_mean), format_bytes(kv.growth_bytes_per_token)
     table.add_row(
-        "(a) logical, one sequence", format_bytes(kv.bytes_per_sequence), f"{mean}/token, the next one adds {growth}"
+        "(a) logical", format_bytes(kv.bytes_per_sequence), f"one sequence: {mean} a token, the next one adds {growth}"
     )
     blocks = f"blocks of {engine.block_tokens} tokens" if engine.block_tokens else "a state, no blocks"
     groups = f", {engine.groups} groups" if engine.groups > 1 else ""
-    table.add_row("(b) reserved per request", format_bytes(engine.reserved_bytes_per_request), f"{blocks}{groups}")
+    ranks = f" on {result.tp * result.pp} ranks" if result.tp * result.pp > 1 else ""
+    table.add_row("(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}")
     if engine.pool_tokens is not None:
         table.add_row(
-            "(c) pool as printed",
-            f"{format_tokens(engine.pool_tokens)} tokens",
-            f"concurrency {engine.max_concurrency:,.2f}x",
+            "(c) printed",
+            format_tokens(engine.pool_tokens),
+            f"tokens in the pool, concurrency {engine.max_concurrency:,.2f}x",
         )
     if result.batch > 1:
-        table.add_row(f"    {result.batch} sequences, logical", format_bytes(kv.bytes_total), "")
+        table.add_row(f"    x {result.batch}", format_bytes(kv.bytes_total), "logical, the whole batch")
     table.add_row(
         "    weights",
         format_bytes(result.weights_bytes),
@@ -162,45 +167,47 @@ def _way(way: WayOut) -> tuple[str, str]:
 
 
 def _offload(console: Console, result: SizeResult) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("What offload frees")
-    for head in ("KV", "GPU", "CPU", "disk", "saved"):
-        table.add_column(head, justify="right" if head != "KV" else "left", no_wrap=True)
-    priced = any(row.price for row in result.offload)
-    if priced:
-        for head in ("back in", "recompute", "stream +", "tokens/s"):
-            table.add_column(head, justify="right", no_wrap=True)
-    else:
-        table.add_column("")
+    table = _table("what offload frees", "KV", "GPU", "CPU", "disk", "saved", "")
+    everything = max(1, result.offload[0].gpu_bytes)
     for row in result.offload:
         sizes = [format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.disk_bytes)]
-        extra = _price(row.price) if priced else [bar(console, row.gpu_bytes / max(1, result.offload[0].gpu_bytes), 12)]
-        table.add_row(row.placement, row.kv_dtype, *sizes, f"{row.saved_fraction:.1%}", *extra)
+        share = bar(console, row.gpu_bytes / everything, 12)
+        table.add_row(row.placement, row.kv_dtype, *sizes, f"{row.saved_fraction:.1%}", share)
     return table
 
 
-def _price(price: Price | None) -> list[str]:
-    if price is None:
-        return ["–"] * 4
-    return [
-        format_seconds(price.idle_reload_s),
-        format_seconds(price.idle_recompute_s),
-        format_seconds(price.streamed_added_s),
-        f"{price.streamed_tokens_per_s:,.1f}",
-    ]
+def _prices(result: SizeResult) -> Table | None:
+    """Both kinds of offload, which must not be mixed up: idle (comes back once) and streamed (crosses the link at every step)."""
+    if not any(row.price for row in result.offload):
+        return None
+    table = _table("what it costs", "KV", "idle: reload", "recompute", "from", "streamed: +/step", "tokens/s")
+    for row in result.offload:
+        if price := row.price:
+            point = price.idle_break_even_tokens
+            table.add_row(
+                row.placement,
+                row.kv_dtype,
+                format_seconds(price.idle_reload_s),
+                format_seconds(price.idle_recompute_s),
+                f"{point:,} tok" if point else "never",
+                format_seconds(price.streamed_added_s),
+                f"{price.streamed_tokens_per_s:,.1f}",
+            )
+    return table
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number < 2 or not head else "right", no_wrap=True)
+    return table
 
 
 def _tail(console: Console, result: SizeResult) -> None:
-    price = next((row.price for row in result.offload if row.price), None)
-    if price:
-        point = price.idle_break_even_tokens
-        worth = (
-            f"reloading beats recomputing from {format_tokens(point)} tokens on"
-            if point
-            else "recomputing is faster at any length"
-        )
+    if any(row.price for row in result.offload):
         console.print(
-            f"Idle (a paused or shared prefix comes back once): {worth}. Streamed (the sequence decodes): what is off the GPU crosses the link at every step."
+            "Idle: a paused or shared prefix comes back once; `from` is the length at which reloading beats recomputing. "
+            "Streamed: the sequence decodes, and what is off the GPU crosses the link at every step."
         )
     tiers = result.tier_bytes_per_token
     if abs(tiers["gpu"] - tiers["cpu"]) > 0.5:
@@ -210,28 +217,20 @@ def _tail(console: Console, result: SizeResult) -> None:
 
 
 def compare(console: Console, results: Sequence[SizeResult]) -> None:
-    """Print several models or contexts as one table."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    """Print several models or contexts as one table; the bar shows their KV where there is room for it."""
     pooled = any(one.engine.pool_tokens is not None for one in results)
-    heads = ["model", "tokens", "KV", "per token", "reserved", "weights", *(["at once"] if pooled else []), ""]
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("model", "") else "right", no_wrap=True)
+    bars = console.width >= 96
+    heads = ["model", "tokens", "KV", "per token", "reserved", "weights", *(["at once"] if pooled else []), *([""] if bars else [])]
+    table = _table(*heads)
+    table.columns[1].justify = "right"
     largest = max(one.kv.bytes_total for one in results) or 1
     for one in results:
-        sizes = [
-            one.kv.bytes_total,
-            one.kv.bytes_per_token_mean,
-            one.engine.reserved_bytes_per_request * one.batch,
-            one.weights_bytes,
-        ]
-        held = [f"{one.fit.max_sequences:,}"] if pooled else []
-        table.add_row(
-            one.model,
-            format_tokens(one.context_tokens),
-            *(format_bytes(size) for size in sizes),
-            *held,
-            bar(console, one.kv.bytes_total / largest, 16),
-        )
+        reserved = one.engine.reserved_bytes_per_request * one.batch
+        sizes = [one.kv.bytes_total, one.kv.bytes_per_token_mean, reserved, one.weights_bytes]
+        row = [one.model, format_tokens(one.context_tokens), *(format_bytes(size) for size in sizes)]
+        row += [f"{one.fit.max_sequences:,}"] if pooled else []
+        row += [bar(console, one.kv.bytes_total / largest, 12)] if bars else []
+        table.add_row(*row)
     console.print(table)
 
 

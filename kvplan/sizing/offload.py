@@ -22,23 +22,23 @@ def placements(question: Question, keep_tokens: int) -> tuple[Placement, ...]:
     Sizes are logical: K and V once, without the engine's rounding, so that shares are comparable between engines.
     """
     whole = _off_gpu(question, question.kv_name)
-    rows = [("all on the GPU", question.kv_name, 0, 0.0)]
+    rows = [("all on GPU", question.kv_name, 0, 0.0)]
     if keep_tokens < question.context_tokens:
         kept = _kept_bytes(question, keep_tokens)
-        rows.append((f"last {format_tokens(keep_tokens)} tokens on the GPU", question.kv_name, whole - kept, 0.0))
+        rows.append((f"last {format_tokens(keep_tokens)} on GPU", question.kv_name, whole - kept, 0.0))
     rows += [(name, question.kv_name, round(share * whole), disk) for name, share, disk in _SHARES]
     for dtype in ("fp8", "int8", "int4"):
         if logical_format(dtype).element_bits < question.format.element_bits:
             narrow = _off_gpu(question, dtype)
-            rows += [("all on the GPU", dtype, 0, 0.0), ("80 % in host memory", dtype, round(0.8 * narrow), 0.0)]
+            rows += [("all on GPU", dtype, 0, 0.0), ("80 % on CPU", dtype, round(0.8 * narrow), 0.0)]
     baseline = question.batch * question.sequence_bytes
     return tuple(_placement(question, name, dtype, off, disk, baseline) for name, dtype, off, disk in rows)
 
 
 _SHARES = (
-    ("80 % in host memory", 0.80, 0.0),
-    ("95 % in host memory", 0.95, 0.0),
-    ("80 %: half in host memory, half on disk", 0.80, 0.5),
+    ("80 % on CPU", 0.80, 0.0),
+    ("95 % on CPU", 0.95, 0.0),
+    ("40 % CPU, 40 % disk", 0.80, 0.5),
 )
 """Name, share of the tokens' bytes that leaves the GPU, and share of those that lies on disk."""
 
