@@ -97,5 +97,6 @@ def run() -> None:
             if isinstance(loaded, typer.Typer):
                 app.add_typer(loaded, name=name)
             else:
-                app.command(name=name)(guard(loaded))
+                examples = getattr(sys.modules[loaded.__module__], "EPILOG", None)
+                app.command(name=name, epilog=examples)(guard(loaded))
     app()

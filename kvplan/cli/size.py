@@ -143,6 +143,3 @@ def _list(words: list[str], as_json: bool) -> int:
     else:
         report.show_list(out(), rows, machines)
     return Exit.DONE if models or machines else Exit.NO
-
-
-size.__epilog__ = EPILOG  # type: ignore[attr-defined]
