@@ -24,8 +24,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_policy: str = "lru"
     disk_read_threads: int = 16
     disk_write_threads: int = 16
-    loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
-    outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
+    # is a finished load reported by the step that starts after it, and known when that has ended
+    loads_seen_after_step: bool = False
+    # do sampled tokens reach the host behind queued stores, on the same copy engine
+    outputs_behind_stores: bool = False
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
@@ -55,8 +57,8 @@ class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an engine does with GPU memory, from version `since` on.
 
-    Activations peak either in the sampler (`sampler_bytes` per sequence of the largest batch and word of the vocabulary)
-    or in the forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
+    Activations peak either in the sampler (`sampler_bytes` per sequence of the largest batch and word of the
+    vocabulary) or in the forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
     """
 
     since: str = "0"
@@ -64,7 +66,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     printed_tokens: Literal["groups", "concurrency"] = "concurrency"  # how the tokens that it prints are derived
     hybrid_groups: bool = True  # do window and state layers have blocks of their own
     chunked_as_full: bool = False  # does chunked attention reserve the whole context
-    group_merge_ratio: float = 1.5  # types make one group each when the largest has fewer layers than this x the smallest
+    # types make one group each when the largest has fewer layers than this x the smallest
+    group_merge_ratio: float = 1.5
     state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     sampler_bytes: float = 0.0

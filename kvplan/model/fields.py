@@ -46,7 +46,9 @@ class Fields:
         while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
             own = part
         self.own = own
-        self.family = str(own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config))
+        self.family = str(
+            own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config)
+        )
         self.whole = bool(own.get("model_type") or config.get("model_type"))
         self.defaulted: list[str] = []
 

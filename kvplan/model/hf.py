@@ -165,7 +165,7 @@ def _depth(fields: Fields) -> int:
 
 def _unknown(fields: Fields) -> Callable[[Fields], tuple[Layers, ...]]:
     """Plain attention for an unknown family, if all that its config sets belongs to plain decoders."""
-    unset = (None, False, [], {}, "")
+    unset: tuple[object, ...] = (None, False, [], {}, "")
     strange = [key for key, value in fields.own.items() if not _ORDINARY.match(key) and value not in unset]
     if fields.get("sliding_window") and fields.get("use_sliding_window") is not False:
         strange.append("sliding_window")

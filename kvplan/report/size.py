@@ -23,7 +23,8 @@ def show(console: Console, result: SizeResult) -> None:
     """Print one model in full."""
     where = f" on {result.tp * result.pp} x {result.machine}" if result.machine else ""
     console.print(
-        f"[bold]{result.model}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · {result.kv_dtype} KV · "
+        f"[bold]{result.model}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · "
+        f"{result.kv_dtype} KV · "
         f"{result.engine.name} {result.engine.version}{where}"
     )
     for table in (_gpu(console, result), _layers(result), _sizes(result)):
@@ -94,7 +95,9 @@ def _sizes(result: SizeResult) -> Table:
     blocks = f"blocks of {engine.block_tokens} tokens" if engine.block_tokens else "a state, no blocks"
     groups = f", {engine.groups} groups" if engine.groups > 1 else ""
     ranks = f" on {result.tp * result.pp} ranks" if result.tp * result.pp > 1 else ""
-    table.add_row("(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}")
+    table.add_row(
+        "(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}"
+    )
     if engine.pool_tokens is not None:
         table.add_row(
             "(c) printed",
@@ -115,7 +118,8 @@ def _multi_head(console: Console, result: SizeResult) -> None:
     formula, truth = result.kv.mha_formula_bytes, result.kv.bytes_per_sequence
     if truth and formula > 1.01 * truth:
         console.print(
-            f"The formula 2 x layers x heads x head_dim x tokens gives {format_bytes(formula)}, {formula / truth:.1f} times too much: "
+            f"The formula 2 x layers x heads x head_dim x tokens gives {format_bytes(formula)}, "
+            f"{formula / truth:.1f} times too much: "
             f"{_why(result)}."
         )
 
@@ -143,11 +147,13 @@ def _verdict(console: Console, result: SizeResult) -> None:
     )
     if fit.fits:
         console.print(
-            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}."
+            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; "
+            f"{longest}."
         )
         return
     console.print(
-        f"[red]✗[/] {result.batch} x {format_tokens(result.context_tokens)} tokens do not fit: {format_bytes(fit.missing_bytes)} too much; "
+        f"[red]✗[/] {result.batch} x {format_tokens(result.context_tokens)} tokens do not fit: "
+        f"{format_bytes(fit.missing_bytes)} too much; "
         f"{fit.max_sequences} would fit; {longest}."
     )
     table = _grid("left", "left", "left")
@@ -177,7 +183,9 @@ def _offload(console: Console, result: SizeResult) -> Table:
 
 
 def _prices(result: SizeResult) -> Table | None:
-    """Both kinds of offload, which must not be mixed up: idle (comes back once) and streamed (crosses the link at every step)."""
+    """Both kinds of offload, which must not be mixed up: idle (comes back once) and streamed (crosses the link at
+    every step).
+    """
     if not any(row.price for row in result.offload):
         return None
     table = _table("what it costs", "KV", "idle: reload", "recompute", "from", "streamed: +/step", "tokens/s")
@@ -206,13 +214,15 @@ def _table(*heads: str) -> Table:
 def _tail(console: Console, result: SizeResult) -> None:
     if any(row.price for row in result.offload):
         console.print(
-            "Idle: a paused or shared prefix comes back once; `from` is the length at which reloading beats recomputing. "
+            "Idle: a paused or shared prefix comes back once; `from` is the length at which reloading beats "
+            "recomputing. "
             "Streamed: the sequence decodes, and what is off the GPU crosses the link at every step."
         )
     tiers = result.tier_bytes_per_token
     if abs(tiers["gpu"] - tiers["cpu"]) > 0.5:
         console.print(
-            f"A token takes {format_bytes(tiers['gpu'])} on the GPUs (all ranks) and {format_bytes(tiers['cpu'])} in host memory or on disk, where it is stored once."
+            f"A token takes {format_bytes(tiers['gpu'])} on the GPUs (all ranks) and {format_bytes(tiers['cpu'])} "
+            "in host memory or on disk, where it is stored once."
         )
 
 
@@ -220,7 +230,16 @@ def compare(console: Console, results: Sequence[SizeResult]) -> None:
     """Print several models or contexts as one table; the bar shows their KV where there is room for it."""
     pooled = any(one.engine.pool_tokens is not None for one in results)
     bars = console.width >= 96
-    heads = ["model", "tokens", "KV", "per token", "reserved", "weights", *(["at once"] if pooled else []), *([""] if bars else [])]
+    heads = [
+        "model",
+        "tokens",
+        "KV",
+        "per token",
+        "reserved",
+        "weights",
+        *(["at once"] if pooled else []),
+        *([""] if bars else []),
+    ]
     table = _table(*heads)
     table.columns[1].justify = "right"
     largest = max(one.kv.bytes_total for one in results) or 1

@@ -148,7 +148,8 @@ def _warnings(question: Question) -> tuple[str, ...]:
         stated = next((word for word in ("fp8", "nvfp4", "awq", "gptq", "int4") if word in model.name.lower()), "")
         if stated:
             found.append(
-                f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; --dtype {stated} changes that"
+                f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; "
+                f"--dtype {stated} changes that"
             )
     wanted = model.quantization.kv_dtype if model.quantization else ""
     if question.kv_dtype == "auto" and wanted:

@@ -140,7 +140,9 @@ def _fewer(question: Question) -> WayOut | None:
 
 
 def _offload(question: Question) -> WayOut | None:
-    """What does not fit goes to host memory: whole sequences that take turns, or a part of one that is streamed at every step."""
+    """What does not fit goes to host memory: whole sequences that take turns, or a part of one that is streamed at
+    every step.
+    """
     machine = question.machine
     if machine is None or not question.blocks:
         return None
@@ -150,7 +152,9 @@ def _offload(question: Question) -> WayOut | None:
         parked = (question.batch - question.max_sequences) * question.sequence_bytes
     if parked > room:
         note = f"{format_bytes(parked)} exceed the {format_bytes(room)} that the host can pin"
-        return WayOut(change="offload", fits=False, max_sequences=question.max_sequences, missing_bytes=parked - room, note=note)
+        return WayOut(
+            change="offload", fits=False, max_sequences=question.max_sequences, missing_bytes=parked - room, note=note
+        )
     note = _turns(question, machine, parked) if question.max_sequences else _stream(question, parked)
     return WayOut(change="offload", fits=True, max_sequences=question.max_sequences, missing_bytes=0, note=note)
 

@@ -57,12 +57,23 @@ def test_many_models_and_contexts_are_one_document() -> None:
     run = kvplan("size", "llama-3.1-8b", "deepseek-v3", "--ctx", "8k,32k,128k", "--json")
     found = json.loads(run.stdout)
     assert found["schema"] == "kvplan.size-table/1"
-    assert [(one["model"], one["context_tokens"]) for one in found["rows"]][2:4] == [("llama-3.1-8b", 131072), ("deepseek-v3", 8192)]
+    assert [(one["model"], one["context_tokens"]) for one in found["rows"]][2:4] == [
+        ("llama-3.1-8b", 131072),
+        ("deepseek-v3", 8192),
+    ]
 
 
 def test_a_config_of_ones_own(tmp_path: Path) -> None:
-    config = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 100}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 128, "max_position_embeddings": 512}))
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"intermediate_size": 128, "max_position_embeddings": 512})
+    )
     for path in (tmp_path, tmp_path / "config.json"):
         run = kvplan("size", str(path), "--ctx", "10", "--json")
         assert json.loads(run.stdout)["kv"]["bytes_per_sequence"] == 2 * 2 * 4 * 16 * 2 * 10
@@ -124,9 +135,20 @@ def test_names_complete_without_heavy_packages() -> None:
         "heavy = {'numpy', 'pandas', 'simpy', 'torch', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
-    env = os.environ | {"PYTHONPATH": str(ROOT), "_KVPLAN_COMPLETE": "complete_bash", "COMP_WORDS": "kvplan size qwen3-", "COMP_CWORD": "2"}
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "_KVPLAN_COMPLETE": "complete_bash",
+        "COMP_WORDS": "kvplan size qwen3-",
+        "COMP_CWORD": "2",
+    }
     script = "import sys; sys.argv = ['kvplan']; " + ENTRY
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
     assert "qwen3-32b" in shown.stdout.split()

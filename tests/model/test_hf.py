@@ -28,7 +28,13 @@ def per_token(model: ModelSpec, context: int = 1 << 20) -> int:
     return sequence_bytes(model, context + 1, BF16) - sequence_bytes(model, context, BF16)
 
 
-PLAIN = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 512, "vocab_size": 1000}
+PLAIN = {
+    "num_hidden_layers": 4,
+    "hidden_size": 256,
+    "num_attention_heads": 8,
+    "intermediate_size": 512,
+    "vocab_size": 1000,
+}
 
 
 @pytest.mark.parametrize(
@@ -40,30 +46,112 @@ PLAIN = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 8, "
         ({"model_type": "gptj", "n_layer": 4, "n_embd": 256, "n_head": 8}, 4 * 2 * 8 * 32 * 2),
         ({"model_type": "bloom", "n_layer": 4, "n_embed": 256, "n_head": 8}, 4 * 2 * 8 * 32 * 2),
         ({"model_type": "mpt", "n_layers": 4, "d_model": 256, "n_heads": 8}, 4 * 2 * 8 * 32 * 2),
-        ({"model_type": "mpt", "n_layers": 4, "d_model": 256, "n_heads": 8, "attn_config": {"kv_n_heads": 2}}, 4 * 2 * 2 * 32 * 2),
-        ({"model_type": "gpt_bigcode", "n_layer": 4, "n_embd": 256, "n_head": 8, "multi_query": True}, 4 * 2 * 1 * 32 * 2),
-        ({"model_type": "gpt_bigcode", "n_layer": 4, "n_embd": 256, "n_head": 8, "multi_query": False}, 4 * 2 * 8 * 32 * 2),
+        (
+            {"model_type": "mpt", "n_layers": 4, "d_model": 256, "n_heads": 8, "attn_config": {"kv_n_heads": 2}},
+            4 * 2 * 2 * 32 * 2,
+        ),
+        (
+            {"model_type": "gpt_bigcode", "n_layer": 4, "n_embd": 256, "n_head": 8, "multi_query": True},
+            4 * 2 * 1 * 32 * 2,
+        ),
+        (
+            {"model_type": "gpt_bigcode", "n_layer": 4, "n_embd": 256, "n_head": 8, "multi_query": False},
+            4 * 2 * 8 * 32 * 2,
+        ),
         ({"model_type": "falcon", **PLAIN}, 4 * 2 * 1 * 32 * 2),  # multi_query by default
         ({"model_type": "falcon", **PLAIN, "multi_query": False}, 4 * 2 * 8 * 32 * 2),
         ({"model_type": "falcon", **PLAIN, "new_decoder_architecture": True, "num_kv_heads": 4}, 4 * 2 * 4 * 32 * 2),
         (
-            {"model_type": "chatglm", "num_layers": 4, "hidden_size": 256, "num_attention_heads": 8, "kv_channels": 32,
-             "multi_query_attention": True, "multi_query_group_num": 2, "ffn_hidden_size": 512},
+            {
+                "model_type": "chatglm",
+                "num_layers": 4,
+                "hidden_size": 256,
+                "num_attention_heads": 8,
+                "kv_channels": 32,
+                "multi_query_attention": True,
+                "multi_query_group_num": 2,
+                "ffn_hidden_size": 512,
+            },
             4 * 2 * 2 * 32 * 2,
         ),
-        ({"model_type": "hunyuan", **PLAIN, "num_key_value_heads": 2, "use_cla": True, "cla_share_factor": 2}, 2 * 2 * 2 * 32 * 2),
-        ({"model_type": "qwen2", **PLAIN, "num_key_value_heads": 2, "use_sliding_window": False, "sliding_window": 16}, 4 * 2 * 2 * 32 * 2),
-        ({"model_type": "qwen2", **PLAIN, "num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 3}, 3 * 2 * 2 * 32 * 2),
-        ({"model_type": "gemma2", **PLAIN, "num_key_value_heads": 2, "head_dim": 64}, 2 * 2 * 2 * 64 * 2),  # every other layer slides
+        (
+            {"model_type": "hunyuan", **PLAIN, "num_key_value_heads": 2, "use_cla": True, "cla_share_factor": 2},
+            2 * 2 * 2 * 32 * 2,
+        ),
+        (
+            {
+                "model_type": "qwen2",
+                **PLAIN,
+                "num_key_value_heads": 2,
+                "use_sliding_window": False,
+                "sliding_window": 16,
+            },
+            4 * 2 * 2 * 32 * 2,
+        ),
+        (
+            {
+                "model_type": "qwen2",
+                **PLAIN,
+                "num_key_value_heads": 2,
+                "use_sliding_window": True,
+                "sliding_window": 16,
+                "max_window_layers": 3,
+            },
+            3 * 2 * 2 * 32 * 2,
+        ),
+        # every other layer slides
+        ({"model_type": "gemma2", **PLAIN, "num_key_value_heads": 2, "head_dim": 64}, 2 * 2 * 2 * 64 * 2),
         ({"model_type": "cohere2", **PLAIN, "num_key_value_heads": 2, "sliding_window": 16}, 1 * 2 * 2 * 32 * 2),
-        ({"model_type": "exaone4", **PLAIN, "num_key_value_heads": 2, "sliding_window": 16, "sliding_window_pattern": "LLLG"}, 1 * 2 * 2 * 32 * 2),
-        ({"model_type": "exaone4", **PLAIN, "num_key_value_heads": 2, "sliding_window": None, "sliding_window_pattern": None}, 4 * 2 * 2 * 32 * 2),
-        ({"model_type": "minicpm3", **PLAIN, "kv_lora_rank": 64, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32}, 4 * 80 * 2),
-        ({"model_type": "lfm2", **PLAIN, "num_key_value_heads": 2, "conv_L_cache": 3, "full_attn_idxs": [1, 3]}, 2 * 2 * 2 * 32 * 2),
-        ({"model_type": "t5", "num_layers": 4, "d_model": 256, "num_heads": 8, "d_kv": 32, "d_ff": 512, "vocab_size": 100}, 2 * 4 * 2 * 8 * 32 * 2),
+        (
+            {
+                "model_type": "exaone4",
+                **PLAIN,
+                "num_key_value_heads": 2,
+                "sliding_window": 16,
+                "sliding_window_pattern": "LLLG",
+            },
+            1 * 2 * 2 * 32 * 2,
+        ),
+        (
+            {
+                "model_type": "exaone4",
+                **PLAIN,
+                "num_key_value_heads": 2,
+                "sliding_window": None,
+                "sliding_window_pattern": None,
+            },
+            4 * 2 * 2 * 32 * 2,
+        ),
+        (
+            {
+                "model_type": "minicpm3",
+                **PLAIN,
+                "kv_lora_rank": 64,
+                "qk_rope_head_dim": 16,
+                "qk_nope_head_dim": 32,
+                "v_head_dim": 32,
+            },
+            4 * 80 * 2,
+        ),
+        (
+            {"model_type": "lfm2", **PLAIN, "num_key_value_heads": 2, "conv_L_cache": 3, "full_attn_idxs": [1, 3]},
+            2 * 2 * 2 * 32 * 2,
+        ),
+        (
+            {
+                "model_type": "t5",
+                "num_layers": 4,
+                "d_model": 256,
+                "num_heads": 8,
+                "d_kv": 32,
+                "d_ff": 512,
+                "vocab_size": 100,
+            },
+            2 * 4 * 2 * 8 * 32 * 2,
+        ),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
-)  # fmt: skip
+)
 def test_growth_per_token_of_families(fields: dict[str, Any], expected: int) -> None:
     assert per_token(read(**fields)) == expected
 
@@ -74,13 +162,22 @@ def test_nested_text_config_takes_family_defaults() -> None:
     assert per_token(model) == 32 * 2 * 32 * 128 * 2
     assert any("num_hidden_layers" in note for note in model.notes)
     # Gemma-3-4B does the same with heads (8, 4 for KV, 256 wide); 5 of 34 layers are global.
-    small = read(model_type="gemma3_text", hidden_size=2560, intermediate_size=10240, num_hidden_layers=34, sliding_window=1024)
+    small = read(
+        model_type="gemma3_text", hidden_size=2560, intermediate_size=10240, num_hidden_layers=34, sliding_window=1024
+    )
     assert per_token(small) == 5 * 2 * 4 * 256 * 2
 
 
 def test_whisper_keeps_the_encoders_1500_positions() -> None:
     # large-v3: 32 decoder layers of 20 heads x 64, own tokens and 1,500 of the encoder.
-    fields = {"d_model": 1280, "decoder_layers": 32, "encoder_layers": 32, "decoder_attention_heads": 20, "decoder_ffn_dim": 5120, "encoder_ffn_dim": 5120}
+    fields = {
+        "d_model": 1280,
+        "decoder_layers": 32,
+        "encoder_layers": 32,
+        "decoder_attention_heads": 20,
+        "decoder_ffn_dim": 5120,
+        "encoder_ffn_dim": 5120,
+    }
     model = read(model_type="whisper", vocab_size=51866, max_source_positions=1500, max_target_positions=448, **fields)
     assert sequence_bytes(model, 448, BF16) == 32 * 2 * 20 * 64 * 2 * (448 + 1500)
 
@@ -94,8 +191,14 @@ def test_gemma3n_layers_that_read_anothers_kv() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"model_type": "fancynet", **PLAIN, "num_key_value_heads": 2, "fancy_attention_rank": 7}, "fancy_attention_rank"),
-        ({"model_type": "phi3small", **PLAIN, "num_key_value_heads": 2, "blocksparse_block_size": 64}, "blocksparse_block_size"),
+        (
+            {"model_type": "fancynet", **PLAIN, "num_key_value_heads": 2, "fancy_attention_rank": 7},
+            "fancy_attention_rank",
+        ),
+        (
+            {"model_type": "phi3small", **PLAIN, "num_key_value_heads": 2, "blocksparse_block_size": 64},
+            "blocksparse_block_size",
+        ),
         ({"model_type": "newmodel", **PLAIN}, "num_key_value_heads"),
         ({"model_type": "newmodel", **PLAIN, "num_key_value_heads": 2, "sliding_window": 64}, "sliding_window"),
         ({"model_type": "deepseek_v4", **PLAIN, "compress_ratios": [0, 4]}, "compress_ratios"),
@@ -113,7 +216,7 @@ def test_gemma3n_layers_that_read_anothers_kv() -> None:
         ({"model_type": "llama", **PLAIN, "num_hidden_layers": "many"}, "num_hidden_layers"),
         ({"model_type": "llama", **PLAIN, "num_attention_heads": 7}, "head_dim"),
     ],
-)  # fmt: skip
+)
 def test_refused_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError) as caught:
         read(**fields)
@@ -123,8 +226,11 @@ def test_refused_by_name(fields: dict[str, Any], named: str) -> None:
 
 def test_quantisation_is_read_with_its_exceptions() -> None:
     kimi = catalog.model("kimi-k2.5").quantization
-    assert kimi is not None and kimi.bits == {"experts": 4.5}  # int4 in groups of 32 with 16-bit scales; the rest is ignored by name
-    gptq = read(model_type="llama", **PLAIN, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}).quantization
+    # int4 in groups of 32 with 16-bit scales; the rest is ignored by name
+    assert kimi is not None and kimi.bits == {"experts": 4.5}
+    gptq = read(
+        model_type="llama", **PLAIN, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}
+    ).quantization
     assert gptq is not None and gptq.bits["dense"] == 4 + (16 + 4) / 128
     with pytest.raises(InputError, match="quantisation"):
         read(model_type="llama", **PLAIN, quantization_config={"quant_method": "magic"})
@@ -137,8 +243,19 @@ def configs() -> list[tuple[str, dict[str, Any]]]:
 
 
 REFUSED = ("DeepSeek-V4", "MiniMax-M3")
-INCOMPLETE = {"tiiuae/falcon-7b", "tiiuae/falcon-40b", "bigscience/bloom", "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf"}
-INCOMPLETE |= {"meta-llama/Llama-2-70b-hf", "codellama/CodeLlama-34b-hf", "lmsys/vicuna-13b-v1.5", "mistralai/Mistral-7B-v0.1"}
+INCOMPLETE = {
+    "tiiuae/falcon-7b",
+    "tiiuae/falcon-40b",
+    "bigscience/bloom",
+    "meta-llama/Llama-2-7b-hf",
+    "meta-llama/Llama-2-13b-hf",
+}
+INCOMPLETE |= {
+    "meta-llama/Llama-2-70b-hf",
+    "codellama/CodeLlama-34b-hf",
+    "lmsys/vicuna-13b-v1.5",
+    "mistralai/Mistral-7B-v0.1",
+}
 
 
 @pytest.mark.parametrize(("name", "config"), configs(), ids=lambda value: value if isinstance(value, str) else "")
@@ -146,7 +263,9 @@ def test_every_known_config_is_read_or_refused_for_a_reason(name: str, config: d
     try:
         model = from_hf_config(config, name=name)
     except InputError as error:
-        assert any(part in name for part in REFUSED) or (name in INCOMPLETE and not config.get("model_type")), error.message
+        assert any(part in name for part in REFUSED) or (name in INCOMPLETE and not config.get("model_type")), (
+            error.message
+        )
         return
     assert sequence_bytes(model, 4096, BF16) > 0
 
@@ -157,7 +276,9 @@ CATALOG = [catalog.model(name) for name in catalog.names("models")]
 def test_the_catalog_is_broad() -> None:
     assert len(CATALOG) >= 80
     assert len({model.family for model in CATALOG}) >= 25
-    assert all(model.source and model.vocab and model.max_context_tokens for model in CATALOG if model.family != "mamba")
+    assert all(
+        model.source and model.vocab and model.max_context_tokens for model in CATALOG if model.family != "mamba"
+    )
 
 
 @settings(max_examples=200, deadline=None)

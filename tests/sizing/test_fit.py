@@ -1,4 +1,6 @@
-"""What fits, what would make it fit, and what offload frees: each answer against the arithmetic and against asking again."""
+"""What fits, what would make it fit, and what offload frees: each answer against the arithmetic and against asking
+again.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,13 @@ def test_a_question_with_a_known_pool() -> None:
 
 @pytest.mark.parametrize(
     ("name", "tokens", "batch", "tp"),
-    [("llama-3.1-8b", 131072, 8, 1), ("qwen2.5-32b", 131072, 2, 1), ("llama-3.1-70b", 131072, 1, 2), ("gpt-oss-120b", 131072, 64, 1)],
-)  # fmt: skip
+    [
+        ("llama-3.1-8b", 131072, 8, 1),
+        ("qwen2.5-32b", 131072, 2, 1),
+        ("llama-3.1-70b", 131072, 1, 2),
+        ("gpt-oss-120b", 131072, 64, 1),
+    ],
+)
 def test_ways_out_hold_when_asked_again(name: str, tokens: int, batch: int, tp: int) -> None:
     asked = {"context_tokens": tokens, "batch": batch, "tp": tp}
     result = kvplan.size(name, machine=H100, **asked)
@@ -63,7 +70,9 @@ def row(result: SizeResult, placement: str, kv_dtype: str):  # noqa: ANN201
 
 
 def test_published_offload_figures() -> None:
-    # 32 layers x 4096 hidden, fp16, 8k: 4 GiB; the last 1,024 tokens are 0.5 GiB (87.5 % saved); 80 % and 95 % off leave 0.8 and 0.2 GiB;
+    # 32 layers x 4096 hidden, fp16, 8k: 4 GiB; the last 1,024 tokens are 0.5 GiB (87.5 % saved); 80 % and 95 % off
+    # leave 0.8 and 0.2 GiB;
+
     # int8 halves what 80 % leave: 90 % saved.
     result = ask(catalog.model("llama-2-7b"), engine=VLLM, context_tokens=8192, kv_dtype="fp16")
     kept = row(result, "last 1,024 on GPU", "fp16")
@@ -75,7 +84,9 @@ def test_published_offload_figures() -> None:
 
 
 def test_offloaded_windows_and_states() -> None:
-    # gpt-oss: the last 1,024 tokens hold 18 x 1,024 tokens of full layers and the 18 windows of 128 whole: 2,048 B a token and layer.
+    # gpt-oss: the last 1,024 tokens hold 18 x 1,024 tokens of full layers and the 18 windows of 128 whole: 2,048 B a
+    # token and layer.
+
     result = ask(catalog.model("gpt-oss-120b"), engine=VLLM, context_tokens=131072)
     assert row(result, "last 1,024 on GPU", "bf16").gpu_bytes == 18 * (1024 + 128) * 2048
     # A state never leaves the GPU.
@@ -84,7 +95,9 @@ def test_offloaded_windows_and_states() -> None:
 
 
 def test_both_prices_by_hand() -> None:
-    # 80 % of 16 GiB over a link of 54.9 GB/s: 13,743,895,347 / 54.9e9 = 250.3 ms at every step, plus the engine's load overhead when idle.
+    # 80 % of 16 GiB over a link of 54.9 GB/s: 13,743,895,347 / 54.9e9 = 250.3 ms at every step, plus the engine's
+    # load overhead when idle.
+
     result = kvplan.size("llama-3.1-8b", machine=H100, context_tokens=131072)
     price = row(result, "80 % on CPU", "bf16").price
     assert price is not None
@@ -105,8 +118,11 @@ MODELS = ["llama-3.1-8b", "gpt-oss-20b", "qwen3.5-27b", "mistral-7b-v0.1"]
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(MODELS), context=st.integers(1, 1 << 17), batch=st.integers(1, 64), pool=st.integers(1 << 20, 80 * GiB)
-)  # fmt: skip
+    name=st.sampled_from(MODELS),
+    context=st.integers(1, 1 << 17),
+    batch=st.integers(1, 64),
+    pool=st.integers(1 << 20, 80 * GiB),
+)
 def test_fit_is_consistent(name: str, context: int, batch: int, pool: int) -> None:
     result = ask(catalog.model(name), engine=VLLM, context_tokens=context, batch=batch, pool_bytes=pool)
     assert result.kv.bytes_total == batch * result.kv.bytes_per_sequence
@@ -117,13 +133,23 @@ def test_fit_is_consistent(name: str, context: int, batch: int, pool: int) -> No
     longest = result.fit.max_context_tokens
     if longest and not result.fit.limited_by_model:
         assert ask(catalog.model(name), engine=VLLM, context_tokens=longest, batch=batch, pool_bytes=pool).fit.fits
-        assert not ask(catalog.model(name), engine=VLLM, context_tokens=longest + 1, batch=batch, pool_bytes=pool).fit.fits
+        assert not ask(
+            catalog.model(name), engine=VLLM, context_tokens=longest + 1, batch=batch, pool_bytes=pool
+        ).fit.fits
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"batch": 0}, {"tp": 0}, {"context_tokens": -1}, {"gpu_fraction": 2.0}, {"kv_dtype": "fp7"}, {"dtype": "x"}, {"ep": -1}],
-)  # fmt: skip
+    [
+        {"batch": 0},
+        {"tp": 0},
+        {"context_tokens": -1},
+        {"gpu_fraction": 2.0},
+        {"kv_dtype": "fp7"},
+        {"dtype": "x"},
+        {"ep": -1},
+    ],
+)
 def test_questions_without_meaning(wrong: dict) -> None:
     with pytest.raises(InputError):
         kvplan.size("llama-3.1-8b", **wrong)

@@ -1,6 +1,7 @@
 """KV bytes of catalog models against the layer formula worked out by hand.
 
-Every expected value is layers x (K and V) x KV heads x head dimension x bytes x kept tokens, written out with the published shape.
+Every expected value is layers x (K and V) x KV heads x head dimension x bytes x kept tokens, written out with the
+published shape.
 """
 
 from __future__ import annotations

@@ -21,10 +21,18 @@ def vllm(version: str = "0.24.0", **changes: object) -> EngineSpec:
 
 def gemma3_1b() -> ModelSpec:
     fields = {
-        "model_type": "gemma3_text", "num_hidden_layers": 26, "hidden_size": 1152, "num_attention_heads": 4, "num_key_value_heads": 1,
-        "head_dim": 256, "intermediate_size": 6912, "sliding_window": 512, "sliding_window_pattern": 6, "vocab_size": 262144,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 26,
+        "hidden_size": 1152,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "intermediate_size": 6912,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+        "vocab_size": 262144,
         "max_position_embeddings": 32768,
-    }  # fmt: skip
+    }
     return from_hf_config(fields, name="gemma-3-1b")
 
 
@@ -39,7 +47,9 @@ def test_uniform_pool_of_mistral_small() -> None:
 
 
 def test_sliding_groups_of_gemma3_1b() -> None:
-    # A public vLLM log (2026-01-16): 25.39 GiB, "Add 2 padding layers, may waste at most 9.09%", 950,864 tokens, 461.21x at 2,048.
+    # A public vLLM log (2026-01-16): 25.39 GiB, "Add 2 padding layers, may waste at most 9.09%", 950,864 tokens,
+    # 461.21x at 2,048.
+
     # 22 sliding layers in groups of 4 (2 padded of 22 = 9.09 %): 6 groups, and one of full layers.
     # A page is 16 x 2 x 256 x 2 = 16,384 B, a block 4 pages; a request takes 128 + 6 x (128 + 1) = 902 blocks.
     made = layout(gemma3_1b(), vllm("0.13.0"), "bf16")
@@ -52,8 +62,12 @@ def test_sliding_groups_of_gemma3_1b() -> None:
 
 def test_state_pages_of_qwen35_27b() -> None:
     # vLLM 0.19 (issue 40691): 290,864 tokens and 33.04x at 32,768.
-    # State 10,240 x 3 x 2 + 48 x 128 x 128 x 4 = 3,207,168 B; attention keeps 2 x 4 x 256 x 2 = 4,096 B a token and layer,
-    # so blocks grow to 16 x ceil(3,207,168 / 65,536) = 784 tokens. 48 + 16 layers make 3 + 1 groups; ceil(32,768 / 784) + 3 = 45 blocks.
+    # State 10,240 x 3 x 2 + 48 x 128 x 128 x 4 = 3,207,168 B; attention keeps 2 x 4 x 256 x 2 = 4,096 B a token and
+    # layer,
+
+    # so blocks grow to 16 x ceil(3,207,168 / 65,536) = 784 tokens. 48 + 16 layers make 3 + 1 groups; ceil(32,768 /
+    # 784) + 3 = 45 blocks.
+
     made = layout(catalog.model("qwen3.5-27b"), vllm("0.19.0"), "bf16")
     assert (made.block_tokens, made.groups, made.request_blocks(32768)) == (784, 4, 45)
     assert made.tokens(1487, 32768) == 290864
@@ -61,8 +75,12 @@ def test_state_pages_of_qwen35_27b() -> None:
 
 
 def test_state_slots_for_prefix_caching() -> None:
-    # vLLM 0.24 (club-3090 issue 612): Qwen3.6-35B-A3B, fp8 KV, 5.98 GiB, 567,978 tokens and 4.33x at 131,072. The shape is Qwen3.5's.
-    # Blocks of 16 x ceil(2,146,304 / (16 x 1,024)) = 2,096 tokens; 10 pages of 2,096 x 1,024 B; 3 groups of states with 2 slots each.
+    # vLLM 0.24 (club-3090 issue 612): Qwen3.6-35B-A3B, fp8 KV, 5.98 GiB, 567,978 tokens and 4.33x at 131,072. The
+    # shape is Qwen3.5's.
+
+    # Blocks of 16 x ceil(2,146,304 / (16 x 1,024)) = 2,096 tokens; 10 pages of 2,096 x 1,024 B; 3 groups of states
+    # with 2 slots each.
+
     made = layout(catalog.model("qwen3.5-35b-a3b"), vllm("0.24.0"), "fp8")
     assert (made.block_tokens, made.block_bytes) == (2096, 10 * 2096 * 1024)
     blocks = made.blocks(round(5.98 * GiB))
@@ -83,13 +101,17 @@ def test_attention_blocks_that_vllm_printed_beside_states(name: str, kv_dtype: s
 
 
 def test_wider_blocks_for_smaller_vectors() -> None:
-    # Gemma-4: 25 sliding layers keep 8 x 2 x 256 x 2 = 8,192 B a token, 5 global ones 2 x 2 x 512 x 2 = 4,096 B: their blocks hold 32.
+    # Gemma-4: 25 sliding layers keep 8 x 2 x 256 x 2 = 8,192 B a token, 5 global ones 2 x 2 x 512 x 2 = 4,096 B:
+    # their blocks hold 32.
+
     made = layout(catalog.model("gemma-4-26b-a4b"), vllm(), "bf16")
     assert {one.kind: (one.block_tokens, one.groups) for one in made.types} == {"window": (16, 5), "full": (32, 1)}
 
 
 def test_chunked_layers_reserved_in_full_before_0_12() -> None:
-    # Llama-4 Scout at 10M tokens, TP 8: 48 layers x 2 x 1 head x 128 x 2 = 24,576 B a token and rank = 240 GiB (vLLM issue 19407).
+    # Llama-4 Scout at 10M tokens, TP 8: 48 layers x 2 x 1 head x 128 x 2 = 24,576 B a token and rank = 240 GiB (vLLM
+    # issue 19407).
+
     made = layout(catalog.model("llama-4-scout"), vllm("0.11.0"), "bf16", tp=8)
     assert made.reserved_bytes(10 * 2**20) == 8 * 240 * GiB
 

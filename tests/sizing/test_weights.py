@@ -22,7 +22,10 @@ KNOWN_MISSES = {
     ("Qwen/Qwen3-VL-30B-A3B-Instruct", "MI300X"): "ROCm pads expert weights; the format is not known",
     ("meta-llama/Llama-4-Maverick-17B-128E-Instruct", "MI300X"): "ROCm pads expert weights; the format is not known",
     ("nvidia/DeepSeek-V3.2-NVFP4", "B200"): "which matrices stay bf16 is in hf_quant_config.json, not in the config",
-    ("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", "H200"): "the same; the catalog entry names them, and is checked below",
+    (
+        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8",
+        "H200",
+    ): "the same; the catalog entry names them, and is checked below",
 }
 
 
@@ -30,7 +33,8 @@ KNOWN_MISSES = {
 def test_parameters_follow_from_the_shapes(name: str) -> None:
     model = catalog.model(name)
     derived = parameters(msgspec.structs.replace(model, declared_params=0)).total
-    assert derived == pytest.approx(model.declared_params, rel=0.008)  # positions and biases are not counted (GPT-2: 0.7 %)
+    # positions and biases are not counted (GPT-2: 0.7 %)
+    assert derived == pytest.approx(model.declared_params, rel=0.008)
     assert parameters(model).total >= derived
 
 
@@ -48,9 +52,13 @@ def observed() -> list[tuple[str, dict, dict]]:
     return [(row["model"], row["config"], seen) for row in rows for seen in row["weights_observed"] or ()]
 
 
-@pytest.mark.parametrize(("name", "config", "seen"), observed(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "config", "seen"), observed(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_weights_of_real_engines_within_three_percent(name: str, config: dict, seen: dict) -> None:
-    miss = next((why for (model, gpu), why in KNOWN_MISSES.items() if model == name and seen["gpu"].startswith(gpu)), None)
+    miss = next(
+        (why for (model, gpu), why in KNOWN_MISSES.items() if model == name and seen["gpu"].startswith(gpu)), None
+    )
     if miss:
         pytest.skip(miss)
     try:
