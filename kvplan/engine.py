@@ -68,6 +68,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     chunked_as_full: bool = False  # does chunked attention reserve the whole context
     # types make one group each when the largest has fewer layers than this x the smallest
     group_merge_ratio: float = 1.5
+    checkpoint_kv: bool = False  # does `auto` take the KV dtype that a quantised checkpoint asks for
     state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     sampler_bytes: float = 0.0

@@ -151,11 +151,8 @@ def _warnings(question: Question) -> tuple[str, ...]:
                 f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; "
                 f"--dtype {stated} changes that"
             )
-    wanted = model.quantization.kv_dtype if model.quantization else ""
-    if question.kv_dtype == "auto" and wanted:
-        found.append(
-            f"the checkpoint asks for {wanted} KV; `auto` here means {question.kv_name}: pass --kv-dtype {wanted} if the engine follows it"
-        )
+    if question.kv_dtype == "auto" and question.kv_name != model.dtype:
+        found.append(f"the checkpoint asks for {question.kv_name} KV, and {question.engine.name} follows it")
     if question.stored_name != question.kv_name:
         found.append(
             f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU"

@@ -45,13 +45,16 @@ DeepSeek-V3.2: 128 + 4 bytes).
 
 
 def resolve_kv_dtype(name: str, model: ModelSpec, engine: EngineSpec | None = None) -> str:
-    """The KV dtype behind a name; `auto` is the model's own dtype, as in vLLM, also for fp8 weights. Raises
-    InputError on an unknown one.
+    """The KV dtype behind a name. Raises InputError on an unknown one.
+
+    `auto` is the model's own dtype, also for fp8 weights, unless the checkpoint asks for a KV dtype by name and
+    the engine follows it.
     """
     known = {**LOGICAL, **(engine.kv_formats if engine else {})}
     chosen = ALIASES.get(name.lower(), name.lower())
     if chosen == "auto":
-        return model.dtype
+        wanted = model.quantization.kv_dtype if model.quantization else ""
+        return wanted if wanted and engine and engine.memory_rules.checkpoint_kv else model.dtype
     if chosen not in known:
         raise InputError(f"no KV dtype named {name!r}", hint=did_you_mean(chosen, ["auto", *known]))
     return chosen

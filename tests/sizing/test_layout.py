@@ -147,3 +147,13 @@ def test_pool_smaller_than_one_block() -> None:
 def test_ranks_that_cannot_split_the_model(tp: int, pp: int) -> None:
     with pytest.raises(InputError):
         layout(catalog.model("llama-3.1-8b"), vllm(), "bf16", tp=tp, pp=pp)
+
+
+def test_auto_follows_the_engine() -> None:
+    # fp8 weights keep bf16 KV: DeepSeek-V3 70,272 B a token; a ModelOpt checkpoint that names fp8 KV gets it from
+    # vLLM 0.13 on.
+
+    assert ask(catalog.model("deepseek-v3"), engine=vllm(), context_tokens=1).kv.bytes_per_sequence == 70272
+    gemma = catalog.model("gemma-4-31b-nvfp4")
+    assert ask(gemma, engine=vllm("0.24.0"), context_tokens=1).kv_dtype == "fp8"
+    assert ask(gemma, engine=vllm("0.12.0"), context_tokens=1).kv_dtype == "bf16"
