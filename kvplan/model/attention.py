@@ -187,7 +187,9 @@ _TYPES = {
     "phi3": _all_slide,
     "phi3_v": _all_slide,
     "phi4_multimodal": _all_slide,
+    "phi4mm": _all_slide,
     "phimoe": _all_slide,
+    "cwm": lambda fields, count: [FULL if i % 4 == 0 else SLIDING for i in range(count)],
     "starcoder2": _all_slide,
     "minimax_m2": lambda fields, count: [FULL] * count,
     "qwen2": _qwen,
@@ -222,10 +224,11 @@ def latent(fields: Fields) -> tuple[Layers, ...]:
     count = layer_count(fields)
     if fields.family == "longcat_flash":  # two attentions a layer
         count *= 2
-    index = fields.number("index_head_dim") if fields.given("index_topk") else 0
+    sparse = fields.given("index_topk") or fields.family in ("deepseek_v32", "glm_moe_dsa")
+    index = fields.number("index_head_dim") if sparse else 0
     if not index:
         return (many(layer, count),)
-    types = fields.sequence("indexer_types", count) or ["full"] * count
+    types = fields.sequence("indexer_types", count) or _indexer_types(fields, count)
     if unknown := {str(kind) for kind in types} - {"full", "shared"}:
         raise fields.refuse(f"indexer types {', '.join(sorted(unknown))} are not known", "indexer_types")
     hidden = hidden_size(fields)
@@ -236,6 +239,16 @@ def latent(fields: Fields) -> tuple[Layers, ...]:
         layer, index_dim=index, params=layer.params + extra, replicated_params=layer.replicated_params + extra
     )
     return group(indexed if kind == "full" else layer for kind in types)
+
+
+def _indexer_types(fields: Fields, count: int) -> list[str]:
+    """`full` layers run the sparse indexer, `shared` ones reuse the choice of the one before (GLM-5.2)."""
+    if pattern := fields.given("index_topk_pattern"):
+        return [{"F": "full", "S": "shared"}.get(str(kind), str(kind)) for kind in pattern]
+    period = fields.number("index_topk_freq") or 1
+    offset = fields.number("index_skip_topk_offset")
+    skip = 2 if offset is None else offset
+    return ["full" if max(i - skip + 1, 0) % period == 0 else "shared" for i in range(count)]
 
 
 def latent_layer(fields: Fields) -> Layers:

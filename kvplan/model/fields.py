@@ -27,7 +27,10 @@ Defaults = dict[str, dict[str, Any]]
 
 @cache
 def family_defaults() -> Defaults:
-    """What Hugging Face transformers assumes, per model_type, for fields that a config.json may leave out."""
+    """What Hugging Face transformers 5.23 assumes, per model_type, for fields that a config.json may leave out.
+
+    Nested text configs are saved without fields that equal these (`PretrainedConfig.to_diff_dict`).
+    """
     return msgspec.json.decode(Path(__file__).with_name("defaults.json").read_bytes(), type=Defaults)
 
 
@@ -72,6 +75,8 @@ class Fields:
     def number(self, *names: str) -> int | None:
         """A whole number that is not negative, or None. Raises InputError on anything else."""
         value = self.get(*names)
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # one entry per layer, all equal
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:

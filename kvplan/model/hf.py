@@ -21,15 +21,15 @@ _PLAIN = {
     "llama", "mistral", "mixtral", "ministral", "ministral3", "qwen", "qwen2", "qwen2_moe", "qwen3",
     "qwen3_moe", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text", "qwen3_vl", "qwen3_vl_text",
     "qwen3_vl_moe", "qwen3_vl_moe_text", "qwen2_audio", "qwen2_5_omni_text", "qwen3_omni_moe_text", "phi",
-    "phi-msft", "phi3", "phi3_v", "phi4_multimodal", "phimoe", "gemma", "gemma2", "gemma3", "gemma3_text",
+    "phi-msft", "phi3", "phi3_v", "phi4_multimodal", "phi4mm", "phimoe", "gemma", "gemma2", "gemma3", "gemma3_text",
     "cohere", "cohere2", "granite", "granitemoe", "granitemoeshared", "olmo", "olmo2", "olmo3", "olmoe",
     "stablelm", "starcoder2", "persimmon", "internlm", "internlm2", "internlm3", "baichuan", "xverse", "orion",
     "aquila", "solar", "yi", "mimo", "minicpm", "minimax_m2", "gpt_oss", "gpt2", "gptj", "gpt_neox",
     "gpt_neox_japanese", "codegen", "opt", "bloom", "jais", "glm", "glm4", "glm4_moe", "glm4v_text",
-    "glm4v_moe_text", "glm4v_moe", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "seed_oss",
+    "glm4v_moe_text", "glm4v_moe", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe_text", "cwm", "seed_oss",
     "smollm3", "arcee", "nemotron", "exaone", "exaone4", "exaone_moe", "apertus", "dots1", "afmoe",
     "bailing_moe", "bailing_moe_v2", "flex_olmo", "helium", "xglm", "biogpt", "vaultgemma", "diffllama",
-    "deepseek", "smolvlm", "idefics3", "llava", "pixtral", "aria_text", "telechat2", "mllama_text", "grok-1",
+    "deepseek", "smolvlm", "idefics3", "llava", "pixtral", "aria_text", "telechat2", "mllama_text",
 }
 # fmt: on
 """Families read by `attention.plain`: one kind of attention, or windows by `layer_types` or the rule of the family."""
@@ -46,6 +46,7 @@ READERS: dict[str, Callable[[Fields], tuple[Layers, ...]]] = {
             "glm4_moe_lite",
             "minicpm3",
             "longcat_flash",
+            "youtu",
         ),
         attention.latent,
     ),
@@ -60,14 +61,14 @@ READERS: dict[str, Callable[[Fields], tuple[Layers, ...]]] = {
     **dict.fromkeys(
         ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), recurrent.qwen_hybrid
     ),
-    **dict.fromkeys(("minimax", "minimax_text_01"), recurrent.minimax),
+    **dict.fromkeys(("minimax", "minimax_text_01", "minimax_m1"), recurrent.minimax),
     **dict.fromkeys(("lfm2", "lfm2_moe"), recurrent.lfm2),
     **dict.fromkeys(("nemotron-nas", "deci"), families.block_configs),
     "falcon": families.falcon,
     "gpt_bigcode": families.bigcode,
     "chatglm": families.chatglm,
     "gpt_neo": families.gpt_neo,
-    "hunyuan": families.hunyuan,
+    **dict.fromkeys(("hunyuan", "hunyuan_v1_dense", "hunyuan_v1_moe"), families.hunyuan),
     "mimo_v2_flash": families.mimo_v2,
     "openelm": families.openelm,
     "mamba2": recurrent.mamba2,
@@ -86,7 +87,7 @@ _REFUSED = {
         ("compress_ratios",),
     ),
     **dict.fromkeys(
-        ("minimax_m3", "minimax_m3_vl"),
+        ("minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"),
         ("its sparse block index has no confirmed size", ("sparse_attention_config",)),
     ),
     **dict.fromkeys(

@@ -147,8 +147,8 @@ def _verdict(console: Console, result: SizeResult) -> None:
     )
     if fit.fits:
         console.print(
-            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; "
-            f"{longest}."
+            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of "
+            f"{format_tokens(result.context_tokens)} tokens; {longest}."
         )
         return
     console.print(

@@ -148,8 +148,8 @@ def _warnings(question: Question) -> tuple[str, ...]:
         stated = next((word for word in ("fp8", "nvfp4", "awq", "gptq", "int4") if word in model.name.lower()), "")
         if stated:
             found.append(
-                f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; "
-                f"--dtype {stated} changes that"
+                f"the name says {stated}, but the config has no quantization_config: weights are taken as "
+                f"{model.dtype}; --dtype {stated} changes that"
             )
     if question.kv_dtype == "auto" and question.kv_name != model.dtype:
         found.append(f"the checkpoint asks for {question.kv_name} KV, and {question.engine.name} follows it")

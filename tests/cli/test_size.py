@@ -152,3 +152,25 @@ def test_names_complete_without_heavy_packages() -> None:
     script = "import sys; sys.argv = ['kvplan']; " + ENTRY
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
     assert "qwen3-32b" in shown.stdout.split()
+
+
+def test_a_stream_without_utf8() -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PYTHONIOENCODING": "ascii"}
+    words = ["size", "llama-3.1-8b", "--ctx", "8k", "--machine", "h100-sxm"]
+    run = subprocess.run([sys.executable, "-c", ENTRY, *words], capture_output=True, text=True, env=env, check=False)
+    assert run.returncode == 0 and "####" in run.stdout, run.stderr
+
+
+def test_quantisation_beside_the_config(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 128, "tie_word_embeddings": True}))
+    beside = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    found = json.loads(kvplan("size", str(tmp_path), "--ctx", "8", "--json").stdout)
+    assert (found["kv_dtype"], found["weights"]["bits"]["dense"]) == ("fp8", 4.5)

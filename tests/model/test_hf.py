@@ -292,3 +292,30 @@ def test_monotone_in_context(model: ModelSpec, context: int, more: int) -> None:
 def test_never_above_the_multi_head_formula(model: ModelSpec, context: int) -> None:
     states = sequence_bytes(model, 0, BF16)  # the formula knows no states
     assert sequence_bytes(model, context, BF16) - states <= multi_head_bytes(model, context, BF16)
+
+
+def test_the_indexer_schedule_is_the_published_list() -> None:
+    # GLM-5.2 ships the list (21 of 78 layers run the indexer) and the rule: every 4th, after the first 3.
+    listed = catalog.model("glm-5.2")
+    shape = {
+        "num_hidden_layers": 78,
+        "hidden_size": 6144,
+        "num_attention_heads": 64,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 2048,
+    }
+    shape |= {
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 192,
+        "v_head_dim": 256,
+        "vocab_size": 154880,
+        "intermediate_size": 12288,
+    }
+    rule = {
+        "index_head_dim": 128,
+        "index_n_heads": 32,
+        "index_topk": 2048,
+        "index_topk_freq": 4,
+        "index_skip_topk_offset": 3,
+    }
+    assert per_token(read(model_type="glm_moe_dsa", **shape, **rule)) == per_token(listed) == 78 * 576 * 2 + 21 * 132
