@@ -37,7 +37,7 @@ def resolve(kind: str, name: str) -> Path:
     if "/" in name or "\\" in name or name.endswith((".toml", ".json")):
         path = Path(name).expanduser()
         if not path.exists():
-            raise InputError(f"{name}: no such file")
+            raise InputError(f"{name}: no such file", hint=did_you_mean(path.stem, names(kind)))
         return path
     for suffix in (".toml", ".json"):
         path = folder(kind) / f"{name.lower()}{suffix}"
@@ -95,6 +95,9 @@ def _decode_json(path: Path) -> Any:
 def model(name: str) -> ModelSpec:
     """A model by catalog name, or by the path of a Hugging Face config.json or of the directory that holds one."""
     path = Path(name).expanduser()
+    tail = name.rpartition("/")[2]
+    if tail != name and not path.exists() and tail.lower() in names("models"):
+        name = tail  # a Hugging Face id such as Qwen/Qwen3-32B
     if path.is_dir():
         path = path / "config.json"
         if not path.is_file():

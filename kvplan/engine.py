@@ -64,7 +64,7 @@ class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an engine does with GPU memory, from version `since` on.
 
-    Activations peak either in the sampler (`sampler_bytes` per sequence of the largest batch and word of the
+    Activations peak either in the sampler (`sampler_bytes` per profiled sequence and word of the
     vocabulary) or in the forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
     """
 
@@ -78,6 +78,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_kv: bool = False  # does `auto` take the KV dtype that a quantised checkpoint asks for
     state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
+    profile_batch: int = 0  # sequences for which activations are profiled; 0: the engine's largest batch
+    large_profile_batch: int = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: float = 0.0
     forward_copies: float = 0.0
     context_bytes: int = 0  # CUDA context and libraries, per GPU

@@ -142,9 +142,10 @@ def _verdict(console: Console, result: SizeResult) -> None:
     if fit.fits is None:
         console.print("Name a --machine to see what fits.", style="dim")
         return
-    longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}" + (
-        " (the model's own)" if fit.limited_by_model else ""
-    )
+    own = " (the model's own)" if fit.limited_by_model else ""
+    longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}{own}"
+    if not result.kv.growth_bytes_per_token and not own:
+        longest = "nothing grows with the context"
     if fit.fits:
         console.print(
             f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of "

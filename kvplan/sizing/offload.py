@@ -23,6 +23,8 @@ def placements(question: Question, keep_tokens: int) -> tuple[Placement, ...]:
     """
     whole = _off_gpu(question, question.kv_name)
     rows = [("all on GPU", question.kv_name, 0, 0.0)]
+    if not whole:  # a recurrent state never leaves
+        return (_placement(question, "all on GPU", question.kv_name, 0, 0.0, question.batch * question.sequence_bytes),)
     if keep_tokens < question.context_tokens:
         kept = _kept_bytes(question, keep_tokens)
         rows.append((f"last {format_tokens(keep_tokens)} on GPU", question.kv_name, whole - kept, 0.0))

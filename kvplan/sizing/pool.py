@@ -6,10 +6,12 @@ import msgspec
 
 from kvplan.engine import EngineSpec
 from kvplan.errors import InputError
-from kvplan.hardware import Machine
+from kvplan.hardware import Gpu, Machine
 from kvplan.model import ModelSpec
 from kvplan.sizing.formats import DTYPE_BYTES
 from kvplan.sizing.weights import rank_weight_bytes
+
+LARGE_GPU_BYTES = 70 * 2**30
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +54,7 @@ def kv_pool(
         raise InputError(f"{machine.name} has {machine.gpus} GPUs; --tp {tp} x --pp {pp} needs {tp * pp}")
     rules, gpu = engine.memory_rules, machine.gpu
     weights = rank_weight_bytes(model, engine, dtype, tp=tp, pp=pp, ep=ep)
-    activation = activation_bytes(model, engine, tp)
+    activation = activation_bytes(model, engine, gpu, tp)
     overhead = rules.context_bytes + rules.graph_bytes + (rules.rank_bytes if tp * pp > 1 else 0)
     if rules.fraction_of == "free":
         left = gpu.memory_bytes - weights - activation - overhead
@@ -71,7 +73,7 @@ def kv_pool(
     )
 
 
-def activation_bytes(model: ModelSpec, engine: EngineSpec, tp: int = 1) -> int:
+def activation_bytes(model: ModelSpec, engine: EngineSpec, gpu: Gpu, tp: int = 1) -> int:
     """Peak of activations on one rank: the sampler over a full batch, or the forward pass over a full step,
     whichever is larger.
 
@@ -80,7 +82,9 @@ def activation_bytes(model: ModelSpec, engine: EngineSpec, tp: int = 1) -> int:
     their product.
     """
     rules = engine.memory_rules
-    sampler = engine.max_batch * model.vocab * rules.sampler_bytes
+    large = gpu.memory_bytes >= LARGE_GPU_BYTES and gpu.fp8_flops > 0
+    batch = (large and rules.large_profile_batch) or rules.profile_batch or engine.max_batch
+    sampler = batch * model.vocab * rules.sampler_bytes
     width = max(
         (max(one.width * max(1, one.experts_per_token), one.shared_width) * one.matrices / tp for one in model.ffn),
         default=0,

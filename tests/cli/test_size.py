@@ -79,6 +79,10 @@ def test_a_config_of_ones_own(tmp_path: Path) -> None:
         assert json.loads(run.stdout)["kv"]["bytes_per_sequence"] == 2 * 2 * 4 * 16 * 2 * 10
 
 
+def test_hugging_face_ids_find_the_catalog() -> None:
+    assert json.loads(kvplan("size", "Qwen/Qwen3-32B", "--ctx", "1k", "--json").stdout)["model"] == "qwen3-32b"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
