@@ -11,7 +11,6 @@ from kvplan.model.fields import Fields
 from kvplan.model.spec import Kind, Layers
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-LINEAR = ("linear_attention", "mamba", "conv")
 
 
 def layer_count(fields: Fields) -> int:
@@ -27,7 +26,9 @@ def hidden_size(fields: Fields) -> int:
 
 
 def query_heads(fields: Fields) -> int:
-    return fields.need("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
+    return fields.need(
+        "num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads"
+    )
 
 
 _ALWAYS_MULTI_HEAD = {

@@ -146,6 +146,8 @@ def mimo_v2(fields: Fields) -> tuple[Layers, ...]:
     """MiMo-V2: full and sliding layers with head counts and dimensions of their own, K wider than V."""
     count, hidden, shape = layer_count(fields), hidden_size(fields), geometry(fields)
     pattern = fields.sequence("hybrid_layer_pattern", count)
+    if not pattern and fields.get("layer_types"):
+        pattern = [kind == SLIDING for kind in layer_types(fields)]
     if not pattern:
         raise fields.refuse("the kinds of its layers are not clear", "hybrid_layer_pattern")
     narrow = {

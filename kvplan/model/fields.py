@@ -92,7 +92,7 @@ class Fields:
             given = f" ({self.family})" if self.family else ""
             state = "zero" if value == 0 else "missing"
             raise InputError(
-                f"{self.where}{given}: {' or '.join(names[:3])} is {state}, and its KV cache depends on it",
+                f"{self.where}{given}: {' or '.join(names[:3])} is {state}, and sizes depend on it",
                 hint="give the model's own config.json, as published",
             )
         return value

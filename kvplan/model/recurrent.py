@@ -21,6 +21,7 @@ from kvplan.model.attention import (
 from kvplan.model.fields import Fields
 from kvplan.model.spec import Layers
 
+LINEAR = "linear_attention"
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -132,9 +133,10 @@ def bamba(fields: Fields) -> tuple[Layers, ...]:
             raise fields.refuse("the kinds of its layers are not clear", "layer_types", "attn_layer_indices")
         types = ["attention" if i in indices else "mamba" for i in range(count)]
     full = attention_layer(hidden, "full", geometry(fields))
-    if "mamba" not in types:
+    if set(types) <= {"attention", FULL}:
         return (msgspec.structs.replace(full, count=count),)
-    return _mixed(fields, types, {"attention": full, FULL: full, "mamba": _mamba2_of_mixers(fields)})
+    state = _mamba2_of_mixers(fields)
+    return _mixed(fields, types, {"attention": full, FULL: full, "mamba": state, LINEAR: state})
 
 
 def _mixed(fields: Fields, types: list[Any], layers: dict[str, Layers]) -> tuple[Layers, ...]:
@@ -162,7 +164,7 @@ def nemotron_types(fields: Fields) -> list[str]:
     types = fields.given("layers_block_type") or fields.given("layer_types")
     if not types:
         raise fields.refuse("the kinds of its layers are not clear", "hybrid_override_pattern", "layers_block_type")
-    return [str(kind) for kind in types]
+    return [{LINEAR: "mamba", FULL: "attention"}.get(str(kind), str(kind)) for kind in types]
 
 
 def nemotron_h(fields: Fields) -> tuple[Layers, ...]:
@@ -240,10 +242,10 @@ def qwen_hybrid(fields: Fields) -> tuple[Layers, ...]:
     types = fields.sequence("layer_types", count)
     if not types:
         interval = fields.number("full_attention_interval") or 4
-        types = [FULL if (i + 1) % interval == 0 else "linear_attention" for i in range(count)]
+        types = [FULL if (i + 1) % interval == 0 else LINEAR for i in range(count)]
     full = attention_layer(hidden_size(fields), "full", geometry(fields), gated=True)
     state = _delta_net(fields, _state_dtype(fields, "mamba_ssm_dtype"))
-    return _mixed(fields, types, {FULL: full, "linear_attention": state})
+    return _mixed(fields, types, {FULL: full, LINEAR: state})
 
 
 def kimi_linear(fields: Fields) -> tuple[Layers, ...]:
@@ -291,12 +293,12 @@ def minimax(fields: Fields) -> tuple[Layers, ...]:
         flags = fields.sequence("attn_type_list", count)
         if not flags:
             raise fields.refuse("the kinds of its layers are not clear", "attn_type_list", "layer_types")
-        types = [FULL if flag else "linear_attention" for flag in flags]
+        types = [FULL if flag else LINEAR for flag in flags]
     heads, dim = shape["query_heads"], shape["k_dim"]
     state = Layers(
         kind="state", count=1, state_elements=heads * dim * dim, state_dtype="fp32", params=5 * hidden * heads * dim
     )
-    return _mixed(fields, types, {FULL: attention_layer(hidden, "full", shape), "linear_attention": state})
+    return _mixed(fields, types, {FULL: attention_layer(hidden, "full", shape), LINEAR: state})
 
 
 def lfm2(fields: Fields) -> tuple[Layers, ...]:
