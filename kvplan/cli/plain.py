@@ -19,7 +19,10 @@ def arguments(command: Callable[..., int], words: list[str]) -> dict[str, Any] |
     """Keyword arguments of `command` from the words after its name; None when typer has to decide."""
     if any(name.endswith("_COMPLETE") for name in os.environ):
         return None
-    options, positional = _parameters(command)
+    known = _parameters(command)
+    if known is None:
+        return None
+    options, positional = known
     found: dict[str, Any] = {}
     values: list[str] = []
     rest = iter(words)
@@ -62,20 +65,39 @@ def _assign(
     return None if values else found
 
 
-def _parameters(command: Callable[..., int]) -> tuple[dict[str, tuple[str, type, bool]], list[tuple[str, bool, bool]]]:
-    """Options by flag as (parameter, type, repeatable), and positional arguments, from the command's annotations."""
+_ONLY_TYPER = ("callback", "parser", "min", "max", "exists", "envvar", "prompt")
+"""Settings of an option that are left to typer."""
+
+
+def _parameters(
+    command: Callable[..., int],
+) -> tuple[dict[str, tuple[str, type, bool]], list[tuple[str, bool, bool]]] | None:
+    """Options by flag as (parameter, type, repeatable), and positional arguments; None when one needs typer."""
     hints = typing.get_type_hints(command, include_extras=True)
     options: dict[str, tuple[str, type, bool]] = {}
     positional = []
     for name, parameter in inspect.signature(command).parameters.items():
-        kind, info = typing.get_args(hints[name])[:2]
-        kind, many = _kind(kind)
+        if typing.get_origin(hints[name]) is not typing.Annotated:
+            return None
+        annotation, info = typing.get_args(hints[name])[:2]
+        kind, many = _kind(annotation)
+        if kind not in (str, int, float, bool) or _special(info):
+            return None
         if type(info).__name__ == "ArgumentInfo":
             positional.append((name, many, parameter.default is not parameter.empty))
             continue
-        for flag in info.param_decls or (f"--{name.replace('_', '-')}",):
-            options[flag] = (name, kind, many)
+        options |= dict.fromkeys(_flags(info, name), (name, kind, many))
     return options, positional
+
+
+def _flags(info: Any, name: str) -> list[str]:
+    """The flags of an option; inside Annotated typer keeps the first one in the place of the default."""
+    first = [info.default] if isinstance(info.default, str) and info.default.startswith("-") else []
+    return [*first, *info.param_decls] or [f"--{name.replace('_', '-')}"]
+
+
+def _special(info: Any) -> bool:
+    return any(getattr(info, name, None) not in (None, False) for name in _ONLY_TYPER)
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:

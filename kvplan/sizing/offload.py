@@ -100,15 +100,16 @@ def price_of(question: Question, off_bytes: int, disk_bytes: int) -> Price:
     tokens = max(1, round(question.context_tokens * per_sequence / max(1, question.sequence_bytes)))
 
     def reload_s(prefix_tokens: int) -> float:
-        share = prefix_tokens / tokens
-        return engine.overhead.load_s + load_s(question, per_sequence * share, disk_per_sequence * share)
+        share, blocks = prefix_tokens / tokens, -(-prefix_tokens // engine.block_tokens)
+        fixed = engine.overhead.load_s + engine.overhead.load_block_s * blocks
+        return fixed + load_s(question, per_sequence * share, disk_per_sequence * share)
 
     def recompute_s(prefix_tokens: int) -> float:
-        return engine.overhead.step_s + cost.prefill_s(prefix_tokens, 0, engine.step_tokens)
+        return cost.prefill_s(prefix_tokens, 0, engine.step_tokens)
 
     streamed = load_s(question, off_bytes, disk_bytes)
     attention = cost.decode_attention_s([question.context_tokens] * question.batch)
-    step = engine.overhead.step_s + cost.step_s([], question.batch, attention, question.batch)
+    step = cost.step_s([], question.batch, attention, question.batch)
     return Price(
         idle_reload_s=reload_s(tokens),
         idle_recompute_s=recompute_s(tokens),

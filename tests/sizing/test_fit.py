@@ -102,7 +102,9 @@ def test_both_prices_by_hand() -> None:
     price = row(result, "80 % on CPU", "bf16").price
     assert price is not None
     assert price.streamed_added_s == pytest.approx(0.8 * 16 * GiB / H100.link.h2d_Bps)
-    assert price.idle_reload_s == pytest.approx(price.streamed_added_s + VLLM.overhead.load_s)
+    blocks = -(-round(0.8 * 131072) // 16)
+    fixed = VLLM.overhead.load_s + VLLM.overhead.load_block_s * blocks
+    assert price.idle_reload_s == pytest.approx(price.streamed_added_s + fixed)
     assert price.idle_recompute_s > 10 * price.idle_reload_s
     both = row(result, "40 % CPU, 40 % disk", "bf16").price
     assert both is not None and both.streamed_added_s > price.streamed_added_s
