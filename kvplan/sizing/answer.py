@@ -6,13 +6,13 @@ from kvplan.engine import EngineSpec
 from kvplan.hardware import Machine
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source
-from kvplan.results.size import Engine, Kv, LayerLine, SizeResult, Weights
+from kvplan.results.size import Engine, Kv, LayerLine, Placement, SizeResult, Weights
 from kvplan.sizing.fit import fit
 from kvplan.sizing.kv import growth_bytes, kept_tokens, multi_head_bytes, sequence_bytes, state_bytes, token_bytes
 from kvplan.sizing.offload import placements
 from kvplan.sizing.question import Question, check
 from kvplan.sizing.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
-from kvplan.units import format_tokens
+from kvplan.units import format_bytes, format_tokens
 
 KEEP_TOKENS = 1024
 
@@ -21,6 +21,7 @@ def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
     """Everything that can be said in closed form about a question. Raises InputError on one without meaning."""
     check(question)
     model, engine = question.model, question.engine
+    offload = placements(question, keep_tokens)
     return SizeResult(
         model=model.name,
         context_tokens=question.context_tokens,
@@ -42,10 +43,10 @@ def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
         ),
         engine=_engine(question),
         fit=fit(question),
-        offload=placements(question, keep_tokens),
+        offload=offload,
         tier_bytes_per_token=_tiers(question),
         provenance=_provenance(question),
-        warnings=_warnings(question),
+        warnings=(*_warnings(question), *_overfull(question, offload)),
     )
 
 
@@ -134,6 +135,19 @@ def _provenance(question: Question) -> dict[str, Source]:
         for path in ("gpu.memory_bytes", "link.h2d_Bps", "disk.read_Bps", "host.memory_bytes"):
             found[f"machine.{path}"] = machine.source(path)
     return found
+
+
+def _overfull(question: Question, offload: tuple[Placement, ...]) -> tuple[str, ...]:
+    """A warning when a placement asks for more host memory than the machine can pin."""
+    if question.machine is None:
+        return ()
+    host = question.machine.host
+    room, wanted = int(host.memory_bytes * host.usable_fraction), max(row.cpu_bytes for row in offload)
+    if wanted <= room:
+        return ()
+    return (
+        f"placements with up to {format_bytes(wanted)} on the CPU exceed the {format_bytes(room)} that the host can pin",
+    )
 
 
 def _warnings(question: Question) -> tuple[str, ...]:

@@ -155,3 +155,9 @@ def test_fit_is_consistent(name: str, context: int, batch: int, pool: int) -> No
 def test_questions_without_meaning(wrong: dict) -> None:
     with pytest.raises(InputError):
         kvplan.size("llama-3.1-8b", **wrong)
+
+
+def test_more_than_the_host_can_pin_is_said() -> None:
+    # 64 sequences of 16 GiB are 1 TiB; an L4 host has 128 GiB, of which 80 % can be pinned.
+    result = kvplan.size("llama-3.1-8b", machine="l4", context_tokens=131072, batch=64)
+    assert any("102.4 GiB that the host can pin" in text for text in result.warnings)
