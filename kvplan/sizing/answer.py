@@ -145,9 +145,7 @@ def _overfull(question: Question, offload: tuple[Placement, ...]) -> tuple[str, 
     room, wanted = int(host.memory_bytes * host.usable_fraction), max(row.cpu_bytes for row in offload)
     if wanted <= room:
         return ()
-    return (
-        f"placements with up to {format_bytes(wanted)} on the CPU exceed the {format_bytes(room)} that the host can pin",
-    )
+    return (f"up to {format_bytes(wanted)} on the CPU exceed the {format_bytes(room)} that the host can pin",)
 
 
 def _warnings(question: Question) -> tuple[str, ...]:
