@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kvplan.cli.console import Exit, emit_json, out, warn
+from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.main import guard
 
 app = typer.Typer(
@@ -84,6 +85,54 @@ def curve(
         kv_dtype=kv_dtype,
     )
     return _emit(result, curve_view, json)
+
+
+@app.command(
+    epilog="kvplan trace convert trace.jsonl trace.csv --to azure\n\nkvplan trace convert sessions/ all.jsonl.gz"
+)
+@guard
+def convert(
+    trace: TracePath,
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[str, typer.Option(help="Format of the new file.", rich_help_panel="Common")] = "native",
+    limit: Limit = None,
+    max_input: MaxInput = None,
+    format: Format = None,
+    block_tokens: BlockTokens = None,
+    time_unit: TimeUnit = None,
+    tokenizer: Tokenizer = None,
+) -> int:
+    """Write a trace in another format, and say what that cannot hold."""
+    from kvplan.traces.write import convert as write
+
+    opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
+    losses = write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to)
+    for sentence in (*opened.report.sentences(), *losses):
+        warn(sentence)
+    err().print(f"{output}: {len(opened):,} requests as {to}", markup=False)
+    return Exit.DONE
+
+
+@app.command(
+    epilog="kvplan trace generate chat.toml chat.jsonl\n\nkvplan trace generate twice.toml twice.jsonl.gz --to mooncake"
+)
+@guard
+def generate(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[str, typer.Option(help="Format of the new file.", rich_help_panel="Common")] = "native",
+    seed: Annotated[int | None, typer.Option(help="In place of the specification's.", rich_help_panel="Common")] = None,
+) -> int:
+    """Generate a trace from clients, or scale a real one up or down."""
+    from kvplan.traces.generate import generate as requests_of
+    from kvplan.traces.spec import load_spec
+    from kvplan.traces.write import convert as write
+
+    wanted = load_spec(spec, seed=seed)
+    block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
+    for sentence in write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to):
+        warn(sentence)
+    return Exit.DONE
 
 
 def _open(

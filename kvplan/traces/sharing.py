@@ -46,7 +46,24 @@ def sharing(reuse: Reuse) -> Sharing:
     )
 
 
-def follows(reuse: Reuse) -> Ints:
+def sessions(reuse: Reuse, names: list[str]) -> Ints:
+    """A dense number of the session of each request: by `names` where the file gives them (an empty one stands alone),
+    else a request belongs to the session of the request whose prompt it continues.
+    """
+    if names:
+        unnamed = np.array([not name for name in names])
+        number = np.unique(np.array(names), return_inverse=True)[1]
+        roots = np.where(unnamed, len(names) + np.arange(len(names)), number)
+    else:
+        found = list(range(reuse.columns.requests))
+        for request, parent in enumerate(_follows(reuse).tolist()):
+            if parent >= 0:
+                found[request] = found[parent]
+        roots = np.array(found)
+    return np.unique(roots, return_inverse=True)[1]
+
+
+def _follows(reuse: Reuse) -> Ints:
     """For each request the one whose prompt it continues, -1 for none.
 
     That is the last user of its deepest hit block, if all its full blocks are repeated and are more than a system

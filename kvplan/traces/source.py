@@ -114,7 +114,7 @@ class _Parquet:
         self.head = next((line for _, line in self.lines()), b"")
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        parquet = _package("pyarrow.parquet", "a Parquet file")
+        parquet = package("pyarrow.parquet", "a Parquet file")
         number = 0
         with _readable(self.path):
             for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=4096):
@@ -173,16 +173,17 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _zstd(raw: BinaryIO) -> Any:
-    return _package("zstandard", "a .zst file").ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return package("zstandard", "a .zst file").ZstdDecompressor().stream_reader(raw, read_across_frames=True)
 
 
-def _package(name: str, what: str) -> Any:
+def package(name: str, what: str) -> Any:
+    """An optional package. Raises MissingError with what it is for."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError:
         raise MissingError(
-            f"reading {what} needs the package {name.partition('.')[0]}, which is not installed",
+            f"{what} needs the package {name.partition('.')[0]}, which is not installed",
             hint="pip install 'kvplan[traces]'",
         ) from None
