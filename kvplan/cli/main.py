@@ -62,7 +62,12 @@ def guard(command: Callable[..., int]) -> Callable[..., None]:
     return guarded
 
 
-COMMANDS: dict[str, str] = {"simulate": "kvplan.cli.simulate:simulate", "trace": "kvplan.cli.trace:app"}
+COMMANDS: dict[str, str] = {
+    "size": "kvplan.cli.size:size",
+    "simulate": "kvplan.cli.simulate:simulate",
+    "calibrate": "kvplan.cli.calibrate:calibrate",
+    "trace": "kvplan.cli.trace:app",
+}
 """Command name -> module:function, or module:app for a group of commands. Only the module of the command that runs is imported."""
 
 
