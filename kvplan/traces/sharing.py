@@ -13,8 +13,8 @@ from kvplan.traces.statistics import distribution
 
 _WITHIN_S = (0, 1, 10, 60, 300, 600, 1800, 3600, 86400)
 _WINDOWS_S = (60.0, 300.0, 600.0, 1800.0)
-_COMMON = 0.01
-"""A leading block that this share of the requests use belongs to a system prompt rather than to a session."""
+_TURN_WAYS = 2
+"""A turn's last full block is followed by its own partial block and by the next turn's."""
 
 
 def sharing(reuse: Reuse) -> Sharing:
@@ -66,22 +66,27 @@ def sessions(reuse: Reuse, names: list[str]) -> Ints:
 def _follows(reuse: Reuse) -> Ints:
     """For each request the one whose prompt it continues, -1 for none.
 
-    That is the last user of its deepest hit block, if all its full blocks are repeated and are more than a system
-    prompt's.
+    That is the last user of its deepest hit block, if all its full blocks are repeated. A block after which prompts go
+    many ways ends a system prompt or a document, not a session's turn.
     """
     data = reuse.columns
     request = data.request_of_event()
-    parent = np.full(data.requests, -1, dtype=np.int64)
-    number = nodes(reuse.before)
-    common = np.bincount(number)[number] > max(2, _COMMON * data.requests)
     hits = np.bincount(request[reuse.before >= 0], minlength=data.requests)
     has = np.flatnonzero(hits)
     deepest = data.starts[has] + hits[has] - 1
     candidate = request[reuse.before[deepest]]
-    full = data.prompt_tokens[candidate] // data.block_tokens
-    follows_on = (hits[has] >= full) & ~common[deepest]
-    parent[has[follows_on]] = candidate[follows_on]
+    repeated = hits[has] >= data.prompt_tokens[candidate] // data.block_tokens
+    of_session = _continuations(reuse)[deepest] <= _TURN_WAYS
+    parent = np.full(data.requests, -1, dtype=np.int64)
+    parent[has[repeated & of_session]] = candidate[repeated & of_session]
     return parent
+
+
+def _continuations(reuse: Reuse) -> Ints:
+    """For each event, how many different blocks ever follow its block."""
+    number, request = nodes(reuse.before), reuse.columns.request_of_event()
+    new = np.flatnonzero((reuse.before[1:] < 0) & (request[1:] == request[:-1]))  # a block has one predecessor
+    return np.bincount(number[new], minlength=int(number.max(initial=-1)) + 1)[number]
 
 
 def _ideal(reuse: Reuse, first: int) -> Rates:

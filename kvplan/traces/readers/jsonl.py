@@ -16,6 +16,9 @@ MAX_TOKENS = 100_000_000
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding damaged JSON may raise."""
+
 _T = TypeVar("_T")
 
 
@@ -25,7 +28,7 @@ def rows(source: Source, kind: type[_T], *, skip: int = 0) -> Iterator[tuple[int
     for number, line in islice(source.lines(), skip, None):
         try:
             row = decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except BROKEN as error:
             raise source.error(number, problem(error)) from None
         yield number, row
 
@@ -42,6 +45,6 @@ def first(source: Source) -> dict[str, Any]:
     """The keys and values of the first line when it is a JSON object; empty otherwise."""
     try:
         row = msgspec.json.decode(source.head.lstrip().split(b"\n", 1)[0])
-    except (msgspec.DecodeError, RecursionError):
+    except BROKEN:
         return {}
     return row if isinstance(row, dict) else {}

@@ -64,7 +64,7 @@ def _chats(source: Source) -> Iterator[tuple[int, _Chat]]:
         return
     try:
         yield from enumerate(msgspec.json.decode(source.document(), type=list[_Chat]), start=1)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except jsonl.BROKEN as error:
         raise source.error(1, jsonl.problem(error)) from None
 
 

@@ -78,7 +78,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
 def _decode(source: Source) -> _Session:
     try:
         return msgspec.json.decode(source.document(), type=_Session)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except jsonl.BROKEN as error:
         raise source.error(1, jsonl.problem(error)) from None
 
 
