@@ -8,7 +8,7 @@ import numpy.typing as npt
 from kvplan.results.trace import Rates, Sharing, WorkingSet
 from kvplan.traces.columns import Ints
 from kvplan.traces.policies import lru, nodes
-from kvplan.traces.reuse import NEVER, Reuse
+from kvplan.traces.reuse import NEVER, Reuse, Window
 from kvplan.traces.statistics import distribution
 
 _WITHIN_S = (0, 1, 10, 60, 300, 600, 1800, 3600, 86400)
@@ -90,12 +90,9 @@ def _continuations(reuse: Reuse) -> Ints:
 
 
 def _ideal(reuse: Reuse, first: int) -> Rates:
-    blocks, tokens = (int(total[0]) for total in lru(reuse, [NEVER], first))
-    data = reuse.columns
-    return Rates(
-        block_hit=blocks / max(1, int(data.blocks[first:].sum())),
-        token_hit=tokens / max(1, int(data.prompt_tokens[first:].sum())),
-    )
+    window = Window(reuse, first)
+    blocks, tokens = lru(window, [NEVER])[:, 0].tolist()
+    return Rates(block_hit=blocks / max(1, window.blocks), token_hit=tokens / max(1, window.prompt_tokens))
 
 
 def _share(most_hit: Ints, top: float) -> float:

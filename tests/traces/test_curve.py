@@ -16,7 +16,7 @@ from kvplan.errors import InputError
 from kvplan.traces import columns, open_trace
 from kvplan.traces.curve import curve
 from kvplan.traces.policies import POLICIES
-from kvplan.traces.reuse import NEVER, _greater_before, analyse
+from kvplan.traces.reuse import NEVER, Window, _greater_before, analyse
 from kvplan.workload import Request
 
 ORACLES = {"lru": oracle.lru, "fifo": oracle.fifo, "opt": oracle.opt}
@@ -43,12 +43,12 @@ prompts = st.lists(st.lists(st.integers(0, 2), min_size=0, max_size=5).map(tuple
 @settings(max_examples=150, deadline=None)
 @given(prompts, st.integers(1, 12), st.integers(0, 10))
 def test_every_policy_equals_a_cache_of_single_blocks(rows, capacity, first) -> None:
-    reuse = analyse(columns.load(Fake(rows)))
     first = min(first, len(rows) - 1)
+    window = Window(analyse(columns.load(Fake(rows))), first)
     tokens = [max(1, SIZE * len(row) - 1) for row in rows]
     for name, slow in ORACLES.items():
         hits = slow(rows, capacity)
-        fast = POLICIES[name](reuse, [capacity, 10**9], first)
+        fast = POLICIES[name](window, [capacity, 10**9])
         assert fast[0, 0] == sum(hits[first:]), name
         assert fast[1, 0] == sum(min(SIZE * h, t) for h, t in zip(hits[first:], tokens[first:], strict=True)), name
         assert fast[0, 1] == sum(slow(rows, 10**9)[first:]), name
