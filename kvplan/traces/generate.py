@@ -41,10 +41,9 @@ def generate(spec: Spec, *, folder: Path = Path()) -> tuple[int, Iterator[Reques
 def _merged(spec: Spec, folder: Path) -> Iterator[Request]:
     """Requests of all clients in arrival order; only sessions that have begun are held."""
     ids, order = _Ids(), count()
-    seeds = np.random.SeedSequence(spec.seed).spawn(len(spec.clients))
     sources = (
-        _Sessions(spec, client, np.random.default_rng(seed), ids, f"{number}-", folder)
-        for number, (client, seed) in enumerate(zip(spec.clients, seeds, strict=True))
+        _Sessions(spec, client, np.random.default_rng([spec.seed, number]), ids, f"{number}-", folder)
+        for number, client in enumerate(spec.clients)
     )
     waiting: list[tuple[float, int, Request]] = []
     for start_s, source in heapq.merge(*(source.starts() for source in sources), key=lambda start: start[0]):

@@ -36,7 +36,10 @@ class Trace:
             else:
                 latest_s = request.arrival_s
             arrivals.append(request.arrival_s)
-            named = named or bool(request.blocks)
+            if request.blocks:
+                named = True
+                if max(request.blocks) >= 2**64 or min(request.blocks) < -(2**63):
+                    raise InputError(f"{name}, line {line}: an id of a block has more than 64 bits")
             sessions = sessions or bool(request.session)
         self.report = notes.report(requests=len(arrivals))
         if not arrivals:

@@ -120,6 +120,11 @@ def test_a_sample_of_the_blocks_stays_within_its_own_interval(real) -> None:
     assert np.mean(inside) >= 0.9
 
 
+def test_ids_may_be_unsigned_hashes_of_64_bits(mooncake: Callable[..., Path]) -> None:
+    path = mooncake((0, 1024, 1, [2**64 - 1, 5]), (1, 1024, 1, [2**64 - 1, 6]), (2, 512, 1, [2**64 - 2]))
+    assert curve(open_trace(path)).ideal.block_hit == 1 / 5
+
+
 def test_tiers_add_up(real) -> None:
     trace = open_trace(real("mooncake_synthetic.jsonl"))
     result = curve(trace, capacities=[1000, 20000], tiers=[1000, 20000])

@@ -14,7 +14,6 @@ MAX_TOKENS = 100_000_000
 """A prompt or an answer longer than this is a damaged row."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
-Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding damaged JSON may raise."""
