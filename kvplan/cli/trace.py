@@ -9,6 +9,7 @@ import typer
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.main import guard
+from kvplan.traces.readers import FORMATS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,12 +18,15 @@ app = typer.Typer(
 )
 
 _ADVANCED = "Advanced"
+_FORMATS = ", ".join(FORMATS)
 
 TracePath = Annotated[str, typer.Argument(metavar="TRACE", help="A file or folder; its format is recognised.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.", rich_help_panel="Common")]
 Model = Annotated[str | None, typer.Option(help="Show sizes in GiB for this model.", rich_help_panel="Common")]
 Limit = Annotated[int | None, typer.Option(help="Read the first requests only.", rich_help_panel="Common")]
-Format = Annotated[str | None, typer.Option(help="Format, if recognised wrongly.", rich_help_panel=_ADVANCED)]
+Format = Annotated[
+    str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)
+]
 BlockTokens = Annotated[int | None, typer.Option(help="Tokens of a block.", rich_help_panel=_ADVANCED)]
 TimeUnit = Annotated[str | None, typer.Option(help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
 Tokenizer = Annotated[str | None, typer.Option(help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
@@ -94,7 +98,9 @@ def curve(
 def convert(
     trace: TracePath,
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="Format of the new file.", rich_help_panel="Common")] = "native",
+    to: Annotated[
+        str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")
+    ] = "native",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -120,7 +126,9 @@ def convert(
 def generate(
     spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="Format of the new file.", rich_help_panel="Common")] = "native",
+    to: Annotated[
+        str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")
+    ] = "native",
     seed: Annotated[int | None, typer.Option(help="In place of the specification's.", rich_help_panel="Common")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down."""

@@ -170,6 +170,15 @@ def test_reads_times_lengths_blocks_and_sessions(name: str, tmp_path: Path) -> N
     assert summary(read(SAMPLES[name], tmp_path / "t")) == EXPECTED[name]
 
 
+def test_one_json_array_reads_as_the_lines_that_it_holds(tmp_path: Path) -> None:
+    for name in ("mooncake", "bailian", "openai", "lmcache", "llmservingsim", "kvcache-simulator"):
+        array = "[\n" + ",\n".join(SAMPLES[name].splitlines()) + "\n]"
+        assert read(array, tmp_path / "array") == read(SAMPLES[name], tmp_path / "lines")
+        assert open_trace(tmp_path / "array").format == name
+    custom = lines({"prompt": "a" * 1000, "output_tokens": 3})
+    assert [(r.prompt_tokens, r.output_tokens) for r in read(custom, tmp_path / "t")] == [(250, 3)]
+
+
 def test_a_parquet_file_reads_as_the_lines_that_it_holds(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     import pandas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated, Any, TypeVar
@@ -22,7 +23,14 @@ _T = TypeVar("_T")
 
 
 def rows(source: Source, kind: type[_T], *, skip: int = 0) -> Iterator[tuple[int, _T]]:
-    """Line number and record of each line after the first `skip`. Raises InputError with the line that does not fit."""
+    """Line number and record of each line after the first `skip`; of a file that is one JSON array, the place (from 1)
+    and record of each element.
+
+    Raises InputError with the line that does not fit.
+    """
+    if _is_array(source):
+        yield from enumerate(document(source, list[kind]), start=1)  # type: ignore[valid-type]
+        return
     decode = msgspec.json.Decoder(kind).decode
     for number, line in islice(source.lines(), skip, None):
         try:
@@ -30,6 +38,14 @@ def rows(source: Source, kind: type[_T], *, skip: int = 0) -> Iterator[tuple[int
         except BROKEN as error:
             raise source.error(number, problem(error)) from None
         yield number, row
+
+
+def document(source: Source, kind: type[_T]) -> _T:
+    """The whole file as one JSON document. Raises InputError with the place in it that does not fit."""
+    try:
+        return msgspec.json.decode(source.document(), type=kind)
+    except BROKEN as error:
+        raise source.error(1, problem(error)) from None
 
 
 def problem(error: Exception) -> str:
@@ -41,9 +57,17 @@ def problem(error: Exception) -> str:
 
 
 def first(source: Source) -> dict[str, Any]:
-    """The keys and values of the first line when it is a JSON object; empty otherwise."""
+    """The first record of a file of JSON lines or of one JSON array; empty where there is none."""
+    head = source.head.lstrip()
     try:
-        row = msgspec.json.decode(source.head.lstrip().split(b"\n", 1)[0])
-    except BROKEN:
+        if _is_array(source):
+            row, _ = json.JSONDecoder().raw_decode(head[1:].decode(errors="replace").lstrip())
+        else:
+            row = msgspec.json.decode(head.split(b"\n", 1)[0])
+    except (*BROKEN, ValueError):
         return {}
     return row if isinstance(row, dict) else {}
+
+
+def _is_array(source: Source) -> bool:
+    return source.head.lstrip().startswith(b"[")

@@ -68,7 +68,7 @@ def _header(source: Source) -> list[str]:
 
 def _records(source: Source) -> Iterator[tuple[int, _Record]]:
     """Line number and fields by column name."""
-    if source.head.lstrip().startswith(b"{"):
+    if jsonl.first(source):
         for line, row in jsonl.rows(source, dict[str, str | int | float | bool | None]):
             yield line, {name: str(value) for name, value in row.items() if value is not None}
         return
