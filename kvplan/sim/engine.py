@@ -62,14 +62,37 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s")
+    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s")
 
-    def __init__(self) -> None:
+    def __init__(self, ready_s: float) -> None:
+        self.ready_s = ready_s  # when the host has prepared it, and its inputs have reached the GPU behind the loads queued before
         self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
         self.duration_s = 0.0
         self.start_s = -1.0
+
+
+class Pauses:
+    """Stops of the engine's process for its garbage collector: one per so many blocks that it has handled."""
+
+    def __init__(self, engine: EngineSpec) -> None:
+        self.overhead = engine.overhead
+        self.owed = 0.0
+
+    def count(self, blocks: float, offloading: bool) -> None:
+        overhead = self.overhead
+        if overhead.pause_blocks:
+            self.owed += blocks / overhead.pause_blocks
+        if offloading and overhead.pause_offload_blocks:
+            self.owed += blocks / overhead.pause_offload_blocks
+
+    def due_s(self) -> float:
+        """Seconds of the stop that has come due, if one has."""
+        if self.owed < 1:
+            return 0.0
+        self.owed -= 1
+        return self.overhead.pause_s
 
 
 class Replica:
@@ -97,6 +120,7 @@ class Replica:
         self.running: list[Job] = []
         self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
         self.executing: Plan | None = None
+        self.pauses = Pauses(engine)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
         self.stuck = False  # the head of the line cannot be admitted before something is freed
@@ -135,8 +159,8 @@ class Replica:
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
         self.steps += 1
-        plan.start_s = self.env.now
-        self._alarm(plan.duration_s, self._executed)
+        plan.start_s = max(self.env.now, plan.ready_s)
+        self._alarm(plan.start_s - self.env.now + plan.duration_s, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay`, unless a later alarm replaces it."""
@@ -220,7 +244,8 @@ class Replica:
 
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
-        plan = Plan()
+        now = self.env.now
+        plan = Plan(max(now + self.engine.overhead.prepare_s, self.transfers.inputs_sent_s(now)))
         budget = self.engine.step_tokens
         preempted = False
         for job in list(self.running):
@@ -263,11 +288,8 @@ class Replica:
         attention = 0.0
         if plan.decodes:
             attention = self.cost.decode_attention_s([job.computed for job in plan.decodes])
-        plan.duration_s = self.cost.step_s(
-            [(new, context) for _, new, context in plan.chunks], len(plan.decodes), attention, len(plan.sampled)
-        ) + self.engine.overhead.step_sequence_s * (len(plan.decodes) + len(plan.chunks))
-        if not plan.chunks:
-            plan.duration_s = max(plan.duration_s, self.engine.overhead.step_s)
+        chunks = [(new, context) for _, new, context in plan.chunks]
+        plan.duration_s = self.cost.step_s(chunks, len(plan.decodes), attention, len(plan.sampled)) + self.pauses.due_s()
 
     def _preempt(self, job: Job) -> None:
         """Take a running job's blocks away; it will compute again what the tiers do not hold."""
@@ -348,6 +370,7 @@ class Replica:
             job.admit_s = self.env.now
         if not job.counted:
             job.counted = True
+            self.pauses.count(job.prompt / self.block, self.transfers.cpu is not None)
             self.recorder.admitted(job)
         job.running = True
         self.running.append(job)
@@ -546,10 +569,9 @@ class Bulk:
                     steps = min(steps, window - max(growing) - ahead)
             slope += rate * len(growing)
         count = len(jobs)
-        first = cost.step_s((), count, cost.decode_attention_s(contexts), count)
-        self.first_s = first + replica.engine.overhead.step_sequence_s * count
+        self.first_s = cost.busy_s((), count, cost.decode_attention_s(contexts), count)
         self.slope_s = slope
-        self.floor_s = replica.engine.overhead.step_s
+        self.floor_s = replica.engine.overhead.prepare_s
         if self.first_s < self.floor_s:  # the host is slower than the GPU; stay on one side of the crossing
             crossing = math.inf if slope == 0 else (self.floor_s - self.first_s) / slope
             steps = min(steps, math.floor(crossing) - 1 if crossing < 1e12 else steps)
