@@ -131,7 +131,14 @@ def generate(
     ] = "native",
     seed: Annotated[int | None, typer.Option(help="In place of the specification's.", rich_help_panel="Common")] = None,
 ) -> int:
-    """Generate a trace from clients, or scale a real one up or down."""
+    """Generate a trace from clients, or scale a real one up or down.
+
+    SPEC.toml holds seed, duration_s and a table of clients for each kind of
+    user: kind = chat, agent, rag or batch; sessions_per_s; arrivals = poisson,
+    gamma, diurnal or burst; lengths as a number, { mean, cv } or { trace }.
+    Or it holds a table scale with trace and users, to add users to a real one.
+    Examples lie in scenarios/traces.
+    """
     from kvplan.traces.generate import generate as requests_of
     from kvplan.traces.spec import load_spec
     from kvplan.traces.write import convert as write

@@ -46,6 +46,8 @@ class Source(Protocol):
 
 def open_source(path: Path, ordinal: int = 0) -> Source:
     """The source of a file by its first bytes. Raises InputError when it is missing, unreadable or empty."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file", hint="a trace is read twice: save it to a file first")
     with _readable(path), open(path, "rb") as stream:
         magic = stream.read(4)
     source: Source = _Parquet(path, ordinal) if magic == _PARQUET else _Text(path, ordinal)

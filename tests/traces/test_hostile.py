@@ -92,6 +92,8 @@ def test_missing_empty_and_unknown_files(tmp_path: Path) -> None:
             path.write_bytes(content)
         with pytest.raises(InputError, match=message):
             open_trace(path)
+    with pytest.raises(InputError, match="not a regular file"):
+        open_trace("/dev/null")
     with pytest.raises(InputError, match="holds no trace"):
         (tmp_path / "empty").mkdir()
         open_trace(tmp_path / "empty")
