@@ -14,8 +14,8 @@ from kvplan.sizing.formats import logical_format, resolve_kv_dtype
 from kvplan.sizing.kv import growth_bytes
 from kvplan.traces import columns
 from kvplan.traces.columns import MAX_EVENTS
-from kvplan.traces.policies import POLICIES, lru, nodes
-from kvplan.traces.reuse import NEVER, Window, analyse
+from kvplan.traces.policies import POLICIES, lru
+from kvplan.traces.reuse import NEVER, Window, analyse, nodes
 from kvplan.traces.trace import Trace
 
 _GRID = 24

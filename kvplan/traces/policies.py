@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kvplan.traces.columns import Columns, Ints
-from kvplan.traces.reuse import NEVER, Window
+from kvplan.traces.reuse import NEVER, Window, nodes
 
 _LANES = 2**26
 """FIFO simulates so many capacities together that blocks x capacities stays below this."""
@@ -114,15 +114,6 @@ def _buckets(values: Ints) -> dict[int, list[int]]:
     for index, value in enumerate(values.tolist()):
         buckets.setdefault(value, []).append(index)
     return buckets
-
-
-def nodes(before: Ints) -> Ints:
-    """A dense number for each distinct block, the same for all its events."""
-    first = before < 0
-    root = np.where(first, np.arange(len(before)), before)
-    while not np.array_equal(further := root[root], root):
-        root = further
-    return (np.cumsum(first) - 1)[root]
 
 
 def _totals(window: Window, hits: Ints) -> Ints:

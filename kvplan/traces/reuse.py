@@ -32,6 +32,15 @@ def analyse(columns: Columns) -> Reuse:
     return Reuse(columns, before, _stack_distances(columns, before))
 
 
+def nodes(before: Ints) -> Ints:
+    """A dense number for each distinct block, the same for all its events."""
+    first = before < 0
+    root = np.where(first, np.arange(len(before)), before)
+    while not np.array_equal(further := root[root], root):
+        root = further
+    return (np.cumsum(first) - 1)[root]
+
+
 class Window:
     """The requests from `first` on, with their events in order of stack distance."""
 

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from kvplan.errors import InputError
 from kvplan.traces.columns import Ints, load
-from kvplan.traces.policies import nodes
-from kvplan.traces.reuse import analyse
+from kvplan.traces.reuse import analyse, nodes
 from kvplan.traces.sharing import sessions
 from kvplan.traces.spec import Scale
 from kvplan.traces.trace import Trace

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from kvplan.results.trace import Rates, Sharing, WorkingSet
 from kvplan.traces.columns import Ints
-from kvplan.traces.policies import lru, nodes
-from kvplan.traces.reuse import NEVER, Reuse, Window
+from kvplan.traces.policies import lru
+from kvplan.traces.reuse import NEVER, Reuse, Window, nodes
 from kvplan.traces.statistics import distribution
 
 _WITHIN_S = (0, 1, 10, 60, 300, 600, 1800, 3600, 86400)

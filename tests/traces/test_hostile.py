@@ -120,8 +120,13 @@ def test_a_line_beyond_the_limit_stops(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_decompression_bomb_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "BOMB_BYTES", 2**20)
     path = tmp_path / "t.gz"
-    path.write_bytes(gzip.compress(json.dumps(GOOD).encode() + b"\n" * 2**24))
+    row = json.dumps(GOOD).encode() + b"\n"
+    path.write_bytes(gzip.compress(row * 100_000, 9))  # 8 MB at 390 times its size
+    monkeypatch.setattr(source, "BOMB_RATIO", 200)
     with pytest.raises(InputError, match="stopped at"):
+        open_trace(path)
+    path.write_bytes(gzip.compress(row + b"\n" * 2**24))
+    with pytest.raises(InputError, match="line 100002: more than 100,000 blank lines"):
         open_trace(path)
 
 
