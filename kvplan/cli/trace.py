@@ -112,10 +112,9 @@ def convert(
     from kvplan.traces.write import convert as write
 
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
-    losses = write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to)
-    for sentence in (*opened.report.sentences(), *losses):
+    for sentence in opened.report.sentences():
         warn(sentence)
-    err().print(f"{output}: {len(opened):,} requests as {to}", markup=False)
+    _written(output, to, *write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to))
     return Exit.DONE
 
 
@@ -145,8 +144,7 @@ def generate(
 
     wanted = load_spec(spec, seed=seed)
     block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
-    for sentence in write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to):
-        warn(sentence)
+    _written(output, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to))
     return Exit.DONE
 
 
@@ -180,6 +178,12 @@ def _emit(result: Any, view: Any, json: bool) -> int:
     else:
         out().print(view(result))
     return Exit.DONE
+
+
+def _written(output: str, format: str, count: int, losses: list[str]) -> None:
+    for sentence in losses:
+        warn(sentence)
+    err().print(f"{output}: {count:,} requests as {format}", markup=False)
 
 
 def _split(text: str) -> list[str]:

@@ -30,10 +30,11 @@ class Writer(NamedTuple):
 
 def convert(
     requests: Iterable[Request], path: str | Path, *, block_tokens: int, name: str = "", format: str = "native"
-) -> list[str]:
-    """Write requests to a file, compressed as its suffix .gz or .zst says; returns a sentence for each loss.
+) -> tuple[int, list[str]]:
+    """Write requests to a file, compressed as its suffix .gz or .zst says; returns their number and a sentence for each
+    thing that the format cannot hold.
 
-    The file appears whole or not at all. Raises InputError when the format cannot be written.
+    The file appears whole or not at all. Raises InputError when the format cannot be written or there is no request.
     """
     if format not in WRITERS:
         raise InputError(f"the format {format!r} cannot be written", hint=did_you_mean(format, WRITERS))
@@ -41,7 +42,9 @@ def convert(
     with _whole(Path(path).expanduser()) as stream:
         for line in writer.lines(found, block_tokens, name):
             stream.write(line + b"\n")
-    return found.losses(writer.loses, block_tokens, format)
+        if not found.count:
+            raise InputError(f"{path}: there is no request to write")
+    return found.count, found.losses(writer.loses, block_tokens, format)
 
 
 class _Found:
@@ -50,17 +53,19 @@ class _Found:
     def __init__(self, requests: Iterable[Request]) -> None:
         self._requests = requests
         self.fields: set[str] = set()
+        self.count = 0
 
     def __iter__(self) -> Iterator[Request]:
-        for number, request in enumerate(self._requests):
+        for request in self._requests:
             if request.blocks:
                 self.fields.add("blocks")
             if request.session:
                 self.fields.add("session")
             if request.think_s >= 0:
                 self.fields.add("think_s")
-            if request.index != number:
+            if request.index != self.count:
                 self.fields.add("index")
+            self.count += 1
             yield request
 
     def losses(self, loses: frozenset[str], block_tokens: int, format: str) -> list[str]:

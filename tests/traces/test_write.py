@@ -17,7 +17,9 @@ from kvplan.workload import Request
 
 
 def converted(trace: Trace, path: Path, format: str = "native") -> list[str]:
-    return convert(trace, path, block_tokens=trace.block_tokens, format=format)
+    count, losses = convert(trace, path, block_tokens=trace.block_tokens, format=format)
+    assert count == len(trace)
+    return losses
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -116,6 +118,9 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="stop"):
         convert(broken(), tmp_path / "t", block_tokens=16)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="no request to write"):
+        convert([], tmp_path / "t", block_tokens=16)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="cannot be written"):
         convert([], tmp_path / "t", block_tokens=16, format="weka")
