@@ -27,7 +27,7 @@ class Job:
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s",
+        "promoted", "weighed_s", "held_s",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -39,6 +39,7 @@ class Job:
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
+        self.held_s = 0.0  # its first token waited so long behind stores
         self.weighed_s = 0.0  # of load_s, what has been compared with computing again
         self.promoted: range | None = None  # tokens that it had read from the disk
         self.leaf: Node | None = None  # deepest run of its prompt's content
@@ -61,7 +62,7 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s", "launched_s", "paused")
+    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s", "launched_s", "paused", "held_s")
 
     def __init__(self, made_s: float, ready_s: float) -> None:
         self.launched_s = made_s  # when the host has launched all of it
@@ -70,6 +71,7 @@ class Plan:
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
         self.duration_s = 0.0
+        self.held_s = 0.0  # its tokens waited so long behind stores
         self.paused = False
         self.start_s = -1.0
 
@@ -199,7 +201,9 @@ class Replica:
         plan, now = self.executing, self.env.now
         assert plan is not None
         self.executing = None
-        seen_s = self.transfers.outputs_seen_s(now) + self.engine.overhead.collect_s
+        free_s = self.transfers.outputs_seen_s(now)
+        plan.held_s = free_s - now
+        seen_s = free_s + self.engine.overhead.collect_s
         for job, new, context in plan.chunks:
             if job.running:
                 self.transfers.store(job, context + new)
@@ -220,15 +224,24 @@ class Replica:
                 continue
             job.emitted += 1
             if job.emitted == 1:
-                job.first_s = now
+                job.first_s, job.held_s = now, plan.held_s
             else:
                 tokens += 1
             if job.emitted >= job.output:
                 self._finish(job)
         if tokens:
-            self.recorder.intervals(now - self.handled_s, tokens)
+            self._interval(plan, now - self.handled_s, tokens)
         self.handled_s = now
         self._pump()
+
+    def _interval(self, plan: Plan, seconds: float, tokens: int) -> None:
+        """A step has given `tokens` tokens that came `seconds` after the ones before them."""
+        self.recorder.intervals(seconds, tokens)
+        slow = self.recorder.slow
+        if seconds > slow.limit_s and self.recorder.measuring:
+            attention_s = self.cost.decode_attention_s([job.computed for job in plan.decodes])
+            decode_s = self.cost.busy_s((), len(plan.decodes), attention_s, len(plan.decodes))
+            slow.add(seconds, tokens, step_s=plan.duration_s, decode_s=decode_s, held_s=plan.held_s)
 
     def _finish(self, job: Job) -> None:
         job.last_s = self.env.now

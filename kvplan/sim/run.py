@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import simpy
 from kvplan.cost import StepCost
 from kvplan.errors import InputError
 from kvplan.scenario import Scenario
+from kvplan.sim import targets
+from kvplan.sim.arrivals import Arrivals
 from kvplan.sim.engine import Job, Replica
 from kvplan.sim.links import DiskQueue, HostLink
 from kvplan.sim.policies import POLICIES
@@ -19,6 +22,7 @@ from kvplan.sim.tiers import Tier
 from kvplan.sim.transfers import Transfers
 from kvplan.sizing.formats import resolve_kv_dtype, stored_format
 from kvplan.sizing.kv import token_bytes as layer_token_bytes
+from kvplan.sizing.pool import kv_pool
 from kvplan.traces import open_trace
 from kvplan.traces.trace import Trace
 from kvplan.workload import Request
@@ -36,7 +40,11 @@ class World:
         self.cost = StepCost(model, machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
         self.token_bytes = bytes_per_token(scenario)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
-        self.recorder = Recorder(first_token_s=engine.overhead.first_token_s)
+        self.target = targets.parse(run.target)
+        slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
+        self.recorder = Recorder(first_token_s=engine.overhead.first_token_s, slow_s=slow_s)
+        self.arrivals = Arrivals(trace, run, grain_tokens=engine.block_tokens)
+        self.warm_index, self.warm_s = run.warmup * len(trace), 0.0
         tree = PrefixTree(key_tokens=trace.block_tokens, grain_tokens=engine.block_tokens, tiers=4)
         usable_bytes = self.pool_bytes - engine.null_blocks * engine.block_tokens * self.token_bytes
         self.tiers = [self._tier("gpu", 0, tree, usable_bytes, "lru", engine.block_tokens)]
@@ -77,6 +85,7 @@ class World:
         try:
             self.env.run(until=self.all_done)
         except KeyboardInterrupt:
+            self.recorder.trim()
             for job in [*self.replica.running, *self.replica.held, *self.replica.waiting]:
                 self.recorder.unfinished(job)
             return False
@@ -84,11 +93,13 @@ class World:
 
     def _arrive(self, progress: Progress | None) -> Iterator[Any]:
         env, overhead, total = self.env, self.scenario.engine.overhead, self.left
-        speedup = self.scenario.run.speedup
-        for count, request in enumerate(self.trace):
-            arrival = request.arrival_s / speedup
+        self.recorder.measuring = not self.warm_index
+        for count, request in enumerate(self.arrivals):
+            arrival = request.arrival_s
             if arrival > env.now:
                 yield env.timeout(arrival - env.now)
+            if not self.recorder.measuring and request.index >= self.warm_index:
+                self.recorder.measuring, self.warm_s = True, arrival
             if progress is not None and count % 64 == 0:
                 progress(total - self.left, total)
             output = self._admissible(request)
@@ -99,7 +110,6 @@ class World:
                 continue
             front_s = overhead.request_s + overhead.request_token_s * request.prompt_tokens
             job = Job(request, output, arrival + front_s)
-            job.arrival_s = arrival
             env.timeout(front_s).callbacks.append(lambda _, job=job: self.replica.submit(job))
 
     def _admissible(self, request: Request) -> int | None:
@@ -136,8 +146,15 @@ def bytes_per_token(scenario: Scenario) -> float:
 
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
-    """What the engine leaves for KV on the GPUs of a replica."""
-    raise InputError("say how much GPU memory holds KV", hint="add --gpu-kv SIZE")
+    """What the engine leaves for KV on the GPUs of a replica. Raises InputError when the weights do not fit."""
+    model, machine, engine, tp = scenario.model, scenario.machine, scenario.engine, scenario.run.tp
+    pool = kv_pool(model, machine, engine, tp=tp)
+    if not pool.kv_bytes:
+        raise InputError(
+            f"{model.name} leaves no GPU memory for KV on {tp} x {machine.gpu.name}",
+            hint="add --set run.tp=N for more GPUs, or choose a larger machine",
+        )
+    return pool.kv_bytes
 
 
 def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[Any, World]:
