@@ -25,7 +25,7 @@ def largest(clauses: list[Clause], checks: list[TargetCheck], columns: dict[str,
     over, clause, check = max(missed, key=lambda entry: entry[0])
     parts = _of_tokens(slow) if clause.metric == "itl" else _of_requests(clause, columns, cost)
     total = sum(parts.values())
-    head = f"{check.name} misses its target by {over - 1:.0%}"
+    head = f"{check.name} misses its target by {over - 1:.0%}" if over < 3 else f"{check.name} is {over:,.0f} times its target"
     if total <= 0:
         return f"{head}."
     name, seconds = max(parts.items(), key=lambda part: part[1])
