@@ -9,7 +9,7 @@ from typing import Any
 import simpy
 
 from kvplan.cost import StepCost
-from kvplan.errors import InputError
+from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Scenario
 from kvplan.sim import targets
 from kvplan.sim.arrivals import Arrivals
@@ -74,6 +74,8 @@ class World:
         self.max_context = min(filter(None, (engine.max_context_tokens, model.max_context_tokens)), default=1 << 40)
 
     def _tier(self, name: str, index: int, tree: PrefixTree, size: float, policy: str, grain: int) -> Tier:
+        if policy not in POLICIES:
+            raise InputError(f"no eviction policy named {policy!r}", hint=did_you_mean(policy, POLICIES))
         capacity = int(size / self.token_bytes)
         if capacity < grain:
             raise InputError(f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * self.token_bytes:,.0f} bytes)")
