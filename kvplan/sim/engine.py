@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from kvplan.cost import StepCost
@@ -126,7 +127,7 @@ class Replica:
         self.pauses = Pauses(engine, offloading=transfers.cpu is not None)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
-        self.stuck = False  # nobody can be admitted before something is freed
+        self.stuck: Job | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self._bulk: Bulk | None = None
         self._timer = 0
         transfers.freed = self.freed
@@ -146,8 +147,8 @@ class Replica:
 
     def freed(self) -> None:
         """Blocks have become evictable without a step of the engine."""
-        if self.stuck:
-            self.stuck = False
+        if self.stuck is not None:
+            self.stuck = None
             self.wake()
 
     def loaded(self, job: Job) -> None:
@@ -159,7 +160,7 @@ class Replica:
 
     def unblocked(self) -> None:
         """What a held job waited for has happened."""
-        self.stuck = False
+        self.stuck = None
         self.wake()
 
     def busy_until_s(self) -> float:
@@ -266,7 +267,7 @@ class Replica:
         gpu.unpin(leaf)
         job.blocks = job.shared_tokens = 0
         job.leaf = job.own_tail = None
-        self.stuck = False
+        self.stuck = None
 
     # -- planning a step ---------------------------------------------------------------------------------------------------
 
@@ -359,34 +360,34 @@ class Replica:
     # -- admission ---------------------------------------------------------------------------------------------------------
 
     def _admit(self, plan: Plan, budget: int) -> None:
-        if self.stuck:
-            self._unwedge()
-            return
-        for job in [job for job in self.held if self._ready(job)]:
+        for job in self._line():
             if budget <= 0 or len(self.running) >= self.engine.max_batch:
                 return
             new = self._try(job, budget)
             if new is None:
-                self.stuck = True
-                self._unwedge()
-                return
-            if new:
+                self.stuck = job
+                break
+            if self.waiting and self.waiting[0] is job:
+                self.waiting.popleft()
+                if not new:
+                    self.held.append(job)
+            elif new:
                 self.held.remove(job)
+            if new:
                 self._start(plan, job, new)
                 budget -= new
-        while self.waiting and budget > 0 and len(self.running) < self.engine.max_batch:
-            job = self.waiting[0]
-            new = self._try(job, budget)
-            if new is None:
-                self.stuck = True
-                self._unwedge()
+        if self.stuck is not None:
+            self._unwedge()
+
+    def _line(self) -> Iterator[Job]:
+        """Who may be admitted, in order: held jobs that can go on, then the waiting line; nobody behind one that did not fit."""
+        for job in list(self.held):
+            if job is self.stuck:
                 return
-            self.waiting.popleft()
-            if not new:
-                self.held.append(job)
-                continue
-            self._start(plan, job, new)
-            budget -= new
+            if self._ready(job):
+                yield job
+        while self.waiting and self.stuck is None:
+            yield self.waiting[0]
 
     def _ready(self, job: Job) -> bool:
         """Can a held job go on: nothing is on its way for it, and the scheduler has been told so."""
@@ -549,9 +550,11 @@ class Replica:
 
     def _may_admit(self) -> bool:
         """Could a plan made after the next step admit somebody."""
-        if self.stuck or len(self.running) >= self.engine.max_batch:
+        if len(self.running) >= self.engine.max_batch:
             return False
-        return bool(self.waiting) or any(job.blocked_on is None for job in self.held)
+        if self.waiting and self.stuck is None:
+            return True
+        return any(job.blocked_on is None for job in takewhile(lambda job: job is not self.stuck, self.held))
 
     def _steps_with_blocks(self, jobs: list[Job], steps: int) -> int:
         block, room = self.block, self.gpu.room_tokens // self.block
