@@ -74,8 +74,13 @@ def _cudnn_prefill(
     def cudnn(_: int) -> None:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             for keys, values, causal in parts:
-                F.scaled_dot_product_attention(query, keys, values, is_causal=causal, enable_gqa=group > 1)
+                gqa = keys.shape[1] != query.shape[1]
+                F.scaled_dot_product_attention(query, keys, values, is_causal=causal, enable_gqa=gqa)
 
+    try:
+        cudnn(0)
+    except RuntimeError:  # this build has no grouped-query kernel: repeat K and V, which takes the same products
+        parts[:] = [(keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), c) for keys, values, c in parts]
     return cudnn
 
 

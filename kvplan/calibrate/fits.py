@@ -109,7 +109,7 @@ def _overlap(rows: Rows, out: Findings, _: Gpu) -> None:
 def _pinning(rows: Rows, out: Findings, _: Gpu) -> None:
     for row in rows.of("pin"):
         out.kept[f"pin_{row.point.text('how')}_s_per_GiB"] = row.seconds * GiB / row.point.number("bytes")
-    text = "torch's pinned allocator, 1 GiB at a time"
+    text = "torch's pinned allocator"
     torch_rows = rows.of("pin", how="torch") or rows.of("pin")
     out.values["host.pin_s_per_byte"] = direct(torch_rows, lambda row, s: s / row.point.number("bytes"), source=text)
 

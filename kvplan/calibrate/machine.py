@@ -24,8 +24,7 @@ def build(
     job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Row]
 ) -> Machine:
     """Base, facts and fitted numbers together. Raises InputError when a part was neither measured nor given by a base."""
-    families = {probe.family for probe in job.probes}
-    document, provenance = _start(job.base)
+    document, provenance = _start(job.base, job.stand_in)
     if "gpu_name" in facts:
         document["gpu"] = {**document.get("gpu", {}), **_own(gpu)}
         provenance |= {f"gpu.{k}": Source(kind="datasheet", source=text) for k, text in peak_sources.items()}
@@ -42,23 +41,33 @@ def build(
     missing = [part for part in ("gpu", "link", "disk") if not _complete(part, document)]
     if missing:
         raise InputError(
-            f"{', '.join(missing)}: not measured in this run ({'; '.join(sorted(families))} only), so there is no whole machine to write",
-            hint="--merge BASE takes the rest from a machine file or a shipped machine",
+            f"{', '.join(missing)}: not measured in this run, so there is no whole machine to write",
+            hint="--merge FILE takes the rest from a machine file or a shipped machine",
         )
-    name = str(facts.get("gpu_name", job.base.name if job.base else "machine"))
+    name = str(facts.get("gpu_name") or (job.base.name if job.base else "machine"))
+    where = f"measured on {facts.get('host', 'this server')}"
+    if job.fake:
+        where = "fake: no hardware was measured"
+    elif job.stand_in:
+        where = f"only {', '.join(sorted({p.family for p in job.probes}))} {where}"
     document |= {
         "name": name.lower().replace("nvidia ", "").replace(" ", "-"),
-        "title": f"{name}, measured on {facts.get('host', 'this server')}" if not job.fake else "Fake server (no hardware was measured)",
+        "title": f"{name}, {where}",
         "calibration": {**_about(job, facts), **found.kept, "fits": _fits(found), "tables": tables(rows), "domain": _domain(rows)},
         "provenance": msgspec.to_builtins(provenance),
     }
     return msgspec.convert(document, Machine)
 
 
-def _start(base: Machine | None) -> tuple[dict[str, Any], dict[str, Source]]:
+def _start(base: Machine | None, stand_in: bool) -> tuple[dict[str, Any], dict[str, Source]]:
     if base is None:
         return {}, {}
-    return msgspec.to_builtins(base), dict(base.provenance)
+    provenance = dict(base.provenance)
+    if stand_in:
+        provenance = {
+            path: Source(kind="assumed", source=f"not measured: {base.name}, {s.source}") for path, s in provenance.items()
+        }
+    return msgspec.to_builtins(base), provenance
 
 
 def _own(gpu: Gpu) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _timer(_: Context) -> list[Point]:
 
 
 def _pin(context: Context) -> list[Point]:
-    size = 256 * MiB if context.quick else GiB
+    size = 256 * MiB if context.quick else 512 * MiB
     return [point("pin", how=how, bytes=size) for how in ("torch", "register", "register_huge")]
 
 

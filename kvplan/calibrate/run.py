@@ -35,6 +35,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     output: Path | None = None
     resume: bool = False
     base: Machine | None = None  # supplies what is not measured
+    stand_in: bool = False  # the base is no machine of the user's: its numbers are assumptions here
     created: str = ""
     fake: bool = False
 
@@ -209,6 +210,9 @@ def run(
     machine = build(job, state.facts, found, gpu, sources, state.rows)
     quality = state.holdout(machine)
     remarks = _remarks(state.findings, found, quality)
+    if job.base and job.stand_in:
+        text = f"only {', '.join(sorted({p.family for p in job.probes}))} was measured: all else in this profile is {job.base.name}'s."
+        remarks += (Remark(code="B01", level="warning", text=text + " --merge FILE takes it from a machine of yours."),)
     calibration: dict[str, object] = {
         **machine.calibration,
         "quality": msgspec.to_builtins(quality),

@@ -34,6 +34,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     busy_ok: bool = False
     base: Machine | None = None
+    stand_in: bool = False
     seed: int = 1
 
 
@@ -77,6 +78,7 @@ def calibrate(options: Options, progress: Progress) -> CalibrateResult:
             output=options.output,
             resume=options.resume,
             base=options.base,
+            stand_in=options.stand_in,
             fake=True,
         )
         return run(job, {"gpu": fake}, progress=progress, clock=lambda: 0.0)
@@ -108,6 +110,7 @@ def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> Ca
             output=options.output,
             resume=options.resume,
             base=options.base,
+            stand_in=options.stand_in,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
         return run(job, instruments, progress=progress, clock=time.perf_counter, noticed=loaded)

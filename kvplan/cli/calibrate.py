@@ -11,6 +11,7 @@ from kvplan import catalog
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 
 COMMON, ADVANCED = "Common", "Advanced"
+STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the profile and the table say so
 
 
 def calibrate(
@@ -47,7 +48,8 @@ def calibrate(
         output=output,
         resume=resume,
         busy_ok=busy_ok,
-        base=catalog.machine(merge) if merge else None,
+        base=catalog.machine(merge or STAND_IN) if merge or only else None,
+        stand_in=not merge,
     )
     result = calibrate(options, lambda line: err().print(line, markup=False))
     if as_json:
