@@ -80,7 +80,9 @@ def _cudnn_prefill(
     try:
         cudnn(0)
     except RuntimeError:  # this build has no grouped-query kernel: repeat K and V, which takes the same products
-        parts[:] = [(keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), c) for keys, values, c in parts]
+        parts[:] = [
+            (keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), c) for keys, values, c in parts
+        ]
     return cudnn
 
 

@@ -123,7 +123,8 @@ class DiskInstrument:
             for memory in memories[:writers]:
                 np.frombuffer(memory, dtype=np.int64)[:] = content
         return [
-            Worker(file, point, write=i < writers, memory=memories[i], seed=self.seed_of_block + i) for i in range(count)
+            Worker(file, point, write=i < writers, memory=memories[i], seed=self.seed_of_block + i)
+            for i in range(count)
         ]
 
     def _window(self, workers: list[Worker], window_s: float) -> tuple[float, float]:
@@ -174,7 +175,7 @@ class DiskInstrument:
             taken = [self._timed(point, workers, WINDOW_S) for _ in range(_windows(samples))]
         finally:
             _close(workers)
-        if taken[-1].notes.get("request_bytes") and point.text("pages") == "huge":
+        if taken[-1].notes.get("request_bytes") and point.text("pages") != "small":
             self.requests[point.number("bytes")] = taken[-1].notes["request_bytes"]
         return taken
 
@@ -209,7 +210,7 @@ class DiskInstrument:
         write = point.text("what") == "write"
         workers = self._workers(point, point.number("threads") if write else 0)
         try:
-            start, end = self._window(workers, float(point.params["seconds"]))
+            start, end = self._window(workers, float(point.params["span_s"]))
         finally:
             _close(workers)
         ends = sorted(finish for w in workers for _, finish in w.done if start < finish <= end)

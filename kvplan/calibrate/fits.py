@@ -59,7 +59,9 @@ def _copies(rows: Rows, out: Findings, _: Gpu) -> None:
 
 
 def _lone_copies(rows: Rows, out: Findings, _: Gpu) -> None:
-    alone, queued = rows.pairs(rows.of("copy", memory="alone"), rows.of("copy", memory="pinned", gpu=0), "direction", "bytes")
+    alone, queued = rows.pairs(
+        rows.of("copy", memory="alone"), rows.of("copy", memory="pinned", gpu=0), "direction", "bytes"
+    )
     extra = [a.seconds - q.seconds for a, q in zip(alone, queued, strict=True) if a.point.number("bytes") <= 64 * KiB]
     out.values["link.launch_s"] = Fitted(
         value=max(1e-7, statistics.median(extra)),
@@ -159,7 +161,9 @@ def fastest(rows: list[Row]) -> list[Row]:
 def _fit_prefill_attention(rows: list[Row], gpu: Gpu, overhead_s: float, source: str) -> Fit:
     def model(v: dict[str, float], row: Row) -> float:
         p = row.point
-        flops = predict.prefill_attention_flops(p.number("heads"), p.number("dim"), p.number("new"), p.number("context"))
+        flops = predict.prefill_attention_flops(
+            p.number("heads"), p.number("dim"), p.number("new"), p.number("context")
+        )
         ramp = 1 + v["attention_n0_tokens"] / p.number("new")
         return overhead_s + flops / (gpu.bf16_flops * v["attention_efficiency"]) * ramp
 
@@ -192,7 +196,11 @@ def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
         Parameter(name="kv_read_efficiency", typical=0.85, width=0.3, at_most=1.02),
     ]
     best = fastest(rows.of("attention_decode"))
-    _keep(out, "decode attention", fit(model, parameters, best, scale=0.08, source="decode attention, the faster of torch's kernels"))
+    _keep(
+        out,
+        "decode attention",
+        fit(model, parameters, best, scale=0.08, source="decode attention, the faster of torch's kernels"),
+    )
 
 
 def _elementwise(rows: Rows, out: Findings, gpu: Gpu) -> None:
@@ -210,7 +218,9 @@ def _elementwise(rows: Rows, out: Findings, gpu: Gpu) -> None:
     large = [max(large, key=lambda r: r.point.number("m"))]
     hidden = predict.shape(large[0].point.text("model")).hidden
     out.values["gpu.elementwise_Bps_efficiency"] = direct(
-        large, lambda row, s: 6.0 * row.point.number("m") * hidden / s / gpu.hbm_Bps, source="addition of two large activations"
+        large,
+        lambda row, s: 6.0 * row.point.number("m") * hidden / s / gpu.hbm_Bps,
+        source="addition of two large activations",
     )
 
 
@@ -236,8 +246,14 @@ def _whole_model(rows: Rows, out: Findings, gpu: Gpu) -> None:
     out.kept |= {f"torch_{name}": value.value for name, value in found.values.items()}
 
 
+def _grid(reads: list[Row]) -> list[Row]:
+    """The reads of the grid: those with the buffers that most of the reads used."""
+    kinds = [r.point.text("pages") for r in reads]
+    return [r for r in reads if r.point.text("pages") == statistics.mode(kinds)]
+
+
 def _disk(rows: Rows, out: Findings, _: Gpu) -> None:
-    reads = rows.of("disk_read", pages="huge", order="random")
+    reads = _grid(rows.of("disk_read", order="random"))
 
     def model(v: dict[str, float], row: Row) -> float:
         size, depth, knee = row.point.number("bytes"), row.point.number("threads"), v["queue_knee"]
@@ -253,7 +269,13 @@ def _disk(rows: Rows, out: Findings, _: Gpu) -> None:
         Parameter(name="read_iops", typical=2e5, width=2.0),
         Parameter(name="queue_knee", typical=3.0, width=0.7, at_most=20.0),
     ]
-    found = fit(model, parameters, reads, scale=0.08, source="direct random reads by block and threads")
+    found = fit(
+        model,
+        parameters,
+        reads,
+        scale=0.08,
+        source=f"direct random reads into {reads[0].point.text('pages')} buffers, by block and threads",
+    )
     out.fits["disk reads"] = found
     out.values |= {f"disk.{name}": value for name, value in found.values.items()}
 
@@ -262,7 +284,9 @@ def _disk_writes(rows: Rows, out: Findings, _: Gpu) -> None:
     writes = rows.of("disk_write")
     best = min(writes, key=lambda r: r.seconds / r.point.number("bytes"))
     lasting = rows.of("disk_sustained", what="write")
-    chosen = [best] if not lasting or lasting[0].notes["sustained_Bps"] > best.rate(best.point.number("bytes")) else lasting
+    chosen = (
+        [best] if not lasting or lasting[0].notes["sustained_Bps"] > best.rate(best.point.number("bytes")) else lasting
+    )
     text = "direct writes, sustained" if chosen is lasting else "direct random writes, the best block and threads"
     out.values["disk.write_Bps"] = direct(chosen, lambda row, s: row.point.number("bytes") / s, source=text)
     single = [r for r in writes if r.point.number("threads") == 1]
@@ -278,7 +302,10 @@ def _disk_rest(rows: Rows, out: Findings, _: Gpu) -> None:
         out.kept |= {"disk_mixed_read_Bps": row.notes["Bps"], "disk_mixed_write_Bps": row.notes["write_Bps"]}
     for row in rows.of("disk_sustained"):
         what = row.point.text("what")
-        out.kept |= {f"disk_{what}_burst_Bps": row.notes["burst_Bps"], f"disk_{what}_sustained_Bps": row.notes["sustained_Bps"]}
+        out.kept |= {
+            f"disk_{what}_burst_Bps": row.notes["burst_Bps"],
+            f"disk_{what}_sustained_Bps": row.notes["sustained_Bps"],
+        }
     for row in rows.of("pipeline"):
         rate = row.rate(row.point.number("bytes"))
         out.kept["pipeline_Bps"] = max(out.kept.get("pipeline_Bps", 0.0), rate)
@@ -336,5 +363,7 @@ def peaks(name: str, memory_bytes: int, rows: Iterable[Row]) -> tuple[Gpu, dict[
     reads = [r.rate(r.point.number("bytes")) for r in have.of("hbm", what="read")]
     products = [r.rate(2.0 * r.point.number("m") * r.point.number("n") * r.point.number("k")) for r in have.of("gemm")]
     text = "the best that was measured: kvplan has no datasheet of this GPU"
-    top = Gpu(name=name, memory_bytes=memory_bytes, hbm_Bps=max(reads, default=1e12), bf16_flops=max(products, default=1e14))
+    top = Gpu(
+        name=name, memory_bytes=memory_bytes, hbm_Bps=max(reads, default=1e12), bf16_flops=max(products, default=1e14)
+    )
     return top, dict.fromkeys(("hbm_Bps", "bf16_flops"), text)

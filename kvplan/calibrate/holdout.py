@@ -29,7 +29,7 @@ def points(context: Context, families: set[Family], order: random.Random) -> lis
             *[lambda: _prefill(context, order)] * 4,
             *[lambda: _decode(context, order)] * 4,
         ],
-        "disk": [lambda: _read(order)] * 4,
+        "disk": [lambda: _read(context, order)] * 4,
     }
     return [one() for family in sorted(families) for one in make[family]]
 
@@ -54,12 +54,18 @@ def _decode(context: Context, order: random.Random) -> Point:
     return point("decode_step", model=context.model.name, run="graph", batch=batch, context=before)
 
 
-def _read(order: random.Random) -> Point:
+def _read(context: Context, order: random.Random) -> Point:
     size = _between(order, 16 * KiB, 12 * MiB) // 4096 * 4096
-    return point("disk_read", bytes=size, threads=_between(order, 1, 24), pages="huge", order="random")
+    return point("disk_read", bytes=size, threads=_between(order, 1, 24), pages=context.pages, order="random")
 
 
-_FAMILY = {"copy": "copies", "gemm": "matrix products", "prefill_step": "prefill", "decode_step": "decode", "disk_read": "disk reads"}
+_FAMILY = {
+    "copy": "copies",
+    "gemm": "matrix products",
+    "prefill_step": "prefill",
+    "decode_step": "decode",
+    "disk_read": "disk reads",
+}
 
 
 def as_torch_runs(machine: Machine) -> Machine:
@@ -75,5 +81,7 @@ def errors(machine: Machine, rows: list[Row]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for row in rows:
         judged = torch_machine if row.point.op.endswith("_step") else machine
-        found.setdefault(_FAMILY[row.point.op], []).append(abs(PREDICT[row.point.op](judged, row.point) / row.seconds - 1))
+        found.setdefault(_FAMILY[row.point.op], []).append(
+            abs(PREDICT[row.point.op](judged, row.point) / row.seconds - 1)
+        )
     return found

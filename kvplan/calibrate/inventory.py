@@ -149,7 +149,13 @@ def _first_line(path: str) -> str:
 
 
 # NVML clock event reasons that mean the GPU was held back (nvml.h: nvmlClocksEventReason*).
-_HELD_BACK = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal (software)", 0x40: "thermal", 0x80: "power brake"}
+_HELD_BACK = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "thermal (software)",
+    0x40: "thermal",
+    0x80: "power brake",
+}
 
 
 class Monitor:
@@ -157,7 +163,15 @@ class Monitor:
 
     def __init__(self, index: int) -> None:
         fields = "clocks.sm,clocks_event_reasons.active,utilization.gpu"
-        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-lms", "500", "-i", str(index)]
+        command = [
+            "nvidia-smi",
+            f"--query-gpu={fields}",
+            "--format=csv,noheader,nounits",
+            "-lms",
+            "500",
+            "-i",
+            str(index),
+        ]
         try:
             self.process: subprocess.Popen[str] | None = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

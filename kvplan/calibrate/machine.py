@@ -53,7 +53,13 @@ def build(
     document |= {
         "name": name.lower().replace("nvidia ", "").replace(" ", "-"),
         "title": f"{name}, {where}",
-        "calibration": {**_about(job, facts), **found.kept, "fits": _fits(found), "tables": tables(rows), "domain": _domain(rows)},
+        "calibration": {
+            **_about(job, facts),
+            **found.kept,
+            "fits": _fits(found),
+            "tables": tables(rows),
+            "domain": _domain(rows),
+        },
         "provenance": msgspec.to_builtins(provenance),
     }
     return msgspec.convert(document, Machine)
@@ -65,7 +71,8 @@ def _start(base: Machine | None, stand_in: bool) -> tuple[dict[str, Any], dict[s
     provenance = dict(base.provenance)
     if stand_in:
         provenance = {
-            path: Source(kind="assumed", source=f"not measured: {base.name}, {s.source}") for path, s in provenance.items()
+            path: Source(kind="assumed", source=f"not measured: {base.name}, {s.source}")
+            for path, s in provenance.items()
         }
     return msgspec.to_builtins(base), provenance
 
@@ -104,7 +111,8 @@ def _about(job: Job, facts: dict[str, Value]) -> dict[str, Any]:
 
 def _fits(found: Findings) -> dict[str, Any]:
     made: dict[str, Any] = {
-        name: {"median_error": f.median_error, "p90_error": f.p90_error, "points": f.rows} for name, f in found.fits.items()
+        name: {"median_error": f.median_error, "p90_error": f.p90_error, "points": f.rows}
+        for name, f in found.fits.items()
     }
     return {**made, "missed": found.missed} if found.missed else made
 
@@ -174,6 +182,14 @@ def figures(machine: Machine, found: Findings, facts: dict[str, Value]) -> tuple
         if what in found.kept:
             value = found.kept[what]
             made.append(
-                Figure(part="memory", name=label, value=value, lo=value, hi=value, unit="B/s", datasheet=known.hbm_Bps if known else 0.0)
+                Figure(
+                    part="memory",
+                    name=label,
+                    value=value,
+                    lo=value,
+                    hi=value,
+                    unit="B/s",
+                    datasheet=known.hbm_Bps if known else 0.0,
+                )
             )
     return tuple(made)

@@ -70,7 +70,9 @@ def estimate(current: Point, blocks: list[list[Sample]], tolerance: float) -> Ro
         kept = medians[1:]
     middle, lo, hi = median_interval(kept)
     samples = [s for block in blocks for s in block]
-    notes = {name: statistics.median(s.notes[name] for s in samples if name in s.notes) for s in samples for name in s.notes}
+    notes = {
+        name: statistics.median(s.notes[name] for s in samples if name in s.notes) for s in samples for name in s.notes
+    }
     if kept is not medians:
         notes["warmup_effect"] = 1.0
     return Row(

@@ -102,6 +102,7 @@ def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> Ca
             gpus=gpus,
             numa_nodes=max(1, len(inventory.numa_cpus())),
             cpus=len(os.sched_getaffinity(0)),
+            pages="pinned" if "gpu" in instruments else "huge",
         )
         job = Job(
             context=context,
@@ -164,4 +165,6 @@ def _need_scipy() -> None:
     try:
         import scipy.optimize  # noqa: F401
     except ImportError:
-        raise MissingError("calibrate fits with scipy, which is not installed", hint='pip install "kvplan[calibrate]"') from None
+        raise MissingError(
+            "calibrate fits with scipy, which is not installed", hint='pip install "kvplan[calibrate]"'
+        ) from None

@@ -20,17 +20,23 @@ from kvplan.errors import InputError, MissingError
 from kvplan.units import MiB, format_bytes
 
 PAGE = 4096
+HUGE = 2 * MiB
 FILL = 8 * MiB
 _open_paths: set[Path] = set()
 
 
-def buffer(size: int, *, huge: bool) -> Any:
-    """Private anonymous memory, page-aligned, touched; on 2 MiB pages when `huge` and the kernel has them."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def buffer(size: int, *, huge: bool) -> memoryview:
+    """Private anonymous memory, touched and aligned to 2 MiB; on 2 MiB pages when `huge` and the kernel has them, never otherwise.
+
+    A mapping of less than two huge pages may hold none, so that more is mapped than is given.
+    """
+    memory = mmap.mmap(-1, -(-size // HUGE) * HUGE + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):
         memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
-    np.frombuffer(memory, dtype=np.uint8)[::PAGE] = 1
-    return memory
+    start = -np.frombuffer(memory, dtype=np.uint8).ctypes.data % HUGE
+    given = memoryview(memory)[start : start + size]
+    np.frombuffer(given, dtype=np.uint8)[::PAGE] = 1
+    return given
 
 
 def stamp(memory: Any, seed: int, offset: int) -> None:

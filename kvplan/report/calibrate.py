@@ -27,7 +27,13 @@ def _interval(figure: Figure) -> str:
 def render(result: CalibrateResult, console: Console) -> None:
     """Figures with their interval and the datasheet beside them, then what is odd."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, justify in (("", "left"), ("measured", "right"), ("95 %", "right"), ("datasheet", "right"), ("reached", "right")):
+    for header, justify in (
+        ("", "left"),
+        ("measured", "right"),
+        ("95 %", "right"),
+        ("datasheet", "right"),
+        ("reached", "right"),
+    ):
         table.add_column(header, justify=justify, no_wrap=header != "")  # type: ignore[arg-type]
     part = ""
     for figure in result.figures:
@@ -36,7 +42,9 @@ def render(result: CalibrateResult, console: Console) -> None:
             table.add_row(f"[bold]{part}[/]")
         promised = _number(figure.datasheet, figure.unit) if figure.datasheet else ""
         reached = f"{figure.value / figure.datasheet:.0%}" if figure.datasheet else ""
-        table.add_row(f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached)
+        table.add_row(
+            f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached
+        )
     console.print(f"[bold]{escape(result.machine.title)}[/] · {result.mode}")
     console.print()
     console.print(table)
