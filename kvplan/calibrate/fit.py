@@ -115,10 +115,8 @@ def _solve(
 
 
 def relative_sigma(row: Row) -> float:
-    """Relative standard deviation of a row from its interval; a tenth when it has none."""
-    if math.isinf(row.hi) or not row.lo:
-        return 0.10
-    return (row.hi - row.lo) / (2 * 1.96 * row.seconds)
+    """Relative standard deviation of a row from its interval; at most a fifth, since intervals of few blocks are wide by themselves."""
+    return min(0.2, (row.hi - row.lo) / (2 * 1.96 * row.seconds))
 
 
 def ratio(above: Sequence[Row], below: Sequence[Row], *, source: str, invert: bool = False) -> Fitted:
@@ -152,7 +150,7 @@ def direct(rows: Sequence[Row], value: Callable[[Row, float], float], *, source:
         raise ValueError("no rows")
     middles = [value(row, row.seconds) for row in rows]
     ends = [
-        sorted((value(row, row.lo or row.seconds), value(row, row.hi if math.isfinite(row.hi) else row.seconds)))
+        sorted((value(row, row.lo), value(row, row.hi)))
         for row in rows
     ]
     middle = statistics.median(middles)
