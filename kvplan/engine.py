@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -23,6 +24,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_policy: str = "lru"
     disk_read_threads: int = 16
     disk_write_threads: int = 16
+    loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
@@ -70,6 +72,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context_bytes: int = 0  # CUDA context and libraries, per GPU
     rank_bytes: int = 0  # collectives, per GPU when there is more than one rank
     graph_bytes: int = 0  # captured CUDA graphs, where the pool is charged for them
+    mxfp4_width_multiple: int = 0  # to which the width of an mxfp4 expert is padded on a rank
+    absorbs_latent: bool = False  # are the up-projections of latent attention kept a second time in the model's dtype
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -98,8 +102,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def memory_rules(self) -> Memory:
         """The memory rules of this version: the last whose `since` is not above it."""
-        return [rules for rules in self.memory if _version(rules.since) <= _version(self.version)][-1]
+        known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
+        return (known or self.memory[:1])[-1]
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
