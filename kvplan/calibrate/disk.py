@@ -71,7 +71,7 @@ class DiskInstrument:
         self.noticed: list[Finding] = []
         self.requests: dict[int, float] = {}
         self.fill_Bps = 0.0
-        self.rates: dict[str, float] = {}
+        self.flush_s: list[float] = []
         self.points: dict[str, Callable[[Point, int], list[Sample]]] = {
             "disk_read": self._reads,
             "disk_write": self._writes,
@@ -186,6 +186,7 @@ class DiskInstrument:
             began = time.perf_counter()
             os.fdatasync(workers[0].descriptor)
             flush = time.perf_counter() - began
+            self.flush_s.append(flush)
         finally:
             _close(workers)
         return [Sample(seconds=s.seconds, notes={**s.notes, "flush_s": flush}) for s in taken]
@@ -256,9 +257,17 @@ class DiskInstrument:
     def facts(self) -> dict[str, Value]:
         return storage.facts(self.folder)
 
+    def _writes_unflushed(self) -> list[Finding]:
+        """D14: a virtual disk takes gigabytes and has nothing left to flush; its host may hold them in memory."""
+        if not self.flush_s or max(self.flush_s) > 2e-3 or not storage.facts(self.folder)["disk_virtual"]:
+            return []
+        text = "the virtual disk has nothing to flush after gigabytes of writes: write figures may be those of its host's memory."
+        self.flush_s.clear()
+        return [Finding(code="D14", level="warning", text=text)]
+
     def findings(self) -> list[Finding]:
         split = [storage.check_split(size, seen) for size, seen in self.requests.items() if size >= 64 * 1024]
-        found = {f.code: f for f in [*self.noticed, *(f for f in split if f)]}
+        found = {f.code: f for f in [*self.noticed, *(f for f in split if f), *self._writes_unflushed()]}
         self.noticed, self.requests = [], {}
         return list(found.values())
 

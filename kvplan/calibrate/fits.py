@@ -46,10 +46,13 @@ def _copies(rows: Rows, out: Findings, _: Gpu) -> None:
     pinned = rows.of("copy", memory="pinned", gpu=0)
 
     def model(values: dict[str, float], row: Row) -> float:
-        return values["copy_s"] + row.point.number("bytes") / values[f"{row.point.text('direction')}_Bps"]
+        down = row.point.text("direction") == "d2h"
+        each, rate = (values["d2h_copy_s"], values["d2h_Bps"]) if down else (values["copy_s"], values["h2d_Bps"])
+        return each + row.point.number("bytes") / rate
 
     parameters = [
         Parameter(name="copy_s", typical=3e-6),
+        Parameter(name="d2h_copy_s", typical=3e-6),
         Parameter(name="h2d_Bps", typical=40e9),
         Parameter(name="d2h_Bps", typical=40e9),
     ]
@@ -78,6 +81,12 @@ def _small_copies(rows: Rows, out: Findings, _: Gpu) -> None:
     pieces = [r for r in rows.of("scatter", path=path, pieces=min(most, 1024)) if r.point.text("direction") == "h2d"]
     rate = out.values["link.h2d_Bps"].value
     slow = [r for r in pieces if r.rate(r.point.number("bytes") * r.point.number("pieces")) < rate / 2]
+    one = direct(
+        [min(pieces, key=lambda r: r.point.number("bytes"))],
+        lambda row, seconds: max(1e-9, seconds / row.point.number("pieces") - row.point.number("bytes") / rate),
+        source="",
+    )
+    out.kept[f"{path}_piece_s"] = one.value
     label = f"scattered pieces, {'cudaMemcpyBatchAsync' if path == 'batch' else 'a loop of copies'}"
     if slow:
         each = direct(slow, lambda row, seconds: seconds / row.point.number("pieces"), source=label)

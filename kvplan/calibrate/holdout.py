@@ -23,7 +23,7 @@ def _between(order: random.Random, low: int, high: int) -> int:
 def points(context: Context, families: set[Family], order: random.Random) -> list[Point]:
     """About twenty points of the families that were probed."""
     make: dict[Family, list[Callable[[], Point]]] = {
-        "gpu": [lambda: _copy(order)] * 6,
+        "gpu": [lambda: _copy(order)] * 8,
         "compute": [
             *[lambda: _gemm(context, order)] * 4,
             *[lambda: _prefill(context, order)] * 4,
@@ -35,7 +35,7 @@ def points(context: Context, families: set[Family], order: random.Random) -> lis
 
 
 def _copy(order: random.Random) -> Point:
-    size = _between(order, 32 * KiB, 200 * MiB) // 8 * 8
+    size = _between(order, 32 * KiB, 200 * MiB) // 4096 * 4096
     return point("copy", direction=order.choice(("h2d", "d2h")), memory="pinned", bytes=size, gpu=0)
 
 

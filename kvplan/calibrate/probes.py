@@ -183,7 +183,7 @@ def _attention_shape(shape: Shape) -> dict[str, int]:
 
 
 def _attention_prefill(context: Context) -> list[Point]:
-    news = [512, 8192] if context.quick else [512, 2048, 4096, 8192]
+    news = [512, 8192] if context.quick else [128, 512, 2048, 4096, 8192]
     contexts = [0, 32768] if context.quick else [0, 8192, 32768, 98304]
     points = [
         point("attention_prefill", path=path, new=new, context=before, **_attention_shape(shape))

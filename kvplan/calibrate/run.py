@@ -19,6 +19,7 @@ from kvplan.calibrate.probes import Context, Probe
 from kvplan.calibrate.profile import journal_path, samples_path, write_machine, write_samples
 from kvplan.calibrate.records import Finding, Instrument, Outcome, Point, Progress, Row, Value
 from kvplan.calibrate.sample import Plan, measure
+from kvplan.errors import InputError
 from kvplan.hardware import Gpu, Machine
 from kvplan.results.calibrate import CalibrateResult, ProbeOutcome, Quality, Remark
 
@@ -51,17 +52,28 @@ class Journal:
             for line in self.path.read_bytes().splitlines():
                 entry = msgspec.json.decode(line)
                 self.entries[entry["probe"]] = entry
-                self.samples += entry["samples"]
+                self.samples += entry["samples"] if entry["probe"] != "server" else []
         elif self.path:
             self.path.unlink(missing_ok=True)
+
+    def same_server(self, facts: dict[str, Value]) -> None:
+        """Keep what identifies the server. Raises InputError when an earlier run was on another one."""
+        earlier = self.entries.get("server")
+        ours = {name: facts[name] for name in ("uuid", "host", "disk_path") if name in facts}
+        if earlier is None:
+            self.add("server", [], [ours])
+        elif earlier["samples"][0] != ours:
+            raise InputError(f"{self.path}: the interrupted run was on another server", hint="run without --resume")
 
     def rows(self, name: str) -> list[Row] | None:
         """Rows of a probe that an earlier run finished; None when it did not."""
         entry = self.entries.get(name)
         return None if entry is None else msgspec.convert(entry["rows"], list[Row])
 
-    def add(self, name: str, rows: list[Row], samples: list[dict[str, object]]) -> None:
-        self.samples += samples
+    def add(self, name: str, rows: list[Row], samples: Sequence[dict[str, Any]]) -> None:
+        """Keep a probe's rows and samples, on disk as well when a profile is written."""
+        if name != "server":
+            self.samples += samples
         if self.path:
             with self.path.open("ab") as file:
                 file.write(msgspec.json.encode({"probe": name, "rows": rows, "samples": samples}) + b"\n")
@@ -87,6 +99,7 @@ class Run:
         self.facts: dict[str, Value] = {}
         for instrument in dict.fromkeys(instruments.values()):
             self.facts |= instrument.facts()
+        self.journal.same_server(self.facts)
 
     def instrument(self, point: Point) -> Instrument | None:
         """The instrument of a point's operation: by its name, or by its first word (`disk_read` -> `disk`), or the GPU."""

@@ -18,6 +18,7 @@ from kvplan.calibrate.shapes import shape
 from kvplan.errors import InputError, MissingError, did_you_mean
 from kvplan.hardware import Machine
 from kvplan.results.calibrate import CalibrateResult
+from kvplan.units import format_bytes, format_rate
 
 DEVICES = ("cuda", "fake")
 
@@ -95,7 +96,7 @@ def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> Ca
         if families & {"gpu", "compute"}:
             gpus, loaded = _gpu(options, instruments, progress)
         if families & {"gpu", "disk"}:
-            _disk(options, thoroughness.file_bytes, instruments)
+            _disk(options, thoroughness.file_bytes, instruments, progress)
         context = Context(
             mode=thoroughness,
             model=shape(options.model),
@@ -141,7 +142,7 @@ def _gpu(options: Options, instruments: dict[str, Instrument], progress: Progres
     return int(facts["gpus"]), [*loaded, *([busy] if busy else [])]
 
 
-def _disk(options: Options, file_bytes: int, instruments: dict[str, Instrument]) -> None:
+def _disk(options: Options, file_bytes: int, instruments: dict[str, Instrument], progress: Progress) -> None:
     from kvplan.calibrate.disk import DiskInstrument
 
     gpu = instruments.get("gpu")
@@ -152,6 +153,9 @@ def _disk(options: Options, file_bytes: int, instruments: dict[str, Instrument])
         pinned = pinned_pages if isinstance(gpu, TorchInstrument) else None
     disk = DiskInstrument(options.disk_path, file_bytes, seed=options.seed, pinned=pinned)
     instruments |= {"disk": disk, "host": disk}
+    progress(f"filling a test file in {options.disk_path}")
+    file = disk.ready()
+    progress(f"filled {format_bytes(file.size)} at {format_rate(disk.fill_Bps)}")
     if pinned is not None:
         from kvplan.calibrate.gpu import TorchInstrument
         from kvplan.calibrate.pipeline import PipelineInstrument

@@ -18,7 +18,7 @@ import torch
 from kvplan.calibrate.records import Sample
 
 
-GRAPH_BELOW_S = 0.1  # above this the cost of launching no longer matters, and a graph is not worth its memory
+GRAPH_BELOW_S = 0.05  # above this the host's share no longer matters: neither a graph nor a spin kernel is worth its time
 
 
 @dataclass
@@ -147,11 +147,13 @@ def take(guard: Guard, trial: Trial, samples: int, window_s: float) -> list[Samp
     """Warm up, choose the repetitions that fill `window_s`, and take samples."""
     trial.enqueue(0)
     torch.cuda.synchronize()
-    once = min(wall_seconds(guard, trial, 1).seconds for _ in range(2))
+    once = min(wall_seconds(guard, trial, 1).seconds for _ in range(2 if samples > 1 else 1))
+    if once > GRAPH_BELOW_S and not trial.beside:
+        return [_with(wall_seconds(guard, trial, 1), trial) for _ in range(samples)]
     if trial.clock in _HOST_CLOCKS:
         repeats = _repeats(once, window_s, trial.limit)
         return [_with(_HOST_CLOCKS[trial.clock](guard, trial, repeats), trial) for _ in range(samples)]
-    if trial.clock == "graph" and once < GRAPH_BELOW_S:
+    if trial.clock == "graph":
         quick = _repeats(once, window_s, min(16, trial.limit))
         once = min(once, graph_seconds(guard, trial, quick).seconds)
         repeats = _repeats(once, window_s, trial.limit)
