@@ -149,10 +149,7 @@ def direct(rows: Sequence[Row], value: Callable[[Row, float], float], *, source:
     if not rows:
         raise ValueError("no rows")
     middles = [value(row, row.seconds) for row in rows]
-    ends = [
-        sorted((value(row, row.lo), value(row, row.hi)))
-        for row in rows
-    ]
+    ends = [sorted((value(row, row.lo), value(row, row.hi))) for row in rows]
     middle = statistics.median(middles)
     low, high = statistics.median(e[0] for e in ends), statistics.median(e[1] for e in ends)
     return Fitted(value=middle, lo=min(low, middle), hi=max(high, middle), source=source)

@@ -194,22 +194,32 @@ def _prefill_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
     out.kept |= {f"torch_{name}": value.value for name, value in as_run.items()}
 
 
-def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
-    def model(v: dict[str, float], row: Row) -> float:
-        p = row.point
-        size = 4.0 * p.number("batch") * p.number("context") * p.number("kv_heads") * p.number("dim")
-        return v["attention_overhead_s"] + size / (gpu.hbm_Bps * v["kv_read_efficiency"])
+def _read_bytes(row: Row) -> float:
+    """Bytes of K and V that a row of decode attention reads."""
+    p = row.point
+    return 4.0 * p.number("batch") * p.number("context") * p.number("kv_heads") * p.number("dim")
 
-    parameters = [
-        Parameter(name="attention_overhead_s", typical=8e-6),
-        Parameter(name="kv_read_efficiency", typical=0.85, width=0.3, at_most=1.02),
-    ]
+
+def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
+    """The read rate is the best that large reads reach: torch splits the work over too few blocks at some batches, engines' kernels do not."""
     best = fastest(rows.of("attention_decode"))
-    _keep(
-        out,
-        "decode attention",
-        fit(model, parameters, best, scale=0.08, source="decode attention, the faster of torch's kernels"),
+    large = [r for r in best if _read_bytes(r) >= 64 * MiB]
+    top = sorted(large, key=lambda r: r.seconds / _read_bytes(r))[: max(1, len(large) // 10)]
+    text = "decode attention, the best tenth of reads of 64 MiB and more"
+    rate = direct(top, lambda row, s: _read_bytes(row) / s / gpu.hbm_Bps, source=text)
+    out.values["gpu.kv_read_efficiency"] = rate
+
+    def model(v: dict[str, float], row: Row) -> float:
+        return v["attention_overhead_s"] + _read_bytes(row) / (gpu.hbm_Bps * v["kv_read_efficiency"])
+
+    overhead = Parameter(name="attention_overhead_s", typical=8e-6)
+    torch_rate = Parameter(name="kv_read_efficiency", typical=0.85, width=0.3, at_most=1.02)
+    found = fit(
+        model, [overhead, torch_rate], best, scale=0.08, source="decode attention, the faster of torch's kernels"
     )
+    out.fits["decode attention"] = found
+    out.values["gpu.attention_overhead_s"] = found.values["attention_overhead_s"]
+    out.kept["torch_kv_read_efficiency"] = found.values["kv_read_efficiency"].value
 
 
 def _elementwise(rows: Rows, out: Findings, gpu: Gpu) -> None:
@@ -259,6 +269,51 @@ def _grid(reads: list[Row]) -> list[Row]:
     """The reads of the grid: those with the buffers that most of the reads used."""
     kinds = [r.point.text("pages") for r in reads]
     return [r for r in reads if r.point.text("pages") == statistics.mode(kinds)]
+
+
+def _sustained(rows: Rows, out: Findings, _: Gpu) -> None:
+    """A long prefill runs at the clocks that power allows: it takes longer than the sum of its parts, which were timed for milliseconds."""
+    ratios = [r.seconds / parts for r in rows.of("prefill_step", run="graph") if (parts := _sum_of_parts(rows, r))]
+    if not ratios:
+        raise ValueError("no whole prefill with all of its parts")
+    slower = max(1.0, statistics.median(ratios))
+    out.kept["sustained_over_parts"] = slower
+    for path in ("gpu.gemm_efficiency", "gpu.attention_efficiency"):
+        one = out.values[path]
+        text = f"{one.source}; divided by {slower:.3f}, a whole prefill over the sum of its parts"
+        out.values[path] = Fitted(
+            value=one.value / slower, lo=one.lo / max(ratios), hi=one.hi / min(ratios), source=text
+        )
+
+
+def _sum_of_parts(rows: Rows, step: Row) -> float:
+    """Seconds of a prefill as torch runs it, from the rows of its operations; 0 when one of them was not measured."""
+    (dims, layers), new = predict.model_of(step.point), step.point.number("new")
+    products = {r.point.text("what"): r.seconds for r in rows.of("gemm", model=dims.name, m=new)}
+    attention = rows.of(
+        "attention_prefill",
+        path="flash",
+        new=new,
+        context=step.point.number("context"),
+        heads=dims.heads,
+        dim=dims.head_dim,
+    )
+    other = {r.point.text("what"): r.seconds for r in rows.of("elementwise", m=new, model=dims.name)}
+    if len(products) < 5 or not attention or len(other) < 4 or "hbm_copy_Bps" not in _memory(rows):
+        return 0.0
+    moved = (
+        4.0 * new * dims.head_dim * (dims.heads + 2 * dims.kv_heads)
+    )  # written to the cache, and heads put side by side
+    turned = other["rope"] * (dims.heads + dims.kv_heads) / dims.heads
+    extra = 2 * other["rms_norm"] + other["silu_mul"] + turned + moved / _memory(rows)["hbm_copy_Bps"]
+    layer = sum(products[name] for name in dims.layer_products()) + attention[0].seconds + extra
+    return layers * layer
+
+
+def _memory(rows: Rows) -> dict[str, float]:
+    found = Findings(values={}, fits={}, kept={}, missed={})
+    _hbm(rows, found, Gpu(name="", memory_bytes=0, hbm_Bps=1.0, bf16_flops=1.0))
+    return found.kept
 
 
 def _disk(rows: Rows, out: Findings, _: Gpu) -> None:
@@ -335,6 +390,7 @@ STEPS: tuple[tuple[str, Callable[[Rows, Findings, Gpu], None]], ...] = (
     ("prefill attention", _prefill_attention),
     ("elementwise", _elementwise),
     ("whole model", _whole_model),
+    ("sustained compute", _sustained),
     ("disk reads", _disk),
     ("disk writes", _disk_writes),
     ("other disk figures", _disk_rest),
