@@ -69,7 +69,7 @@ _FAMILY = {
 
 
 def as_torch_runs(machine: Machine) -> Machine:
-    """The machine with what torch's own kernels reach, for predictions of the torch model: its attention and its unfused operations."""
+    """The machine with what torch's own kernels reach in short runs, to predict what the probes time."""
     kept = {k: v for k, v in machine.calibration.items() if k.startswith("torch_") and isinstance(v, float)}
     gpu = msgspec.structs.replace(machine.gpu, **{k.removeprefix("torch_"): v for k, v in kept.items()})
     return msgspec.structs.replace(machine, gpu=gpu)
@@ -80,7 +80,7 @@ def errors(machine: Machine, rows: list[Row]) -> dict[str, list[float]]:
     torch_machine = as_torch_runs(machine)
     found: dict[str, list[float]] = {}
     for row in rows:
-        judged = torch_machine if row.point.op.endswith("_step") else machine
+        judged = machine if row.point.op in ("copy", "disk_read") else torch_machine
         found.setdefault(_FAMILY[row.point.op], []).append(
             abs(PREDICT[row.point.op](judged, row.point) / row.seconds - 1)
         )
