@@ -68,20 +68,20 @@ _FAMILY = {
 }
 
 
-def as_torch_runs(machine: Machine) -> Machine:
-    """The machine with what torch's own kernels reach in short runs, to predict what the probes time."""
-    kept = {k: v for k, v in machine.calibration.items() if k.startswith("torch_") and isinstance(v, float)}
-    gpu = msgspec.structs.replace(machine.gpu, **{k.removeprefix("torch_"): v for k, v in kept.items()})
-    return msgspec.structs.replace(machine, gpu=gpu)
+def _with(machine: Machine, prefix: str) -> Machine:
+    """The machine with the GPU's numbers that calibration keeps under a prefix: `torch_` for what torch's own kernels reach in
+    whole models, `short_` for what single operations reach before power limits the clock."""
+    kept = {k.removeprefix(prefix): v for k, v in machine.calibration.items() if k.startswith(prefix)}
+    return msgspec.structs.replace(machine, gpu=msgspec.structs.replace(machine.gpu, **kept))
 
 
 def errors(machine: Machine, rows: list[Row]) -> dict[str, list[float]]:
     """Relative errors of predictions, by family."""
-    torch_machine = as_torch_runs(machine)
+    whole, short = _with(machine, "torch_"), _with(machine, "short_")
+    judges = {"prefill_step": whole, "decode_step": whole, "gemm": short}
     found: dict[str, list[float]] = {}
     for row in rows:
-        judged = machine if row.point.op in ("copy", "disk_read") else torch_machine
-        found.setdefault(_FAMILY[row.point.op], []).append(
-            abs(PREDICT[row.point.op](judged, row.point) / row.seconds - 1)
-        )
+        op = row.point.op
+        predicted = PREDICT[op](judges.get(op, machine), row.point)
+        found.setdefault(_FAMILY[op], []).append(abs(predicted / row.seconds - 1))
     return found
