@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kvplan import catalog
-from kvplan.cli.console import Exit, emit_json, err, out, warn
+from kvplan.cli.console import Exit, emit_json, err, out
 
 COMMON, ADVANCED = "Common", "Advanced"
 STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the profile and the table say so
@@ -55,6 +55,8 @@ def calibrate(
 
     if compare:
         return _compare(*compare, as_json)
+    if from_log:
+        return _from_log(from_log, as_json)
     options = Options(
         only=only,
         mode="quick" if quick else "full" if full else "standard",
@@ -85,3 +87,15 @@ def _compare(first: Path, second: Path, as_json: bool) -> int:
     else:
         render_compare(result, out())
     return Exit.DONE if result.agree else Exit.NO
+
+
+def _from_log(files: list[Path], as_json: bool) -> int:
+    from kvplan.calibrate.from_log import read
+    from kvplan.report.calibrate import render_log
+
+    result = read(files)
+    if as_json:
+        emit_json(result)
+    else:
+        render_log(result, out())
+    return Exit.DONE

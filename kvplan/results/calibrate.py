@@ -79,3 +79,13 @@ class CompareResult(msgspec.Struct, frozen=True, kw_only=True):
     second: str
     differences: tuple[Difference, ...]
     agree: bool
+
+
+class FromLogResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What the logs of a running engine tell: figures, and the same as settings for `--set`."""
+
+    schema: str = "kvplan.calibrate.log/1"
+    files: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    settings: dict[str, float]
+    notes: tuple[str, ...]
