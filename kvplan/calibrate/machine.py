@@ -53,13 +53,16 @@ def build(
     document |= {
         "name": name.lower().replace("nvidia ", "").replace(" ", "-"),
         "title": f"{name}, {where}",
-        "calibration": {
-            **_about(job, facts),
-            **found.kept,
-            "fits": _fits(found),
-            "tables": tables(rows),
-            "domain": _domain(rows),
-        },
+        "calibration": _over(
+            job,
+            {
+                **_about(job, facts),
+                **found.kept,
+                "fits": _fits(found),
+                "tables": tables(rows),
+                "domain": _domain(rows),
+            },
+        ),
         "provenance": msgspec.to_builtins(provenance),
     }
     return msgspec.convert(document, Machine)
@@ -95,6 +98,17 @@ def _complete(part: str, document: dict[str, Any]) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def _over(job: Job, new: dict[str, Any]) -> dict[str, Any]:
+    """What this run says laid over what the base's own calibration said: a partial rerun keeps the tables of the other parts."""
+    if job.base is None or job.stand_in:
+        return new
+    merged: dict[str, Any] = {**job.base.calibration, **new}
+    for name in ("tables", "fits", "domain"):
+        earlier = job.base.calibration.get(name)
+        merged[name] = {**(earlier if isinstance(earlier, dict) else {}), **new[name]}
+    return merged
 
 
 def _about(job: Job, facts: dict[str, Value]) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def calibrate(options: Options, progress: Progress) -> CalibrateResult:
     if options.device not in DEVICES:
         raise InputError(f"--device {options.device}: no such device", hint=did_you_mean(options.device, DEVICES))
     chosen, thoroughness = tuple(probes(options.only)), mode(options.mode)
+    if options.output and not os.access(options.output.parent, os.W_OK):
+        raise InputError(f"{options.output.parent}: no such folder, or not writable")
     _need_scipy()
     if options.device == "fake":
         fake = FakeInstrument()
