@@ -150,7 +150,9 @@ class DiskInstrument:
         return start, start + window_s
 
     def _timed(self, point: Point, workers: list[Worker], window_s: float) -> Sample:
-        """One window: seconds for one block at the rate of all workers together, latency, and whether the device did the work."""
+        """One window: seconds for one block at the rate of all workers together, latency, and whether the device did
+        the work.
+        """
         counted, device = storage.read_bytes(), storage.disk_requests(storage.block_device(self.folder))
         start, end = self._window(workers, window_s)
         notes = _tally(workers, start, end)
@@ -226,7 +228,9 @@ class DiskInstrument:
         return [Sample(seconds=point.number("bytes") / notes["sustained_Bps"], notes=notes)]
 
     def _paths(self, point: Point, _: int) -> list[Sample]:
-        """Through the page cache and through a mapping, cold and hot, and a small span again and again: what not to take for the disk."""
+        """Through the page cache and through a mapping, cold and hot, and a small span again and again: what not to
+        take for the disk.
+        """
         file, how, size = self.ready(), point.text("how"), min(point.number("bytes"), self.ready().size)
         if how == "again":
             return [self._again(point, file, size)]
@@ -261,7 +265,9 @@ class DiskInstrument:
         """D14: a virtual disk takes gigabytes and has nothing left to flush; its host may hold them in memory."""
         if not self.flush_s or max(self.flush_s) > 2e-3 or not storage.facts(self.folder)["disk_virtual"]:
             return []
-        text = "the virtual disk has nothing to flush after gigabytes of writes: write figures may be those of its host's memory."
+        text = (
+            "the virtual disk has nothing to flush after writes: its write figures may be those of its host's memory."
+        )
         self.flush_s.clear()
         return [Finding(code="D14", level="warning", text=text)]
 

@@ -27,7 +27,9 @@ PAGEABLE_Bps = 8e9
 
 
 class FakeInstrument:
-    """Answers every point with what `TRUTH` predicts, times seeded noise that depends on the point and the block only."""
+    """Answers every point with what `TRUTH` predicts, times seeded noise that depends on the point and the block
+    only.
+    """
 
     def __init__(self, truth: Machine = TRUTH, *, gpus: int = 1) -> None:
         self.truth, self.gpus = truth, gpus

@@ -1,4 +1,6 @@
-"""From rows to the numbers of a machine: robust fits of relative errors, with intervals from a bootstrap over blocks."""
+"""From rows to the numbers of a machine: robust fits of relative errors, with intervals from a bootstrap over
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """A positive parameter: a weak log-normal prior keeps one that the rows do not determine near `typical` (within a factor e^width)."""
+    """A positive parameter: a weak log-normal prior keeps one that the rows do not determine near `typical` (within
+    a factor e^width).
+    """
 
     name: str
     typical: float
@@ -51,7 +55,8 @@ Model = Callable[[dict[str, float], Row], float]
 def fit(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], *, scale: float, source: str) -> Fit:
     """Parameters that minimise the soft-L1 loss of ln(predicted/measured), weighted by each row's own spread.
 
-    `scale` is the relative error beyond which a row counts less. Raises MissingError without scipy, ValueError with fewer rows than parameters.
+    `scale` is the relative error beyond which a row counts less. Raises MissingError without scipy, ValueError with
+    fewer rows than parameters.
     """
     if len(rows) < len(parameters):
         raise ValueError(f"{len(rows)} rows do not determine {len(parameters)} parameters")
@@ -115,7 +120,9 @@ def _solve(
 
 
 def relative_sigma(row: Row) -> float:
-    """Relative standard deviation of a row from its interval; at most a fifth, since intervals of few blocks are wide by themselves."""
+    """Relative standard deviation of a row from its interval; at most a fifth, since intervals of few blocks are
+    wide by themselves.
+    """
     return min(0.2, (row.hi - row.lo) / (2 * 1.96 * row.seconds))
 
 

@@ -17,7 +17,9 @@ from kvplan.units import GiB, KiB, MiB
 
 
 class Findings(msgspec.Struct, kw_only=True):
-    """Fitted numbers by their dotted place in the machine, quality of each fit, and numbers that only calibration keeps."""
+    """Fitted numbers by their dotted place in the machine, quality of each fit, and numbers that only calibration
+    keeps.
+    """
 
     values: dict[str, Fitted] = {}
     fits: dict[str, Fit] = {}
@@ -201,7 +203,9 @@ def _read_bytes(row: Row) -> float:
 
 
 def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
-    """The read rate is the best that large reads reach: torch splits the work over too few blocks at some batches, engines' kernels do not."""
+    """The read rate is the best that large reads reach: torch splits the work over too few blocks at some batches,
+    engines' kernels do not.
+    """
     best = fastest(rows.of("attention_decode"))
     large = [r for r in best if _read_bytes(r) >= 64 * MiB]
     top = sorted(large, key=lambda r: r.seconds / _read_bytes(r))[: max(1, len(large) // 10)]
@@ -272,7 +276,9 @@ def _grid(reads: list[Row]) -> list[Row]:
 
 
 def _sustained(rows: Rows, out: Findings, _: Gpu) -> None:
-    """A long prefill runs at the clocks that power allows: it takes longer than the sum of its parts, which were timed for milliseconds."""
+    """A long prefill runs at the clocks that power allows: it takes longer than the sum of its parts, which were
+    timed for milliseconds.
+    """
     ratios = [r.seconds / parts for r in rows.of("prefill_step", run="graph") if (parts := _sum_of_parts(rows, r))]
     if not ratios:
         raise ValueError("no whole prefill with all of its parts")
@@ -400,7 +406,10 @@ STEPS: tuple[tuple[str, Callable[[Rows, Findings, Gpu], None]], ...] = (
 
 
 def fit_all(rows: Iterable[Row], gpu: Gpu) -> Findings:
-    """Fit everything that the rows determine; what they do not is listed in `missed` with the reason. `gpu` supplies the peaks."""
+    """Fit everything that the rows determine; what they do not is listed in `missed` with the reason.
+
+    `gpu` supplies the peaks.
+    """
     have, out = Rows(rows), Findings(values={}, fits={}, kept={}, missed={})
     for name, step in STEPS:
         try:
@@ -413,7 +422,9 @@ def fit_all(rows: Iterable[Row], gpu: Gpu) -> Findings:
 
 
 def peaks(name: str, memory_bytes: int, rows: Iterable[Row]) -> tuple[Gpu, dict[str, str]]:
-    """The GPU with its datasheet peaks, or for one that kvplan does not know with the best that was measured; and where each comes from."""
+    """The GPU with its datasheet peaks, or for one that kvplan does not know with the best that was measured; and
+    where each comes from.
+    """
     known = peak(name)
     if known:
         sources = dict.fromkeys(("hbm_Bps", "bf16_flops", "fp8_flops", "fp4_flops"), f"datasheet of {name}, dense")

@@ -1,10 +1,12 @@
-"""Effective figures from the logs of an engine that cannot be stopped: vLLM start-up lines, `vllm bench serve` results, LMCache lines."""
+"""Effective figures from the logs of an engine that cannot be stopped: vLLM start-up lines, `vllm bench serve`
+results, LMCache lines.
+"""
 
 from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ _LINES: dict[str, tuple[re.Pattern[str], float, str, str]] = {
 
 
 class _Found(msgspec.Struct, kw_only=True):
-    """What the files held: bytes and seconds of loads and stores, single figures, (prompt tokens, seconds to the first token)."""
+    """What the files held: bytes and seconds of loads and stores, single figures, (prompt tokens, seconds to the
+    first token).
+    """
 
     moves: dict[str, list[tuple[float, float]]]
     lines: dict[str, list[float]]
@@ -100,7 +104,8 @@ def _benchmark(path: Path, text: str, found: _Found) -> None:
     busy = document.get("max_concurrency")
     if busy != 1:
         found.notes.append(
-            f"{path}: requests overlapped, so times to the first token hold queueing; --max-concurrency 1 measures the engine"
+            f"{path}: requests overlapped, so times to the first token hold queueing; "
+            "--max-concurrency 1 measures the engine"
         )
     found.first_tokens += [(n, t) for n, t in zip(lengths, times, strict=False) if n and t > 0]
 
@@ -192,16 +197,18 @@ def _moves(
 
 
 def _line_fit(pairs: list[tuple[float, float]], start_s: float, rate: float, source: str) -> tuple[Any, Any]:
-    model: Callable[[dict[str, float], Row], float] = lambda v, row: (
-        v["start"] + float(row.point.params["size"]) / v["rate"]
-    )  # noqa: E731
+    def model(v: dict[str, float], row: Row) -> float:
+        return v["start"] + float(row.point.params["size"]) / v["rate"]
+
     parameters = [Parameter(name="start", typical=start_s, width=3.0), Parameter(name="rate", typical=rate, width=3.0)]
     values = fit(model, parameters, [_row(size, seconds) for size, seconds in pairs], scale=0.1, source=source).values
     return values["start"], values["rate"]
 
 
 def _prefill(pairs: list[tuple[int, float]], figures: list[Figure], settings: dict[str, float]) -> None:
-    """Time to the first token as a start and a rate of prompt tokens, below the length from which attention bends the line."""
+    """Time to the first token as a start and a rate of prompt tokens, below the length from which attention bends
+    the line.
+    """
     short = [(float(n), t) for n, t in pairs if n <= 8192]
     if len(short) < 4 or max(n for n, _ in short) < 2 * min(n for n, _ in short):
         figures.append(

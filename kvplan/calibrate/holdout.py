@@ -69,8 +69,11 @@ _FAMILY = {
 
 
 def _with(machine: Machine, prefix: str) -> Machine:
-    """The machine with the GPU's numbers that calibration keeps under a prefix: `torch_` for what torch's own kernels reach in
-    whole models, `short_` for what single operations reach before power limits the clock."""
+    """The machine with the GPU's numbers that calibration keeps under a prefix.
+
+    `torch_`: what torch's own kernels reach in whole models; `short_`: what single operations reach before power
+    limits the clock.
+    """
     kept = {k.removeprefix(prefix): v for k, v in machine.calibration.items() if k.startswith(prefix)}
     return msgspec.structs.replace(machine, gpu=msgspec.structs.replace(machine.gpu, **kept))
 

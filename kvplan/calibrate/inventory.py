@@ -205,7 +205,8 @@ class Monitor:
         reasons = sorted({name for _, bits in busy for bit, name in _HELD_BACK.items() if bits & bit})
         if drop <= 0.10 or not reasons:
             return []
-        text = f"GPU clock fell by {drop:.0%} under load ({', '.join(reasons)}): the figures are those of this power and cooling."
+        why = ", ".join(reasons)
+        text = f"GPU clock fell by {drop:.0%} under load ({why}): the figures are those of this power and cooling."
         return [Finding(code="G02", level="warning", text=text)]
 
     def close(self) -> None:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 def build(
     job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Row]
 ) -> Machine:
-    """Base, facts and fitted numbers together. Raises InputError when a part was neither measured nor given by a base."""
+    """Base, facts and fitted numbers together.
+
+    Raises InputError when a part was neither measured nor given by a base.
+    """
     document, provenance = _start(job.base, job.stand_in)
     if "gpu_name" in facts:
         document["gpu"] = {**document.get("gpu", {}), **_own(gpu)}
@@ -101,7 +104,9 @@ def _complete(part: str, document: dict[str, Any]) -> bool:
 
 
 def _over(job: Job, new: dict[str, Any]) -> dict[str, Any]:
-    """What this run says laid over what the base's own calibration said: a partial rerun keeps the tables of the other parts."""
+    """What this run says laid over what the base's own calibration said: a partial rerun keeps the tables of the
+    other parts.
+    """
     if job.base is None or job.stand_in:
         return new
     merged: dict[str, Any] = {**job.base.calibration, **new}

@@ -19,7 +19,9 @@ from kvplan.hardware import Machine
 
 
 def to_toml(document: dict[str, Any]) -> str:
-    """A TOML document from nested dicts of numbers, strings, booleans, lists and dicts; None is left out, tables come after plain keys."""
+    """A TOML document from nested dicts of numbers, strings, booleans, lists and dicts; None is left out, tables
+    come after plain keys.
+    """
     lines: list[str] = []
     _table(document, (), lines)
     return "\n".join(lines).strip() + "\n"

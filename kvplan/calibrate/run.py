@@ -7,7 +7,7 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -59,7 +59,7 @@ class Journal:
     def same_server(self, facts: dict[str, Value]) -> None:
         """Keep what identifies the server. Raises InputError when an earlier run was on another one."""
         earlier = self.entries.get("server")
-        ours = {name: facts[name] for name in ("uuid", "host", "disk_path") if name in facts}
+        ours: dict[str, Any] = {name: facts[name] for name in ("uuid", "host", "disk_path") if name in facts}
         if earlier is None:
             self.add("server", [], [ours])
         elif earlier["samples"][0] != ours:
@@ -102,7 +102,9 @@ class Run:
         self.journal.same_server(self.facts)
 
     def instrument(self, point: Point) -> Instrument | None:
-        """The instrument of a point's operation: by its name, or by its first word (`disk_read` -> `disk`), or the GPU."""
+        """The instrument of a point's operation: by its name, or by its first word (`disk_read` -> `disk`), or the
+        GPU.
+        """
         for name in (point.op, point.op.split("_")[0], "gpu"):
             if name in self.instruments:
                 return self.instruments[name]
@@ -132,7 +134,7 @@ class Run:
         self.rows += self._possible(found)
         spent = self.clock() - began
         reason = "; ".join(dict.fromkeys([*reasons, *failures.values()]))
-        status = "done" if found else "failed"
+        status: Literal["done", "failed"] = "done" if found else "failed"
         self.outcomes.append(Outcome(name=probe.name, status=status, reason=reason, points=len(found), seconds=spent))
         self.progress(f"{label}: {len(found)} points in {spent:.1f} s" + (f" ({reason})" if reason else ""))
 
@@ -210,9 +212,11 @@ def run(
     clock: Callable[[], float],
     noticed: Sequence[Finding] = (),
 ) -> CalibrateResult:
-    """Calibrate. Writes the profile and its samples when the job names a file; a failing probe is recorded and the others go on.
+    """Calibrate.
 
-    `instruments` maps the first word of an operation (`disk`, `host`, `pipeline`), or `gpu` for all others, to what measures it.
+    Writes the profile and its samples when the job names a file; a failing probe is recorded and the others go on.
+    `instruments` maps the first word of an operation (`disk`, `host`, `pipeline`), or `gpu` for all others, to what
+    measures it.
     """
     began = clock()
     state = Run(job, instruments, progress, clock)
@@ -224,7 +228,8 @@ def run(
     quality = state.holdout(machine)
     remarks = _remarks(state.findings, found, quality)
     if job.base and job.stand_in:
-        text = f"only {', '.join(sorted({p.family for p in job.probes}))} was measured: all else in this profile is {job.base.name}'s."
+        parts = ", ".join(sorted({p.family for p in job.probes}))
+        text = f"only {parts} was measured: all else in this profile is {job.base.name}'s."
         remarks += (Remark(code="B01", level="warning", text=text + " --merge FILE takes it from a machine of yours."),)
     calibration: dict[str, object] = {
         **machine.calibration,
@@ -255,9 +260,11 @@ def _remarks(findings: list[Finding], found: Findings, quality: Quality) -> tupl
     remarks = [Remark(code=f.code, level=f.level, text=f.text) for f in dict.fromkeys(findings)]
     for name, fitted in found.fits.items():
         if fitted.p90_error > 0.15:
-            text = f"{name}: a tenth of the points is more than {fitted.p90_error:.0%} off the closed form (median {fitted.median_error:.0%})."
+            off = f"more than {fitted.p90_error:.0%} off the closed form (median {fitted.median_error:.0%})"
+            text = f"{name}: a tenth of the points is {off}."
             remarks.append(Remark(code="S02", level="note", text=text))
     if not quality.accepted:
-        text = f"predictions of held-out points are {quality.median_error:.0%} off in the median: take the profile with care."
+        off = f"{quality.median_error:.0%} off in the median"
+        text = f"predictions of held-out points are {off}: take the profile with care."
         remarks.append(Remark(code="S03", level="warning", text=text))
     return tuple(remarks)

@@ -64,7 +64,8 @@ class HostFacts:
 def calibrate(options: Options, progress: Progress) -> CalibrateResult:
     """Measure this server, or the fake one.
 
-    Raises InputError for an unusable option or folder, MissingError without torch, CUDA or scipy, or when the GPU is busy.
+    Raises InputError for an unusable option or folder, MissingError without torch, CUDA or scipy, or when the GPU is
+    busy.
     """
     if options.device not in DEVICES:
         raise InputError(f"--device {options.device}: no such device", hint=did_you_mean(options.device, DEVICES))

@@ -26,7 +26,8 @@ def sign_test_rank(count: int) -> int:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, lo, hi) of positive values with a 95 % interval: order statistics from six values on, Student's t on logarithms below.
+    """(median, lo, hi) of positive values with a 95 % interval: order statistics from six values on, Student's t on
+    logarithms below.
 
     One value tells nothing of its spread: its interval is a factor of two either way.
     """

@@ -50,7 +50,9 @@ def check_filesystem(path: Path) -> Finding | None:
 
 
 def written_share(descriptor: int) -> float:
-    """Share of a file's bytes that were really written, by SEEK_DATA: neither holes nor allocated-but-unwritten extents count."""
+    """Share of a file's bytes that were really written, by SEEK_DATA: neither holes nor allocated-but-unwritten
+    extents count.
+    """
     size = os.fstat(descriptor).st_size
     at = found = 0
     while at < size:
@@ -75,7 +77,9 @@ def check_written(descriptor: int, path: Path) -> Finding | None:
 
 
 def read_bytes() -> int | None:
-    """Bytes that this process has caused to be read from storage (/proc/self/io); None when the kernel does not count."""
+    """Bytes that this process has caused to be read from storage (/proc/self/io); None when the kernel does not
+    count.
+    """
     return _process_io("read_bytes")
 
 
@@ -194,7 +198,9 @@ def check_sustained(slices_Bps: list[float], slice_s: float) -> Finding | None:
 
 
 def direct_alignment(path: Path) -> int:
-    """Alignment in bytes that O_DIRECT needs for offset, length and memory: the file system's block size is always enough."""
+    """Alignment in bytes that O_DIRECT needs for offset, length and memory: the file system's block size is always
+    enough.
+    """
     return max(512, os.statvfs(path).f_bsize if os.statvfs(path).f_bsize <= 65536 else 4096)
 
 

@@ -26,7 +26,8 @@ _open_paths: set[Path] = set()
 
 
 def buffer(size: int, *, huge: bool) -> memoryview:
-    """Private anonymous memory, touched and aligned to 2 MiB; on 2 MiB pages when `huge` and the kernel has them, never otherwise.
+    """Private anonymous memory, touched and aligned to 2 MiB; on 2 MiB pages when `huge` and the kernel has them,
+    never otherwise.
 
     A mapping of less than two huge pages may hold none, so that more is mapped than is given.
     """
@@ -118,7 +119,10 @@ class TestFile:
 
 
 def _allowed(folder: Path, size: int) -> int:
-    """At most a quarter of the free space, a whole number of fill blocks. Raises InputError when that is too little to measure with."""
+    """At most a quarter of the free space, a whole number of fill blocks.
+
+    Raises InputError when that is too little to measure with.
+    """
     if not folder.is_dir():
         raise InputError(f"--disk-path {folder}: no such folder")
     if not os.access(folder, os.W_OK):
@@ -126,8 +130,9 @@ def _allowed(folder: Path, size: int) -> int:
     space = os.statvfs(folder)
     allowed = min(size, space.f_bavail * space.f_frsize // 4) // FILL * FILL
     if allowed < 64 * MiB:
+        free = format_bytes(space.f_bavail * space.f_frsize)
         raise InputError(
-            f"--disk-path {folder}: {format_bytes(space.f_bavail * space.f_frsize)} free; the test takes a quarter and needs 64 MiB of it",
+            f"--disk-path {folder}: {free} free; the test takes a quarter and needs 64 MiB of it",
             hint="give a folder on a volume with more space",
         )
     return allowed
@@ -141,7 +146,9 @@ def _remove_all() -> None:
 
 
 def _remove_on_signals() -> None:
-    """Termination and hang-up remove the file as well; an interrupt arrives as an exception and is cleaned up on the way out."""
+    """Termination and hang-up remove the file as well; an interrupt arrives as an exception and is cleaned up on the
+    way out.
+    """
     atexit.register(_remove_all)
     for number in (signal.SIGTERM, signal.SIGHUP):
         with contextlib.suppress(ValueError):  # not the main thread

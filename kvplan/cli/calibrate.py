@@ -28,7 +28,7 @@ def calibrate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=COMMON)] = False,
     model: Annotated[
-        str, typer.Option(help="Model whose shapes are timed.", rich_help_panel=ADVANCED)
+        str, typer.Option(help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", rich_help_panel=ADVANCED)
     ] = "llama-3.1-8b",
     device: Annotated[str, typer.Option(help="cuda, or fake: no hardware.", rich_help_panel=ADVANCED)] = "cuda",
     merge: Annotated[

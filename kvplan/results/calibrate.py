@@ -8,7 +8,9 @@ from kvplan.hardware import Machine
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the closing table: a measured number with its 95 % interval, and what the maker promises (0: nothing)."""
+    """One line of the closing table: a measured number with its 95 % interval, and what the maker promises (0:
+    nothing).
+    """
 
     part: str
     name: str
@@ -39,7 +41,9 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """How far predictions of the fitted machine are from points that the fit did not see: median relative error by family."""
+    """How far predictions of the fitted machine are from points that the fit did not see: median relative error by
+    family.
+    """
 
     points: int
     errors: dict[str, float]

@@ -61,7 +61,7 @@ def test_a_partial_rerun_keeps_the_rest(profile: Path, tmp_path: Path) -> None:
     run = call("--device", "fake", "--quick", "--only", "disk", "--merge", str(profile), "-o", str(merged))
     assert run.returncode == 0, run.stderr
     before, after = profile.read_text(), merged.read_text()
-    kept = [line for line in before.splitlines() if line.startswith('"link.') or line.startswith('"gpu.')]
+    kept = [line for line in before.splitlines() if line.startswith(('"link.', '"gpu.'))]
     assert kept
     assert all(line in after for line in kept)
     assert "[calibration.tables.gemm]" in after

@@ -13,7 +13,8 @@ from kvplan.calibrate.stats import median_interval, percentile, sign_test_rank
 
 def test_rank_of_the_distribution_free_interval() -> None:
     # Leaving out r values on each side of n covers 1 - 2 P(Binomial(n, 1/2) <= r).
-    # n = 5: 1 - 2/32 = 93.75 %: none. n = 6: 1 - 2/64 = 96.9 %: r = 0. n = 9: P(X <= 1) = 10/512, 1 - 20/512 = 96.1 %: r = 1.
+    # n = 5: 1 - 2/32 = 93.75 %: none. n = 6: 1 - 2/64 = 96.9 %: r = 0. n = 9: P(X <= 1) = 10/512, 1 - 20/512 = 96.1
+    # %: r = 1.
     assert [sign_test_rank(n) for n in (1, 5, 6, 8, 9)] == [-1, -1, 0, 0, 1]
 
 
