@@ -37,16 +37,16 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_s: float = 0.0  # front end, once per request
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
-    step_s: float = 0.0  # least time between two decode steps: scheduling, launching, collecting
+    prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs, and the least time between two steps
     gap_s: float = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
-    launch_s: float = 0.0  # least time of a step with prefill: its host side
-    launch_layer_s: float = 0.0  # and per layer, while its size is captured in CUDA graphs
+    collect_s: float = 0.0  # from the end of a step on the GPU until its tokens are handled and the next step can be planned
+    launch_layer_s: float = 0.0  # launching a step with prefill, per layer, while its size is captured in CUDA graphs
     launch_layer_eager_s: float = 0.0  # and per layer when it is not
     captured_tokens: int = 0  # largest step that is captured
     step_sequence_s: float = 0.0  # per sequence in a step: sampling, output
     pause_s: float = 0.0  # the engine's process stops for its garbage collector this long
-    pause_blocks: int = 0  # once per so many blocks of prompts; 0: never
-    pause_offload_blocks: int = 0  # and per so many blocks looked up, stored or loaded below the GPU
+    pause_requests: int = 0  # once per so many requests; 0: never
+    pause_offload_requests: int = 0  # and once more per so many while it offloads
     load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: float = 0.0  # and per block: lookup, pointers
 
@@ -98,6 +98,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_batch: int = 256
     max_context_tokens: int = 0  # 0: the model's
     gpu_fraction: float = 0.9
+    paged_attention: float = 1.0  # share of a dense prefill attention kernel's rate that the paged one reaches
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: int = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
