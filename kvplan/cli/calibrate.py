@@ -9,8 +9,10 @@ import typer
 
 from kvplan import catalog
 from kvplan.cli.console import Exit, emit_json, err, out
+from kvplan.errors import InputError
 
 COMMON, ADVANCED = "Common", "Advanced"
+EPILOG = "kvplan calibrate --device fake -o my.toml\n\nkvplan calibrate --only disk --quick --disk-path /data"
 STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the profile and the table say so
 
 
@@ -53,6 +55,8 @@ def calibrate(
     from kvplan.calibrate.session import Options, calibrate
     from kvplan.report.calibrate import render
 
+    if quick and full:
+        raise InputError("--quick and --full exclude each other")
     if compare:
         return _compare(*compare, as_json)
     if from_log:
@@ -75,6 +79,9 @@ def calibrate(
     else:
         render(result, out())
     return Exit.DONE
+
+
+calibrate.__epilog__ = EPILOG  # type: ignore[attr-defined]
 
 
 def _compare(first: Path, second: Path, as_json: bool) -> int:

@@ -71,6 +71,7 @@ def test_a_partial_rerun_keeps_the_rest(profile: Path, tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (["--only", "network"], 2, "no such part"),
+        (["--quick", "--full"], 2, "exclude each other"),
         (["--device", "tpu"], 2, "no such device"),
         (["--device", "fake", "--model", "lama-3.1-8b"], 2, "did you mean llama-3.1-8b"),
         (["--only", "disk", "--disk-path", "/no/such/folder"], 2, "no such folder"),
