@@ -38,7 +38,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The link between one GPU and host memory.
 
-    One contiguous copy of s bytes takes `copy_s + s/Bps` (`d2h_copy_s` from the GPU); a direction is a FIFO. While both directions are busy each
+    One contiguous copy of s bytes takes `copy_s + s/Bps`; a direction is a FIFO. While both directions are busy each
     runs at `duplex_fraction` of its rate. Copies smaller than `small_copy_bytes` cost `small_copy_s` each instead
     (descriptor cliff).
     """
@@ -46,7 +46,6 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     h2d_Bps: float
     d2h_Bps: float
     copy_s: float = 4.3e-6
-    d2h_copy_s: float = 0.0  # 0: as copy_s
     launch_s: float = 15e-6
     duplex_fraction: float = 0.82
     small_copy_bytes: int = 28672

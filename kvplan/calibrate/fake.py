@@ -93,8 +93,8 @@ def _copy(truth: Machine, p: Point) -> float:
 
 def _scatter(truth: Machine, p: Point) -> float:
     rate = truth.link.h2d_Bps if p.text("direction") == "h2d" else truth.link.d2h_Bps
-    each = {"loop": 6e-6, "batch": 1.5e-6, "gather": 0.0}[p.text("path")]
-    return truth.link.launch_s + p.number("pieces") * max(each, p.number("bytes") / rate)
+    each = {"loop": 6e-6, "batch": truth.link.copy_s, "gather": 0.0}[p.text("path")]
+    return truth.link.launch_s + p.number("pieces") * (each + p.number("bytes") / rate)
 
 
 def _elementwise(truth: Machine, p: Point) -> float:

@@ -45,22 +45,27 @@ class Rows:
 
 
 def _copies(rows: Rows, out: Findings, _: Gpu) -> None:
+    """Rates of both directions, and what one call costs each way; engines that batch pay less for a piece."""
     pinned = rows.of("copy", memory="pinned", gpu=0)
 
     def model(values: dict[str, float], row: Row) -> float:
-        down = row.point.text("direction") == "d2h"
-        each, rate = (values["d2h_copy_s"], values["d2h_Bps"]) if down else (values["copy_s"], values["h2d_Bps"])
-        return each + row.point.number("bytes") / rate
+        direction = row.point.text("direction")
+        return values[f"call_{direction}_s"] + row.point.number("bytes") / values[f"{direction}_Bps"]
 
     parameters = [
-        Parameter(name="copy_s", typical=3e-6),
-        Parameter(name="d2h_copy_s", typical=3e-6),
+        Parameter(name="call_h2d_s", typical=3e-6),
+        Parameter(name="call_d2h_s", typical=3e-6),
         Parameter(name="h2d_Bps", typical=40e9),
         Parameter(name="d2h_Bps", typical=40e9),
     ]
     found = fit(model, parameters, pinned, scale=0.03, source="pinned copies by size")
     out.fits["copies"] = found
-    out.values |= {f"link.{name}": value for name, value in found.values.items()}
+    for name, value in found.values.items():
+        if name.startswith("call_"):
+            out.kept[name] = value.value
+        else:
+            out.values[f"link.{name}"] = value
+    out.values["link.copy_s"] = found.values["call_h2d_s"]
 
 
 def _lone_copies(rows: Rows, out: Findings, _: Gpu) -> None:
@@ -83,13 +88,13 @@ def _small_copies(rows: Rows, out: Findings, _: Gpu) -> None:
     pieces = [r for r in rows.of("scatter", path=path, pieces=min(most, 1024)) if r.point.text("direction") == "h2d"]
     rate = out.values["link.h2d_Bps"].value
     slow = [r for r in pieces if r.rate(r.point.number("bytes") * r.point.number("pieces")) < rate / 2]
-    one = direct(
-        [min(pieces, key=lambda r: r.point.number("bytes"))],
-        lambda row, seconds: max(1e-9, seconds / row.point.number("pieces") - row.point.number("bytes") / rate),
-        source="",
-    )
-    out.kept[f"{path}_piece_s"] = one.value
     label = f"scattered pieces, {'cudaMemcpyBatchAsync' if path == 'batch' else 'a loop of copies'}"
+    if path == "batch":
+        out.values["link.copy_s"] = direct(
+            [min(pieces, key=lambda r: r.point.number("bytes"))],
+            lambda row, seconds: max(1e-9, seconds / row.point.number("pieces") - row.point.number("bytes") / rate),
+            source=label,
+        )
     if slow:
         each = direct(slow, lambda row, seconds: seconds / row.point.number("pieces"), source=label)
         out.values["link.small_copy_s"] = each

@@ -79,12 +79,16 @@ def _with(machine: Machine, prefix: str) -> Machine:
 
 
 def errors(machine: Machine, rows: list[Row]) -> dict[str, list[float]]:
-    """Relative errors of predictions, by family."""
+    """Relative errors of predictions, by family; single copies against what one call costs."""
     whole, short = _with(machine, "torch_"), _with(machine, "short_")
     judges = {"prefill_step": whole, "decode_step": whole, "gemm": short}
     found: dict[str, list[float]] = {}
     for row in rows:
         op = row.point.op
-        predicted = PREDICT[op](judges.get(op, machine), row.point)
+        judge = judges.get(op, machine)
+        if op == "copy":
+            each = float(machine.calibration[f"call_{row.point.text('direction')}_s"])  # type: ignore[arg-type]
+            judge = msgspec.structs.replace(machine, link=msgspec.structs.replace(machine.link, copy_s=each))
+        predicted = PREDICT[op](judge, row.point)
         found.setdefault(_FAMILY[op], []).append(abs(predicted / row.seconds - 1))
     return found

@@ -161,7 +161,7 @@ _SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("link", "to the GPU", "link.h2d_Bps", "B/s"),
     ("link", "from the GPU", "link.d2h_Bps", "B/s"),
     ("link", "share left when both ways are busy", "link.duplex_fraction", ""),
-    ("link", "one copy in a row", "link.copy_s", "s"),
+    ("link", "one piece of many", "link.copy_s", "s"),
     ("link", "one scattered piece", "link.small_copy_s", "s"),
     ("host", "pinning, per GiB", "host.pin_s_per_byte", "s/GiB"),
     ("compute", "matrix products, share of peak", "gpu.gemm_efficiency", ""),

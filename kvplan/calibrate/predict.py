@@ -83,9 +83,7 @@ def prefill_step_s(gpu: Gpu, dims: Shape, layers: int, new: int, context: int) -
 
 def copy_s(link: Link, direction: str, size: float) -> float:
     """Seconds of one contiguous pinned copy in a row of copies."""
-    if direction == "h2d":
-        return link.copy_s + size / link.h2d_Bps
-    return (link.d2h_copy_s or link.copy_s) + size / link.d2h_Bps
+    return link.copy_s + size / (link.h2d_Bps if direction == "h2d" else link.d2h_Bps)
 
 
 def disk_read_Bps(disk: Disk, block_bytes: float, depth: float) -> float:

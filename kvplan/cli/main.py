@@ -85,5 +85,5 @@ def run() -> None:
             if isinstance(loaded, typer.Typer):
                 app.add_typer(loaded, name=name)
             else:
-                app.command(name=name)(guard(loaded))
+                app.command(name=name, epilog=getattr(loaded, "__epilog__", None))(guard(loaded))
     app()
