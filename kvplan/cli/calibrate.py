@@ -52,7 +52,7 @@ def calibrate(
     ] = False,
 ) -> int:
     """Measure this server's link, disk and compute, and write the profile that --machine takes."""
-    from kvplan.calibrate.session import Options, calibrate
+    from kvplan.calibrate.server import Options, calibrate
     from kvplan.report.calibrate import render
 
     if quick and full:

@@ -11,7 +11,7 @@ from kvplan.calibrate.compare import compare, number
 from kvplan.calibrate.fake import TRUTH, FakeInstrument
 from kvplan.calibrate.profile import journal_path, samples_path
 from kvplan.calibrate.records import Point, Sample
-from kvplan.calibrate.session import Options, calibrate
+from kvplan.calibrate.server import Options, calibrate
 from kvplan.errors import InputError
 from kvplan.results.calibrate import CalibrateResult
 
