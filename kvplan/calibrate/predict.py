@@ -82,7 +82,7 @@ def prefill_step_s(gpu: Gpu, dims: Shape, layers: int, new: int, context: int) -
 
 
 def copy_s(link: Link, direction: str, size: float) -> float:
-    """Seconds of one contiguous pinned copy."""
+    """Seconds of one contiguous pinned copy in a row of copies."""
     return link.copy_s + size / (link.h2d_Bps if direction == "h2d" else link.d2h_Bps)
 
 
