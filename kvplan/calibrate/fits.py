@@ -178,14 +178,13 @@ def _fit_prefill_attention(rows: list[Row], gpu: Gpu, overhead_s: float, source:
     def model(v: dict[str, float], row: Row) -> float:
         p = row.point
         flops = predict.prefill_attention_flops(
-            p.number("heads"), p.number("dim"), p.number("new"), p.number("context")
+            p.number("heads"), p.number("dim"), p.number("new"), p.number("context"), v["attention_n0_tokens"]
         )
-        ramp = 1 + v["attention_n0_tokens"] / p.number("new")
-        return overhead_s + flops / (gpu.bf16_flops * v["attention_efficiency"]) * ramp
+        return overhead_s + flops / (gpu.bf16_flops * v["attention_efficiency"])
 
     parameters = [
         Parameter(name="attention_efficiency", typical=0.5, width=0.5, at_most=1.02),
-        Parameter(name="attention_n0_tokens", typical=300.0),
+        Parameter(name="attention_n0_tokens", typical=500.0),
     ]
     return fit(model, parameters, rows, scale=0.08, source=source)
 
@@ -281,22 +280,11 @@ def _grid(reads: list[Row]) -> list[Row]:
 
 
 def _sustained(rows: Rows, out: Findings, _: Gpu) -> None:
-    """A long prefill runs at the clocks that power allows: it takes longer than the sum of its parts, which were
-    timed for milliseconds.
-    """
+    """How much longer a whole prefill takes than the sum of its parts: launches, and the clocks that power allows; kept apart."""
     ratios = [r.seconds / parts for r in rows.of("prefill_step", run="graph") if (parts := _sum_of_parts(rows, r))]
     if not ratios:
         raise ValueError("no whole prefill with all of its parts")
-    slower = max(1.0, statistics.median(ratios))
-    out.kept["sustained_over_parts"] = slower
-    out.kept["short_gemm_efficiency"] = out.values["gpu.gemm_efficiency"].value
-    out.kept["torch_attention_efficiency"] /= slower
-    for path in ("gpu.gemm_efficiency", "gpu.attention_efficiency"):
-        one = out.values[path]
-        text = f"{one.source}; divided by {slower:.3f}, a whole prefill over the sum of its parts"
-        out.values[path] = Fitted(
-            value=one.value / slower, lo=one.lo / max(ratios), hi=one.hi / min(ratios), source=text
-        )
+    out.kept["sustained_over_parts"] = statistics.median(ratios)
 
 
 def _sum_of_parts(rows: Rows, step: Row) -> float:
