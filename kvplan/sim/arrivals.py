@@ -12,8 +12,8 @@ from kvplan.scenario import Run
 from kvplan.traces.trace import Trace
 from kvplan.workload import Request
 
-MOST_KEYS = 2_000_000
-"""Distinct blocks up to which the ceiling of the hit rate is counted (about 200 MB)."""
+MOST_KEYS = 500_000
+"""Distinct blocks up to which the ceiling of the hit rate is counted: about 50 MB."""
 
 
 class Arrivals:

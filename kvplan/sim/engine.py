@@ -286,11 +286,13 @@ class Replica:
             new = min(need, budget) if need > 0 else 1
             if new <= 0 or budget <= 0:
                 break
-            while job.running and not self._allocate(job, job.computed + new):
-                self._preempt(self.running[-1])
-                preempted = True
-            if not job.running:
-                break
+            upto = job.computed + new
+            if upto > job.blocks * self.block:
+                while job.running and not self._allocate(job, upto):
+                    self._preempt(self.running[-1])
+                    preempted = True
+                if not job.running:
+                    break
             self._add(plan, job, new)
             budget -= new
         if not preempted or plan.empty:  # after a preemption nobody is admitted in the same step
@@ -525,7 +527,7 @@ class Replica:
         """Take as many equal decode steps as nothing can change, in one event."""
         first = self.executing
         assert first is not None
-        if len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.env.now:
+        if first.chunks or len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.env.now:
             return
         jobs = first.decodes
         now = self.env.now

@@ -30,8 +30,11 @@ def summarise(world: World, *, partial: bool) -> SimResult:
     prompt_tokens = int(columns["prompt_tokens"][kept].sum())
     transfers = world.transfers
     stats = {name: _stats(columns[f"{name}_s"][kept]) for name in ("ttft", "e2e", "queue")} | {"itl": _histogram_stats(world.recorder.intervals_s)}
-    late = {name: column[kept] for name, column in columns.items()}
-    checks = targets.check(world.target, stats)
+    checks, goodput, cause = targets.check(world.target, stats), None, ""
+    if world.target:
+        measured = {name: column[kept] for name, column in columns.items()}
+        goodput = targets.goodput(world.target, measured, window)
+        cause = causes.largest(world.target, checks, measured, world.cost, world.recorder.slow)
     return SimResult(
         name=world.scenario.name,
         requests=Requests(
@@ -49,15 +52,15 @@ def summarise(world: World, *, partial: bool) -> SimResult:
         throughput=Throughput(
             requests_per_s=int(kept.sum()) / window,
             prompt_tokens_per_s=prompt_tokens / window,
-            output_tokens_per_s=int(late["output_tokens"].sum()) / window,
+            output_tokens_per_s=int(columns["output_tokens"][kept].sum()) / window,
         ),
         prompt_tokens=PromptTokens(total=prompt_tokens, **tokens),
         tiers=_tiers(world, tokens, prompt_tokens, duration),
         loads=Loads(count=transfers.count, losing=transfers.losing, stall_s=transfers.stall_s, losing_s=transfers.losing_s),
         interval={},
         targets=checks,
-        goodput=targets.goodput(world.target, late, window),
-        largest_cause=causes.largest(world.target, checks, late, world.cost, world.recorder.slow),
+        goodput=goodput,
+        largest_cause=cause,
         ideal_hit_rate=world.arrivals.reuse.rate if world.trace.block_tokens else None,
         partial=partial,
         duration_s=duration,
