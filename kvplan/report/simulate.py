@@ -22,7 +22,12 @@ def progress(console: Console, *, hidden: bool) -> Iterator[Callable[[int, int],
         yield None
         return
     bar = Progress(
-        TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
+        TextColumn("simulating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
     )
     with bar:
         task = bar.add_task("simulating", total=None)
@@ -37,11 +42,15 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     """Print the result: latencies, tiers, throughput, and what it comes to in words."""
     machine, model, requests = scenario.machine, scenario.model, result.requests
     console.print(
-        f"[bold]{escape(result.name)}[/] · {escape(model.name)} on {escape(machine.name)} · {scenario.engine.name} {scenario.engine.version} · "
-        f"{requests.completed:,} of {requests.total:,} requests · {units.format_seconds(result.duration_s)}"
+        f"[bold]{escape(result.name)}[/] · {escape(model.name)} on {escape(machine.name)} · "
+        f"{scenario.engine.name} {scenario.engine.version} · {requests.completed:,} of {requests.total:,} requests · "
+        f"{units.format_seconds(result.duration_s)}"
     )
     if requests.rejected:
-        console.print(f"[yellow]rejected {requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens: they can never fit[/]")
+        console.print(
+            f"[yellow]rejected {requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens: "
+            "they can never fit[/]"
+        )
     if result.partial:
         console.print(f"[yellow]partial: interrupted with {requests.unfinished:,} requests not finished[/]")
     for rows in (_latencies(result), _tiers(result)):
@@ -91,8 +100,17 @@ def _in_one_unit(stats: Stats) -> list[str]:
 def _tiers(result: SimResult) -> Rows:
     rows = [["tier", "capacity", "used", "hits", "loaded", "stored", "link busy"]]
     for tier in result.tiers:
-        row = [tier.name, units.format_bytes(tier.capacity_bytes), f"{tier.peak_bytes / tier.capacity_bytes:.0%}", f"{tier.hit_rate:.1%}"]
-        below = [units.format_traffic(tier.loaded_bytes), units.format_traffic(tier.stored_bytes), f"{tier.link_busy_fraction:.1%}"]
+        row = [
+            tier.name,
+            units.format_bytes(tier.capacity_bytes),
+            f"{tier.peak_bytes / tier.capacity_bytes:.0%}",
+            f"{tier.hit_rate:.1%}",
+        ]
+        below = [
+            units.format_traffic(tier.loaded_bytes),
+            units.format_traffic(tier.stored_bytes),
+            f"{tier.link_busy_fraction:.1%}",
+        ]
         rows.append(row + (["", "", ""] if tier.name == "gpu" else below))
     tokens = result.prompt_tokens
     rows.append(["computed", "", "", f"{tokens.computed / tokens.total if tokens.total else 0.0:.1%}", "", "", ""])
@@ -105,7 +123,8 @@ def _lines(console: Console, result: SimResult) -> None:
         hits = 1 - tokens.computed / tokens.total
         console.print(f"hits of all prompt tokens {hits:.1%}; the trace allows {result.ideal_hit_rate:.1%} at best")
     console.print(
-        f"{rate.requests_per_s:,.2f} requests/s · {rate.prompt_tokens_per_s:,.0f} prompt tokens/s · {rate.output_tokens_per_s:,.0f} output tokens/s"
+        f"{rate.requests_per_s:,.2f} requests/s · {rate.prompt_tokens_per_s:,.0f} prompt tokens/s · "
+        f"{rate.output_tokens_per_s:,.0f} output tokens/s"
     )
     if loads.count:
         losing = f"{loads.losing:,} slower than computing again, {units.format_seconds(loads.losing_s)} lost"
@@ -114,10 +133,15 @@ def _lines(console: Console, result: SimResult) -> None:
         console.print(f"preempted {result.requests.preempted:,} requests")
     for check in result.targets:
         value = "–" if check.value_s is None else units.format_seconds(check.value_s)
-        console.print(f"{'✓ met' if check.met else '✗ missed'}: {check.name} {value}, target {units.format_seconds(check.limit_s)}")
+        limit = units.format_seconds(check.limit_s)
+        console.print(f"{'✓ met' if check.met else '✗ missed'}: {check.name} {value}, target {limit}")
     if result.goodput is not None:
         good = result.goodput
-        console.print(f"goodput {good.requests_per_s:,.2f} requests/s: {good.share:.1%} of the requests meet every limit themselves")
+        console.print(
+            f"goodput {good.requests_per_s:,.2f} requests/s: {good.share:.1%} of the requests meet every limit"
+        )
     if result.largest_cause:
         console.print(result.largest_cause)
-    console.print(f"[dim]simulated in {result.wall_s:.1f} s · seed {result.provenance['seed']} · --json for everything[/]")
+    console.print(
+        f"[dim]simulated in {result.wall_s:.1f} s · seed {result.provenance['seed']} · --json for everything[/]"
+    )

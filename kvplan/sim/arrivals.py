@@ -1,4 +1,6 @@
-"""When requests arrive: the trace's stamps at another speed, equal stamps spread; and what the stamps and the content allow at best."""
+"""When requests arrive: the trace's stamps at another speed, equal stamps spread; and what the stamps and the content
+allow at best.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MOST_KEYS = 500_000
 
 
 class Arrivals:
-    """The requests of a trace in the order of arrival, each with its arrival time; counts stamps and reuse as they pass."""
+    """The requests of a trace in the order of arrival, each with its arrival time; counts stamps and reuse as they
+    pass.
+    """
 
     def __init__(self, trace: Trace, run: Run, *, grain_tokens: int) -> None:
         self.trace, self.run, self.grain_tokens = trace, run, grain_tokens
@@ -26,7 +30,9 @@ class Arrivals:
 
     def __iter__(self) -> Iterator[Request]:
         """Requests with `arrival_s` as the engine sees it."""
-        requests = _jittered(self._watched(), self.run.jitter_s, self.run.seed) if self.run.jitter_s else self._watched()
+        requests = (
+            _jittered(self._watched(), self.run.jitter_s, self.run.seed) if self.run.jitter_s else self._watched()
+        )
         if self.run.speedup == 1:
             yield from requests
             return
@@ -71,14 +77,18 @@ class Stamps:
 
     @property
     def gap_s(self) -> float:
-        """Mean time between stamps when arrivals are quantised (three or more requests a stamp on average); 0 when they are not."""
+        """Mean time between stamps when arrivals are quantised (three or more requests a stamp on average); 0 when
+        they are not.
+        """
         if self.distinct < 2 or self.requests < 3 * self.distinct:
             return 0.0
         return self.last_s / (self.distinct - 1)
 
 
 class Reuse:
-    """The ceiling of the hit rate: leading whole blocks that an earlier request named, with memory for everything and no delay."""
+    """The ceiling of the hit rate: leading whole blocks that an earlier request named, with memory for everything and
+    no delay.
+    """
 
     def __init__(self, key_tokens: int, grain_tokens: int, *, first: float) -> None:
         self.key_tokens, self.grain_tokens, self.first = key_tokens, grain_tokens, first
@@ -96,7 +106,9 @@ class Reuse:
                 if key not in seen:
                     break
                 leading += 1
-            self.hit_tokens += min(leading * self.key_tokens, request.prompt_tokens) // self.grain_tokens * self.grain_tokens
+            self.hit_tokens += (
+                min(leading * self.key_tokens, request.prompt_tokens) // self.grain_tokens * self.grain_tokens
+            )
             self.tokens += request.prompt_tokens
         seen.update(blocks)
         if len(seen) > MOST_KEYS:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from kvplan.workload import Request
 
 INTEGERS = (
-    "index", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens", "remote_hit_tokens", "computed_tokens",
+    "index", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens",
+    "remote_hit_tokens", "computed_tokens",
     "preemptions",
 )  # fmt: skip
 SECONDS = ("arrival_s", "queue_s", "load_s", "held_s", "ttft_s", "itl_s", "e2e_s")
@@ -28,7 +29,9 @@ class SlowTokens:
         self.decode_s = self.chunks_s = self.held_s = self.other_s = 0.0
 
     def add(self, seconds: float, tokens: int, *, step_s: float, decode_s: float, held_s: float) -> None:
-        """`tokens` waited `seconds`, of which the step took `step_s`, and would have taken `decode_s` without prefill chunks."""
+        """`tokens` waited `seconds`, of which the step took `step_s`, and would have taken `decode_s` without prefill
+        chunks.
+        """
         self.decode_s += tokens * min(seconds, decode_s)
         self.chunks_s += tokens * max(0.0, min(seconds, step_s) - decode_s)
         self.held_s += tokens * min(held_s, max(0.0, seconds - step_s))
@@ -39,7 +42,7 @@ class Recorder:
     """Columns of finished requests in the order in which they end; absent times are NaN."""
 
     def __init__(self, *, first_token_s: float = 0.0, slow_s: float = math.inf) -> None:
-        self.integers: list[array[int]] = [array("q") for _ in INTEGERS]
+        self.integers: list[array[int]] = [array("i") for _ in INTEGERS]
         self.seconds: list[array[float]] = [array("d") for _ in SECONDS]
         self.status = array("b")
         self.intervals_s = Histogram()
@@ -108,7 +111,9 @@ class Recorder:
 
 
 class Histogram:
-    """A weighted histogram with bins of equal ratio (0.5 %), from a microsecond to days: percentiles in constant memory."""
+    """A weighted histogram with bins of equal ratio (0.5 %), from a microsecond to days: percentiles in constant
+    memory.
+    """
 
     RATIO = math.log(1.005)
     LOW = 1e-6

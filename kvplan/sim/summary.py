@@ -72,8 +72,8 @@ def summarise(world: World, *, partial: bool) -> SimResult:
 
 def arrays(recorder: Recorder) -> dict[str, Any]:
     """The recorder's columns as numpy arrays, in the order of the trace."""
-    columns = {name: np.frombuffer(column, dtype=np.int64 if column.typecode == "q" else np.float64) for name, column in recorder.columns.items()}
-    columns["status"] = np.frombuffer(recorder.status, dtype=np.int8)
+    recorded = {**recorder.columns, "status": recorder.status}
+    columns = {name: np.frombuffer(column, dtype=column.typecode) for name, column in recorded.items()}
     order = np.argsort(columns["index"], kind="stable")
     return {name: column[order] for name, column in columns.items()}
 

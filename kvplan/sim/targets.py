@@ -37,9 +37,14 @@ def parse(text: str) -> list[Clause]:
 def _clause(text: str) -> Clause:
     match = re.fullmatch(r"([a-z0-9]+)_([a-z0-9]+)\s*<=?\s*(.+)", text)
     if not match:
-        raise InputError(f"target {text!r} is not of the form metric_statistic<time", hint="for example ttft_p95<2s,itl_p95<50ms")
+        raise InputError(
+            f"target {text!r} is not of the form metric_statistic<time", hint="for example ttft_p95<2s,itl_p95<50ms"
+        )
     metric, statistic, limit = match.groups()
-    for word, known, what in ((metric, METRICS, "a time that a target can limit"), (statistic, STATISTICS, "a statistic")):
+    for word, known, what in (
+        (metric, METRICS, "a time that a target can limit"),
+        (statistic, STATISTICS, "a statistic"),
+    ):
         if word not in known:
             raise InputError(f"target {text!r}: {word!r} is not {what}", hint=did_you_mean(word, known))
     limit_s = units.parse_seconds(limit)

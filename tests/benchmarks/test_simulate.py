@@ -35,14 +35,21 @@ def simulate(trace: Path, *arguments: str) -> tuple[float, float, dict]:
     given = ["simulate", str(trace), "--model", "llama-3.1-8b", "--machine", "h100-sxm", "--json", "-q", *arguments]
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", CODE, *given], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+        [sys.executable, "-c", CODE, *given],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
     )
     seconds = time.perf_counter() - began
     return seconds, int(done.stderr.split()[-2]) / 1024, json.loads(done.stdout)
 
 
 def plain_lru(path: Path, per_key: int, capacity: int) -> float:
-    """Seconds of a bare LRU pass: each row decoded, each of its blocks (`per_key` a hash id) looked up, moved up or put in, tail first."""
+    """Seconds of a bare LRU pass: each row decoded, each of its blocks (`per_key` a hash id) looked up, moved up or
+    put in, tail first.
+    """
     began = time.perf_counter()
     cache: OrderedDict[int, None] = OrderedDict()
     hits = 0
@@ -74,7 +81,8 @@ def test_conversation_against_a_bare_lru() -> None:
     total = document["requests"]["total"]
     print(
         f"\nconversation: {seconds:.2f} s, {megabytes:.0f} MB, {total / seconds:,.0f} requests/s; "
-        f"bare LRU {coarse:.2f} s in 512-token blocks ({seconds / coarse:.1f} x), {fine:.2f} s in 16-token blocks ({seconds / fine:.2f} x)"
+        f"bare LRU {coarse:.2f} s in 512-token blocks ({seconds / coarse:.1f} x), "
+        f"{fine:.2f} s in 16-token blocks ({seconds / fine:.2f} x)"
     )
 
 
@@ -87,7 +95,12 @@ def generated(count: int) -> Iterator[dict]:
         if len(session) > 12:
             del session[1:]
         session.extend((10**6 + 2 * index, 10**6 + 2 * index + 1))
-        yield {"timestamp": index * 250, "input_length": 512 * len(session) - 100, "output_length": 60, "hash_ids": list(session)}
+        yield {
+            "timestamp": index * 250,
+            "input_length": 512 * len(session) - 100,
+            "output_length": 60,
+            "hash_ids": list(session),
+        }
 
 
 def write(path: Path, rows: Iterator[dict]) -> Path:
@@ -104,24 +117,38 @@ def test_cost_of_a_request_does_not_grow(tmp_path: Path) -> None:
         seconds, megabytes, document = simulate(path, "--gpu-kv", "50GiB", "--cpu", "200GiB")
         assert document["requests"]["completed"] == count
         found.append((count, document["wall_s"], megabytes))
-        print(f"\n{count:,} requests: {seconds:.1f} s, {1e6 * seconds / count:.0f} us each, {megabytes:.0f} MB ({1e6 * megabytes / count:.0f} bytes each)")
-    print(f"cost of a request at 1,000,000 over that at 10,000: {found[-1][1] / found[-1][0] / (found[0][1] / found[0][0]):.2f}")
+        print(
+            f"\n{count:,} requests: {seconds:.1f} s, {1e6 * seconds / count:.0f} us each, "
+            f"{megabytes:.0f} MB ({1e6 * megabytes / count:.0f} bytes each)"
+        )
+    print(
+        "cost of a request at 1,000,000 over that at 10,000: "
+        f"{found[-1][1] / found[-1][0] / (found[0][1] / found[0][0]):.2f}"
+    )
 
 
 def test_a_long_session_costs_the_runs_it_touches(tmp_path: Path) -> None:
     for scale in (1, 10):
         turns = 100
 
-        def rows(tokens: int = 5000 * scale) -> Iterator[dict]:
+        def rows(tokens: int = 5000 * scale, turns: int = turns) -> Iterator[dict]:
             for turn in range(1, turns + 1):
                 length = turn * tokens
-                yield {"timestamp": turn * 30_000, "input_length": length, "output_length": 50, "hash_ids": list(range(-(-length // 512)))}
+                yield {
+                    "timestamp": turn * 30_000,
+                    "input_length": length,
+                    "output_length": 50,
+                    "hash_ids": list(range(-(-length // 512))),
+                }
 
         path = write(tmp_path / f"session{scale}.jsonl", rows())
         more = ("--set", "model.max_context_tokens=10000000", "--gpu-kv", "1TiB", "--cpu", "4TiB")
         seconds, megabytes, document = simulate(path, *more)
         assert document["requests"]["completed"] == turns
-        print(f"\na session of {turns} turns to {turns * 5000 * scale:,} tokens: {document['wall_s']:.2f} s, {megabytes:.0f} MB")
+        print(
+            f"\na session of {turns} turns to {turns * 5000 * scale:,} tokens: "
+            f"{document['wall_s']:.2f} s, {megabytes:.0f} MB"
+        )
 
 
 def test_everybody_at_once(tmp_path: Path) -> None:

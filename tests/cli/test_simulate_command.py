@@ -117,7 +117,14 @@ def test_a_bad_argument_is_one_sentence_and_a_remedy(what: str, simulate: Any, t
 
 
 @pytest.mark.parametrize(
-    ("content", "named"), [(None, "No such file"), (b"", "empty"), (b"\n \n", "empty"), (b'{"a": 1}\n', "not a trace"), (b"\x1f\x8bnope", "damaged")]
+    ("content", "named"),
+    [
+        (None, "No such file"),
+        (b"", "empty"),
+        (b"\n \n", "empty"),
+        (b'{"a": 1}\n', "not a trace"),
+        (b"\x1f\x8bnope", "damaged"),
+    ],
 )
 def test_a_file_that_is_no_trace(content: bytes | None, named: str, simulate: Any, tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
@@ -144,22 +151,43 @@ def test_line_endings_compression_and_a_late_start_do_not_matter(simulate: Any, 
     for name in ("a.jsonl", "crlf.jsonl", "gz.jsonl.gz", "late.jsonl"):
         code, out, _ = simulate(str(tmp_path / name), "--json")
         assert code == 0
-        answers.append({key: value for key, value in json.loads(out).items() if key in ("ttft_s", "requests", "prompt_tokens", "duration_s")})
+        answers.append(
+            {
+                key: value
+                for key, value in json.loads(out).items()
+                if key in ("ttft_s", "requests", "prompt_tokens", "duration_s")
+            }
+        )
     assert answers[1:] == answers[:1] * 3
 
 
 def test_what_can_never_run_is_rejected_and_counted(simulate: Any, tmp_path: Path) -> None:
-    rows = [ROW, {**ROW, "input_length": 200_000, "hash_ids": []}, {**ROW, "input_length": 70_000, "hash_ids": []}, {**ROW, "input_length": 10**8, "hash_ids": []}]
+    rows = [
+        ROW,
+        {**ROW, "input_length": 200_000, "hash_ids": []},
+        {**ROW, "input_length": 70_000, "hash_ids": []},
+        {**ROW, "input_length": 10**8, "hash_ids": []},
+    ]
     path = write(tmp_path / "long.jsonl", *rows)  # 8 GiB hold 65,536 tokens; the context ends at 131,072
     out_path = tmp_path / "rows.jsonl"
     code, out, _ = simulate(path, "--json", "--requests-out", str(out_path))
     document = json.loads(out)
     assert code == 0
     assert document["requests"] | {"preempted": 0} == {
-        "total": 4, "completed": 1, "rejected": 3, "rejected_prompt_tokens": 100_270_000, "unfinished": 0, "preempted": 0,
-    }  # fmt: skip
+        "total": 4,
+        "completed": 1,
+        "rejected": 3,
+        "rejected_prompt_tokens": 100_270_000,
+        "unfinished": 0,
+        "preempted": 0,
+    }
     assert any("rejected" in text for text in document["warnings"])
-    assert [json.loads(line)["status"] for line in out_path.read_text().splitlines()] == ["completed", "rejected", "rejected", "rejected"]
+    assert [json.loads(line)["status"] for line in out_path.read_text().splitlines()] == [
+        "completed",
+        "rejected",
+        "rejected",
+        "rejected",
+    ]
     assert "rejected 3 requests with 100,270,000 prompt tokens" in simulate(path)[1]
 
 
@@ -216,10 +244,15 @@ def test_the_result_keeps_to_the_width(width: int, simulate: Any, trace: str, mo
 
 def interrupt(path: str, *arguments: str, after_s: float) -> tuple[int, str, str]:
     """Start the command, send SIGINT when it has run for a while."""
+    model = ("--model", "llama-3.1-8b", "--machine", "h100-sxm", "--gpu-kv", "8GiB")
     process = subprocess.Popen(
-        [sys.executable, "-m", "kvplan", "simulate", path, "--model", "llama-3.1-8b", "--machine", "h100-sxm", "--gpu-kv", "8GiB", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [sys.executable, "-m", "kvplan", "simulate", path, *model, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -227,7 +260,10 @@ def interrupt(path: str, *arguments: str, after_s: float) -> tuple[int, str, str
 
 
 def test_an_interrupt_leaves_a_partial_result(tmp_path: Path) -> None:
-    rows = ({"timestamp": 20 * i, "input_length": 3000, "output_length": 300, "hash_ids": [i % 7, 10 * i + 9]} for i in range(60_000))
+    rows = (
+        {"timestamp": 20 * i, "input_length": 3000, "output_length": 300, "hash_ids": [i % 7, 10 * i + 9]}
+        for i in range(60_000)
+    )
     path = write(tmp_path / "long.jsonl", *rows)
     for after_s in (4.0, 8.0, 16.0):  # a busy machine may still be starting
         code, out, err = interrupt(path, "--json", "--requests-out", str(tmp_path / "rows.jsonl"), after_s=after_s)

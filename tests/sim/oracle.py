@@ -1,6 +1,7 @@
 """A slow, obvious engine: every block is an entry of a dict, every step is taken. The simulator must agree with it.
 
-It shares the time model (StepCost, Pauses, HostLink, DiskQueue) with the simulator, and nothing of the prefix tree, tiers, jumps or transfers.
+It shares the time model (StepCost, Pauses, HostLink, DiskQueue) with the simulator, and nothing of the prefix tree,
+tiers, jumps or transfers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Name = tuple[Any, ...]
 
 
 class Blocks:
-    """One tier: which blocks it holds or expects, how often each is pinned, and in which order it would give them up."""
+    """One tier: which blocks it holds or expects, how often each is pinned, and the order in which it gives them up."""
 
     def __init__(self, capacity: int) -> None:
         self.empty = capacity
@@ -363,7 +364,9 @@ class Oracle:
         return new
 
     def known(self, names: list[Name]) -> bool:
-        return any(name in tier.held or tier.pins[name] for name in names for tier in (self.gpu, self.cpu, self.disk) if tier)
+        return any(
+            name in tier.held or tier.pins[name] for name in names for tier in (self.gpu, self.cpu, self.disk) if tier
+        )
 
     def hold(self, seq: Seq, reach: int, upto: int) -> bool:
         evictable = sum(name in self.gpu.order for name in seq.names)
@@ -470,7 +473,9 @@ class Oracle:
         return round(count * self.block * self.world.token_bytes)
 
     def link_s(self, direction: int, count: int) -> float:
-        return self.link.service_s(direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count)
+        return self.link.service_s(
+            direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count
+        )
 
     def store(self, seq: Seq, upto: int) -> None:
         cpu, end = self.cpu, min(upto // self.block, len(seq.prompt_names))
