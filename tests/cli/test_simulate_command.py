@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+import kvplan
 from kvplan.cli.main import run
+from kvplan.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"timestamp": 0, "input_length": 1000, "output_length": 10, "hash_ids": [1, 2]}
@@ -219,6 +222,19 @@ def test_a_missed_target_exits_1_and_names_the_cause(simulate: Any, trace: str) 
     assert code == 1
     assert document["targets"][0]["met"] is False and document["goodput"]["requests"] == 0
     assert "Largest cause: " in document["largest_cause"]
+
+
+def test_python_answers_as_the_command_does(simulate: Any, trace: str) -> None:
+    shown = json.loads(simulate(trace, "--cpu", "1GiB", "--limit", "9", "--max-input", "5000", "--json")[1])
+    result = kvplan.simulate(
+        trace, model="llama-3.1-8b", machine="h100-sxm", gpu_kv="8GiB", cpu="1GiB", limit=9, max_input=5000,
+        sets={"run.seed": 0}, policy="lru",
+    )  # fmt: skip
+    document = msgspec.to_builtins(result)
+    for part in ("requests", "ttft_s", "prompt_tokens", "tiers", "loads", "duration_s"):
+        assert document[part] == shown[part]
+    with pytest.raises(InputError):
+        kvplan.simulate(trace, model="llama-3.1-8b", machine="h100-sxm", spedup=3)
 
 
 def test_rows_in_every_format_agree(simulate: Any, trace: str, tmp_path: Path) -> None:
