@@ -28,7 +28,7 @@ class Job:
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s", "held_s",
+        "promoted", "weighed_s", "paused_s", "held_s",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -40,6 +40,7 @@ class Job:
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
+        self.paused_s = -1.0  # when it got the last token before a preemption; -1: it runs
         self.held_s = 0.0  # its first token waited so long behind stores
         self.weighed_s = 0.0  # of load_s, what has been compared with computing again
         self.promoted: range | None = None  # tokens that it had read from the disk
@@ -226,6 +227,9 @@ class Replica:
             job.emitted += 1
             if job.emitted == 1:
                 job.first_s, job.held_s = now, plan.held_s
+            elif job.paused_s >= 0:  # its last token came before it was preempted
+                self.recorder.intervals(now - job.paused_s, 1)
+                job.paused_s = -1.0
             else:
                 tokens += 1
             if job.emitted >= job.output:
@@ -332,6 +336,8 @@ class Replica:
         self.running.remove(job)
         self._keep_generated(job)
         self._release(job)
+        if job.emitted and job.paused_s < 0:
+            job.paused_s = self.handled_s
         job.computed = 0
         job.planned = job.emitted
         job.target = job.prompt + job.emitted

@@ -125,6 +125,8 @@ def test_a_preempted_request_finds_what_it_had() -> None:
     # 16 more at 1.1                                                                  57.10, B ends
     built = by_hand([request(0, 0.0, 32, 33, 1, 2), request(1, 0.0, 32, 33, 3, 4)], gpu_blocks=6)
     assert rows(built, "preemptions", "ttft_s", "e2e_s") == [(0, 1.32, 38.34), (1, 2.74, 57.1)]
+    assert built.recorder.intervals_s.largest == pytest.approx(39.5 - 20.74)  # between B's 16th and 17th token
+    assert built.recorder.intervals_s.count == 32 + 32
 
 
 def test_requests_that_share_blocks_being_loaded_wait_for_one_load() -> None:
