@@ -662,6 +662,7 @@ class Bulk:
             job.computed += steps
             job.planned += steps
             job.emitted += steps
-            allocated = replica._allocate(job, job.computed)
-            assert allocated
+            if job.computed > job.blocks * replica.block:
+                allocated = replica._allocate(job, job.computed)
+                assert allocated
         replica.recorder.intervals(self.elapsed_s(steps) / steps, steps * len(self.jobs))
