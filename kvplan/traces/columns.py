@@ -19,8 +19,9 @@ _GOLDEN, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1C
 class Columns:
     """Requests in arrival order, and their block events in that order, head to tail within a request.
 
-    The blocks of request t are `keys[starts[t]:starts[t + 1]]`. Equal keys mean equal prefixes: a key is a 64-bit hash of all ids up to its block.
-    When `weight` is above 1 only that share of the blocks was kept (one in `weight`, by hash of the key).
+    The blocks of request t are `keys[starts[t]:starts[t + 1]]`. Equal keys mean equal prefixes: a key is a 64-bit hash
+    of all ids up to its block. When `weight` is above 1 only that share of the blocks was kept (one in `weight`, by
+    hash of the key).
     """
 
     prompt_tokens: Ints
@@ -39,7 +40,9 @@ class Columns:
 
 
 def load(trace: Trace, *, max_events: int = 20_000_000) -> Columns:
-    """The columns of a trace. Above `max_events` block events only a share of the blocks is kept, halved as often as needed (SHARDS, FAST'15)."""
+    """The columns of a trace. Above `max_events` block events only a share of the blocks is kept, halved as often as
+    needed (SHARDS, FAST'15).
+    """
     parts: list[Columns] = []
     kept, weight = 0, 1
     requests = iter(trace)
@@ -61,7 +64,9 @@ def _columns(batch: list, block_tokens: int) -> Columns:
     ids = np.fromiter(chain.from_iterable(request.blocks for request in batch), dtype=np.int64, count=int(starts[-1]))
     position = np.arange(len(ids)) - np.repeat(starts[:-1], blocks)
     tokens = np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens)
-    return Columns(prompt_tokens=prompt, blocks=blocks, starts=starts, keys=_chain(ids, position, starts), tokens=tokens)
+    return Columns(
+        prompt_tokens=prompt, blocks=blocks, starts=starts, keys=_chain(ids, position, starts), tokens=tokens
+    )
 
 
 def _chain(ids: Ints, position: Ints, starts: Ints) -> npt.NDArray[np.uint64]:

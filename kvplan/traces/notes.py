@@ -54,9 +54,11 @@ class Notes:
     def warn(self, sentence: str) -> None:
         self._warnings[sentence] = None
 
-    def report(self, *, rows_read: int, requests: int) -> Report:
+    def report(self, *, requests: int) -> Report:
+        """The report of a pass that gave `requests` requests."""
         counts = tuple(
             Count(kind=kind, what=what, rows=rows, first_line=line)
             for (kind, what), (rows, line) in self._counts.items()
         )
-        return Report(rows_read=rows_read, requests=requests, counts=counts, warnings=tuple(self._warnings))
+        dropped = sum(count.rows for count in counts if count.kind == "dropped")
+        return Report(rows_read=requests + dropped, requests=requests, counts=counts, warnings=tuple(self._warnings))

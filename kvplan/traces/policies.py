@@ -16,14 +16,17 @@ _LANES = 2**26
 def lru(columns: Columns, before: Ints, distances: Ints, capacities: Sequence[int]) -> Ints:
     """Hit blocks, shape (requests, capacities), by stack distance (see reuse.stack_distances)."""
     hits = distances[:, None] < np.array(capacities)
-    sums = np.concatenate((np.zeros((1, len(capacities)), dtype=np.int64), np.cumsum(hits, axis=0)))
+    sums = np.zeros((len(hits) + 1, len(capacities)), dtype=np.int64)
+    np.cumsum(hits, axis=0, out=sums[1:])
     return sums[columns.starts[1:]] - sums[columns.starts[:-1]]
 
 
 def fifo(columns: Columns, before: Ints, distances: Ints, capacities: Sequence[int]) -> Ints:
-    """Hit blocks, shape (requests, capacities). Missing blocks are inserted head first, each pushing out the oldest insertion.
+    """Hit blocks, shape (requests, capacities). Missing blocks are inserted head first, each pushing out the oldest
+    insertion.
 
-    The m-th insertion is resident while fewer than `capacity` have followed it, so one number a block and capacity is the whole state.
+    The m-th insertion is resident while fewer than `capacity` have followed it, so one number a block and capacity is
+    the whole state.
     """
     nodes = _nodes(before)
     lanes = max(1, _LANES // max(1, len(nodes)))
@@ -58,15 +61,18 @@ def _fifo(columns: Columns, nodes: Ints, capacities: Sequence[int]) -> Ints:
 
 
 def opt(columns: Columns, before: Ints, distances: Ints, capacities: Sequence[int]) -> Ints:
-    """Hit blocks, shape (requests, capacities), of Belady's optimum with bypass: of what is needed again, what is needed last goes first.
+    """Hit blocks, shape (requests, capacities), of Belady's optimum with bypass: of what is needed again, what is
+    needed last goes first.
 
-    A block used by request t and next by request e is worth keeping from t to e. Blocks of one request with the same e move together; along a
-    request e never falls, so the deepest blocks go first and what stays is a prefix.
+    A block used by request t and next by request e is worth keeping from t to e. Blocks of one request with the same e
+    move together; along a request e never falls, so the deepest blocks go first and what stays is a prefix.
     """
     request = columns.request_of_event()
     reuse = np.flatnonzero(before >= 0)
     pair = request[reuse] * columns.requests + (columns.requests - 1 - request[before[reuse]])
-    spans, size = np.unique(-pair, return_counts=True)  # last needed first; of those the least recently used, which lie deepest
+    spans, size = np.unique(
+        -pair, return_counts=True
+    )  # last needed first; of those the least recently used, which lie deepest
     end = -spans // columns.requests
     start = columns.requests - 1 - (-spans) % columns.requests
     hits = np.zeros((columns.requests, len(capacities)), dtype=np.int64)
@@ -79,7 +85,8 @@ def opt(columns: Columns, before: Ints, distances: Ints, capacities: Sequence[in
 
 def _belady(starting: dict[int, list[int]], ending: dict[int, list[int]], size: list[int], capacity: int) -> list[int]:
     """Blocks of each span that survive to its end; spans are numbered in the order in which they give way."""
-    kept, held, heap = size[:], 0, []
+    kept, held = size[:], 0
+    heap: list[int] = []
     for request in sorted(starting.keys() | ending.keys()):
         for span in ending.get(request, ()):
             held -= kept[span]

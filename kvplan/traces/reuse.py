@@ -1,8 +1,9 @@
 """How far apart the uses of a block are, and what an LRU cache of any size makes of it, in one pass.
 
-A block hits only if all earlier blocks of its request hit; a request's blocks are touched tail first, so that its tail is evicted before its
-head. Then ancestors are always more recent than descendants, the depth of a block in the LRU stack grows along a request, and a block hits in
-every cache larger than its own depth (Mattson et al., IBM Systems Journal 1970).
+A block hits only if all earlier blocks of its request hit; a request's blocks are touched tail first, so that its tail
+is evicted before its head. Then ancestors are always more recent than descendants, the depth of a block in the LRU
+stack grows along a request, and a block hits in every cache larger than its own depth (Mattson et al., IBM Systems
+Journal 1970).
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ def previous(columns: Columns) -> Ints:
 
 
 def stack_distances(columns: Columns, before: Ints) -> Ints:
-    """For each event the number of other blocks above its block in the LRU stack when its request is looked up; NEVER for a first use.
+    """For each event the number of other blocks above its block in the LRU stack when its request is looked up; NEVER
+    for a first use.
 
-    With touches numbered in stack order, the blocks above one last touched at p when request t starts (at s) are the touches in (p, s) less
-    those that are used again before s, which are the touches j < s whose own previous touch lies after p.
+    With touches numbered in stack order, the blocks above one last touched at p when request t starts (at s) are the
+    touches in (p, s) less those that are used again before s, which are the touches j < s whose own previous touch
+    lies after p.
     """
     first = np.repeat(columns.starts[:-1], np.diff(columns.starts))
     last = np.repeat(columns.starts[1:], np.diff(columns.starts)) - 1
@@ -40,13 +43,16 @@ def stack_distances(columns: Columns, before: Ints) -> Ints:
 
 
 def _greater_before(values: Ints) -> Ints:
-    """For each i the number of j < i with values[j] > values[i]; values are distinct. O(n log n), one vectorised pass a bit of the rank."""
+    """For each i the number of j < i with values[j] > values[i]; values are distinct. O(n log n), one vectorised pass
+    a bit of the rank.
+    """
     n = len(values)
     rank = np.empty(n, dtype=np.int64)
     rank[np.argsort(values)] = np.arange(n)
     count, row = np.zeros(n, dtype=np.int64), np.arange(n)
     for bit in reversed(range(max(1, n - 1).bit_length())):
-        # Rows are grouped by the higher bits of their rank, in the original order within a group; ranks are dense, so groups are aligned.
+        # Rows are grouped by the higher bits of their rank, in the original order within a group; ranks are dense, so
+        # groups are aligned.
         high = (rank >> bit) & 1
         group = rank >> (bit + 1) << (bit + 1)
         ones = np.concatenate(([0], np.cumsum(high)))
