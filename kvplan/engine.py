@@ -24,6 +24,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_policy: str = "lru"
     disk_read_threads: int = 16
     disk_write_threads: int = 16
+    loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one

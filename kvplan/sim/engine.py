@@ -26,7 +26,7 @@ class Job:
 
     __slots__ = (
         "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
-        "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions",
+        "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -51,6 +51,7 @@ class Job:
         self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
         self.blocked_on: Any = None  # what the job waits for before it can be admitted
         self.preemptions = 0
+        self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
 
     @property
     def target(self) -> int:
@@ -96,6 +97,7 @@ class Replica:
         self.running: list[Job] = []
         self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
         self.executing: Plan | None = None
+        self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
         self.stuck = False  # the head of the line cannot be admitted before something is freed
         self._bulk: Bulk | None = None
@@ -114,6 +116,11 @@ class Replica:
             self._end_bulk()
         self._pump()
 
+    def loaded(self, job: Job) -> None:
+        """A job's load has ended; while steps run, the one that starts next reports it, and it is seen when that has ended."""
+        job.seen_step = self.steps + 1 if self.executing is not None and self.engine.offload.loads_seen_after_step else 0
+        self.wake()
+
     def _pump(self) -> None:
         while len(self.inflight) < self.depth:
             plan = self._plan()
@@ -127,6 +134,7 @@ class Replica:
 
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
+        self.steps += 1
         plan.start_s = self.env.now
         self._alarm(plan.duration_s, self._executed)
 
@@ -298,7 +306,7 @@ class Replica:
     def _admit(self, plan: Plan, budget: int) -> None:
         if self.held:
             for job in list(self.held):
-                if job.blocked_on is not None:
+                if job.blocked_on is not None or (self.running and job.seen_step > self.steps - len(self.inflight)):
                     continue
                 if budget <= 0 or len(self.running) >= self.engine.max_batch:
                     return
@@ -472,6 +480,8 @@ class Replica:
         for plan in self.inflight:
             if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs):
                 return
+        if any(job.seen_step > self.steps - 1 and job.blocked_on is None for job in self.held):
+            return
         if len(jobs) != len(self.running) or self.transfers.outputs_seen_s(self.env.now) > self.env.now:
             return
         steps = min(job.output - job.planned for job in jobs)

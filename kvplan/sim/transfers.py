@@ -231,7 +231,7 @@ class Transfers:
                 job.hits[CPU] = held - job.hits[0] - job.hits[DISK]
             self._account(job, reach, held, self.env.now - began)
             self._over(load, job)
-            replica.wake()
+            replica.loaded(job)
 
         self._at(done_s, loaded)
         return True

@@ -11,7 +11,7 @@ import msgspec
 
 from kvplan.errors import InputError, did_you_mean
 from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options, TimeUnit
+from kvplan.traces.options import PER_SECOND, Options
 from kvplan.traces.readers import FORMATS, Reader
 from kvplan.traces.readers.reader import Rows
 from kvplan.traces.source import Source, open_source
@@ -28,7 +28,8 @@ class Trace:
 
     def __init__(self, name: str, format: str, block_tokens: int, rows: Callable[[Notes], Rows]) -> None:
         self.name, self.format, self._rows = name, format, rows
-        notes, arrivals, named, latest_s = Notes(), array("d"), False, float("-inf")
+        notes, arrivals, latest_s = Notes(), array("d"), float("-inf")
+        named = sessions = False
         for line, request in rows(notes):
             if request.arrival_s < latest_s:
                 notes.count("reordered", "earlier than a row above", line)
@@ -36,11 +37,13 @@ class Trace:
                 latest_s = request.arrival_s
             arrivals.append(request.arrival_s)
             named = named or bool(request.blocks)
+            sessions = sessions or bool(request.session)
         self.report = notes.report(requests=len(arrivals))
         if not arrivals:
             raise InputError(f"{name}: {'no request is left' if self.report.rows_read else 'the trace is empty'}")
         self.block_tokens = block_tokens if named else 0
-        self._first_s = min(arrivals)
+        self.names_sessions = sessions
+        self.first_s = min(arrivals)
         self._order = None
         if self.report.rows("reordered"):
             self._order = array("q", sorted(range(len(arrivals)), key=arrivals.__getitem__))
@@ -49,7 +52,7 @@ class Trace:
         requests: Iterator[Request] = (request for _, request in self._rows(Notes()))
         if self._order is not None:
             requests = _reorder(requests, self._order)
-        first_s = self._first_s
+        first_s = self.first_s
         if not first_s:
             return requests
         return (
@@ -65,7 +68,7 @@ def open_trace(
     *,
     format: str | None = None,
     block_tokens: int | None = None,
-    time_unit: TimeUnit | None = None,
+    time_unit: str | None = None,
     tokenizer: str | None = None,
     limit: int | None = None,
     max_input: int | None = None,
@@ -79,6 +82,8 @@ def open_trace(
     for what, value in (("block_tokens", block_tokens), ("limit", limit), ("max_input", max_input)):
         if value is not None and value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
+    if time_unit is not None and time_unit not in PER_SECOND:
+        raise InputError(f"no unit of time {time_unit!r}", hint=f"known: {', '.join(PER_SECOND)}")
     sources = _sources(Path(path).expanduser())
     name = format or _recognise(sources[0])
     if name not in FORMATS:
