@@ -8,62 +8,61 @@ import numpy as np
 
 from kvplan.results.plan_result import HitPoint, Traffic
 from kvplan.traces import Trace, columns
-from kvplan.traces.columns import Columns, Ints
-from kvplan.traces.reuse import NEVER, previous, stack_distances
+from kvplan.traces.columns import Columns
+from kvplan.traces.policies import lru
+from kvplan.traces.reuse import NEVER, Reuse, analyse
 
 POINTS = 48
-SHARE_OF_SHARERS = 0.01
+TOGETHER_S = 10.0
+SHARE_OF_SHARERS = 0.05
 """A prefix that fewer than this share of the requests have in common is a session's, not a system prompt."""
 
 
 def traffic(trace: Trace, token_bytes: float) -> Traffic:
     """Sizes and reuse of a trace; `token_bytes` turns capacities into bytes."""
-    arrivals, prompts, outputs = [], [], []
-    for request in trace:
-        arrivals.append(request.arrival_s)
-        prompts.append(request.prompt_tokens)
-        outputs.append(request.output_tokens)
-    basics = {
-        "requests": len(trace),
-        "span_s": max(arrivals),
-        "prompt_tokens": sum(prompts),
-        "output_tokens": sum(outputs),
-        "longest_prompt_tokens": max(prompts),
-        "median_prompt_tokens": int(np.median(prompts)),
-        "named": bool(trace.block_tokens),
-    }
-    if not trace.block_tokens:
-        return Traffic(**basics)
     data = columns.load(trace)
-    before = previous(data)
+    known = Traffic(
+        requests=data.requests,
+        span_s=float(data.arrival_s.max()),
+        prompt_tokens=int(data.prompt_tokens.sum()),
+        output_tokens=int(data.output_tokens.sum()),
+        longest_prompt_tokens=int(data.prompt_tokens.max()),
+        median_prompt_tokens=int(np.median(data.prompt_tokens)),
+        named=bool(trace.block_tokens),
+    )
+    return _with_reuse(known, analyse(data), token_bytes) if known.named else known
+
+
+def _with_reuse(known: Traffic, reuse: Reuse, token_bytes: float) -> Traffic:
+    data, hit = reuse.columns, reuse.before >= 0
+    request = data.request_of_event()
+    reused = np.bincount(request, weights=np.where(hit, data.tokens, 0), minlength=data.requests) * data.one_in
+    if not reused.any():
+        return known
+    age_s = np.sort(data.arrival_s[request[hit]] - data.arrival_s[request[reuse.before[hit]]])
+    sharers, shared = _shared_prefix(data)
+    fields = {name: getattr(known, name) for name in known.__struct_fields__}
     return Traffic(
-        **basics,
-        **_reuse(data, before, np.array(arrivals)),
-        curve=_curve(data, before, trace.block_tokens * token_bytes),
+        **fields
+        | {
+            "ideal_hit": float(reused.sum() / max(1, known.prompt_tokens)),
+            "reused_prefix_tokens": int(_weighted_median(reused)),
+            "reuse_s": float(age_s[len(age_s) // 2]),
+            "reuse_p90_s": float(age_s[len(age_s) * 9 // 10]),
+            "prefix_sharers": sharers,
+            "shared_prefix_tokens": shared,
+            "curve": _curve(reuse, data.block_tokens * token_bytes),
+        }
     )
 
 
-def _reuse(data: Columns, before: Ints, arrival_s: np.ndarray) -> dict[str, float | int]:
-    hit = before >= 0
-    request = data.request_of_event()
-    tokens = np.bincount(request, weights=np.where(hit, data.tokens, 0), minlength=data.requests) * data.weight
-    reused = tokens[tokens > 0]
-    total = max(1, int(data.prompt_tokens.sum()))
-    if not len(reused):
-        return {"ideal_hit": 0.0}
-    age_s = np.sort(arrival_s[request[hit]] - arrival_s[request[before[hit]]])
-    sharers, shared = _shared_prefix(data, arrival_s)
-    return {
-        "ideal_hit": float(tokens.sum() / total),
-        "reused_prefix_tokens": int(np.median(reused)),
-        "reuse_s": float(age_s[len(age_s) // 2]),
-        "reuse_p90_s": float(age_s[len(age_s) * 9 // 10]),
-        "prefix_sharers": sharers,
-        "shared_prefix_tokens": shared,
-    }
+def _weighted_median(values: np.ndarray) -> float:
+    """The value below which half of the sum lies."""
+    ordered = np.sort(values)
+    return float(ordered[np.searchsorted(np.cumsum(ordered), ordered.sum() / 2)])
 
 
-def _shared_prefix(data: Columns, arrival_s: np.ndarray) -> tuple[int, int]:
+def _shared_prefix(data: Columns) -> tuple[int, int]:
     """Most requests within ten seconds that begin with the commonest first block, and how long a prefix they share."""
     has = np.flatnonzero(np.diff(data.starts) > 0)
     first = data.keys[data.starts[has]]
@@ -71,36 +70,23 @@ def _shared_prefix(data: Columns, arrival_s: np.ndarray) -> tuple[int, int]:
     if counts.max() < max(2, SHARE_OF_SHARERS * data.requests):
         return 0, 0
     users = has[first == keys[counts.argmax()]]
-    times = np.sort(arrival_s[users])
-    together = int((np.searchsorted(times, times + 10.0, side="right") - np.arange(len(times))).max())
-    uses = np.unique(data.keys, return_counts=True)
-    common = set(uses[0][uses[1] >= 0.5 * len(users)].tolist())
-    start, end = data.starts[users[0]], data.starts[users[0] + 1]
-    length = 0
-    for key, tokens in zip(data.keys[start:end].tolist(), data.tokens[start:end].tolist(), strict=True):
-        if key not in common:
-            break
-        length += tokens
-    return together, int(length)
+    times = np.sort(data.arrival_s[users])
+    together = int((np.searchsorted(times, times + TOGETHER_S, side="right") - np.arange(len(times))).max())
+    found, uses = np.unique(data.keys, return_counts=True)
+    common = found[uses >= 0.5 * len(users)]
+    path = slice(data.starts[users[0]], data.starts[users[0] + 1])
+    return together, int(data.tokens[path][np.isin(data.keys[path], common)].sum())
 
 
-def _curve(data: Columns, before: Ints, block_bytes: float) -> tuple[HitPoint, ...]:
+def _curve(reuse: Reuse, block_bytes: float) -> tuple[HitPoint, ...]:
     """Token hit rate of LRU at capacities in equal ratios, up to where it reaches the ideal."""
-    distance = stack_distances(data, before)
-    order = np.argsort(distance)
-    ordered, tokens = distance[order], np.concatenate(([0], np.cumsum(data.tokens[order]))) * data.weight
-    reached = int((ordered < NEVER).sum())
-    if not reached:
-        return ()
-    most = int(ordered[reached - 1]) + 1
-    total = max(1, int(data.prompt_tokens.sum()))
+    most = int(reuse.distance[reuse.distance < NEVER].max()) + reuse.columns.one_in
     capacities = sorted({round(x) for x in np.geomspace(min(16, most), most, POINTS)})
+    total = max(1, int(reuse.columns.prompt_tokens.sum()))
+    hits = lru(reuse, capacities, 0)[1]
     return tuple(
-        HitPoint(
-            capacity_bytes=round(capacity * block_bytes),
-            token_hit=float(tokens[int(np.searchsorted(ordered, capacity))] / total),
-        )
-        for capacity in capacities
+        HitPoint(capacity_bytes=round(capacity * block_bytes), token_hit=float(tokens / total))
+        for capacity, tokens in zip(capacities, hits, strict=True)
     )
 
 
