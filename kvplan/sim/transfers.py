@@ -70,6 +70,12 @@ class Transfers:
             return now
         return max(now, self.link.free_at[OUT])
 
+    def inputs_sent_s(self, now: float) -> float:
+        """When the inputs of a step that is launched now reach the GPU: behind the loads already queued, on the same copy engine."""
+        if self.cpu is None or not self.engine.offload.inputs_behind_loads:
+            return now
+        return max(now, self.link.free_at[IN])
+
     def _at(self, time: float, action: Any) -> None:
         self.env.timeout(max(0.0, time - self.env.now)).callbacks.append(lambda _: action())
 
