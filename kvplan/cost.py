@@ -186,9 +186,10 @@ class StepCost:
         """Seconds that the engine's process needs to launch a step: small steps are captured in CUDA graphs, larger ones are not."""
         overhead = self.engine.overhead
         if not chunks:
-            return overhead.step_s
+            return overhead.prepare_s
         captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
-        return overhead.launch_s + self.model.depth * (overhead.launch_layer_s if captured else overhead.launch_layer_eager_s)
+        layer_s = overhead.launch_layer_s if captured else overhead.launch_layer_eager_s
+        return max(overhead.prepare_s, overhead.launch_s + self.model.depth * layer_s)
 
     def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
         """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next."""

@@ -37,7 +37,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_s: float = 0.0  # front end, once per request
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
-    step_s: float = 0.0  # least time between two decode steps: scheduling, launching, collecting
+    prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs, and the least time between two steps
     gap_s: float = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
     launch_s: float = 0.0  # least time of a step with prefill: its host side
     launch_layer_s: float = 0.0  # and per layer, while its size is captured in CUDA graphs

@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from kvplan.errors import InputError
 from kvplan.plan.reading import Reading, transfer_config
 from kvplan.plan.targets import TARGETS
+from kvplan.units import parse_bytes
 
 
 def _command_line(reading: Reading) -> None:
@@ -205,19 +207,26 @@ def _sglang(reading: Reading) -> None:
         reading.fault("layout", sentence, key="--hicache-mem-layout", hint="page_first_direct", level="warning")
     backend = flags.get("--hicache-storage-backend", "")
     if backend == "file":
-        path = environment.get("SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR", "/tmp/hicache")
+        path = environment.get("SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR", "")
         reading.fields["disk_path"] = path
-        size = environment.get("SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE")
-        if size is not None and size.isdigit():
-            key = "SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE"
+        key = "SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE"
+        if size := _suffixed_bytes(environment.get(key, "0")):
             reading.tier("disk", key, size, where=path, scale_bytes=1)
         else:
-            reading.mean("--hicache-storage-backend", backend, f"disk tier in {path}")
-            sentence = f"The disk tier in {path} has no bound in bytes."
+            reading.mean("--hicache-storage-backend", backend, f"disk tier in {path or 'the default directory'}")
+            sentence = f"The disk tier in {path or 'the default directory'} has no bound in bytes."
             hint = "set SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE, per rank"
             reading.fault("disk_unbounded", sentence, key="--hicache-storage-backend", hint=hint, level="warning")
     elif backend:
         reading.mean("--hicache-storage-backend", backend, f"lower tier kept by {backend}")
+
+
+def _suffixed_bytes(text: str) -> int:
+    """Bytes from SGLang's `64Gi`, `200G` or a plain number; 0 when it is none of them."""
+    try:
+        return parse_bytes(text + "B" if text[-1:].isalpha() and not text.endswith("B") else text)
+    except InputError:
+        return 0
 
 
 def _hicache_size(reading: Reading, flags: dict[str, str]) -> None:

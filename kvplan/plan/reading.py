@@ -129,26 +129,19 @@ class Reading:
             self.mean(key, value, sentence)
 
     def tier(
-        self,
-        name: Literal["cpu", "disk"],
-        key: str,
-        value: object,
-        *,
-        where: str = "",
-        scale_bytes: int = 0,
-        per_rank: bool | None = None,
+        self, name: Literal["cpu", "disk"], key: str, value: object, *, where: str = "", scale_bytes: int = 0
     ) -> None:
-        """A tier whose size is written in the engine's unit, or in another that is given."""
+        """A tier whose size is written in the engine's unit, or in another of so many bytes."""
         if (number := self.number(key, value)) is None:
             return
-        unit = TARGETS[self.engine].unit
-        each = unit.per_rank if per_rank is None else per_rank
-        total = round(number * (scale_bytes or unit.scale_bytes) * (self.tp if each else 1))
+        target = TARGETS[self.engine]
+        each, scale = target.unit.per_rank, scale_bytes or target.unit.scale_bytes
+        total = round(number * scale * (self.tp if each else 1))
         self.tier_of(name, key, value, total, where=where)
         if total and not SMALLEST_TIER <= total / self.tp <= LARGEST_TIER:
-            word = "bytes" if scale_bytes == 1 else unit.word
+            word = "bytes" if scale == 1 else target.unit.word
             sentence = (
-                f"{key} = {value} means {format_bytes(total)} over all ranks: {TARGETS[self.engine].title} counts it "
+                f"{key} = {value} means {format_bytes(total)} over all ranks: {target.title} counts it "
                 f"in {word} {'in each rank' if each else 'over all ranks'}."
             )
             self.fault("unit_trap", sentence, key=key, hint="was it meant in another unit?")

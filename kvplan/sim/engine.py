@@ -27,7 +27,6 @@ class Job:
     __slots__ = (
         "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "seen",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -52,7 +51,6 @@ class Job:
         self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
         self.blocked_on: Any = None  # what the job waits for before it can be admitted
         self.preemptions = 0
-        self.seen = False
         self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
 
     @property
@@ -64,10 +62,10 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "inputs_s")
+    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s")
 
-    def __init__(self, inputs_s: float) -> None:
-        self.inputs_s = inputs_s  # when its inputs have reached the GPU, behind the loads queued before it
+    def __init__(self, ready_s: float) -> None:
+        self.ready_s = ready_s  # when the host has prepared it, and its inputs have reached the GPU behind the loads queued before
         self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
@@ -161,7 +159,7 @@ class Replica:
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
         self.steps += 1
-        plan.start_s = max(self.env.now, plan.inputs_s)
+        plan.start_s = max(self.env.now, plan.ready_s)
         self._alarm(plan.start_s - self.env.now + plan.duration_s, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
@@ -246,7 +244,8 @@ class Replica:
 
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
-        plan = Plan(self.transfers.inputs_sent_s(self.env.now))
+        now = self.env.now
+        plan = Plan(max(now + self.engine.overhead.prepare_s, self.transfers.inputs_sent_s(now)))
         budget = self.engine.step_tokens
         preempted = False
         for job in list(self.running):
@@ -371,6 +370,7 @@ class Replica:
             job.admit_s = self.env.now
         if not job.counted:
             job.counted = True
+            self.pauses.count(job.prompt / self.block, self.transfers.cpu is not None)
             self.recorder.admitted(job)
         job.running = True
         self.running.append(job)
@@ -384,9 +384,6 @@ class Replica:
                 return None
             self._allocate(job, job.computed + new)
             return new
-        if not job.seen:
-            job.seen = True
-            self.pauses.count(job.prompt / self.block, self.transfers.cpu is not None)
         path = self._find(job)
         reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
         outcome = self.transfers.begin(self, job, path, reach)
@@ -574,7 +571,7 @@ class Bulk:
         count = len(jobs)
         self.first_s = cost.busy_s((), count, cost.decode_attention_s(contexts), count)
         self.slope_s = slope
-        self.floor_s = replica.engine.overhead.step_s
+        self.floor_s = replica.engine.overhead.prepare_s
         if self.first_s < self.floor_s:  # the host is slower than the GPU; stay on one side of the crossing
             crossing = math.inf if slope == 0 else (self.floor_s - self.first_s) / slope
             steps = min(steps, math.floor(crossing) - 1 if crossing < 1e12 else steps)

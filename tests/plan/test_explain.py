@@ -170,6 +170,14 @@ def test_a_ratio_is_a_size_once_the_pool_is_known() -> None:
     assert not explain(text).tiers
 
 
+@pytest.mark.parametrize(("size", "total"), [("64Gi", 128 * GiB), ("200G", 400 * 10**9), ("1073741824", 2 * GiB)])
+def test_the_bound_of_sglangs_disk_is_per_rank(size: str, total: int) -> None:
+    flags = "sglang --tp 2 --enable-hierarchical-cache --hicache-size 50 --hicache-storage-backend file"
+    explanation = explain(f"export SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE={size}\n{flags}")
+    assert explanation.placement.disk_bytes == total
+    assert "disk_unbounded" not in codes(explanation)
+
+
 def test_a_file_and_its_refusals(tmp_path: Path) -> None:
     file = tmp_path / "lmcache.yaml"
     file.write_text("chunk_size: 256\r\nmax_local_cpu_size: 20.0  # GB\r\n")
@@ -192,3 +200,10 @@ def test_any_text_is_explained_or_refused_with_a_sentence(text: str) -> None:
         assert explain(text).engine in TARGETS
     except InputError as error:
         assert error.message
+
+
+def test_the_json_document_keeps_its_keys() -> None:
+    document = msgspec.json.decode(msgspec.json.encode(explain("DYN_KVBM_DISK_CACHE_GB=900")))
+    assert document["schema"] == "kvplan.explain/1"
+    assert set(document) == set(Explanation.__struct_fields__)
+    assert document["notices"][0]["level"] == "warning"
