@@ -30,14 +30,14 @@ def plan(
     *,
     target: Target = Target(),
     prices: Prices | None = None,
-    max_cpu_bytes: int = 0,
-    max_disk_bytes: int = 0,
+    max_cpu_bytes: int | None = None,
+    max_disk_bytes: int | None = None,
     emit_for: str = "",
     disk_path: str = "/mnt/kv",
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
-    Limits of 0 bytes stand for the replica's share of the machine's host memory and disk. Raises InputError when the
+    Without limits these are the replica's share of the machine's host memory and disk. Raises InputError when the
     scenario cannot be used.
     """
     space, notes = _space(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
@@ -48,7 +48,7 @@ def plan(
         return _simulated(space, run, notes, emit_for, disk_path)
 
 
-def _space(scenario: Scenario, target: Target, prices: Prices | None, max_cpu: int, max_disk: int) -> tuple[Space, list[str]]:
+def _space(scenario: Scenario, target: Target, prices: Prices | None, max_cpu: int | None, max_disk: int | None) -> tuple[Space, list[str]]:
     base, notes = _with_pool(scenario)
     run, machine = base.run, base.machine
     trace = open_trace(base.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
@@ -68,8 +68,8 @@ def _space(scenario: Scenario, target: Target, prices: Prices | None, max_cpu: i
         when=tuple(closed_form.worth(base, tier, prefix) for tier in tiers),
         target=target,
         prices=prices,
-        cpu_limit_bytes=max_cpu or int(machine.host.memory_bytes * machine.host.usable_fraction * share),
-        disk_limit_bytes=max_disk or int(machine.disk.capacity_bytes * share),
+        cpu_limit_bytes=int(machine.host.memory_bytes * machine.host.usable_fraction * share) if max_cpu is None else max_cpu,
+        disk_limit_bytes=int(machine.disk.capacity_bytes * share) if max_disk is None else max_disk,
     ), [*notes, *trace.report.warnings]
 
 
