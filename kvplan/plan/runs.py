@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
@@ -31,8 +31,18 @@ class Job(msgspec.Struct, frozen=True):
 
 
 Outcome = SimResult | KvplanError
-Runner = Callable[[Sequence[Job]], list[Outcome]]
-"""Runs jobs and returns their outcomes in order; an impossible one becomes the error that says why."""
+
+
+class Runner:
+    """Runs jobs and returns their outcomes in order; an impossible one becomes the error that says why."""
+
+    def __init__(self, mapper: Callable[[Callable[[Job], Outcome], Sequence[Job]], Iterable[Outcome]]) -> None:
+        self._map = mapper
+        self.runs = 0
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
+        self.runs += len(jobs)
+        return list(self._map(run_one, jobs))
 
 
 def realise(base: Scenario, placement: Placement) -> Scenario:
@@ -70,10 +80,10 @@ def runner(requests: int) -> Iterator[Runner]:
     """A runner with a process for each core, started when there is enough to do."""
     workers = os.cpu_count() or 1
     if workers == 1 or requests * 8 < SMALL_REQUESTS:
-        yield lambda jobs: [run_one(job) for job in jobs]
+        yield Runner(map)
         return
     with ProcessPoolExecutor(max_workers=workers) as pool:
-        yield lambda jobs: list(pool.map(run_one, jobs))
+        yield Runner(pool.map)
 
 
 class _Thinned(Trace):

@@ -9,7 +9,7 @@ import msgspec
 from kvplan.errors import KvplanError
 from kvplan.plan import space as places
 from kvplan.plan.objective import GOALS, Judged
-from kvplan.plan.runs import Job, Outcome, Runner, realise
+from kvplan.plan.runs import Job, Runner, realise
 from kvplan.plan.space import Space
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Option, Pruned
@@ -20,7 +20,7 @@ SAME = 0.01
 """Scores this close are equal: the cheaper placement is chosen."""
 
 NEEDED = 0.05
-"""Share of the requests preempted or rejected that makes an 8-bit KV needed rather than nice to have."""
+"""Share of the requests preempted that makes an 8-bit KV needed rather than nice to have."""
 
 
 class Simulated(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def search(space: Space, run: Runner, goal: str) -> Simulated:
-    """Simulate none and the CPU tiers, then disks behind them, then changes of rules on the best."""
+    """Simulate none and the CPU tiers, then disks behind them, then changes of rules and an 8-bit KV on the best."""
     none = places.nothing(space)
     cpus, pruned = places.cpu_tiers(space)
     found = Simulated(options=[], results=[], pruned=pruned, goal=goal)
@@ -46,8 +46,11 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
     found.pruned.extend([*left_out, *places.remote_tier(space)])
     _try(space, run, found, disks)
     offloads = [one for one in found.options if one.placement.offloads]
-    varied = choose(space, offloads) if offloads else found.of(none)
-    _try(space, run, found, _variations(space, found, varied.placement, none))
+    best = choose(space, offloads).placement if offloads else none
+    wanted = _variations(space, found, best)
+    if places.can_narrow(space):
+        wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best))]
+    _try(space, run, found, wanted)
     return found
 
 
@@ -63,17 +66,14 @@ def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Place
         found.results.append(outcome)
 
 
-def _variations(space: Space, found: Simulated, best: Placement, none: Placement) -> list[Placement]:
+def _variations(space: Space, found: Simulated, best: Placement) -> list[Placement]:
     wanted: list[Placement] = []
-    for what, vary in places.VARIATIONS.items():
-        bases = (none, best) if what in places.ACCURACY else (best,)
-        for base in dict.fromkeys(bases):
-            changed = vary(space, base, space.base.engine)
-            if isinstance(changed, Pruned):
-                found.pruned.append(changed)
-                break
-            if what in places.ACCURACY or base.offloads:
-                wanted.append(changed)
+    for vary in places.VARIATIONS.values():
+        changed = vary(space, best, space.base.engine)
+        if isinstance(changed, Pruned):
+            found.pruned.append(changed)
+        elif best.offloads:
+            wanted.append(changed)
     return wanted
 
 
@@ -124,38 +124,35 @@ def choose(space: Space, options: Sequence[Option]) -> Option:
     return min(near, key=lambda one: (space.expense(one.placement), len(one.name), one.score))
 
 
-def needs_eight_bits(best: Option, result: SimResult) -> bool:
-    """Is the target missed, or the pool too small for the traffic, with the KV dtype as it is."""
-    total = max(1, result.requests.total)
-    return bool(best.missed) or (result.requests.preempted + result.requests.rejected) / total > NEEDED
-
-
 def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
-    """The best placement that offloads (or none, when there is none), and the same without its tiers."""
-    dtype = space.base.run.kv_dtype
-    plain = [one for one in found.options if one.placement.kv_dtype == dtype]
-    offloads = [one for one in plain if one.placement.offloads]
-    best = choose(space, offloads or plain)
-    result = found.results[found.options.index(best)]
-    eight = [one for one in found.options if one.placement.kv_dtype != dtype]
-    if eight and needs_eight_bits(best, result):
-        narrow = choose(space, [one for one in eight if one.placement.offloads] or eight)
-        if (narrow.rejected, len(narrow.missed), narrow.score) < (best.rejected, len(best.missed), best.score * (1 - SAME)):
-            best = narrow
-    bare = msgspec.structs.replace(places.nothing(space), kv_dtype=best.placement.kv_dtype, tp=best.placement.tp)
-    return best, found.of(bare)
+    """The best placement that offloads (or none, when no tier is left), and the same without its tiers; KV dtype as asked for."""
+    plain = [one for one in found.options if one.placement.kv_dtype == space.base.run.kv_dtype]
+    best = choose(space, [one for one in plain if one.placement.offloads] or plain)
+    return best, found.of(places.nothing(space))
 
 
-def gain(offload: Outcome | Option, without: Outcome | Option) -> float:
+def needs_eight_bits(space: Space, found: Simulated) -> bool:
+    """Is the target missed, or the pool too small for the traffic, with the KV dtype as it is; and an 8-bit KV better."""
+    best, _ = contender(space, found)
+    narrow = [one for one in found.options if one.placement.kv_dtype != space.base.run.kv_dtype]
+    if not narrow:
+        return False
+    better = choose(space, narrow)
+    requests = found.results[found.options.index(best)].requests
+    pressed = requests.preempted > NEEDED * requests.total or better.rejected < best.rejected
+    return (pressed or bool(best.missed)) and (better.rejected, better.score) < (best.rejected, best.score * (1 - SAME))
+
+
+def gain(offload: Option, without: Option) -> float:
     """What an option gains over another, as a share of the score; 1 when only the first serves all that it can."""
-    assert isinstance(offload, Option) and isinstance(without, Option)
     if offload.rejected < without.rejected:
         return 1.0
     return 1 - offload.score / without.score if without.score else 0.0
 
 
-def overload(without: Option, span_s: float, queue_p50_s: float | None) -> float:
+def overload(result: SimResult, span_s: float) -> float:
     """How many times longer the traffic takes than it arrives, when half of it waits for long; 0 when it keeps up."""
-    if not span_s or not queue_p50_s or queue_p50_s < max(10.0, 0.05 * span_s):
+    queue_s = result.queue_s.p50
+    if not span_s or not queue_s or queue_s < max(10.0, 0.05 * span_s):
         return 0.0
-    return without.duration_s / span_s
+    return result.duration_s / span_s

@@ -9,12 +9,13 @@ import msgspec
 
 from kvplan.errors import KvplanError
 from kvplan.plan.closed_form import PREFILL, Z95, scaled, sigma, source
-from kvplan.plan.runs import Job, Runner, realise
+from kvplan.plan.runs import Job, Outcome, Runner, realise
 from kvplan.plan.search import gain, option
 from kvplan.plan.space import Space
-from kvplan.provenance import Source
+from kvplan.provenance import SIGMA_REL, Source
 from kvplan.results.plan import Placement
-from kvplan.results.plan_result import Assumption, Range
+from kvplan.results.plan_result import Assumption, Option, Range
+from kvplan.scenario import Scenario
 
 LADDER = (2.0, 4.0)
 """Factors by which an assumption is moved against the verdict."""
@@ -32,6 +33,11 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[str, ...]  # none: the reuse of the trace
     less_is_worse: bool
 
+    @property
+    def moves_without(self) -> bool:
+        """Does it matter without a tier below the GPU."""
+        return not self.paths or self.paths == PREFILL
+
 
 def doubts(placement: Placement) -> list[Doubt]:
     """What the gain of a placement rests on."""
@@ -45,66 +51,80 @@ def doubts(placement: Placement) -> list[Doubt]:
     return found
 
 
-def assumptions(
-    space: Space, run: Runner, goal: str, with_: Placement, without: Placement, base_gain: float, threshold: float
-) -> tuple[list[Assumption], Range]:
-    """Each assumption with the factor at which the gain crosses `threshold`, most sensitive first; and the gain's interval."""
-    found = [_assumption(space, run, goal, (with_, without), doubt, base_gain, threshold) for doubt in doubts(with_)]
+class Pair(msgspec.Struct, frozen=True):
+    """The option in question and the same without its tiers."""
+
+    offload: Option
+    without: Option
+
+    @property
+    def gain(self) -> float:
+        return gain(self.offload, self.without)
+
+
+def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[Assumption], Range]:
+    """Each assumption with the factor at which the gain changes its sign, most sensitive first; and the gain's interval."""
+    wanted = [(doubt, _factors(doubt, pair.gain)) for doubt in doubts(pair.offload.placement)]
+    moves = [(scaled(space.base, doubt.paths, factor), doubt, factor) for doubt, factors in wanted for factor in factors]
+    gains = iter(_gains(space, run, goal, pair, moves))
+    found = [_assumption(space, doubt, factors, [next(gains) for _ in factors], pair.gain) for doubt, factors in wanted]
     found.sort(key=lambda one: abs(math.log(one.flips_at)) / one.sigma_rel if one.flips_at else math.inf)
-    spread = math.sqrt(sum((one.gain_at_edge - base_gain) ** 2 for one in found))
-    return found, Range(value=base_gain, lo=base_gain - spread, hi=base_gain + spread)
+    spread = math.sqrt(sum((one.gain_at_edge - pair.gain) ** 2 for one in found))
+    return found, Range(value=pair.gain, lo=pair.gain - spread, hi=pair.gain + spread)
 
 
-def _assumption(
-    space: Space, run: Runner, goal: str, pair: tuple[Placement, Placement], doubt: Doubt, base_gain: float, threshold: float
-) -> Assumption:
-    wins = base_gain > threshold
-    down = wins == doubt.less_is_worse  # the direction that speaks against the verdict
-    factors = [1 / step if down else step for step in LADDER]
+def _factors(doubt: Doubt, base_gain: float) -> list[float]:
+    """By what to multiply an assumption to speak against the sign of the gain."""
+    down = (base_gain > 0) == doubt.less_is_worse
     if not doubt.paths and not down:
-        factors = []  # more reuse than there is cannot be simulated
-    gains = _gains(space, run, goal, pair, doubt, factors)
+        return []  # more reuse than the trace has cannot be simulated
+    return [1 / step if down else step for step in LADDER]
+
+
+def _assumption(space: Space, doubt: Doubt, factors: list[float], gains: list[float], base_gain: float) -> Assumption:
     points = [(0.0, base_gain), *((math.log(factor), value) for factor, value in zip(factors, gains, strict=True))]
     where = source(space.base, doubt.paths[0]) if doubt.paths else REUSE
-    spread = sigma(space.base, doubt.paths[0]) if doubt.paths else 0.10
-    edge = Z95 * spread * (-1 if down else 1)
+    spread = sigma(space.base, doubt.paths[0]) if doubt.paths else SIGMA_REL[REUSE.kind]
+    edge = Z95 * spread * (-1 if factors and factors[0] < 1 else 1)
     return Assumption(
         name=doubt.name,
         path=doubt.paths[0] if doubt.paths else "trace",
         kind=where.kind,
         source=where.source,
         sigma_rel=spread,
-        flips_at=_crossing(points, threshold),
+        flips_at=_crossing(points),
         tested_to=factors[-1] if factors else 1.0,
         gain_at_edge=_between(points, edge),
     )
 
 
-def _gains(
-    space: Space, run: Runner, goal: str, pair: tuple[Placement, Placement], doubt: Doubt, factors: list[float]
-) -> list[float]:
-    jobs = []
-    for factor in factors:
-        base = scaled(space.base, doubt.paths, factor)
-        jobs += [Job(realise(base, one), reuse=1.0 if doubt.paths else factor) for one in pair]
-    outcomes = run(jobs)
+def _gains(space: Space, run: Runner, goal: str, pair: Pair, moves: list[tuple[Scenario, Doubt, float]]) -> list[float]:
+    """The gain with each assumption moved. Without tiers, only prefill and reuse make a difference."""
+    offloaded = run([_job(base, pair.offload, doubt, factor) for base, doubt, factor in moves])
+    touched = [at for at, (_, doubt, _) in enumerate(moves) if doubt.moves_without]
+    bare = dict(zip(touched, run([_job(moves[at][0], pair.without, *moves[at][1:]) for at in touched]), strict=True))
     found = []
-    for at in range(0, len(outcomes), 2):
-        both = outcomes[at : at + 2]
-        for outcome in both:
-            if isinstance(outcome, KvplanError):
-                raise outcome
-        scored = [option(space, one, result, goal) for one, result in zip(pair, both, strict=True)]  # type: ignore[arg-type]
-        found.append(gain(*scored))
+    for at, outcome in enumerate(offloaded):
+        with_ = _scored(space, pair.offload, outcome, goal)
+        found.append(gain(with_, _scored(space, pair.without, bare[at], goal) if at in bare else pair.without))
     return found
 
 
-def _crossing(points: list[tuple[float, float]], threshold: float) -> float | None:
-    """The factor at which the gain, straight between points over the factor's logarithm, crosses the threshold."""
+def _job(base: Scenario, chosen: Option, doubt: Doubt, factor: float) -> Job:
+    return Job(realise(base, chosen.placement), reuse=1.0 if doubt.paths else factor)
+
+
+def _scored(space: Space, chosen: Option, outcome: Outcome, goal: str) -> Option:
+    if isinstance(outcome, KvplanError):
+        raise outcome
+    return option(space, chosen.placement, outcome, goal)
+
+
+def _crossing(points: list[tuple[float, float]]) -> float | None:
+    """The factor at which the gain, straight between points over the factor's logarithm, changes its sign."""
     for (left, before), (right, after) in pairwise(points):
-        if (before > threshold) != (after > threshold):
-            share = (before - threshold) / (before - after)
-            return math.exp(left + share * (right - left))
+        if (before > 0) != (after > 0):
+            return math.exp(left + before / (before - after) * (right - left))
     return None
 
 
@@ -118,19 +138,17 @@ def _between(points: list[tuple[float, float]], at: float) -> float:
     return points[-1][1]
 
 
-def at_loads(space: Space, run: Runner, goal: str, pair: tuple[Placement, Placement], speedups: list[float]) -> dict[str, float]:
+def at_loads(space: Space, run: Runner, goal: str, pair: Pair, speedups: list[float]) -> dict[str, float]:
     """The gain when the same traffic arrives faster or slower."""
-    jobs = []
+    bases = []
     for speedup in speedups:
         settings = msgspec.structs.replace(space.base.run, speedup=space.base.run.speedup * speedup)
-        base = msgspec.structs.replace(space.base, run=settings)
-        jobs += [Job(realise(base, one)) for one in pair]
-    outcomes = run(jobs)
+        bases.append(msgspec.structs.replace(space.base, run=settings))
+    outcomes = run([Job(realise(base, one.placement)) for base in bases for one in (pair.offload, pair.without)])
     found = {}
-    for position, speedup in enumerate(speedups):
-        both = outcomes[2 * position : 2 * position + 2]
-        if any(isinstance(outcome, KvplanError) for outcome in both):
-            continue
-        scored = [option(space, one, result, goal) for one, result in zip(pair, both, strict=True)]  # type: ignore[arg-type]
-        found[f"{speedup:.3g}"] = gain(*scored)
+    for at, speedup in enumerate(speedups):
+        scored = Pair(
+            _scored(space, pair.offload, outcomes[2 * at], goal), _scored(space, pair.without, outcomes[2 * at + 1], goal)
+        )
+        found[f"{speedup:.2g}"] = scored.gain
     return found

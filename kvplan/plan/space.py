@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import msgspec
 
@@ -22,6 +22,8 @@ LEAST_REUSE = 0.005
 
 LEAST_STEP = 0.002
 """Nor is a capacity that adds less than this over the one before it."""
+
+EIGHT_BITS = "fp8"
 
 DRAM_PER_DISK_PRICE = 20.0
 """A GiB of host memory costs about as much as this many GiB of NVMe; only used to order equal options without prices."""
@@ -121,16 +123,20 @@ def cpu_tiers(space: Space) -> Found:
     if space.beyond_pool(limit) < LEAST_REUSE / 2 and hit_at(space.traffic, limit) < LEAST_REUSE:
         return [], [Pruned(what="CPU", why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the prompt tokens")]
     knee = capacity_for(space.traffic, 0.95 * hit_at(space.traffic, limit))
-    rungs, size = {min(limit, max(int(least), knee)), limit}, least
+    rungs, size = {max(least, knee), limit}, least
     while size < limit:
-        rungs.add(int(size))
+        rungs.add(size)
         size *= 2
-    return _thin(space, sorted(_round(rung) for rung in rungs))
+    return _thin(space, sorted({_whole(rung, limit) for rung in rungs}))
 
 
-def _round(size: float) -> int:
-    """Whole GiB, downwards, as configurations are written; small sizes stay."""
-    return int(size // GiB * GiB) if size >= 4 * GiB else int(size)
+def _whole(size: float, limit: int) -> int:
+    """Whole GiB, as configurations are written, up to the limit; small sizes stay."""
+    size = min(size, limit)
+    if size < 4 * GiB:
+        return int(size)
+    above = math.ceil(size / GiB) * GiB
+    return above if above <= limit else int(size // GiB * GiB)
 
 
 def _thin(space: Space, rungs: list[int]) -> Found:
@@ -164,7 +170,7 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
         why = f"{format_bytes(limit)} of disk would serve {max(0.0, gain):.1%} of the prompt tokens more than {format_bytes(largest)} of host memory"
         return [], [*pruned, Pruned(what="CPU+disk", why=why)]
     enough = min(limit, capacity_for(space.traffic, 0.99 * hit_at(space.traffic, limit)))
-    sizes = sorted({_round(enough), _round(limit)})
+    sizes = sorted({_whole(enough, limit), _whole(limit, limit)})
     return [
         msgspec.structs.replace(nothing(space), cpu_bytes=cpu, disk_bytes=disk)
         for cpu in sorted({min(cpu_sizes), largest})
@@ -181,13 +187,6 @@ def remote_tier(space: Space) -> list[Pruned]:
 
 
 Variation = Callable[[Space, Placement, EngineSpec], Placement | Pruned]
-
-
-def _eight_bit(space: Space, placement: Placement, engine: EngineSpec) -> Placement | Pruned:
-    fmt = stored_format(resolve_kv_dtype(placement.kv_dtype, space.base.model, engine), engine)
-    if fmt.element_bits <= 8:
-        return Pruned(what="8-bit KV", why="the KV has 8 bits or fewer already")
-    return msgspec.structs.replace(placement, kv_dtype="fp8")
 
 
 def _least_load(space: Space, placement: Placement, engine: EngineSpec) -> Placement | Pruned:
@@ -210,16 +209,13 @@ def _chunks(space: Space, placement: Placement, engine: EngineSpec) -> Placement
 
 
 VARIATIONS: dict[str, Variation] = {
-    "8-bit KV": _eight_bit,
     "least length for loading": _least_load,
     "larger chunks": _chunks,
 }
 """A change of rules -> the placement with it, or why it is not tried."""
 
-ACCURACY = ("8-bit KV",)
-"""Variations that change what the model computes: they are advised only where the target needs them."""
 
-
-def steps(sizes: list[int]) -> list[tuple[int, int]]:
-    """Neighbouring capacities."""
-    return list(pairwise(sorted(sizes)))
+def can_narrow(space: Space) -> bool:
+    """Does the KV have more than 8 bits."""
+    base = space.base
+    return stored_format(resolve_kv_dtype(base.run.kv_dtype, base.model, base.engine), base.engine).element_bits > 8
