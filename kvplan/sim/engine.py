@@ -27,6 +27,7 @@ class Job:
     __slots__ = (
         "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
+        "promoted", "weighed_s",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -37,6 +38,8 @@ class Job:
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
+        self.weighed_s = 0.0  # of load_s, what has been compared with computing again
+        self.promoted: range | None = None  # tokens that it had read from the disk
         self.leaf: Node | None = None  # deepest run of its prompt's content
         self.own_tail: Node | None = None  # what it generated before it was preempted
         self.computed = 0  # tokens whose KV is on the GPU once planned steps have run
@@ -45,7 +48,7 @@ class Job:
         self.blocks = 0  # GPU blocks held, shared ones included
         self.shared_tokens = 0  # of them in the prefix index
         self.stored = 0  # tokens offered to the tier below
-        self.hits = [0, 0, 0, 0]
+        self.hits = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
         self.counted = False
         self.running = False
         self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
@@ -62,37 +65,39 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s")
+    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s", "launched_s", "paused")
 
-    def __init__(self, ready_s: float) -> None:
+    def __init__(self, made_s: float, ready_s: float) -> None:
+        self.launched_s = made_s  # when the host has launched all of it
         self.ready_s = ready_s  # when the host has prepared it, and its inputs have reached the GPU behind the loads queued before
         self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
         self.duration_s = 0.0
+        self.paused = False
         self.start_s = -1.0
+
+    @property
+    def empty(self) -> bool:
+        return not self.chunks and not self.decodes
 
 
 class Pauses:
-    """Stops of the engine's process for its garbage collector: one per so many blocks that it has handled."""
+    """Stops of the engine's process for its garbage collector: one per so many requests that it has admitted."""
 
-    def __init__(self, engine: EngineSpec) -> None:
-        self.overhead = engine.overhead
+    def __init__(self, engine: EngineSpec, *, offloading: bool) -> None:
+        overhead = engine.overhead
+        self.pause_s = overhead.pause_s
+        rates = [overhead.pause_requests, overhead.pause_offload_requests if offloading else 0]
+        self.per_request = sum(1 / requests for requests in rates if requests)
         self.owed = 0.0
-
-    def count(self, blocks: float, offloading: bool) -> None:
-        overhead = self.overhead
-        if overhead.pause_blocks:
-            self.owed += blocks / overhead.pause_blocks
-        if offloading and overhead.pause_offload_blocks:
-            self.owed += blocks / overhead.pause_offload_blocks
 
     def due_s(self) -> float:
         """Seconds of the stop that has come due, if one has."""
         if self.owed < 1:
             return 0.0
         self.owed -= 1
-        return self.overhead.pause_s
+        return self.pause_s
 
 
 class Replica:
@@ -120,12 +125,13 @@ class Replica:
         self.running: list[Job] = []
         self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
         self.executing: Plan | None = None
-        self.pauses = Pauses(engine)
+        self.pauses = Pauses(engine, offloading=transfers.cpu is not None)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
-        self.stuck = False  # the head of the line cannot be admitted before something is freed
+        self.stuck = False  # nobody can be admitted before something is freed
         self._bulk: Bulk | None = None
         self._timer = 0
+        transfers.freed = self.freed
 
     # -- life of a request -------------------------------------------------------------------------------------------------
 
@@ -140,9 +146,22 @@ class Replica:
             self._end_bulk()
         self._pump()
 
+    def freed(self) -> None:
+        """Blocks have become evictable without a step of the engine."""
+        if self.stuck:
+            self.stuck = False
+            self.wake()
+
     def loaded(self, job: Job) -> None:
         """A job's load has ended; while steps run, the one that starts next reports it, and it is seen when that has ended."""
+        if self._bulk is not None:
+            self._end_bulk()
         job.seen_step = self.steps + 1 if self.executing is not None and self.engine.offload.loads_seen_after_step else 0
+        self.unblocked()
+
+    def unblocked(self) -> None:
+        """What a held job waited for has happened."""
+        self.stuck = False
         self.wake()
 
     def _pump(self) -> None:
@@ -153,14 +172,15 @@ class Replica:
             self.inflight.append(plan)
             if self.executing is None:
                 self._execute(plan)
-        if self.executing is not None and self.jump and self.executing.start_s == self.env.now:
+        if self.executing is not None and self.jump:
             self._try_bulk()
 
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
         self.steps += 1
         plan.start_s = max(self.env.now, plan.ready_s)
-        self._alarm(plan.start_s - self.env.now + plan.duration_s, self._executed)
+        end_s = max(plan.start_s + plan.duration_s, plan.launched_s)
+        self._alarm(end_s - self.env.now, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay`, unless a later alarm replaces it."""
@@ -178,7 +198,7 @@ class Replica:
         plan, now = self.executing, self.env.now
         assert plan is not None
         self.executing = None
-        seen_s = self.transfers.outputs_seen_s(now)
+        seen_s = self.transfers.outputs_seen_s(now) + self.engine.overhead.collect_s
         for job, new, context in plan.chunks:
             if job.running:
                 self.transfers.store(job, context + new)
@@ -227,15 +247,9 @@ class Replica:
         full = min(job.blocks, max(job.computed - 1, 0) // self.block) * self.block
         gpu.leave(max(0, full - job.shared_tokens))
         gpu.give_back(job.blocks * self.block - max(full, job.shared_tokens))
-        node: Node | None = job.own_tail or job.leaf
-        while node is not None and node.parent is not None:
-            node.users -= 1
-            entry = node.entries[0]
-            if entry is not None:
-                gpu.unpin(entry)
-            above = node.parent
-            self.tree.prune(node)
-            node = above
+        leaf = job.own_tail or job.leaf
+        assert leaf is not None
+        gpu.unpin(leaf)
         job.blocks = job.shared_tokens = 0
         job.leaf = job.own_tail = None
         self.stuck = False
@@ -245,7 +259,7 @@ class Replica:
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
         now = self.env.now
-        plan = Plan(max(now + self.engine.overhead.prepare_s, self.transfers.inputs_sent_s(now)))
+        plan = Plan(now, max(now + self.engine.overhead.prepare_s, self.transfers.inputs_sent_s(now)))
         budget = self.engine.step_tokens
         preempted = False
         for job in list(self.running):
@@ -264,9 +278,9 @@ class Replica:
                 break
             self._add(plan, job, new)
             budget -= new
-        if not preempted:
+        if not preempted or plan.empty:  # after a preemption nobody is admitted in the same step
             self._admit(plan, budget)
-        if not plan.chunks and not plan.decodes:
+        if plan.empty:
             return None
         self._time(plan)
         return plan
@@ -289,7 +303,12 @@ class Replica:
         if plan.decodes:
             attention = self.cost.decode_attention_s([job.computed for job in plan.decodes])
         chunks = [(new, context) for _, new, context in plan.chunks]
-        plan.duration_s = self.cost.step_s(chunks, len(plan.decodes), attention, len(plan.sampled)) + self.pauses.due_s()
+        plan.launched_s += self.cost.host_s(chunks, len(plan.decodes))
+        pause_s = self.pauses.due_s()
+        plan.paused = pause_s > 0
+        plan.duration_s = self.cost.busy_s(chunks, len(plan.decodes), attention, len(plan.sampled)) + pause_s
+        if not chunks:  # the host prepares one step while another runs: no two can be closer
+            plan.duration_s = max(plan.duration_s, self.cost.host_s(chunks, len(plan.decodes)))
 
     def _preempt(self, job: Job) -> None:
         """Take a running job's blocks away; it will compute again what the tiers do not hold."""
@@ -311,14 +330,13 @@ class Replica:
         if end <= start or job.shared_tokens != start:
             return
         parent = job.own_tail or job.leaf
-        key = -1 - job.request.index * 4096 - job.preemptions
-        node = Node(parent, (key,), start, end, self.tree.tiers)
-        parent.children[key] = node
-        node.users = 1
-        self.gpu.grow(node, end - start)
+        key = (job.request.index, job.preemptions)
+        node = parent.children[key] = Node(parent, (key,), start, end, self.tree.tiers)
+        self.gpu.pin(node)
+        self.gpu.unpin(parent)
         entry = node.entries[0]
         assert entry is not None
-        self.gpu.pin(entry)
+        self.gpu.grow(entry, end - start)
         job.shared_tokens += end - start
         job.own_tail = node
         self.transfers.store_own(job, node)
@@ -326,21 +344,22 @@ class Replica:
     # -- admission ---------------------------------------------------------------------------------------------------------
 
     def _admit(self, plan: Plan, budget: int) -> None:
-        if self.held:
-            for job in list(self.held):
-                if job.blocked_on is not None or (self.running and job.seen_step > self.steps - len(self.inflight)):
-                    continue
-                if budget <= 0 or len(self.running) >= self.engine.max_batch:
-                    return
-                new = self._try(job, budget)
-                if new is None:
-                    self._unwedge()
-                    return
-                if new:
-                    self.held.remove(job)
-                    self._start(plan, job, new)
-                    budget -= new
-        while self.waiting and not self.stuck and budget > 0 and len(self.running) < self.engine.max_batch:
+        if self.stuck:
+            self._unwedge()
+            return
+        for job in [job for job in self.held if self._ready(job)]:
+            if budget <= 0 or len(self.running) >= self.engine.max_batch:
+                return
+            new = self._try(job, budget)
+            if new is None:
+                self.stuck = True
+                self._unwedge()
+                return
+            if new:
+                self.held.remove(job)
+                self._start(plan, job, new)
+                budget -= new
+        while self.waiting and budget > 0 and len(self.running) < self.engine.max_batch:
             job = self.waiting[0]
             new = self._try(job, budget)
             if new is None:
@@ -353,6 +372,10 @@ class Replica:
                 continue
             self._start(plan, job, new)
             budget -= new
+
+    def _ready(self, job: Job) -> bool:
+        """Can a held job go on: nothing is on its way for it, and the scheduler has been told so."""
+        return job.blocked_on is None and not (self.running and job.seen_step > self.steps - len(self.inflight))
 
     def _unwedge(self) -> None:
         """Nothing runs and the head does not fit: jobs that hold loaded blocks while they wait give them back, newest first."""
@@ -370,7 +393,7 @@ class Replica:
             job.admit_s = self.env.now
         if not job.counted:
             job.counted = True
-            self.pauses.count(job.prompt / self.block, self.transfers.cpu is not None)
+            self.pauses.owed += self.pauses.per_request
             self.recorder.admitted(job)
         job.running = True
         self.running.append(job)
@@ -385,7 +408,9 @@ class Replica:
             self._allocate(job, job.computed + new)
             return new
         path = self._find(job)
-        reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
+        reach = 0
+        if self.engine.prefix_caching:
+            reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
         outcome = self.transfers.begin(self, job, path, reach)
         if not outcome:
             if outcome is None or not self.hold(job, path, reach, reach + min(job.target - reach, budget)):
@@ -393,7 +418,7 @@ class Replica:
                 return None
             job.computed = reach
             if not job.counted:
-                job.hits[0] = reach
+                job.hits = (reach, 0, 0, 0)
             return min(job.target - reach, budget)
         return 0
 
@@ -419,8 +444,7 @@ class Replica:
     def _find_generated(self, job: Job, path: list[Node]) -> None:
         node = job.leaf
         for generation in range(job.preemptions):
-            key = -1 - job.request.index * 4096 - generation
-            child = node.children.get(key) if node is not None else None
+            child = node.children.get((job.request.index, generation)) if node is not None else None
             if child is not None:
                 path.append(child)
                 job.own_tail = node = child
@@ -435,18 +459,10 @@ class Replica:
     def hold(self, job: Job, path: list[Node], reach: int, upto: int) -> bool:
         """Pin a job's path, of which the GPU has `reach` tokens, and take blocks up to token `upto`. False, and nothing done: no room."""
         gpu, block = self.gpu, self.block
-        freed = 0  # blocks that the pins themselves will keep from eviction
-        for node in path:
-            entry = node.entries[0]
-            if entry is not None and not entry.pins:
-                freed += entry.tokens
-        if -(-(self._wanted(job, upto) - reach) // block) * block > gpu.room_tokens - freed:
+        if -(-(self._wanted(job, upto) - reach) // block) * block > gpu.room_tokens - gpu.pinnable_tokens(path):
             return False
-        for node in path:
-            node.users += 1
-            entry = node.entries[0]
-            if entry is not None:
-                gpu.pin(entry)
+        if path:
+            gpu.pin(path[-1])
         job.blocks = reach // block
         job.shared_tokens = reach
         self._allocate(job, upto)
@@ -467,6 +483,8 @@ class Replica:
         """Enter the full blocks of a job's content into the prefix index as far as they are planned; duplicates stay its own."""
         leaf = job.own_tail or job.leaf
         assert leaf is not None
+        if not self.engine.prefix_caching:
+            return
         done = job.computed // self.block * self.block
         if done <= job.shared_tokens:
             return
@@ -478,17 +496,11 @@ class Replica:
         for node in reversed(path):
             end = min(done, node.end)
             entry = node.entries[0]
-            held = node.start + (entry.tokens if entry is not None else 0)
+            assert entry is not None
+            held = node.start + entry.tokens
             if end <= held:
                 continue
-            if entry is None:
-                self.gpu.grow(node, end - held)
-                entry = node.entries[0]
-                assert entry is not None
-                self.gpu.pin(entry)
-                entry.pins = node.users
-            else:
-                self.gpu.grow(node, end - held)
+            self.gpu.grow(entry, end - held)
             job.shared_tokens += end - held
 
     # -- many decode steps at once -----------------------------------------------------------------------------------------
@@ -497,16 +509,19 @@ class Replica:
         """Take as many equal decode steps as nothing can change, in one event."""
         first = self.executing
         assert first is not None
-        if len(self.inflight) < self.depth or self.inflight[0] is not first:
+        if len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.env.now:
             return
         jobs = first.decodes
+        now = self.env.now
         for plan in self.inflight:
-            if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs):
+            if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs) or plan.paused:
                 return
-        if any(job.seen_step > self.steps - 1 and job.blocked_on is None for job in self.held):
+        if max(self.inflight[1].ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
+            return  # the GPU will wait for the host
+        if self._may_admit():
             return
-        if len(jobs) != len(self.running) or self.transfers.outputs_seen_s(self.env.now) > self.env.now:
-            return
+        if len(jobs) != len(self.running) or max(self.transfers.outputs_seen_s(now), self.transfers.inputs_sent_s(now)) > now:
+            return  # copies still hold up tokens or inputs
         steps = min(job.output - job.planned for job in jobs)
         steps = min(steps, self._steps_with_blocks(jobs, steps))
         if steps < 2:
@@ -515,7 +530,13 @@ class Replica:
         if bulk.steps < 2:
             return
         self._bulk = bulk
-        self._alarm(bulk.elapsed_s(bulk.steps), self._end_bulk_and_go)
+        self._alarm(bulk.handled_s(bulk.steps) - self.env.now, self._end_bulk_and_go)
+
+    def _may_admit(self) -> bool:
+        """Could a plan made after the next step admit somebody."""
+        if self.stuck or len(self.running) >= self.engine.max_batch:
+            return False
+        return bool(self.waiting) or any(job.blocked_on is None for job in self.held)
 
     def _steps_with_blocks(self, jobs: list[Job], steps: int) -> int:
         block, room = self.block, self.gpu.room_tokens // self.block
@@ -535,19 +556,25 @@ class Replica:
         self._pump()
 
     def _end_bulk(self) -> None:
-        """Account for the whole steps of a bulk that have passed; the step in progress goes on as an ordinary one."""
-        bulk = self._bulk
+        """Account for the steps of a bulk whose results have been handled; the one or two after them go on as ordinary ones."""
+        bulk, now = self._bulk, self.env.now
         assert bulk is not None
         self._bulk = None
-        steps = bulk.steps_before(self.env.now)
+        steps = bulk.steps_before(now)
         bulk.apply(steps)
-        plan = self.executing
-        assert plan is not None
-        plan.start_s = bulk.start_s + bulk.elapsed_s(steps)
-        self.handled_s = plan.start_s
-        for ahead, planned in enumerate(self.inflight):
-            planned.duration_s = bulk.step_s(steps + ahead)
-        self._alarm(max(0.0, plan.start_s + plan.duration_s - self.env.now), self._executed)
+        if steps:
+            self.handled_s = bulk.handled_s(steps)
+        first, second = self.inflight
+        first.start_s = bulk.start_s + bulk.elapsed_s(steps)
+        first.duration_s, second.duration_s = bulk.step_s(steps), bulk.step_s(steps + 1)
+        end_s = first.start_s + first.duration_s
+        if end_s > now:
+            self._alarm(end_s - now, self._executed)
+            return
+        self.executing, second.start_s = second, end_s
+        self.steps += 1
+        self._alarm(max(0.0, end_s + second.duration_s - now), self._executed)
+        self.env.timeout(max(0.0, bulk.handled_s(steps + 1) - now)).callbacks.append(lambda _: self._handle(first))
 
 
 class Bulk:
@@ -571,7 +598,7 @@ class Bulk:
         count = len(jobs)
         self.first_s = cost.busy_s((), count, cost.decode_attention_s(contexts), count)
         self.slope_s = slope
-        self.floor_s = replica.engine.overhead.prepare_s
+        self.floor_s = cost.host_s((), count)
         if self.first_s < self.floor_s:  # the host is slower than the GPU; stay on one side of the crossing
             crossing = math.inf if slope == 0 else (self.floor_s - self.first_s) / slope
             steps = min(steps, math.floor(crossing) - 1 if crossing < 1e12 else steps)
@@ -586,12 +613,16 @@ class Bulk:
             return steps * self.floor_s
         return steps * self.first_s + self.slope_s * steps * (steps - 1) / 2
 
+    def handled_s(self, steps: int) -> float:
+        """When the results of the first `steps` steps have been handled."""
+        return self.start_s + self.elapsed_s(steps) + self.replica.engine.overhead.collect_s
+
     def steps_before(self, now: float) -> int:
-        """Whole steps that have ended at `now`, at most all of them."""
-        low, high, passed = 0, self.steps, now - self.start_s
+        """Steps whose results have been handled at `now`, at most all of them."""
+        low, high = 0, self.steps
         while low < high:
             middle = (low + high + 1) // 2
-            if self.elapsed_s(middle) <= passed:
+            if self.handled_s(middle) <= now:
                 low = middle
             else:
                 high = middle - 1

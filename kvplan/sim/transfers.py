@@ -7,13 +7,14 @@ memory; a request whose blocks are being loaded by another waits for that load.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvplan.cost import StepCost
 from kvplan.engine import EngineSpec
 from kvplan.sim.links import IN, OUT, DiskQueue, HostLink
 from kvplan.sim.prefix import Node
-from kvplan.sim.tiers import Tier
+from kvplan.sim.tiers import Gap, Tier
 
 if TYPE_CHECKING:
     from kvplan.sim.engine import Job, Replica
@@ -21,17 +22,13 @@ if TYPE_CHECKING:
 CPU, DISK = 1, 2
 
 
-Gap = tuple[Node, int, int]
-"""A run, the token up to which a tier holds it, and the token up to which it should."""
-
-
 class Load:
-    """A transfer of some runs to a tier above; `waiters` go on when it has ended."""
+    """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
 
-    __slots__ = ("nodes", "waiters")
+    __slots__ = ("leaf", "tier", "start", "end", "waiters")
 
-    def __init__(self, nodes: list[Node]) -> None:
-        self.nodes = nodes
+    def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
+        self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
         self.waiters: list[tuple[Replica, Job]] = []
 
 
@@ -57,7 +54,7 @@ class Transfers:
         self.link, self.queue = link, queue
         self.token_bytes, self.ranks = token_bytes, ranks
         self.rule = engine.offload.load_rule
-        self.loading: dict[Node, Load] = {}  # runs on their way up, and by whom
+        self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.count = 0
         self.losing = 0
         self.stall_s = 0.0
@@ -93,69 +90,55 @@ class Transfers:
         end = upto // cpu.grain_tokens * cpu.grain_tokens
         if end <= job.stored:
             return
-        assert job.leaf is not None
-        path = span(job.leaf, 0)
-        missing = _missing(cpu, path, end)
-        tokens = sum(want - have for _, have, want in missing)
-        if tokens and not cpu.take(tokens):
+        leaf = job.own_tail or job.leaf
+        assert job.leaf is not None and leaf is not None
+        cpu.touch(span(job.leaf, 0))
+        cpu.pin(leaf)
+        gaps = cpu.lacking(job.leaf, end)
+        tokens = _total(gaps)
+        if not tokens or not cpu.take(tokens):
             self.dropped_tokens += tokens
+            cpu.unpin(leaf)
+            job.stored = job.stored if tokens else end
             return
         job.stored = end
-        cpu.touch(path)
-        if tokens:
-            cpu.stored_tokens += tokens
-            self._use(missing[-1][0], missing[0][1])
-            _, done_s = self.link.send(OUT, self.env.now, self._link_s(OUT, tokens), round(tokens * self.token_bytes))
-            self._at(done_s, lambda: self._stored(missing))
+        cpu.stored_tokens += tokens
+        cpu.expect(gaps)
+        self.gpu.pin(leaf)
+        _, done_s = self.link.send(OUT, self.env.now, self._link_s(OUT, tokens), round(tokens * self.token_bytes))
 
-    def _use(self, leaf: Node, start: int) -> None:
-        """Keep the runs from token `start` down to `leaf` in the index and on the GPU."""
-        for node in span(leaf, start):
-            node.users += 1
-            entry = node.entries[0]
-            if entry is not None:
-                self.gpu.pin(entry)
+        def stored() -> None:
+            cpu.arrived(gaps)
+            self._cascade(leaf, end)
+            cpu.unpin(leaf)
+            self.gpu.unpin(leaf)
+            self.freed()
 
-    def _leave(self, leaf: Node, start: int) -> None:
-        """Undo `_use`, deepest run first."""
-        for node in reversed(span(leaf, start)):
-            node.users -= 1
-            entry = node.entries[0]
-            if entry is not None:
-                self.gpu.unpin(entry)
-            self.gpu.tree.prune(node)
+        self._at(done_s, stored)
 
-    def _stored(self, missing: list[Gap]) -> None:
-        cpu = self.cpu
-        assert cpu is not None
-        for node, have, want in missing:
-            _fill(cpu, node, have, want)
-        self._cascade(missing)
-        self._leave(missing[-1][0], missing[0][1])
-
-    def _cascade(self, stored: list[tuple[Node, int, int]]) -> None:
+    def _cascade(self, leaf: Node, end: int) -> None:
         """What reached host memory goes on to the disk."""
-        disk, queue = self.disk, self.queue
-        if disk is None or queue is None:
+        cpu, disk, queue = self.cpu, self.disk, self.queue
+        if cpu is None or disk is None or queue is None:
             return
-        missing = [gap for node, have, want in stored for gap in _missing(disk, span(node, have), want)]
-        tokens = sum(want - have for _, have, want in missing)
-        if not tokens:
-            return
-        if not disk.take(tokens):
+        disk.pin(leaf)
+        gaps = disk.lacking(leaf, end)
+        tokens = _total(gaps)
+        if not tokens or not disk.take(tokens):
             self.dropped_tokens += tokens
+            disk.unpin(leaf)
             return
         disk.stored_tokens += tokens
-        leaf, start = missing[-1][0], missing[0][1]
-        self._use(leaf, start)
+        disk.expect(gaps)
+        cpu.pin(leaf)
         size, pieces = round(tokens * self.token_bytes), max(1, tokens // self.engine.block_tokens)
         service_s = queue.service_s(OUT, size, pieces, self.engine.offload.disk_write_threads)
         _, done_s = queue.send(OUT, self.env.now, service_s, size)
 
         def written() -> None:
-            for node, have, want in missing:
-                _fill(disk, node, have, want)
-            self._leave(leaf, start)
+            disk.arrived(gaps)
+            disk.unpin(leaf)
+            cpu.unpin(leaf)
 
         self._at(done_s, written)
 
@@ -180,9 +163,13 @@ class Transfers:
         if cpu is None or not self.engine.offload.store_generated or job.stored < node.start:
             return
         tokens = node.end - node.start
-        if cpu.take(tokens):
+        cpu.pin(node)
+        if not cpu.lacking(node, node.start) and cpu.take(tokens):
             cpu.stored_tokens += tokens
-            cpu.grow(node, tokens)
+            entry = node.entries[CPU]
+            assert entry is not None
+            cpu.grow(entry, tokens)
+        cpu.unpin(node)
 
     # -- up ----------------------------------------------------------------------------------------------------------------
 
@@ -198,8 +185,8 @@ class Transfers:
             self.disk.touch(path)
             below = min(limit, self.disk.reach(path, held))
             if below > held and self._worth(job, reach, below, held):
-                waits = self._wait_for(replica, job, path, held, below)
-                if waits or self._promote(replica, job, path, reach, held, below):
+                waits = self._wait_for(replica, job, path, cpu, held, below)
+                if waits or self._promote(replica, job, path, held, below):
                     return True
         return self._raise(replica, job, path, reach, held)
 
@@ -211,97 +198,91 @@ class Transfers:
             return False
         if not self._worth(job, reach, held, held):
             return False
-        if self._wait_for(replica, job, path, reach, held):
+        if self._wait_for(replica, job, path, self.gpu, reach, held):
             return True
         if not replica.hold(job, path, reach, held):
             return None
-        if not job.counted:
-            job.hits[0] = reach
-        tokens = held - reach
-        leaf = next(node for node in path if node.end >= held)
-        load = self._under_way(path, job, reach, held)
-        _pin(cpu, leaf, reach)
+        tokens, leaf = held - reach, path[-1]
+        load = self._under_way(path, job, self.gpu, reach, held)
+        cpu.pin(leaf)
         overhead = self.engine.overhead
-        blocks = tokens / self.engine.block_tokens
         began = self.env.now
-        ready = began + overhead.load_s + overhead.load_block_s * blocks
+        ready = began + overhead.load_s + overhead.load_block_s * (tokens / self.engine.block_tokens)
         _, done_s = self.link.send(IN, ready, self._link_s(IN, tokens), round(tokens * self.token_bytes))
 
         def loaded() -> None:
-            _unpin(cpu, leaf, reach)
+            cpu.unpin(leaf)
             cpu.loaded_tokens += tokens
             job.computed = held
             replica.share(job)
             job.computed = min(held, job.target - 1)
             if not job.counted:
-                job.hits[CPU] = held - job.hits[0] - job.hits[DISK]
-            self._account(job, reach, held, self.env.now - began)
+                disk = len(range(max(reach, job.promoted.start), min(held, job.promoted.stop))) if job.promoted else 0
+                job.hits = (reach, tokens - disk, disk, 0)
+            job.load_s += self.env.now - began
+            self._weigh(job, reach, held)
             self._over(load, job)
             replica.loaded(job)
 
         self._at(done_s, loaded)
         return True
 
-    def _promote(self, replica: Replica, job: Job, path: list[Node], reach: int, held: int, below: int) -> bool:
+    def _promote(self, replica: Replica, job: Job, path: list[Node], held: int, below: int) -> bool:
         """Read tokens [held, below) of the disk into host memory, for which there must be room."""
         cpu, disk, queue = self.cpu, self.disk, self.queue
         assert cpu is not None and disk is not None and queue is not None
-        tokens = below - held
-        leaf = next(node for node in path if node.end >= below)
-        above = next((node for node in path if node.end >= held), None) if held > reach else None
-        if above is not None:
-            _pin(cpu, above, reach)
-        if not cpu.take(tokens):
-            if above is not None:
-                _unpin(cpu, above, reach)
+        leaf = path[-1]
+        gaps = cpu.lacking(leaf, below)
+        tokens = _total(gaps)
+        if not 0 < tokens <= cpu.room_tokens - cpu.pinnable_tokens(path):
             return False
-        load = self._under_way(path, job, held, below)
-        _pin(disk, leaf, held)
-        self._use(leaf, held)
+        cpu.pin(leaf)
+        cpu.take(tokens)
+        load = self._under_way(path, job, cpu, held, below)
+        cpu.expect(gaps)
+        disk.pin(leaf)
         size, pieces = round(tokens * self.token_bytes), max(1, tokens // self.engine.block_tokens)
         service_s = queue.service_s(IN, size, pieces, self.engine.offload.disk_read_threads)
         began = self.env.now
         _, done_s = queue.send(IN, began, service_s, size)
 
         def promoted() -> None:
-            _fill(cpu, leaf, held, below)
-            if above is not None:
-                _unpin(cpu, above, reach)
-            _unpin(disk, leaf, held)
-            self._leave(leaf, held)
+            cpu.arrived(gaps)
+            disk.unpin(leaf)
             disk.loaded_tokens += tokens
-            if not job.counted:
-                job.hits[DISK] += tokens
+            job.promoted = range(min(held, job.promoted.start), below) if job.promoted else range(held, below)
             job.load_s += self.env.now - began
             self._over(load, job)
-            replica.wake()
+            cpu.unpin(leaf)
+            replica.unblocked()
 
         self._at(done_s, promoted)
         return True
 
-    def _under_way(self, path: list[Node], job: Job, start: int, end: int) -> Load:
-        load = Load([node for node in path if node.end > start and node.start < end])
-        job.blocked_on = load
-        for node in load.nodes:
-            self.loading[node] = load
+    def _under_way(self, path: list[Node], job: Job, tier: Tier, start: int, end: int) -> Load:
+        """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a job."""
+        load = job.blocked_on = Load(path[-1], tier, start, end)
+        for node in path:
+            if node.end > start and node.start < end:
+                node.entries[tier.index].load = load  # type: ignore[union-attr]
         return load
 
     def _over(self, load: Load, job: Job) -> None:
-        for node in load.nodes:
-            if self.loading.get(node) is load:
-                del self.loading[node]
+        for node in span(load.leaf, 0):
+            entry = node.entries[load.tier.index]
+            if entry is not None and entry.load is load:
+                entry.load = None
         job.blocked_on = None
         for replica, waiter in load.waiters:
             waiter.blocked_on = None
-            replica.wake()
+            replica.unblocked()
 
-    def _wait_for(self, replica: Replica, job: Job, path: list[Node], start: int, end: int) -> bool:
-        """Is some of [start, end) being loaded for another job; if so the job waits for that load."""
-        if not self.loading:
-            return False
+    def _wait_for(self, replica: Replica, job: Job, path: list[Node], tier: Tier, start: int, end: int) -> bool:
+        """Is some of [start, end) on its way to a tier for another job; if so the job waits for that load."""
         for node in path:
-            if node.end > start and node.start < end and node in self.loading:
-                load = self.loading[node]
+            entry = node.entries[tier.index]
+            load: Load | None = entry.load if entry is not None else None
+            if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
                 job.blocked_on = load
                 load.waiters.append((replica, job))
                 return True
@@ -331,11 +312,13 @@ class Transfers:
             )
         return seconds < self.recompute_s(job, start, end)
 
-    def _account(self, job: Job, start: int, end: int, seconds: float) -> None:
-        job.load_s += seconds
+    def _weigh(self, job: Job, start: int, end: int) -> None:
+        """Compare what a load took, its promotion included, with computing tokens [start, end) again."""
+        seconds = job.load_s - job.weighed_s
+        job.weighed_s = job.load_s
         self.count += 1
-        self.stall_s += job.load_s
-        lost = job.load_s - self.recompute_s(job, start, end)
+        self.stall_s += seconds
+        lost = seconds - self.recompute_s(job, start, end)
         if lost > 0:
             self.losing += 1
             self.losing_s += lost
@@ -352,43 +335,5 @@ def span(leaf: Node, start: int) -> list[Node]:
     return found
 
 
-def _pin(tier: Tier, leaf: Node, start: int) -> None:
-    for node in span(leaf, start):
-        entry = node.entries[tier.index]
-        assert entry is not None
-        tier.pin(entry)
-
-
-def _unpin(tier: Tier, leaf: Node, start: int) -> None:
-    for node in reversed(span(leaf, start)):
-        entry = node.entries[tier.index]
-        if entry is not None and entry.pins:
-            tier.unpin(entry)
-
-
-def _missing(tier: Tier, path: list[Node], end: int) -> list[Gap]:
-    """The gaps of a tier in a path before token `end`."""
-    found = []
-    for node in path:
-        if node.start >= end:
-            break
-        entry = node.entries[tier.index]
-        have = node.start + (entry.tokens if entry is not None else 0)
-        want = min(node.end, end)
-        if have < want:
-            found.append((node, have, want))
-    return found
-
-
-def _fill(tier: Tier, leaf: Node, have: int, want: int) -> None:
-    """Put tokens [have, want) of a run, whose space is taken, in place; what came meanwhile, or lost its start, is given back."""
-    for node in span(leaf, have):
-        start, end = max(have, node.start), min(want, node.end)
-        if end <= start:
-            continue
-        entry = node.entries[tier.index]
-        now = node.start + (entry.tokens if entry is not None else 0)
-        add = max(0, end - now) if now >= start else 0
-        if add:
-            tier.grow(node, add)
-        tier.give_back(end - start - add)
+def _total(gaps: list[Gap]) -> int:
+    return sum(want - have for _, have, want in gaps)
