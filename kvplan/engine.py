@@ -25,7 +25,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_read_threads: int = 16
     disk_write_threads: int = 16
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
-    inputs_behind_loads: bool = False  # do the inputs of a step reach the GPU behind queued loads, on the same copy engine
+    loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one

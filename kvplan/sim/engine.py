@@ -164,6 +164,11 @@ class Replica:
         self.stuck = False
         self.wake()
 
+    def busy_until_s(self) -> float:
+        """When the step in progress ends; now when none is."""
+        plan = self.executing
+        return self.env.now if plan is None else max(self.env.now, plan.start_s + plan.duration_s, plan.launched_s)
+
     def _pump(self) -> None:
         while len(self.inflight) < self.depth:
             plan = self._plan()
@@ -178,7 +183,7 @@ class Replica:
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
         self.steps += 1
-        plan.start_s = max(self.env.now, plan.ready_s)
+        plan.start_s = max(self.transfers.inputs_sent_s(self.env.now), plan.ready_s)
         end_s = max(plan.start_s + plan.duration_s, plan.launched_s)
         self._alarm(end_s - self.env.now, self._executed)
 

@@ -19,6 +19,7 @@ from kvplan.sim.tiers import Tier
 from kvplan.sim.transfers import Transfers
 from kvplan.sizing.formats import resolve_kv_dtype, stored_format
 from kvplan.sizing.kv import token_bytes as layer_token_bytes
+from kvplan.sizing.pool import kv_pool
 from kvplan.traces import open_trace
 from kvplan.traces.trace import Trace
 from kvplan.workload import Request
@@ -137,7 +138,14 @@ def bytes_per_token(scenario: Scenario) -> float:
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
     """What the engine leaves for KV on the GPUs of a replica."""
-    raise InputError("say how much GPU memory holds KV", hint="add --gpu-kv SIZE")
+    model, machine = scenario.model, scenario.machine
+    pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
+    if pool.kv_bytes <= 0:
+        raise InputError(
+            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
+            hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
+        )
+    return pool.kv_bytes
 
 
 def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[Any, World]:

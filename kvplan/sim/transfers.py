@@ -68,8 +68,8 @@ class Transfers:
         return max(now, self.link.free_at[OUT])
 
     def inputs_sent_s(self, now: float) -> float:
-        """When the inputs of a step that is launched now reach the GPU: behind the loads already queued, on the same copy engine."""
-        if self.cpu is None or not self.engine.offload.inputs_behind_loads:
+        """When a step may start: behind the loads already queued, on the same copy engine."""
+        if self.cpu is None or not self.engine.offload.loads_exclude_steps:
             return now
         return max(now, self.link.free_at[IN])
 
@@ -207,7 +207,8 @@ class Transfers:
         cpu.pin(leaf)
         overhead = self.engine.overhead
         began = self.env.now
-        ready = began + overhead.load_s + overhead.load_block_s * (tokens / self.engine.block_tokens)
+        ready = replica.busy_until_s() if self.engine.offload.loads_exclude_steps else began
+        ready += overhead.load_s + overhead.load_block_s * tokens / self.engine.block_tokens
         _, done_s = self.link.send(IN, ready, self._link_s(IN, tokens), round(tokens * self.token_bytes))
 
         def loaded() -> None:
