@@ -69,8 +69,18 @@ def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[
     gains = iter(_gains(space, run, goal, pair, moves))
     found = [_assumption(space, doubt, factors, [next(gains) for _ in factors], pair.gain) for doubt, factors in wanted]
     found.sort(key=lambda one: abs(math.log(one.flips_at)) / one.sigma_rel if one.flips_at else math.inf)
-    spread = math.sqrt(sum((one.gain_at_edge - pair.gain) ** 2 for one in found))
-    return found, Range(value=pair.gain, lo=pair.gain - spread, hi=pair.gain + spread)
+    return found, _interval(pair.gain, [one.gain_at_edge for one in found])
+
+
+def _interval(value: float, edges: list[float]) -> Range:
+    """The interval of a gain from its values at the edge of each assumption: score ratios add up in quadrature as logarithms."""
+    ratio = _log_ratio(value)
+    spread = math.sqrt(sum((_log_ratio(edge) - ratio) ** 2 for edge in edges))
+    return Range(value=value, lo=1 - math.exp(ratio + spread), hi=1 - math.exp(ratio - spread))
+
+
+def _log_ratio(gain_share: float) -> float:
+    return math.log(max(1e-6, 1 - gain_share))
 
 
 def _factors(doubt: Doubt, base_gain: float) -> list[float]:

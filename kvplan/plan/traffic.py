@@ -10,7 +10,7 @@ from kvplan.results.plan_result import HitPoint, Traffic
 from kvplan.traces import Trace, columns
 from kvplan.traces.columns import Columns
 from kvplan.traces.policies import lru
-from kvplan.traces.reuse import NEVER, Reuse, analyse
+from kvplan.traces.reuse import NEVER, Reuse, Window, analyse
 
 POINTS = 48
 TOGETHER_S = 10.0
@@ -83,7 +83,7 @@ def _curve(reuse: Reuse, block_bytes: float) -> tuple[HitPoint, ...]:
     most = int(reuse.distance[reuse.distance < NEVER].max()) + reuse.columns.one_in
     capacities = sorted({round(x) for x in np.geomspace(min(16, most), most, POINTS)})
     total = max(1, int(reuse.columns.prompt_tokens.sum()))
-    hits = lru(reuse, capacities, 0)[1]
+    hits = lru(Window(reuse, 0), capacities)[1]
     return tuple(
         HitPoint(capacity_bytes=round(capacity * block_bytes), token_hit=float(tokens / total))
         for capacity, tokens in zip(capacities, hits, strict=True)

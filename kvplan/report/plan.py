@@ -66,10 +66,19 @@ def _asides(result: PlanResult) -> Iterator[str]:
             f"  The traffic is {result.overload:.1f} times what the machine serves in the time: the queue grows, and times to first token "
             f"say little.\n  Ranked by {result.objective}; about {result.overload + 0.5:.0f} such replicas would keep up."
         )
-    eight = next((one for one in result.options if one.placement.kv_dtype == "fp8" and one.placement.offloads), None)
-    if eight and result.chosen and result.chosen.placement.kv_dtype != "fp8" and eight.score < result.chosen.score:
-        gain = 1 - eight.score / result.chosen.score
-        yield f"  8-bit KV would gain {gain:.0%} more ({eight.name}), at the price of some accuracy."
+    yield from _eight_bits(result)
+
+
+def _eight_bits(result: PlanResult) -> Iterator[str]:
+    """What an 8-bit KV would do, alone and with the tier, where it was not advised."""
+    chosen = result.chosen
+    if chosen is None or chosen.placement.kv_dtype == "fp8":
+        return
+    for one in (one for one in result.options if one.placement.kv_dtype == "fp8" and not one.missed):
+        gain = 1 - one.score / chosen.score
+        if one.rejected <= chosen.rejected and gain > 0:
+            alone = "" if one.placement.offloads or not chosen.placement.offloads else ", without a tier,"
+            yield f"  8-bit KV{alone} would gain {gain:.0%} more ({one.name}), at the price of some accuracy."
 
 
 def _when(result: PlanResult) -> Iterator[str | Table]:
@@ -117,7 +126,9 @@ def _how_much(result: PlanResult) -> Iterator[str]:
     if result.pin_s >= 1:
         yield f"pinning it adds about {format_seconds(result.pin_s)} to each start"
     if result.disk_life_years is not None:
-        yield f"at this rate of writing the disk lasts {result.disk_life_years:.1f} years"
+        years = result.disk_life_years
+        life = f"{years:.1f} years" if years >= 1 else f"{years * 365.25:.0f} days"
+        yield f"at this rate of writing the disk's share for one replica is worn out after {life}"
 
 
 def _options(result: PlanResult) -> Table:
