@@ -22,17 +22,47 @@ _ADVANCED = "Advanced"
 
 
 def plan(
-    source: Annotated[str, typer.Argument(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name.")] = "",
+    source: Annotated[
+        str,
+        typer.Argument(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name."),
+    ] = "",
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
-    target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.')] = None,
-    max_cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory that the replica may use. Default: its share of the machine's.")] = None,
-    max_disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk that the replica may use. Default: its share of the machine's.")] = None,
-    emit: Annotated[str | None, typer.Option(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo.")] = None,
-    explain_config: Annotated[str | None, typer.Option(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it.")] = None,
-    gpu_kv: Annotated[str | None, typer.Option(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves.", rich_help_panel=_ADVANCED)] = None,
-    price: Annotated[str | None, typer.Option(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED)] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.'),
+    ] = None,
+    max_cpu: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Host memory that the replica may use. Default: its share of the machine's."),
+    ] = None,
+    max_disk: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Disk that the replica may use. Default: its share of the machine's."),
+    ] = None,
+    emit: Annotated[
+        str | None,
+        typer.Option(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo."),
+    ] = None,
+    explain_config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
+    ] = None,
+    gpu_kv: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="GPU memory for KV, over all ranks. Default: what the engine leaves.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED
+        ),
+    ] = None,
     sets: Set = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -46,7 +76,9 @@ def plan(
     from kvplan.plan.objective import parse_prices, parse_target
     from kvplan.report import plan as report
 
-    wanted = scenarios.load(source, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv})
+    wanted = scenarios.load(
+        source, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv}
+    )
     result = answer(
         wanted,
         target=parse_target(wanted.run.target if target is None else target),

@@ -45,7 +45,9 @@ def plan(
     if early:
         placement = places.nothing(space)
         emission = emit(placement, emit_for) if emit_for else None
-        return _finish(space, notes, verdict=early, objective=target.goal or "none", placement=placement, emission=emission)
+        return _finish(
+            space, notes, verdict=early, objective=target.goal or "none", placement=placement, emission=emission
+        )
     with runner(space.traffic.requests) as run:
         return _simulated(space, run, notes, emit_for, disk_path)
 
@@ -112,20 +114,34 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     if needs_eight_bits(space, found):
         wide, space = found, narrowed(space)
         found = search(space, run, goal)
-        kept = [at for at, one in enumerate(wide.options) if one.placement not in [other.placement for other in found.options]]
+        kept = [
+            at
+            for at, one in enumerate(wide.options)
+            if one.placement not in [other.placement for other in found.options]
+        ]
         found.options.extend(wide.options[at] for at in kept)
         found.results.extend(wide.results[at] for at in kept)
     span_s = space.traffic.span_s / space.base.run.speedup
-    over = min(overload(result, span_s) for result in found.results)
+    asked = space.base.run.kv_dtype
+    over = min(
+        overload(result, span_s)
+        for one, result in zip(found.options, found.results, strict=True)
+        if one.placement.kv_dtype == asked
+    )
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
-        rescored = [option(space, one.placement, result, "throughput") for one, result in zip(found.options, found.results, strict=True)]
+        rescored = [
+            option(space, one.placement, result, "throughput")
+            for one, result in zip(found.options, found.results, strict=True)
+        ]
         found = msgspec.structs.replace(found, options=rescored, goal="throughput")
     return space, found, over
 
 
 def _flips(doubts: list[Assumption]) -> bool:
     """Does any single assumption change the sign of the gain within its own 95 % interval."""
-    return any(one.flips_at is not None and abs(math.log(one.flips_at)) < closed_form.Z95 * one.sigma_rel for one in doubts)
+    return any(
+        one.flips_at is not None and abs(math.log(one.flips_at)) < closed_form.Z95 * one.sigma_rel for one in doubts
+    )
 
 
 def _speedups(over: float, goal: str) -> list[float]:
@@ -218,7 +234,10 @@ def _provenance(space: Space) -> dict[str, object]:
         "seed": base.run.seed,
         "trace": base.trace,
         "model": {"name": base.model.name, "source": base.model.source},
-        "machine": {"name": base.machine.name, "numbers": {path: one.kind for path, one in sorted(base.machine.provenance.items())}},
+        "machine": {
+            "name": base.machine.name,
+            "numbers": {path: one.kind for path, one in sorted(base.machine.provenance.items())},
+        },
         "engine": {"name": base.engine.name, "version": base.engine.version},
         "limits": {"cpu_bytes": space.cpu_limit_bytes, "disk_bytes": space.disk_limit_bytes},
     }

@@ -54,7 +54,11 @@ def load_s(scenario: Scenario, tier: str, tokens: int) -> float:
     overhead, block = scenario.engine.overhead, scenario.engine.block_tokens
     pieces = max(1, tokens // block)
     size = tokens * bytes_per_token(scenario)
-    return overhead.load_s + overhead.load_block_s * pieces + sum(seconds(scenario, size, pieces) for seconds, _ in WAY[tier])
+    return (
+        overhead.load_s
+        + overhead.load_block_s * pieces
+        + sum(seconds(scenario, size, pieces) for seconds, _ in WAY[tier])
+    )
 
 
 def recompute_s(scenario: Scenario, tokens: int, tail_tokens: int = TAIL_TOKENS) -> float:
@@ -121,7 +125,11 @@ def worth(scenario: Scenario, tier: str, prefix_tokens: int, tail_tokens: int = 
         recompute_s_per_token=(recompute_s(scenario, longer, tail_tokens) - computed_s) / (longer - prefix),
         break_even_tokens=interval(scenario, tier, lambda one: break_even_tokens(one, tier, tail_tokens)),
         break_even_Bps=interval(scenario, "", lambda one: break_even_Bps(one, tier, prefix, tail_tokens)),
-        Bps=prefix * bytes_per_token(scenario) / sum(seconds(scenario, prefix * bytes_per_token(scenario), max(1, prefix // block)) for seconds, _ in WAY[tier]),
+        Bps=prefix
+        * bytes_per_token(scenario)
+        / sum(
+            seconds(scenario, prefix * bytes_per_token(scenario), max(1, prefix // block)) for seconds, _ in WAY[tier]
+        ),
         source=source(scenario, path).kind,
     )
 
@@ -143,7 +151,11 @@ def interval(scenario: Scenario, tier: str, answer: Callable[[Scenario], float])
                 up = math.hypot(up, math.log(moved / value))
             elif moved < value:
                 down = math.hypot(down, math.log(value / moved))
-    return Range(value=_finite(value), lo=_finite(value * math.exp(-down)) if math.isfinite(value) else None, hi=_finite(value * math.exp(min(up, 700)) if math.isfinite(up) else math.inf))
+    return Range(
+        value=_finite(value),
+        lo=_finite(value * math.exp(-down)) if math.isfinite(value) else None,
+        hi=_finite(value * math.exp(min(up, 700)) if math.isfinite(up) else math.inf),
+    )
 
 
 def _finite(value: float) -> float | None:

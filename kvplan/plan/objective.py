@@ -69,7 +69,9 @@ def parse_target(text: str) -> Target:
             )
         for given, known in ((match["metric"], METRICS), (match["statistic"], STATISTICS)):
             if given not in known:
-                raise InputError(f"--target: {given!r} is not one of {', '.join(known)}", hint=did_you_mean(given, known))
+                raise InputError(
+                    f"--target: {given!r} is not one of {', '.join(known)}", hint=did_you_mean(given, known)
+                )
         limit_s = parse_seconds(match["limit"].strip())
         if not limit_s:
             raise InputError(f"--target: {part!r} cannot be met: the limit is 0 s")

@@ -91,7 +91,12 @@ class _Thinned(Trace):
 
     def __init__(self, trace: Trace, keep: float) -> None:
         self._trace, self._keep = trace, keep
-        self.name, self.format, self.block_tokens, self.report = trace.name, trace.format, trace.block_tokens, trace.report
+        self.name, self.format, self.block_tokens, self.report = (
+            trace.name,
+            trace.format,
+            trace.block_tokens,
+            trace.report,
+        )
 
     def __iter__(self) -> Iterator[Request]:
         fresh = 2**48

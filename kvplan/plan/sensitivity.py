@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
@@ -18,7 +19,9 @@ from kvplan.results.plan_result import Assumption, Option, Range
 from kvplan.scenario import Scenario
 
 LADDER = (2.0, 4.0)
-"""Factors by which an assumption is moved against the verdict."""
+"""Factors by which an assumption is moved against the verdict; of a long trace, the first only."""
+
+LONG_REQUESTS = 6000
 
 REUSE = Source(kind="derived", source="the traffic to come repeats as much as this trace does")
 
@@ -64,8 +67,11 @@ class Pair(msgspec.Struct, frozen=True):
 
 def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[Assumption], Range]:
     """Each assumption with the factor at which the gain changes its sign, most sensitive first; and the gain's interval."""
-    wanted = [(doubt, _factors(doubt, pair.gain)) for doubt in doubts(pair.offload.placement)]
-    moves = [(scaled(space.base, doubt.paths, factor), doubt, factor) for doubt, factors in wanted for factor in factors]
+    ladder = LADDER if space.traffic.requests <= LONG_REQUESTS else LADDER[:1]
+    wanted = [(doubt, _factors(doubt, pair.gain, ladder)) for doubt in doubts(pair.offload.placement)]
+    moves = [
+        (scaled(space.base, doubt.paths, factor), doubt, factor) for doubt, factors in wanted for factor in factors
+    ]
     gains = iter(_gains(space, run, goal, pair, moves))
     found = [_assumption(space, doubt, factors, [next(gains) for _ in factors], pair.gain) for doubt, factors in wanted]
     found.sort(key=lambda one: abs(math.log(one.flips_at)) / one.sigma_rel if one.flips_at else math.inf)
@@ -83,12 +89,12 @@ def _log_ratio(gain_share: float) -> float:
     return math.log(max(1e-6, 1 - gain_share))
 
 
-def _factors(doubt: Doubt, base_gain: float) -> list[float]:
+def _factors(doubt: Doubt, base_gain: float, ladder: Sequence[float]) -> list[float]:
     """By what to multiply an assumption to speak against the sign of the gain."""
     down = (base_gain > 0) == doubt.less_is_worse
     if not doubt.paths and not down:
         return []  # more reuse than the trace has cannot be simulated
-    return [1 / step if down else step for step in LADDER]
+    return [1 / step if down else step for step in ladder]
 
 
 def _assumption(space: Space, doubt: Doubt, factors: list[float], gains: list[float], base_gain: float) -> Assumption:
@@ -158,7 +164,8 @@ def at_loads(space: Space, run: Runner, goal: str, pair: Pair, speedups: list[fl
     found = {}
     for at, speedup in enumerate(speedups):
         scored = Pair(
-            _scored(space, pair.offload, outcomes[2 * at], goal), _scored(space, pair.without, outcomes[2 * at + 1], goal)
+            _scored(space, pair.offload, outcomes[2 * at], goal),
+            _scored(space, pair.without, outcomes[2 * at + 1], goal),
         )
         found[f"{speedup:.2g}"] = scored.gain
     return found

@@ -104,10 +104,16 @@ def loses(space: Space, tier: str) -> str:
     if least is not None and least <= longest:
         return ""
     needs = worth.break_even_Bps.value
-    wanted = f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has {format_rate(worth.Bps)}" if needs else ""
+    wanted = (
+        f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has {format_rate(worth.Bps)}"
+        if needs
+        else ""
+    )
     if least is None:
         return f"loading takes longer than computing at any length{wanted}"
-    return f"loading wins from {format_tokens(least)} tokens on, the longest prompt has {format_tokens(longest)}{wanted}"
+    return (
+        f"loading wins from {format_tokens(least)} tokens on, the longest prompt has {format_tokens(longest)}{wanted}"
+    )
 
 
 def cpu_tiers(space: Space) -> Found:
@@ -121,7 +127,12 @@ def cpu_tiers(space: Space) -> Found:
         why = f"{format_bytes(limit)} may be used, the GPU's pool is {format_bytes(pool)}: under write-through a tier below twice the pool mostly repeats it"
         return [], [Pruned(what="CPU", why=why)]
     if space.beyond_pool(limit) < LEAST_REUSE / 2 and hit_at(space.traffic, limit) < LEAST_REUSE:
-        return [], [Pruned(what="CPU", why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the prompt tokens")]
+        return [], [
+            Pruned(
+                what="CPU",
+                why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the prompt tokens",
+            )
+        ]
     knee = capacity_for(space.traffic, 0.95 * hit_at(space.traffic, limit))
     rungs, size = {max(least, knee), limit}, least
     while size < limit:
@@ -149,7 +160,10 @@ def _thin(space: Space, rungs: list[int]) -> Found:
             last = rung
         elif rung > last:
             pruned.append(
-                Pruned(what=f"CPU {format_bytes(rung)}", why=f"{gain:+.1%} of the prompt tokens over {format_bytes(last)} on the hit-rate curve")
+                Pruned(
+                    what=f"CPU {format_bytes(rung)}",
+                    why=f"{gain:+.1%} of the prompt tokens over {format_bytes(last)} on the hit-rate curve",
+                )
             )
     return [msgspec.structs.replace(nothing(space), cpu_bytes=size) for size in kept], pruned
 
@@ -159,7 +173,11 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     limit = space.disk_limit_bytes
     target = TARGETS.get(space.base.engine.name)
     alone = target is not None and target.disk_alone
-    pruned = [] if alone else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
+    pruned = (
+        []
+        if alone
+        else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
+    )
     if why := loses(space, "disk"):
         return [], [*pruned, Pruned(what="disk", why=why)]
     if not cpu_sizes:
@@ -183,7 +201,9 @@ def remote_tier(space: Space) -> list[Pruned]:
     """Why a remote pool is not among the simulated placements."""
     if why := loses(space, "remote"):
         return [Pruned(what="remote", why=why)]
-    return [Pruned(what="remote", why="the simulator has no remote pool; the closed form says from which prefix on it wins")]
+    return [
+        Pruned(what="remote", why="the simulator has no remote pool; the closed form says from which prefix on it wins")
+    ]
 
 
 Variation = Callable[[Space, Placement, EngineSpec], Placement | Pruned]
@@ -203,6 +223,11 @@ def _least_load(space: Space, placement: Placement, engine: EngineSpec) -> Place
 def _chunks(space: Space, placement: Placement, engine: EngineSpec) -> Placement | Pruned:
     target = TARGETS.get(engine.name)
     wanted = 16 * engine.block_tokens
+    if not placement.disk_bytes:
+        return Pruned(
+            what=f"chunks of {wanted} tokens",
+            why="chunk sizes of 64 to 1,024 tokens make no difference to a CPU tier (gpustack)",
+        )
     if (target is not None and not target.own_chunks) or placement.chunk_tokens >= wanted:
         return Pruned(what=f"chunks of {wanted} tokens", why=f"{engine.name} stores whole blocks of its own size")
     return msgspec.structs.replace(placement, chunk_tokens=wanted)

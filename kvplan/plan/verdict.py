@@ -39,7 +39,9 @@ def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float)
     """Most prompts do not fit the pool: a prefix cache cannot help, streaming can."""
     pool, size = format_bytes(space.pool_bytes), format_bytes(context_tokens * space.token_bytes)
     if off_bytes > space.cpu_limit_bytes:
-        return refused(f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of {pool} and host memory together")
+        return refused(
+            f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of {pool} and host memory together"
+        )
     return Verdict(
         kind="stream",
         sentence=f"Stream the KV from host memory, or use more GPUs: {format_tokens(context_tokens)} tokens of KV take {size}, the GPU's pool has {pool}; "
@@ -54,7 +56,9 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
     effect = _effect(goal, best, without, space)
     interval = f"95 % interval {lo:+.0%} to {hi:+.0%}"
     if value >= WORTH and lo > 0 and not flips:
-        return Verdict(kind="offload", sentence=f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}.")
+        return Verdict(
+            kind="offload", sentence=f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}."
+        )
     if hi < WORTH or (value < WORTH and not flips):
         reason = f"the best tier ({best.name}) changes the {WORDS[goal]} by {value:+.1%} ({interval})"
         return Verdict(kind="do_not_offload", sentence=f"Do not offload: {reason}{_missed(without)}.", reason=reason)

@@ -11,7 +11,13 @@ from rich.table import Table
 from kvplan.results.plan_result import Assumption, Option, PlanResult, Pruned, Range, TierWorth
 from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
 
-MARKS = {"offload": "[green]✓[/]", "stream": "[green]✓[/]", "do_not_offload": "[red]✗[/]", "tie": "[yellow]=[/]", "cannot_say": "[yellow]?[/]"}
+MARKS = {
+    "offload": "[green]✓[/]",
+    "stream": "[green]✓[/]",
+    "do_not_offload": "[red]✗[/]",
+    "tie": "[yellow]=[/]",
+    "cannot_say": "[yellow]?[/]",
+}
 MOST_OPTIONS = 8
 
 
@@ -32,7 +38,11 @@ def show(console: Console, result: PlanResult) -> None:
         console.print("\n[bold]With and without[/]")
         console.print(_options(result))
     _section(console, "Rests on, most sensitive first", [_assumption(one) for one in result.assumptions])
-    _section(console, "Mind", [f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}" for one in result.notices])
+    _section(
+        console,
+        "Mind",
+        [f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}" for one in result.notices],
+    )
     _section(console, f"Simulated {result.simulated} runs; left out", [_pruned(one) for one in result.pruned])
     for part in result.emission.parts if result.emission else ():
         console.print(f"\n[bold]{part.name}[/] for {result.emission.target} {result.emission.version}")  # type: ignore[union-attr]
@@ -87,7 +97,14 @@ def _when(result: PlanResult) -> Iterator[str | Table]:
         return
     table = _table(("tier", "load", "compute", "wins from", "needs", "has"))
     for one in result.when:
-        table.add_row(one.tier, format_seconds(one.load_s), format_seconds(one.recompute_s), _tokens(one.break_even_tokens), _rate(one.break_even_Bps), _has(one))
+        table.add_row(
+            one.tier,
+            format_seconds(one.load_s),
+            format_seconds(one.recompute_s),
+            _tokens(one.break_even_tokens),
+            _rate(one.break_even_Bps),
+            _has(one),
+        )
     yield f"one request on an idle machine that reuses a prefix of {format_tokens(result.when[0].prefix_tokens)} tokens"
     yield table
     if known.ideal_hit:
@@ -96,7 +113,9 @@ def _when(result: PlanResult) -> Iterator[str | Table]:
             f"nine in ten within {format_seconds(known.reuse_p90_s)}"
         )
     if result.at_load:
-        yield "gain when the traffic arrives " + ", ".join(f"{speed} times as fast: {gain:+.0%}" for speed, gain in result.at_load.items())
+        yield "gain when the traffic arrives " + ", ".join(
+            f"{speed} times as fast: {gain:+.0%}" for speed, gain in result.at_load.items()
+        )
 
 
 def _tokens(span: Range) -> str:
@@ -119,7 +138,10 @@ def _how_much(result: PlanResult) -> Iterator[str]:
         return
     placement = result.placement
     sizes = [(placement.cpu_bytes, "host memory"), (placement.disk_bytes, "disk")]
-    yield " and ".join(f"{format_bytes(size)} of {what}" for size, what in sizes if size) + " for this replica, over all its ranks"
+    yield (
+        " and ".join(f"{format_bytes(size)} of {what}" for size, what in sizes if size)
+        + " for this replica, over all its ranks"
+    )
     for step in result.steps:
         word = "down" if step.capacity_bytes < placement.cpu_bytes else "up"
         yield f"a step {word}, {format_bytes(step.capacity_bytes)}: {step.change:+.1%} in the goal, {step.hit_change:+.1%} of the prompt tokens on the hit-rate curve"
@@ -139,7 +161,15 @@ def _options(result: PlanResult) -> Table:
             shown.append(extra)
     for one in shown:
         mark = "→ " if one == result.chosen else ""
-        table.add_row(f"{mark}{one.name}", _time(one.ttft_s.mean), _time(one.ttft_s.p95), _time(one.itl_s.p95), f"{one.requests_per_s:,.3g}", f"{one.computed:.1%}", _losing(one))
+        table.add_row(
+            f"{mark}{one.name}",
+            _time(one.ttft_s.mean),
+            _time(one.ttft_s.p95),
+            _time(one.itl_s.p95),
+            f"{one.requests_per_s:,.3g}",
+            f"{one.computed:.1%}",
+            _losing(one),
+        )
     return table
 
 
@@ -154,7 +184,9 @@ def _losing(one: Option) -> str:
 def _assumption(one: Assumption) -> str:
     how = f"{one.kind}, ±{1.96 * one.sigma_rel:.0%}"
     if one.flips_at is None:
-        return f"{one.name} ({how}): holds up to {one.tested_to:g} times" if one.tested_to != 1 else f"{one.name} ({how})"
+        return (
+            f"{one.name} ({how}): holds up to {one.tested_to:g} times" if one.tested_to != 1 else f"{one.name} ({how})"
+        )
     return f"{one.name} ({how}): another verdict from {one.flips_at:.2g} times on"
 
 

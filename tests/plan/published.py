@@ -24,7 +24,9 @@ Row = tuple[str, float, float]
 
 def of(model: str, machine: str, *, tp: int = 1, sets: tuple[str, ...] = ()) -> scenario.Scenario:
     """A scenario for closed forms; its trace is never read."""
-    return scenario.load("none.jsonl", model=model, machine=machine, tiers={"gpu_kv": "20GiB"}, run={"tp": tp}, sets=sets)
+    return scenario.load(
+        "none.jsonl", model=model, machine=machine, tiers={"gpu_kv": "20GiB"}, run={"tp": tp}, sets=sets
+    )
 
 
 def ttft_ratio(base: scenario.Scenario, tokens: int, tier: str = "cpu", hit: float = 1.0) -> float:
@@ -37,12 +39,20 @@ def ttft_ratio(base: scenario.Scenario, tokens: int, tier: str = "cpu", hit: flo
     return (front + cold) / (front + cold - saved + load_s(base, tier, prefix))
 
 
-def single(model: str, machine: str, tp: int, tokens: list[int], tier: str = "cpu", key: str = "", sets: tuple[str, ...] = ()) -> Callable[[Any], Iterator[Row]]:
+def single(
+    model: str, machine: str, tp: int, tokens: list[int], tier: str = "cpu", key: str = "", sets: tuple[str, ...] = ()
+) -> Callable[[Any], Iterator[Row]]:
     """One request alone, all of its prompt in a tier, at some lengths."""
 
     def rows(entry: dict[str, Any]) -> Iterator[Row]:
         base = of(model, machine, tp=tp, sets=sets)
-        published = entry["offload_value"][key] if key else [float(entry["ratio"])] if isinstance(entry["ratio"], int | float) else [8.0]
+        published = (
+            entry["offload_value"][key]
+            if key
+            else [float(entry["ratio"])]
+            if isinstance(entry["ratio"], int | float)
+            else [8.0]
+        )
         for size, ratio in zip(tokens, published, strict=True):
             yield f"{entry['id']} {size // 1000}k", ratio, ttft_ratio(base, size, tier)
 
@@ -53,7 +63,9 @@ def batch_hits(share: float) -> Callable[[Any], Iterator[Row]]:
     """Prefill throughput of 512-token prompts of which a share lies in host memory, the GPU keeping nothing of them."""
 
     def rows(entry: dict[str, Any]) -> Iterator[Row]:
-        known = [{"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [i, 10**6 + i]} for i in range(400)]
+        known = [
+            {"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [i, 10**6 + i]} for i in range(400)
+        ]
         timed = []
         for i in range(400):
             hit = int((i + 1) * share) > int(i * share)
@@ -75,7 +87,12 @@ def documents(entry: dict[str, Any]) -> Iterator[Row]:
     """Two passes over 10,000-token documents; the GPU holds 8 of them, host memory 30. The time of the second pass."""
     for count, ratio in zip((8, 16, 32, 64), entry["ratio"], strict=True):
         rows = [
-            {"timestamp": 1000 * (1000 * turn + 4 * doc), "input_length": 10_000, "output_length": 1, "hash_ids": [100 * doc + k for k in range(20)]}
+            {
+                "timestamp": 1000 * (1000 * turn + 4 * doc),
+                "input_length": 10_000,
+                "output_length": 1,
+                "hash_ids": [100 * doc + k for k in range(20)],
+            }
             for turn in range(2)
             for doc in range(count)
         ]
