@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import typer
@@ -29,6 +30,10 @@ def plan(
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.'),
@@ -70,23 +75,26 @@ def plan(
     """Say when to offload KV cache, where to and how much, and how sure that is."""
     if explain_config:
         return _explain(explain_config, machine, gpu_kv, as_json)
-    if not source:
-        raise InputError("which traffic?", hint="name a trace, a scenario, or --explain-config FILE")
+    if bool(source) == bool(sessions):
+        raise InputError(
+            "which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s"
+        )
     from kvplan.plan.answer import plan as answer
     from kvplan.plan.objective import parse_prices, parse_target
     from kvplan.report import plan as report
 
-    wanted = scenarios.load(
-        source, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv}
-    )
-    result = answer(
-        wanted,
-        target=parse_target(wanted.run.target if target is None else target),
-        prices=parse_prices(price) if price else None,
-        max_cpu_bytes=parse_bytes(max_cpu) if max_cpu else None,
-        max_disk_bytes=parse_bytes(max_disk) if max_disk else None,
-        emit_for=emit or "",
-    )
+    with _traffic(source, sessions) as path:
+        wanted = scenarios.load(
+            path, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv}
+        )
+        result = answer(
+            wanted,
+            target=parse_target(wanted.run.target if target is None else target),
+            prices=parse_prices(price) if price else None,
+            max_cpu_bytes=parse_bytes(max_cpu) if max_cpu else None,
+            max_disk_bytes=parse_bytes(max_disk) if max_disk else None,
+            emit_for=emit or "",
+        )
     if as_json:
         emit_json(result)
     else:
@@ -94,6 +102,15 @@ def plan(
     for text in [] if quiet else result.warnings:
         warn(text)
     return Exit.DONE if result.verdict.kind in ("offload", "stream") and result.target_met else Exit.NO
+
+
+def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:
+    """The path of the trace or scenario, generated when there are only numbers."""
+    if sessions is None:
+        return nullcontext(source)
+    from kvplan.plan.sessions import parse_sessions, trace_of
+
+    return trace_of(parse_sessions(sessions))
 
 
 def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) -> int:

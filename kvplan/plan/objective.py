@@ -56,7 +56,7 @@ def parse_target(text: str) -> Target:
     """A target from `ttft_p95<2s,itl_p95<50ms`, `throughput`, `cost` or several of them. Raises InputError."""
     clauses, goal = [], ""
     for part in filter(None, (part.strip() for part in text.split(","))):
-        if part in GOALS:
+        if part in ASKED:
             if goal:
                 raise InputError(f"--target {text}: {goal} and {part} are two goals", hint="name one")
             goal = part
@@ -65,7 +65,7 @@ def parse_target(text: str) -> Target:
         if not match:
             raise InputError(
                 f"--target: {part!r} is not a limit or a goal",
-                hint=f"write ttft_p95<2s, or one of {', '.join(GOALS)}; {did_you_mean(part, GOALS)}",
+                hint=f"write ttft_p95<2s, or one of {', '.join(ASKED)}; {did_you_mean(part, ASKED)}",
             )
         for given, known in ((match["metric"], METRICS), (match["statistic"], STATISTICS)):
             if given not in known:
@@ -130,6 +130,9 @@ GOALS: dict[str, Callable[[Judged], float]] = {
     "cost": _cost,
 }
 """Goal -> score of a result, smaller is better."""
+
+ASKED = ("ttft", "throughput", "cost")
+"""Goals that a user can name; `limits` is the goal of a target with limits and none of these."""
 
 SATURATED = ("throughput", "cost")
 """Goals that compare what the machine can do: the arrivals must not be the limit."""

@@ -144,7 +144,7 @@ def _how_much(result: PlanResult) -> Iterator[str]:
     )
     for step in result.steps:
         word = "down" if step.capacity_bytes < placement.cpu_bytes else "up"
-        yield f"a step {word}, {format_bytes(step.capacity_bytes)}: {step.change:+.1%} in the goal, {step.hit_change:+.1%} of the prompt tokens on the hit-rate curve"
+        yield f"a step {word}, {format_bytes(step.capacity_bytes)}: {step.change:+.1%} in the goal, {step.hit_change:+.1%} of the prompt tokens served"
     if result.pin_s >= 1:
         yield f"pinning it adds about {format_seconds(result.pin_s)} to each start"
     if result.disk_life_years is not None:

@@ -20,7 +20,7 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
     hi: float | None
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The answer in one sentence, and why. `missing` says what would have to be known for an answer."""
 
     kind: Kind
@@ -74,7 +74,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     curve: tuple[HitPoint, ...] = ()
 
 
-class Option(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Option(msgspec.Struct, frozen=True, kw_only=True):
     """A placement that was simulated, and what came out."""
 
     name: str
@@ -127,7 +127,7 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
     gain_at_edge: float  # gain when it is off by its 95 % interval in the bad direction
 
 
-class PlanResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `kvplan plan`, in the order in which it is told."""
 
     schema: str = "kvplan.plan/1"
