@@ -134,6 +134,31 @@ def worth(scenario: Scenario, tier: str, prefix_tokens: int, tail_tokens: int = 
     )
 
 
+def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 0.0) -> float:
+    """Seconds to the first token of one request on an idle machine that finds a share of its prompt in a tier."""
+    overhead, block = scenario.engine.overhead, scenario.engine.block_tokens
+    prefix = min(int(prompt_tokens * hit), prompt_tokens - 1) // block * block if tier else 0
+    front_s = overhead.request_s + overhead.request_token_s * prompt_tokens + overhead.first_token_s
+    moved_s = load_s(scenario, tier, prefix) if prefix else 0.0
+    return front_s + moved_s + step_cost(scenario).prefill_s(prompt_tokens - prefix, prefix, scenario.engine.step_tokens)
+
+
+def prompt_for(scenario: Scenario, tier: str, speedup: float, hit: float = 1.0) -> int | None:
+    """The shortest prompt whose first token comes `speedup` times sooner when a share of it lies in a tier.
+
+    None when no prompt that the model can take does. To a sixteenth of an octave: the ratio grows with the length, but
+    for steps where launches set the pace.
+    """
+    longest = scenario.model.max_context_tokens or LONGEST_TOKENS
+    lengths = (int(2 ** (octave / 16)) for octave in range(16 * 7, 16 * 21))
+    for tokens in lengths:
+        if tokens > longest:
+            return None
+        if ttft_s(scenario, tokens) >= speedup * ttft_s(scenario, tokens, tier, hit):
+            return tokens
+    return None
+
+
 def interval(scenario: Scenario, tier: str, answer: Callable[[Scenario], float]) -> Range:
     """An answer with its 95 % interval: each uncertain number is moved by 1.96 sigma alone, the changes of the
     answer's logarithm are added in quadrature, upwards and downwards apart.

@@ -112,6 +112,15 @@ def _when(result: PlanResult) -> Iterator[str | Table]:
             f"{known.ideal_hit:.1%} of the prompt tokens come again, half of them within {format_seconds(known.reuse_s)}, "
             f"nine in ten within {format_seconds(known.reuse_p90_s)}"
         )
+    for hit in sorted({one.hit for one in result.claims}, reverse=True):
+        places = [
+            f"{one.speedup:g} times from {format_tokens(one.prompt_tokens)} tokens"
+            if one.prompt_tokens
+            else f"{one.speedup:g} times never"
+            for one in result.claims
+            if one.hit == hit
+        ]
+        yield f"a first token can come, with {hit:.0%} of the prompt in host memory, " + ", ".join(places)
     if result.at_load:
         yield "gain when the traffic arrives " + ", ".join(
             f"{speed} times as fast: {gain:+.0%}" for speed, gain in result.at_load.items()

@@ -48,6 +48,18 @@ class TierWorth(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # how that bandwidth is known
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """From which prompt length on a shorter time to first token is possible at all, with a share of the prompt in a tier.
+
+    Null: at no length that the model can take.
+    """
+
+    tier: str
+    speedup: float
+    hit: float
+    prompt_tokens: int | None
+
+
 class HitPoint(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the prompt tokens that an LRU cache of one capacity would serve."""
 
@@ -142,6 +154,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     pool_bytes: int
     bytes_per_token: float
     when: tuple[TierWorth, ...] = ()
+    claims: tuple[Claim, ...] = ()
     placement: Placement
     steps: tuple[Step, ...] = ()
     without: Option | None = None

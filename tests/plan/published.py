@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvplan import scenario
-from kvplan.plan.closed_form import WAY, break_even_Bps, load_s, recompute_s
+from kvplan.plan.closed_form import break_even_Bps, prompt_for, ttft_s
 from kvplan.sim.run import simulate
 from kvplan.sim.summary import arrays
 
@@ -44,12 +44,7 @@ def run_rows(
 
 def ttft_ratio(base: scenario.Scenario, tokens: int, tier: str = "cpu", hit: float = 1.0) -> float:
     """Cold over warm time to first token of one request that finds a share of its prompt in a tier."""
-    overhead = base.engine.overhead
-    front = overhead.request_s + overhead.request_token_s * tokens + overhead.first_token_s
-    prefix = int(tokens * hit) // base.engine.block_tokens * base.engine.block_tokens - base.engine.block_tokens
-    cold = recompute_s(base, tokens - 1, 1)
-    saved = recompute_s(base, prefix, tokens - prefix)
-    return (front + cold) / (front + cold - saved + load_s(base, tier, prefix))
+    return ttft_s(base, tokens) / ttft_s(base, tokens, tier, hit)
 
 
 def single(
@@ -189,7 +184,22 @@ def main() -> None:
         print(f"{name:40} break-even bandwidth {predicted:.2f} times the published one")
 
 
+    for machine, model, tp in HEADLINES:
+        base = of(model, machine, tp=tp)
+        for speedup in (3.0, 10.0, 14.0, 28.0):
+            lengths = [prompt_for(base, "cpu", speedup, hit) for hit in (1.0, 0.9, 0.5)]
+            words = ", ".join(f"{length:,}" if length else "never" for length in lengths)
+            print(f"{model} on {tp} x {machine}: {speedup:g} times sooner from (100, 90, 50 % hits) {words} tokens")
+
+
+HEADLINES = [
+    ("h100-sxm", "llama-3.1-70b", 4),
+    ("gh200", "llama-3.1-70b", 1),
+    ("h100-sxm", "llama-3.1-8b", 1),
+    ("a100-sxm-80gb", "llama-3.1-8b", 1),
+    ("l4", "llama-3.1-8b", 1),
+]
+
+
 if __name__ == "__main__":
     main()
-
-__all__ = ["WAY", "table"]
