@@ -32,7 +32,9 @@ def plan(
     engine: Engine = None,
     sessions: Annotated[
         str | None,
-        typer.Option(metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."),
+        typer.Option(
+            metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."
+        ),
     ] = None,
     target: Annotated[
         str | None,

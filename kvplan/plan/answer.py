@@ -17,6 +17,7 @@ from kvplan.plan.runs import Runner, runner
 from kvplan.plan.search import Simulated, contender, needs_eight_bits, option, overload, search
 from kvplan.plan.sensitivity import Pair, assumptions, at_loads
 from kvplan.plan.space import Space
+from kvplan.plan.targets import check
 from kvplan.plan.warnings import Case, Workload, warnings
 from kvplan.results.plan import Notice, Placement
 from kvplan.results.plan_result import Assumption, Claim, Option, PlanResult, Step, Verdict
@@ -44,6 +45,8 @@ def plan(
     scenario cannot be used, or when the engine of `emit_for` cannot do what was decided.
     """
     space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
+    if emit_for:
+        check(places.nothing(space), emit_for)
     early = _without_simulation(space)
     if early:
         placement = places.nothing(space)
@@ -111,7 +114,9 @@ def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_
 
 
 def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
-    """What was simulated, with an 8-bit KV where the traffic needs it; and by how much the traffic overloads the machine."""
+    """What was simulated, with an 8-bit KV where the traffic needs it; and by how much the traffic overloads the
+    machine.
+    """
     goal = space.target.goal or ("limits" if space.target.clauses else "ttft")
     found = search(space, run, goal)
     if needs_eight_bits(space, found):
@@ -148,7 +153,9 @@ def _flips(doubts: list[Assumption]) -> bool:
 
 
 def _speedups(over: float, goal: str) -> list[float]:
-    """Loads to look at beside the trace's own: half and twice; or what the machine can serve, where the trace is too much."""
+    """Loads to look at beside the trace's own: half and twice; or what the machine can serve, where the trace is too
+    much.
+    """
     if over:
         return [0.5 / over, 0.9 / over]
     return [] if goal in SATURATED else [0.5, 2.0]
@@ -209,7 +216,9 @@ def _claims(base: Scenario) -> tuple[Claim, ...]:
 
 
 def _disk_life(space: Space, chosen: Option) -> float | None:
-    """Years until the disk's share for this replica has been written as often as it endures; None when it is not written."""
+    """Years until the disk's share for this replica has been written as often as it endures; None when it is not
+    written.
+    """
     disk = space.base.machine.disk
     written = chosen.stored_bytes.get("disk", 0)
     if not written or not disk.endurance_bytes:

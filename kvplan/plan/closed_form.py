@@ -1,6 +1,7 @@
 """When loading a prefix beats computing it again, in closed form: per tier, for one request on an idle machine.
 
-Loading n tokens takes the engine's cost of a load, then the tier's link; computing them takes the prefill of n + t tokens
+Loading n tokens takes the engine's cost of a load, then the tier's link; computing them takes the prefill of n + t
+tokens
 less that of the t tokens behind them. Both come from the same step costs and links that the simulator uses, so that a
 placement which is never worth it here is not worth simulating.
 """
@@ -44,7 +45,9 @@ WAY: dict[str, tuple[tuple[Seconds, str], ...]] = {
     "disk": ((_disk_s, "machine.disk.read_Bps"), (_host_s, "machine.link.h2d_Bps")),
     "remote": ((_remote_s, "machine.network.Bps"), (_host_s, "machine.link.h2d_Bps")),
 }
-"""Tier -> the links that its bytes cross one after another on the way to the GPU, each with the number that sets its speed."""
+"""Tier -> the links that its bytes cross one after another on the way to the GPU, each with the number that sets its
+speed.
+"""
 
 PREFILL = ("machine.gpu.gemm_efficiency", "machine.gpu.attention_efficiency")
 
@@ -98,7 +101,8 @@ def break_even_tokens(scenario: Scenario, tier: str, tail_tokens: int = TAIL_TOK
 
 
 def break_even_Bps(scenario: Scenario, tier: str, tokens: int, tail_tokens: int = TAIL_TOKENS) -> float:
-    """Bytes per second that all links of a tier together would have to reach for a prefix to break even; infinity for never.
+    """Bytes per second that all links of a tier together would have to reach for a prefix to break even; infinity for
+    never.
 
     The fixed costs of a load are spent first: bytes / (computing - fixed costs).
     """
@@ -109,7 +113,9 @@ def break_even_Bps(scenario: Scenario, tier: str, tokens: int, tail_tokens: int 
 
 
 def worth(scenario: Scenario, tier: str, prefix_tokens: int, tail_tokens: int = TAIL_TOKENS) -> TierWorth:
-    """Loading from a tier against computing again, at one prefix length and from which length on, with 95 % intervals."""
+    """Loading from a tier against computing again, at one prefix length and from which length on, with 95 %
+    intervals.
+    """
     block = scenario.engine.block_tokens
     prefix = max(block, prefix_tokens // block * block)
     longer = prefix + 16 * block
@@ -140,7 +146,9 @@ def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 
     prefix = min(int(prompt_tokens * hit), prompt_tokens - 1) // block * block if tier else 0
     front_s = overhead.request_s + overhead.request_token_s * prompt_tokens + overhead.first_token_s
     moved_s = load_s(scenario, tier, prefix) if prefix else 0.0
-    return front_s + moved_s + step_cost(scenario).prefill_s(prompt_tokens - prefix, prefix, scenario.engine.step_tokens)
+    return (
+        front_s + moved_s + step_cost(scenario).prefill_s(prompt_tokens - prefix, prefix, scenario.engine.step_tokens)
+    )
 
 
 def prompt_for(scenario: Scenario, tier: str, speedup: float, hit: float = 1.0) -> int | None:

@@ -14,6 +14,10 @@ from kvplan.scenario import Scenario
 from kvplan.sim.run import bytes_per_token
 from kvplan.sizing.pool import kv_pool
 from kvplan.traces import open_trace
+from kvplan.units import format_bytes
+
+LEAST_DOUBT = 1.5
+"""A pool that the user gives is doubted when it is this many times what the engine would leave."""
 
 
 def space_of(
@@ -69,9 +73,11 @@ def narrowed(space: Space) -> Space:
 
 def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:
     """The scenario with its GPU pool, on as many ranks as the weights need."""
-    if scenario.tiers.gpu_kv_bytes:
-        return scenario, []
     tp, machine = scenario.run.tp, scenario.machine
+    if scenario.tiers.gpu_kv_bytes:
+        left = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes
+        doubt = f"the GPU pool is taken as {format_bytes(scenario.tiers.gpu_kv_bytes)}, but the weights leave {format_bytes(left)}"
+        return scenario, [doubt] if scenario.tiers.gpu_kv_bytes > LEAST_DOUBT * left else []
     while tp <= machine.gpus:
         pool = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes
         if pool > 0:

@@ -24,7 +24,9 @@ SMALL_REQUESTS = 2000
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A scenario to run; `reuse` below 1: only that share of its requests keeps the content it has in common with others."""
+    """A scenario to run; `reuse` below 1: only that share of its requests keeps the content it has in common with
+    others.
+    """
 
     scenario: Scenario
     reuse: float = 1.0

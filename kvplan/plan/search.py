@@ -125,14 +125,18 @@ def choose(space: Space, options: Sequence[Option]) -> Option:
 
 
 def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
-    """The best placement that offloads (or none, when no tier is left), and the same without its tiers; KV dtype as asked for."""
+    """The best placement that offloads (or none, when no tier is left), and the same without its tiers; KV dtype as
+    asked for.
+    """
     plain = [one for one in found.options if one.placement.kv_dtype == space.base.run.kv_dtype]
     best = choose(space, [one for one in plain if one.placement.offloads] or plain)
     return best, found.of(places.nothing(space))
 
 
 def needs_eight_bits(space: Space, found: Simulated) -> bool:
-    """Is the target missed, or the pool too small for the traffic, with the KV dtype as it is; and an 8-bit KV better."""
+    """Is the target missed, or the pool too small for the traffic, with the KV dtype as it is; and an 8-bit KV
+    better.
+    """
     best, _ = contender(space, found)
     narrow = [one for one in found.options if one.placement.kv_dtype != space.base.run.kv_dtype]
     if not narrow:

@@ -1,4 +1,6 @@
-"""How far off an assumption may be before the verdict is another one: both placements are simulated again with it moved."""
+"""How far off an assumption may be before the verdict is another one: both placements are simulated again with it
+moved.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[Assumption], Range]:
-    """Each assumption with the factor at which the gain changes its sign, most sensitive first; and the gain's interval."""
+    """Each assumption with the factor at which the gain changes its sign, most sensitive first; and the gain's
+    interval.
+    """
     ladder = LADDER if space.traffic.requests <= LONG_REQUESTS else LADDER[:1]
     wanted = [(doubt, _factors(doubt, pair.gain, ladder)) for doubt in doubts(pair.offload.placement)]
     moves = [
@@ -79,7 +83,9 @@ def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[
 
 
 def _interval(value: float, edges: list[float]) -> Range:
-    """The interval of a gain from its values at the edge of each assumption: score ratios add up in quadrature as logarithms."""
+    """The interval of a gain from its values at the edge of each assumption: score ratios add up in quadrature as
+    logarithms.
+    """
     ratio = _log_ratio(value)
     spread = math.sqrt(sum((_log_ratio(edge) - ratio) ** 2 for edge in edges))
     return Range(value=value, lo=1 - math.exp(ratio + spread), hi=1 - math.exp(ratio - spread))

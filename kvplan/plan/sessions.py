@@ -23,7 +23,9 @@ LENGTH_CV, THINK_CV = 0.5, 0.7  # assumed spreads around the given means
 
 
 class Sessions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `users=40,turns=8,input=600,output=300,think=60s,shared=1k` says; `input` is what a user adds at each turn."""
+    """What `users=40,turns=8,input=600,output=300,think=60s,shared=1k` says; `input` is what a user adds at each
+    turn.
+    """
 
     users: int = 10
     turns: int = 6

@@ -26,7 +26,9 @@ LEAST_STEP = 0.002
 EIGHT_BITS = "fp8"
 
 DRAM_PER_DISK_PRICE = 20.0
-"""A GiB of host memory costs about as much as this many GiB of NVMe; only used to order equal options without prices."""
+"""A GiB of host memory costs about as much as this many GiB of NVMe; only used to order equal options without
+prices.
+"""
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +60,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         return placement.tp * prices.gpu + tiers / GiB
 
     def expense(self, placement: Placement) -> float:
-        """What to save among equals: money when there are prices, else bytes of host memory and a twentieth of those on disk."""
+        """What to save among equals: money when there are prices, else bytes of host memory and a twentieth of those
+        on disk.
+        """
         cost = self.cost_per_hour(placement)
         return cost if cost is not None else placement.cpu_bytes + placement.disk_bytes / DRAM_PER_DISK_PRICE
 
@@ -90,7 +94,10 @@ def ruled_out(space: Space) -> str:
         return f"the traffic repeats {known.ideal_hit:.1%} of its prompt tokens: there is nothing to load"
     everything = known.curve[-1].capacity_bytes
     if everything <= space.pool_bytes / 2:
-        return f"all that is reused lies within {format_bytes(everything)}: the GPU's pool of {format_bytes(space.pool_bytes)} keeps it"
+        return (
+            f"all that is reused lies within {format_bytes(everything)}: the GPU's pool of "
+            f"{format_bytes(space.pool_bytes)} keeps it"
+        )
     return ""
 
 
@@ -105,7 +112,8 @@ def loses(space: Space, tier: str) -> str:
         return ""
     needs = worth.break_even_Bps.value
     wanted = (
-        f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has {format_rate(worth.Bps)}"
+        f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has "
+        f"{format_rate(worth.Bps)}"
         if needs
         else ""
     )
@@ -124,13 +132,17 @@ def cpu_tiers(space: Space) -> Found:
     write_through = space.base.engine.offload.store != "on_evict"
     least = 2 * pool if write_through else pool / 2
     if limit < least:
-        why = f"{format_bytes(limit)} may be used, the GPU's pool is {format_bytes(pool)}: under write-through a tier below twice the pool mostly repeats it"
+        why = (
+            f"{format_bytes(limit)} may be used, the GPU's pool is {format_bytes(pool)}: under "
+            "write-through a tier below twice the pool mostly repeats it"
+        )
         return [], [Pruned(what="CPU", why=why)]
     if space.beyond_pool(limit) < LEAST_REUSE / 2 and hit_at(space.traffic, limit) < LEAST_REUSE:
         return [], [
             Pruned(
                 what="CPU",
-                why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the prompt tokens",
+                why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the "
+                "prompt tokens",
             )
         ]
     knee = capacity_for(space.traffic, 0.95 * hit_at(space.traffic, limit))
@@ -185,7 +197,10 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     largest = max(cpu_sizes)
     gain = hit_at(space.traffic, limit) - hit_at(space.traffic, largest)
     if limit <= largest or gain < LEAST_REUSE:
-        why = f"{format_bytes(limit)} of disk would serve {max(0.0, gain):.1%} of the prompt tokens more than {format_bytes(largest)} of host memory"
+        why = (
+            f"{format_bytes(limit)} of disk would serve {max(0.0, gain):.1%} of the prompt tokens more than "
+            f"{format_bytes(largest)} of host memory"
+        )
         return [], [*pruned, Pruned(what="CPU+disk", why=why)]
     enough = min(limit, capacity_for(space.traffic, 0.99 * hit_at(space.traffic, limit)))
     sizes = sorted({_whole(enough, limit), _whole(limit, limit)})

@@ -40,13 +40,17 @@ def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float)
     pool, size = format_bytes(space.pool_bytes), format_bytes(context_tokens * space.token_bytes)
     if off_bytes > space.cpu_limit_bytes:
         return refused(
-            f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of {pool} and host memory together"
+            f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of "
+            f"{pool} and host memory together"
         )
     return Verdict(
         kind="stream",
-        sentence=f"Stream the KV from host memory, or use more GPUs: {format_tokens(context_tokens)} tokens of KV take {size}, the GPU's pool has {pool}; "
-        f"with {format_bytes(off_bytes)} read over the link at each step a token takes {format_seconds(step_s)} ({1 / step_s:.3g} tokens/s).",
-        reason="engines with a prefix cache need the whole context of a running request on the GPU: no tier below it lets such a request run",
+        sentence=f"Stream the KV from host memory, or use more GPUs: {format_tokens(context_tokens)} tokens "
+        f"of KV take {size}, the GPU's pool has {pool}; "
+        f"with {format_bytes(off_bytes)} read over the link at each step a token takes "
+        f"{format_seconds(step_s)} ({1 / step_s:.3g} tokens/s).",
+        reason="engines with a prefix cache need the whole context of a running request on the GPU: no tier "
+        "below it lets such a request run",
     )
 
 
@@ -64,7 +68,8 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
         return Verdict(kind="do_not_offload", sentence=f"Do not offload: {reason}{_missed(without)}.", reason=reason)
     return Verdict(
         kind="tie",
-        sentence=f"A tie: {best.name} gains {value:+.1%} in {WORDS[goal]} ({interval}), which its assumptions do not settle{_missed(best)}.",
+        sentence=f"A tie: {best.name} gains {value:+.1%} in {WORDS[goal]} ({interval}), which its assumptions "
+        f"do not settle{_missed(best)}.",
         reason="the gain changes its sign within the uncertainty of what it rests on",
     )
 
@@ -83,7 +88,10 @@ def _effect(goal: str, best: Option, without: Option, space: Space) -> str:
         return words
     if goal == "limits":
         worst = max(space.target.clauses, key=lambda one: _of(without, one.metric, one.statistic) / one.limit_s)
-        return f"{worst.name} {_pair(_of(best, worst.metric, worst.statistic), _of(without, worst.metric, worst.statistic))}"
+        return (
+            f"{worst.name} "
+            f"{_pair(_of(best, worst.metric, worst.statistic), _of(without, worst.metric, worst.statistic))}"
+        )
     return f"mean time to first token {_pair(best.ttft_s.mean or 0.0, without.ttft_s.mean or 0.0)}"
 
 

@@ -73,8 +73,10 @@ def _asides(result: PlanResult) -> Iterator[str]:
         yield f"  missing: {result.verdict.missing}"
     if result.overload:
         yield (
-            f"  The traffic is {result.overload:.1f} times what the machine serves in the time: the queue grows, and times to first token "
-            f"say little.\n  Ranked by {result.objective}; about {result.overload + 0.5:.0f} such replicas would keep up."
+            f"  The traffic is {result.overload:.1f} times what the machine serves in the time: the queue "
+            "grows, and times to first token "
+            f"say little.\n  Ranked by {result.objective}; about {result.overload + 0.5:.0f} such replicas "
+            "would keep up."
         )
     yield from _eight_bits(result)
 
@@ -109,7 +111,8 @@ def _when(result: PlanResult) -> Iterator[str | Table]:
     yield table
     if known.ideal_hit:
         yield (
-            f"{known.ideal_hit:.1%} of the prompt tokens come again, half of them within {format_seconds(known.reuse_s)}, "
+            f"{known.ideal_hit:.1%} of the prompt tokens come again, half of them within "
+            f"{format_seconds(known.reuse_s)}, "
             f"nine in ten within {format_seconds(known.reuse_p90_s)}"
         )
     for hit in sorted({one.hit for one in result.claims}, reverse=True):
@@ -153,7 +156,10 @@ def _how_much(result: PlanResult) -> Iterator[str]:
     )
     for step in result.steps:
         word = "down" if step.capacity_bytes < placement.cpu_bytes else "up"
-        yield f"a step {word}, {format_bytes(step.capacity_bytes)}: {step.change:+.1%} in the goal, {step.hit_change:+.1%} of the prompt tokens served"
+        yield (
+            f"a step {word}, {format_bytes(step.capacity_bytes)}: {step.change:+.1%} in the goal, "
+            f"{step.hit_change:+.1%} of the prompt tokens served"
+        )
     if result.pin_s >= 1:
         yield f"pinning it adds about {format_seconds(result.pin_s)} to each start"
     if result.disk_life_years is not None:

@@ -49,7 +49,8 @@ class TierWorth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """From which prompt length on a shorter time to first token is possible at all, with a share of the prompt in a tier.
+    """From which prompt length on a shorter time to first token is possible at all, with a share of the prompt in a
+    tier.
 
     Null: at no length that the model can take.
     """
@@ -68,7 +69,9 @@ class HitPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What the traffic reuses: the ceiling of any cache, lengths and intervals of what comes back, and the hit-rate curve."""
+    """What the traffic reuses: the ceiling of any cache, lengths and intervals of what comes back, and the hit-rate
+    curve.
+    """
 
     requests: int
     span_s: float

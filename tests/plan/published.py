@@ -1,7 +1,7 @@
 """Published effects of offloading beside what kvplan predicts: `python -m tests.plan.published` prints the table.
 
-Each entry of the collected figures that says model, GPU, workload and tier well enough is a case here; NOT_ENOUGH says why the others
-are not. An effect is a speed-up: time (or work per time) without the tier over the same with it.
+Each entry of the collected figures that says model, GPU, workload and tier well enough, and compares with and without,
+is a case here. An effect is a speed-up: time (or work per time) without the tier over the same with it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def remote_128k(entry: dict[str, Any]) -> Iterator[Row]:
 
 
 SETS = ("engine.overhead.pause_s=0",)
-"""The collector pauses were measured on a vLLM 0.24 server; the published batches ran on earlier versions, without a server."""
+"""The collector pauses were measured on a vLLM 0.24 server; the published batches ran on earlier versions, without a
+server.
+"""
 
 LENGTHS = [10_000 * n for n in range(1, 11)]
 
@@ -155,8 +157,10 @@ CASES: dict[str, Callable[[Any], Iterator[Row]]] = {
 """Entry -> what kvplan says to it."""
 
 EXPLAINED: dict[str, str] = {
-    "vllm-native-tput-8b-h0": "a loss of 3 % comes out as none: stores hide behind the next step, but for the pauses left out here",
-    "vllm-pr10874 64 documents": "64 documents in turn through room for 30: LRU hits nothing; the version measured kept some",
+    "vllm-native-tput-8b-h0": "a loss of 3 % comes out as none: stores hide behind the next step, but for "
+    "the pauses left out here",
+    "vllm-pr10874 64 documents": "64 documents in turn through room for 30: LRU hits nothing; the version "
+    "measured kept some",
 }
 """Rows whose sign comes out differently, and why."""
 
@@ -180,9 +184,8 @@ def main() -> None:
     right = sum(sign(published) == sign(predicted) for _, published, predicted in rows)
     print(f"{right} of {len(rows)} signs")
     entries = {entry["id"]: entry for entry in map(json.loads, FILE.read_text().splitlines())}
-    for name, published, predicted in threshold(entries["mooncake-fast25-threshold"]):
+    for name, _, predicted in threshold(entries["mooncake-fast25-threshold"]):
         print(f"{name:40} break-even bandwidth {predicted:.2f} times the published one")
-
 
     for machine, model, tp in HEADLINES:
         base = of(model, machine, tp=tp)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plan.published import EXPLAINED, FILE, sign, table, threshold
+from tests.plan.published import EXPLAINED, FILE, sign, table
 
 pytestmark = pytest.mark.skipif(
     not FILE.exists(), reason="the collected published figures are not beside this checkout"
