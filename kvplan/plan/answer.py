@@ -11,7 +11,7 @@ from kvplan.plan import closed_form
 from kvplan.plan import space as places
 from kvplan.plan import verdict as verdicts
 from kvplan.plan.emit import emit
-from kvplan.plan.objective import SATURATED, Prices, Target
+from kvplan.plan.objective import Prices, Target
 from kvplan.plan.question import narrowed, space_of
 from kvplan.plan.runs import Runner, runner
 from kvplan.plan.search import Simulated, contender, needs_eight_bits, option, overload, search
@@ -85,7 +85,7 @@ def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_
     space, found, over = _searched(space, run)
     pair = Pair(*contender(space, found))
     doubts, interval = assumptions(space, run, found.goal, pair)
-    speedups = _speedups(over, found.goal)
+    speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
     placement = chosen.placement
@@ -129,13 +129,10 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
         ]
         found.options.extend(wide.options[at] for at in kept)
         found.results.extend(wide.results[at] for at in kept)
-    span_s = space.traffic.span_s / space.base.run.speedup
+    span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
     asked = space.base.run.kv_dtype
-    over = min(
-        overload(result, span_s)
-        for one, result in zip(found.options, found.results, strict=True)
-        if one.placement.kv_dtype == asked
-    )
+    results = zip(found.options, found.results, strict=True)
+    over = min(overload(result, span_s) for one, result in results if one.placement.kv_dtype == asked)
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
         rescored = [
             option(space, one.placement, result, "throughput")
@@ -152,13 +149,13 @@ def _flips(doubts: list[Assumption]) -> bool:
     )
 
 
-def _speedups(over: float, goal: str) -> list[float]:
-    """Loads to look at beside the trace's own: half and twice; or what the machine can serve, where the trace is too
+def _speedups(space: Space, over: float) -> list[float]:
+    """Loads to look at beside the trace's own: half and twice, or what the machine can serve where the trace is too
     much.
     """
     if over:
         return [0.5 / over, 0.9 / over]
-    return [] if goal in SATURATED else [0.5, 2.0]
+    return [] if space.target.saturates or not space.traffic.span_s else [0.5, 2.0]
 
 
 def _steps(found: Simulated, chosen: Option) -> tuple[Step, ...]:

@@ -47,6 +47,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     clauses: tuple[Clause, ...] = ()
     goal: str = ""  # a name in GOALS; empty: the plan's choice
 
+    @property
+    def saturates(self) -> bool:
+        """Is it asked what the machine can do at most: then the arrivals must not be the limit."""
+        return self.goal in SATURATED and not self.clauses
+
     def missed(self, result: SimResult) -> tuple[str, ...]:
         """Names of the clauses that a result misses."""
         return tuple(one.name for one in self.clauses if (value := one.value_s(result)) is None or value > one.limit_s)
@@ -135,7 +140,7 @@ ASKED = ("ttft", "throughput", "cost")
 """Goals that a user can name; `limits` is the goal of a target with limits and none of these."""
 
 SATURATED = ("throughput", "cost")
-"""Goals that compare what the machine can do: the arrivals must not be the limit."""
+"""Goals that compare what the machine can do at most, when no limits are to be met at the traffic's own load."""
 
 WORDS = {
     "ttft": "mean time to first token",

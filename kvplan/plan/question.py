@@ -6,7 +6,7 @@ import msgspec
 
 from kvplan.errors import InputError
 from kvplan.plan import closed_form
-from kvplan.plan.objective import SATURATED, Prices, Target
+from kvplan.plan.objective import Prices, Target
 from kvplan.plan.space import EIGHT_BITS, Space
 from kvplan.plan.traffic import traffic
 from kvplan.results.plan_result import HitPoint, TierWorth
@@ -33,7 +33,7 @@ def space_of(
     token_bytes = bytes_per_token(base)
     known = traffic(trace, token_bytes)
     share = run.tp / machine.gpus
-    if target.goal in SATURATED and known.span_s:
+    if target.saturates and known.span_s:
         base = msgspec.structs.replace(base, run=msgspec.structs.replace(run, speedup=run.speedup * known.span_s))
         notes.append("arrivals are compressed until the machine is the limit: what is compared is what it can serve")
     host_bytes = int(machine.host.memory_bytes * machine.host.usable_fraction * share)
@@ -76,7 +76,8 @@ def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:
     tp, machine = scenario.run.tp, scenario.machine
     if scenario.tiers.gpu_kv_bytes:
         left = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes
-        doubt = f"the GPU pool is taken as {format_bytes(scenario.tiers.gpu_kv_bytes)}, but the weights leave {format_bytes(left)}"
+        given = format_bytes(scenario.tiers.gpu_kv_bytes)
+        doubt = f"the GPU pool is taken as {given}, but the weights leave {format_bytes(left)}"
         return scenario, [doubt] if scenario.tiers.gpu_kv_bytes > LEAST_DOUBT * left else []
     while tp <= machine.gpus:
         pool = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes

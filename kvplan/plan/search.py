@@ -105,7 +105,7 @@ def option(space: Space, placement: Placement, result: SimResult, goal: str) -> 
 def name_of(placement: Placement) -> str:
     """A placement in a few words."""
     tiers = [(placement.cpu_bytes, "CPU"), (placement.disk_bytes, "disk")]
-    words = " + ".join(f"{what} {format_bytes(size)}" for size, what in tiers if size) or "GPU only"
+    words = " + ".join(f"{what} {format_bytes(size, 0)}" for size, what in tiers if size) or "GPU only"
     if placement.kv_dtype != "auto":
         words += f", {placement.kv_dtype} KV"
     if placement.load_min_tokens:
@@ -116,9 +116,9 @@ def name_of(placement: Placement) -> str:
 
 
 def choose(space: Space, options: Sequence[Option]) -> Option:
-    """The best by requests served and score; among equals the cheapest, then the plainest."""
-    served = min(one.rejected for one in options)
-    candidates = [one for one in options if one.rejected == served]
+    """The best by requests served, limits met and score; among equals the cheapest, then the plainest."""
+    least = min((one.rejected, len(one.missed)) for one in options)
+    candidates = [one for one in options if (one.rejected, len(one.missed)) == least]
     best = min(one.score for one in candidates)
     near = [one for one in candidates if one.score <= best * (1 + SAME)]
     return min(near, key=lambda one: (space.expense(one.placement), len(one.name), one.score))
@@ -148,10 +148,17 @@ def needs_eight_bits(space: Space, found: Simulated) -> bool:
 
 
 def gain(offload: Option, without: Option) -> float:
-    """What an option gains over another, as a share of the score; 1 when only the first serves all that it can."""
+    """What an option gains over another, as a share of the score; 1 when only it serves all requests that can be."""
     if offload.rejected < without.rejected:
         return 1.0
     return 1 - offload.score / without.score if without.score else 0.0
+
+
+def rescored(space: Space, found: Simulated, goal: str) -> Simulated:
+    """The same simulations, seen with another goal."""
+    pairs = zip(found.options, found.results, strict=True)
+    options = [option(space, one.placement, result, goal) for one, result in pairs]
+    return msgspec.structs.replace(found, options=options, goal=goal)
 
 
 def overload(result: SimResult, span_s: float) -> float:

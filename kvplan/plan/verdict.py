@@ -58,6 +58,8 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
     """The verdict on the best offloading placement against the same without it."""
     value, lo, hi = gain.value or 0.0, gain.lo or 0.0, gain.hi or 0.0
     effect = _effect(goal, best, without, space)
+    if best.cost_per_hour is not None and without.cost_per_hour is not None and goal != "cost":
+        effect += f", for {best.cost_per_hour:.3g} instead of {without.cost_per_hour:.3g} an hour"
     interval = f"95 % interval {lo:+.0%} to {hi:+.0%}"
     if value >= WORTH and lo > 0 and not flips:
         return Verdict(

@@ -169,7 +169,7 @@ def _how_much(result: PlanResult) -> Iterator[str]:
 
 
 def _options(result: PlanResult) -> Table:
-    table = _table(("", "TTFT mean", "p95", "between p95", "requests/s", "computed", "losing loads"))
+    table = _table(("", "TTFT mean", "p95", "ITL p95", "req/s", "computed", "losing loads"))
     shown = list(result.options[:MOST_OPTIONS])
     for extra in (result.without, result.chosen):
         if extra is not None and extra not in shown:
