@@ -14,7 +14,7 @@ from kvplan.plan.emit import emit
 from kvplan.plan.objective import Prices, Target
 from kvplan.plan.question import narrowed, space_of
 from kvplan.plan.runs import Runner, runner
-from kvplan.plan.search import Simulated, contender, needs_eight_bits, option, overload, search
+from kvplan.plan.search import Simulated, contender, needs_eight_bits, overload, rescored, search
 from kvplan.plan.sensitivity import Pair, assumptions, at_loads
 from kvplan.plan.space import Space
 from kvplan.plan.targets import check
@@ -83,7 +83,10 @@ def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
 
 def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_path: str) -> PlanResult:
     space, found, over = _searched(space, run)
-    pair = Pair(*contender(space, found))
+    best, without = contender(space, found)
+    if space.target.clauses and len(best.missed) < len(without.missed):
+        found = rescored(space, found, "limits")  # chosen by its price, worth it because it meets the limits
+    pair = Pair(found.of(best.placement), found.of(without.placement))
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
@@ -134,11 +137,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     results = zip(found.options, found.results, strict=True)
     over = min(overload(result, span_s) for one, result in results if one.placement.kv_dtype == asked)
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
-        rescored = [
-            option(space, one.placement, result, "throughput")
-            for one, result in zip(found.options, found.results, strict=True)
-        ]
-        found = msgspec.structs.replace(found, options=rescored, goal="throughput")
+        found = rescored(space, found, "throughput")
     return space, found, over
 
 
