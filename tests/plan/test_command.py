@@ -102,7 +102,7 @@ def test_a_day_in_the_life_of_the_conversation_trace() -> None:
 def test_least_cost_takes_the_cheapest_tier_that_meets_the_limits() -> None:
     asked = ("idle-users", "--target", "cost,ttft_p95<2s", "--price", "gpu=2.5,cpu=0.004,disk=0.0001", "--json")
     document = json.loads(kvplan(*asked).stdout)
-    meeting = [one for one in document["options"] if not one["missed"] and one["placement"].get("kv_dtype") is None]
+    meeting = [one for one in document["options"] if not one["missed"] and one["placement"]["kv_dtype"] == "auto"]
     assert document["without"]["missed"] == ["ttft_p95"]
     assert document["verdict"]["kind"] == "offload"
     assert document["chosen"]["cost_per_hour"] == min(one["cost_per_hour"] for one in meeting)
