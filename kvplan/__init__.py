@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from kvplan.engine import EngineSpec
     from kvplan.hardware import Machine
     from kvplan.model import ModelSpec
+    from kvplan.results.simulate import SimResult
     from kvplan.results.size import SizeResult
 
 __version__ = "0.1.0"
@@ -26,3 +30,35 @@ def size(
         machine=catalog.machine(machine) if isinstance(machine, str) else machine,
         **options,
     )
+
+
+def simulate(
+    source: str | Path,
+    *,
+    model: str | None = None,
+    machine: str | None = None,
+    engine: str | None = None,
+    sets: Mapping[str, object] | None = None,
+    **options: Any,
+) -> SimResult:
+    """Replay a trace or a scenario file, as `kvplan simulate` does.
+
+    Options are those of the command (`gpu_kv="8GiB"`, `cpu`, `disk`, `policy`, `speedup`, `limit`, `max_input`,
+    `target`, `seed`); `sets` maps the path of any field to its value. Raises InputError for what cannot be used.
+    """
+    from kvplan import scenario
+    from kvplan.sim.run import simulate as replay
+
+    changed = {**(sets or {}), **({"engine.offload.policy": options.pop("policy")} if "policy" in options else {})}
+    if "max_input" in options:
+        options["max_input_tokens"] = options.pop("max_input")
+    wanted = scenario.load(
+        str(source),
+        model=model,
+        machine=machine,
+        engine=engine,
+        tiers={name: options.pop(name) for name in scenario.SIZES if name in options},
+        run=options,
+        sets=[f"{path}={value}" for path, value in changed.items()],
+    )
+    return replay(wanted)[0]

@@ -21,22 +21,37 @@ kvplan simulate trace.jsonl --model llama-3.1-8b --machine h100-sxm --gpu-kv 8Gi
 
 
 def simulate(
-    source: Annotated[str, typer.Argument(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name."),
+    ],
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
-    gpu_kv: Annotated[str | None, typer.Option(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves.")] = None,
+    gpu_kv: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves."),
+    ] = None,
     cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
     disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
     policy: Annotated[str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier.")] = None,
     speedup: Annotated[float | None, typer.Option(metavar="X", help="Replay the arrivals X times as fast.")] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
-    max_input: Annotated[int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,
-    target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")] = None,
+    max_input: Annotated[
+        int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")
+    ] = None,
     sets: Set = None,
     requests_out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"
+        ),
     ] = None,
     as_json: As_json = False,
     quiet: Quiet = False,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from kvplan.cost import StepCost
@@ -25,19 +26,22 @@ class Job:
     """A request on its way through a replica."""
 
     __slots__ = (
-        "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
+        "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s",
+        "promoted", "weighed_s", "paused_s", "held_s",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
         self.request = request
         self.prompt = request.prompt_tokens
+        self.target = self.prompt  # tokens whose KV it needs before it decodes: the prompt, after a preemption also what it generated
         self.output = output
         self.arrival_s = request.arrival_s
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
+        self.paused_s = -1.0  # when it got the last token before a preemption; -1: it runs
+        self.held_s = 0.0  # its first token waited so long behind stores
         self.weighed_s = 0.0  # of load_s, what has been compared with computing again
         self.promoted: range | None = None  # tokens that it had read from the disk
         self.leaf: Node | None = None  # deepest run of its prompt's content
@@ -56,16 +60,11 @@ class Job:
         self.preemptions = 0
         self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
 
-    @property
-    def target(self) -> int:
-        """Tokens whose KV is needed before the next output token: the prompt, and what was generated before a preemption."""
-        return self.prompt + self.emitted if self.preemptions else self.prompt
-
 
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s", "launched_s", "paused")
+    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s", "launched_s", "paused", "held_s")
 
     def __init__(self, made_s: float, ready_s: float) -> None:
         self.launched_s = made_s  # when the host has launched all of it
@@ -74,6 +73,7 @@ class Plan:
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
         self.duration_s = 0.0
+        self.held_s = 0.0  # its tokens waited so long behind stores
         self.paused = False
         self.start_s = -1.0
 
@@ -128,7 +128,7 @@ class Replica:
         self.pauses = Pauses(engine, offloading=transfers.cpu is not None)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
-        self.stuck = False  # nobody can be admitted before something is freed
+        self.stuck: Job | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self._bulk: Bulk | None = None
         self._timer = 0
         transfers.freed = self.freed
@@ -148,8 +148,8 @@ class Replica:
 
     def freed(self) -> None:
         """Blocks have become evictable without a step of the engine."""
-        if self.stuck:
-            self.stuck = False
+        if self.stuck is not None:
+            self.stuck = None
             self.wake()
 
     def loaded(self, job: Job) -> None:
@@ -161,7 +161,7 @@ class Replica:
 
     def unblocked(self) -> None:
         """What a held job waited for has happened."""
-        self.stuck = False
+        self.stuck = None
         self.wake()
 
     def busy_until_s(self) -> float:
@@ -203,7 +203,9 @@ class Replica:
         plan, now = self.executing, self.env.now
         assert plan is not None
         self.executing = None
-        seen_s = self.transfers.outputs_seen_s(now) + self.engine.overhead.collect_s
+        free_s = self.transfers.outputs_seen_s(now)
+        plan.held_s = free_s - now
+        seen_s = free_s + self.engine.overhead.collect_s
         for job, new, context in plan.chunks:
             if job.running:
                 self.transfers.store(job, context + new)
@@ -224,15 +226,27 @@ class Replica:
                 continue
             job.emitted += 1
             if job.emitted == 1:
-                job.first_s = now
+                job.first_s, job.held_s = now, plan.held_s
+            elif job.paused_s >= 0:  # its last token came before it was preempted
+                self.recorder.intervals(now - job.paused_s, 1)
+                job.paused_s = -1.0
             else:
                 tokens += 1
             if job.emitted >= job.output:
                 self._finish(job)
         if tokens:
-            self.recorder.intervals(now - self.handled_s, tokens)
+            self._interval(plan, now - self.handled_s, tokens)
         self.handled_s = now
         self._pump()
+
+    def _interval(self, plan: Plan, seconds: float, tokens: int) -> None:
+        """A step has given `tokens` tokens that came `seconds` after the ones before them."""
+        self.recorder.intervals(seconds, tokens)
+        slow = self.recorder.slow
+        if seconds > slow.limit_s and self.recorder.measuring:
+            attention_s = self.cost.decode_attention_s([job.computed for job in plan.decodes])
+            decode_s = self.cost.busy_s((), len(plan.decodes), attention_s, len(plan.decodes))
+            slow.add(seconds, tokens, step_s=plan.duration_s, decode_s=decode_s, held_s=plan.held_s)
 
     def _finish(self, job: Job) -> None:
         job.last_s = self.env.now
@@ -257,7 +271,7 @@ class Replica:
         gpu.unpin(leaf)
         job.blocks = job.shared_tokens = 0
         job.leaf = job.own_tail = None
-        self.stuck = False
+        self.stuck = None
 
     # -- planning a step ---------------------------------------------------------------------------------------------------
 
@@ -276,11 +290,13 @@ class Replica:
             new = min(need, budget) if need > 0 else 1
             if new <= 0 or budget <= 0:
                 break
-            while job.running and not self._allocate(job, job.computed + new):
-                self._preempt(self.running[-1])
-                preempted = True
-            if not job.running:
-                break
+            upto = job.computed + new
+            if upto > job.blocks * self.block:
+                while job.running and not self._allocate(job, upto):
+                    self._preempt(self.running[-1])
+                    preempted = True
+                if not job.running:
+                    break
             self._add(plan, job, new)
             budget -= new
         if not preempted or plan.empty:  # after a preemption nobody is admitted in the same step
@@ -320,8 +336,11 @@ class Replica:
         self.running.remove(job)
         self._keep_generated(job)
         self._release(job)
+        if job.emitted and job.paused_s < 0:
+            job.paused_s = self.handled_s
         job.computed = 0
         job.planned = job.emitted
+        job.target = job.prompt + job.emitted
         job.epoch += 1
         job.preemptions += 1
         job.stored = 0
@@ -349,34 +368,34 @@ class Replica:
     # -- admission ---------------------------------------------------------------------------------------------------------
 
     def _admit(self, plan: Plan, budget: int) -> None:
-        if self.stuck:
-            self._unwedge()
-            return
-        for job in [job for job in self.held if self._ready(job)]:
+        for job in self._line():
             if budget <= 0 or len(self.running) >= self.engine.max_batch:
                 return
             new = self._try(job, budget)
             if new is None:
-                self.stuck = True
-                self._unwedge()
-                return
-            if new:
+                self.stuck = job
+                break
+            if self.waiting and self.waiting[0] is job:
+                self.waiting.popleft()
+                if not new:
+                    self.held.append(job)
+            elif new:
                 self.held.remove(job)
+            if new:
                 self._start(plan, job, new)
                 budget -= new
-        while self.waiting and budget > 0 and len(self.running) < self.engine.max_batch:
-            job = self.waiting[0]
-            new = self._try(job, budget)
-            if new is None:
-                self.stuck = True
-                self._unwedge()
+        if self.stuck is not None:
+            self._unwedge()
+
+    def _line(self) -> Iterator[Job]:
+        """Who may be admitted, in order: held jobs that can go on, then the waiting line; nobody behind one that did not fit."""
+        for job in list(self.held):
+            if job is self.stuck:
                 return
-            self.waiting.popleft()
-            if not new:
-                self.held.append(job)
-                continue
-            self._start(plan, job, new)
-            budget -= new
+            if self._ready(job):
+                yield job
+        while self.waiting and self.stuck is None:
+            yield self.waiting[0]
 
     def _ready(self, job: Job) -> bool:
         """Can a held job go on: nothing is on its way for it, and the scheduler has been told so."""
@@ -514,7 +533,7 @@ class Replica:
         """Take as many equal decode steps as nothing can change, in one event."""
         first = self.executing
         assert first is not None
-        if len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.env.now:
+        if first.chunks or len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.env.now:
             return
         jobs = first.decodes
         now = self.env.now
@@ -539,9 +558,11 @@ class Replica:
 
     def _may_admit(self) -> bool:
         """Could a plan made after the next step admit somebody."""
-        if self.stuck or len(self.running) >= self.engine.max_batch:
+        if len(self.running) >= self.engine.max_batch:
             return False
-        return bool(self.waiting) or any(job.blocked_on is None for job in self.held)
+        if self.waiting and self.stuck is None:
+            return True
+        return any(job.blocked_on is None for job in takewhile(lambda job: job is not self.stuck, self.held))
 
     def _steps_with_blocks(self, jobs: list[Job], steps: int) -> int:
         block, room = self.block, self.gpu.room_tokens // self.block

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ from kvplan.sim.record import STATUS, Recorder
 from kvplan.sim.summary import arrays
 
 ORDER = (
-    "index", "arrival_s", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens", "remote_hit_tokens",
-    "computed_tokens", "queue_s", "load_s", "ttft_s", "itl_s", "e2e_s", "preemptions", "status",
+    "index", "arrival_s", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens",
+    "remote_hit_tokens", "computed_tokens", "queue_s", "load_s", "ttft_s", "itl_s", "e2e_s", "preemptions", "status",
 )  # fmt: skip
 
 
@@ -50,13 +49,18 @@ def write(path: Path, recorder: Recorder) -> None:
     os.replace(partial, path)
 
 
+BATCH = 65_536
+"""Rows that are Python objects at a time."""
+
+
 def _jsonl(path: Path, columns: dict[str, Any]) -> None:
-    lists = [column if isinstance(column, list) else column.tolist() for column in columns.values()]
-    encoder = msgspec.json.Encoder()
+    encode, names = msgspec.json.Encoder().encode, list(columns)
     with path.open("wb") as file:
-        for row in zip(*lists, strict=True):
-            values = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in zip(columns, row, strict=True)}
-            file.write(encoder.encode(values) + b"\n")
+        for first in range(0, len(columns["index"]), BATCH):
+            parts = (column[first : first + BATCH] for column in columns.values())
+            lists = [part if isinstance(part, list) else part.tolist() for part in parts]
+            for row in zip(*lists, strict=True):
+                file.write(encode(dict(zip(names, row, strict=True))) + b"\n")  # NaN becomes null
 
 
 def _csv(path: Path, columns: dict[str, Any]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import simpy
 
 from kvplan.cost import StepCost
-from kvplan.errors import InputError
+from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Scenario
+from kvplan.sim import targets
+from kvplan.sim.arrivals import Arrivals
 from kvplan.sim.engine import Job, Replica
 from kvplan.sim.links import DiskQueue, HostLink
 from kvplan.sim.policies import POLICIES
@@ -37,7 +40,11 @@ class World:
         self.cost = StepCost(model, machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
         self.token_bytes = bytes_per_token(scenario)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
-        self.recorder = Recorder(first_token_s=engine.overhead.first_token_s)
+        self.target = targets.parse(run.target)
+        slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
+        self.recorder = Recorder(first_token_s=engine.overhead.first_token_s, slow_s=slow_s)
+        self.arrivals = Arrivals(trace, run, grain_tokens=engine.block_tokens)
+        self.warm_index, self.warm_s = run.warmup * len(trace), 0.0
         tree = PrefixTree(key_tokens=trace.block_tokens, grain_tokens=engine.block_tokens, tiers=4)
         usable_bytes = self.pool_bytes - engine.null_blocks * engine.block_tokens * self.token_bytes
         self.tiers = [self._tier("gpu", 0, tree, usable_bytes, "lru", engine.block_tokens)]
@@ -67,6 +74,8 @@ class World:
         self.max_context = min(filter(None, (engine.max_context_tokens, model.max_context_tokens)), default=1 << 40)
 
     def _tier(self, name: str, index: int, tree: PrefixTree, size: float, policy: str, grain: int) -> Tier:
+        if policy not in POLICIES:
+            raise InputError(f"no eviction policy named {policy!r}", hint=did_you_mean(policy, POLICIES))
         capacity = int(size / self.token_bytes)
         if capacity < grain:
             raise InputError(f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * self.token_bytes:,.0f} bytes)")
@@ -78,6 +87,7 @@ class World:
         try:
             self.env.run(until=self.all_done)
         except KeyboardInterrupt:
+            self.recorder.trim()
             for job in [*self.replica.running, *self.replica.held, *self.replica.waiting]:
                 self.recorder.unfinished(job)
             return False
@@ -85,11 +95,13 @@ class World:
 
     def _arrive(self, progress: Progress | None) -> Iterator[Any]:
         env, overhead, total = self.env, self.scenario.engine.overhead, self.left
-        speedup = self.scenario.run.speedup
-        for count, request in enumerate(self.trace):
-            arrival = request.arrival_s / speedup
+        self.recorder.measuring = not self.warm_index
+        for count, request in enumerate(self.arrivals):
+            arrival = request.arrival_s
             if arrival > env.now:
                 yield env.timeout(arrival - env.now)
+            if not self.recorder.measuring and request.index >= self.warm_index:
+                self.recorder.measuring, self.warm_s = True, arrival
             if progress is not None and count % 64 == 0:
                 progress(total - self.left, total)
             output = self._admissible(request)
@@ -100,7 +112,6 @@ class World:
                 continue
             front_s = overhead.request_s + overhead.request_token_s * request.prompt_tokens
             job = Job(request, output, arrival + front_s)
-            job.arrival_s = arrival
             env.timeout(front_s).callbacks.append(lambda _, job=job: self.replica.submit(job))
 
     def _admissible(self, request: Request) -> int | None:

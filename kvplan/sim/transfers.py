@@ -87,11 +87,11 @@ class Transfers:
         cpu = self.cpu
         if cpu is None:
             return
-        end = upto // cpu.grain_tokens * cpu.grain_tokens
-        if end <= job.stored:
-            return
         leaf = job.own_tail or job.leaf
         assert job.leaf is not None and leaf is not None
+        end = min(upto, job.leaf.end) // cpu.grain_tokens * cpu.grain_tokens
+        if end <= job.stored:
+            return
         cpu.touch(span(job.leaf, 0))
         cpu.pin(leaf)
         gaps = cpu.lacking(job.leaf, end)

@@ -1,6 +1,7 @@
 """A slow, obvious engine: every block is an entry of a dict, every step is taken. The simulator must agree with it.
 
-It shares the time model (StepCost, Pauses, HostLink, DiskQueue) with the simulator, and nothing of the prefix tree, tiers, jumps or transfers.
+It shares the time model (StepCost, Pauses, HostLink, DiskQueue) with the simulator, and nothing of the prefix tree,
+tiers, jumps or transfers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Name = tuple[Any, ...]
 
 
 class Blocks:
-    """One tier: which blocks it holds or expects, how often each is pinned, and in which order it would give them up."""
+    """One tier: which blocks it holds or expects, how often each is pinned, and the order in which it gives them up."""
 
     def __init__(self, capacity: int) -> None:
         self.empty = capacity
@@ -78,18 +79,16 @@ class Seq:
     def __init__(self, request: Request, output: int, names: list[Name]) -> None:
         self.index, self.prompt, self.output = request.index, request.prompt_tokens, output
         self.arrival = request.arrival_s
+        self.target = self.prompt
         self.prompt_names, self.generated = names, []  # type: ignore[var-annotated]
         self.names: list[Name] = []
         self.blocks = self.named = self.computed = self.planned = self.emitted = 0
         self.stored = self.epoch = self.preemptions = self.seen_step = 0
-        self.running = self.waits = self.counted = self.seen = False
+        self.running = self.waits = self.counted = False
         self.waiters: list[Seq] = []
         self.hits = (0, 0, 0)
         self.from_disk: set[int] = set()
         self.first = self.last = self.load = 0.0
-
-    def target(self) -> int:
-        return self.prompt + self.emitted if self.preemptions else self.prompt
 
 
 class Step(dict[str, Any]):
@@ -115,13 +114,18 @@ class Oracle:
         self.inflight: list[Step] = []
         self.executing: Step | None = None
         self.loading: dict[tuple[str, Name], Seq] = {}
-        self.stuck, self.steps = False, 0
-        self.pauses = Pauses(self.engine)
+        self.stuck: Seq | None = None
+        self.steps = 0
+        self.pauses = Pauses(self.engine, offloading=self.cpu is not None)
+        self.busy_until = 0.0
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
+        self.after(time - self.now, action)  # rounds as a clock does that knows delays only: ties fall alike
+
+    def after(self, delay: float, action: Callable[[], None]) -> None:
         self.count += 1
-        heapq.heappush(self.heap, (time, self.count, action))
+        heapq.heappush(self.heap, (self.now + delay, self.count, action))
 
     def run(self) -> list[Seq]:
         overhead, kt = self.engine.overhead, self.world.trace.block_tokens
@@ -158,13 +162,21 @@ class Oracle:
     def execute(self, plan: Step) -> None:
         self.executing = plan
         self.steps += 1
-        self.at(max(self.now, plan["inputs"]) + plan["s"], lambda: self.executed(plan))
+        plan["start"] = max(self.inputs_sent(), plan["ready"])
+        self.busy_until = max(plan["start"] + plan["s"], plan["launched"])
+        self.after(self.busy_until - self.now, lambda: self.executed(plan))
+
+    def inputs_sent(self) -> float:
+        if self.cpu is None or not self.engine.offload.loads_exclude_steps:
+            return self.now
+        return max(self.now, self.link.free_at[IN])
 
     def executed(self, plan: Step) -> None:
         self.executing = None
         seen = self.now
         if self.cpu is not None and self.engine.offload.outputs_behind_stores:
             seen = max(seen, self.link.free_at[OUT])
+        seen += self.engine.overhead.collect_s
         for seq, new, context in plan["chunks"]:
             if seq.running:
                 self.store(seq, context + new)
@@ -204,15 +216,14 @@ class Oracle:
         self.gpu.empty += seq.blocks - max(full, seq.named)
         self.gpu.unpin(seq.names)
         seq.blocks = seq.named = 0
-        self.stuck = False
+        self.stuck = None
 
     def plan(self) -> Step:
-        plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "s": 0.0, "inputs": self.now})
-        if self.cpu is not None and self.engine.offload.inputs_behind_loads:
-            plan["inputs"] = max(self.now, self.link.free_at[IN])
+        plan: Step = Step({"chunks": [], "decodes": [], "sampled": []})
+        plan["ready"] = max(self.now + self.engine.overhead.prepare_s, self.inputs_sent())
         budget, preempted = self.engine.step_tokens, False
         for seq in list(self.running):
-            need = seq.target() - seq.computed
+            need = seq.target - seq.computed
             if not seq.running or (need <= 0 and seq.planned >= seq.output):
                 continue
             if budget <= 0:
@@ -229,19 +240,23 @@ class Oracle:
             self.admit(plan, budget)
         chunks, contexts = plan["chunks"], [seq.computed for seq in plan["decodes"]]
         attention = self.cost.decode_attention_s(contexts) if contexts else 0.0
+        if not chunks and not contexts:
+            return plan
         sizes = [(new, context) for _, new, context in chunks]
-        plan["s"] = self.cost.step_s(sizes, len(contexts), attention, len(plan["sampled"]))
-        if chunks or contexts:
-            plan["s"] += self.pauses.due_s()
+        host = self.cost.host_s(sizes, len(contexts))
+        plan["launched"] = self.now + host
+        plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
+        if not chunks:
+            plan["s"] = max(plan["s"], host)
         return plan
 
     def add(self, plan: Step, seq: Seq, new: int) -> None:
         context = seq.computed
         seq.computed += new
-        if context < seq.target():
+        if context < seq.target:
             plan["chunks"].append((seq, new, context))
             self.share(seq)
-            if seq.computed < seq.target():
+            if seq.computed < seq.target:
                 return
         else:
             plan["decodes"].append(seq)
@@ -279,6 +294,7 @@ class Oracle:
         self.release(seq)
         seq.computed = seq.stored = 0
         seq.planned = seq.emitted
+        seq.target = seq.prompt + seq.emitted
         seq.epoch += 1
         seq.preemptions += 1
         self.waiting.insert(0, seq)
@@ -286,28 +302,31 @@ class Oracle:
     # -- admission
 
     def admit(self, plan: Step, budget: int) -> None:
-        if self.stuck:
-            self.unwedge()
-            return
         late = self.steps - len(self.inflight)
-        ready = [seq for seq in self.held if not seq.waits and not (self.running and seq.seen_step > late)]
-        for seq, line in [(seq, self.held) for seq in ready] + [(seq, self.waiting) for seq in self.waiting]:
+        line = [(seq, self.held) for seq in self.held] + [(seq, self.waiting) for seq in self.waiting]
+        for seq, place in line:
+            if seq is self.stuck:
+                break
+            if place is self.held and (seq.waits or (self.running and seq.seen_step > late)):
+                continue
             if budget <= 0 or len(self.running) >= self.engine.max_batch:
                 return
             new = self.attempt(seq, budget)
             if new is None:
-                self.stuck = True
-                self.unwedge()
-                return
+                self.stuck = seq
+                break
             if new:
-                line.remove(seq)
+                place.remove(seq)
+                self.pauses.owed += 0 if seq.counted else self.pauses.per_request
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 self.add(plan, seq, new)
                 budget -= new
-            elif line is self.waiting:
+            elif place is self.waiting:
                 self.waiting.remove(seq)
                 self.held.append(seq)
+        if self.stuck is not None:
+            self.unwedge()
 
     def unwedge(self) -> None:
         if self.running or self.inflight:
@@ -320,27 +339,24 @@ class Oracle:
                 return
 
     def wanted(self, seq: Seq, upto: int) -> int:
-        return max(upto, seq.target()) if self.engine.reserve_full_prompt else upto
+        return max(upto, seq.target) if self.engine.reserve_full_prompt else upto
 
     def attempt(self, seq: Seq, budget: int) -> int | None:
         """Tokens to compute now; 0: waits for a load; None: no room."""
         if seq.blocks:
-            new = min(seq.target() - seq.computed, budget)
+            new = min(seq.target - seq.computed, budget)
             if -(-self.wanted(seq, seq.computed + new) // self.block) - seq.blocks > self.gpu.room():
                 return None
             self.allocate(seq, seq.computed + new)
             return new
-        if not seq.seen:
-            seq.seen = True
-            self.pauses.count(seq.prompt / self.block, self.cpu is not None)
         while seq.generated and not self.known(seq.generated[-1]):
             seq.generated.pop()
         names = seq.names = [*seq.prompt_names, *(name for own in seq.generated for name in own)]
-        reach = min(self.gpu.reach(names, 0), (seq.target() - 1) // self.block)
+        reach = min(self.gpu.reach(names, 0), (seq.target - 1) // self.block)
         outcome = self.begin(seq, names, reach)
         if outcome is not False:
             return 0 if outcome else None
-        new = min(seq.target() - reach * self.block, budget)
+        new = min(seq.target - reach * self.block, budget)
         if not self.hold(seq, reach, reach * self.block + new):
             return None
         seq.computed = reach * self.block
@@ -348,7 +364,9 @@ class Oracle:
         return new
 
     def known(self, names: list[Name]) -> bool:
-        return any(name in tier.held or tier.pins[name] for name in names for tier in (self.gpu, self.cpu, self.disk) if tier)
+        return any(
+            name in tier.held or tier.pins[name] for name in names for tier in (self.gpu, self.cpu, self.disk) if tier
+        )
 
     def hold(self, seq: Seq, reach: int, upto: int) -> bool:
         evictable = sum(name in self.gpu.order for name in seq.names)
@@ -366,7 +384,7 @@ class Oracle:
         if cpu is None or self.engine.offload.load_rule == "never":
             return False
         cpu.touch(names)
-        limit = seq.target() // self.block
+        limit = seq.target // self.block
         held = min(limit, cpu.reach(names, reach))
         if disk is not None:
             disk.touch(names)
@@ -382,14 +400,17 @@ class Oracle:
         cpu.pin(names)
         self.under_way(seq, "gpu", names[reach:held])
         overhead, began, count = self.engine.overhead, self.now, held - reach
-        ready = began + overhead.load_s + overhead.load_block_s * count
+        ready = began
+        if self.engine.offload.loads_exclude_steps and self.executing is not None:
+            ready = max(began, self.busy_until)
+        ready += overhead.load_s + overhead.load_block_s * count
         _, done = self.link.send(IN, ready, self.link_s(IN, count), round(count * self.block * self.world.token_bytes))
 
         def loaded() -> None:
             cpu.unpin(names)
             seq.computed = held * self.block
             self.share(seq)
-            seq.computed = min(seq.computed, seq.target() - 1)
+            seq.computed = min(seq.computed, seq.target - 1)
             from_disk = len(seq.from_disk & set(range(reach, held))) * self.block
             seq.hits = seq.hits if seq.counted else (reach * self.block, count * self.block - from_disk, from_disk)
             seq.load += self.now - began
@@ -441,22 +462,24 @@ class Oracle:
     def over(self, seq: Seq, tier: str, seen_step: int) -> None:
         self.loading = {key: by for key, by in self.loading.items() if by is not seq or key[0] != tier}
         released, seq.waiters = seq.waiters, []
-        seq.waits, self.stuck = False, False
+        seq.waits, self.stuck = False, None
         for waiter in released:
-            waiter.waits, self.stuck = False, False
+            waiter.waits, self.stuck = False, None
             self.pump()
-        seq.seen_step, self.stuck = seen_step, False
+        seq.seen_step, self.stuck = seen_step, None
         self.pump()
 
     def bytes(self, count: int) -> int:
         return round(count * self.block * self.world.token_bytes)
 
     def link_s(self, direction: int, count: int) -> float:
-        return self.link.service_s(direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count)
+        return self.link.service_s(
+            direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count
+        )
 
     def store(self, seq: Seq, upto: int) -> None:
-        cpu, end = self.cpu, upto // self.block
-        if cpu is None or end * 1 <= seq.stored:
+        cpu, end = self.cpu, min(upto // self.block, len(seq.prompt_names))
+        if cpu is None or end <= seq.stored:
             return
         names, wanted = seq.names, seq.prompt_names[:end]
         cpu.touch(seq.prompt_names)
@@ -477,7 +500,7 @@ class Oracle:
             cpu.unpin(names)
             self.gpu.unpin(names)
             if self.stuck:
-                self.stuck = False
+                self.stuck = None
                 self.pump()
 
         self.at(done, stored)

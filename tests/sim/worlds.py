@@ -1,4 +1,6 @@
-"""Small worlds for the simulator's tests: traces in memory, tiers of a few blocks, random prompts that share and diverge."""
+"""Small worlds for the simulator's tests: traces in memory, tiers of a few blocks, random prompts that share and
+diverge.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def world(
     machine: dict[str, Any] | None = None,
     **run: Any,
 ) -> World:
-    """A world whose tiers hold that many blocks of 16 tokens; `engine`, `offload`, `overhead` and `machine` replace fields."""
+    """A world whose tiers hold that many blocks of 16 tokens; `engine`, `offload`, `overhead` and `machine` replace
+    fields.
+    """
     base = catalog.engine("vllm")
     spec: EngineSpec = msgspec.structs.replace(
         base,
@@ -78,9 +82,17 @@ def columns(built: World) -> dict[str, Any]:
 
 
 def random_requests(
-    seed: int, count: int, *, key_tokens: int = BLOCK, longest_keys: int = 20, longest_output: int = 40, span_s: float = 2.0
+    seed: int,
+    count: int,
+    *,
+    key_tokens: int = BLOCK,
+    longest_keys: int = 20,
+    longest_output: int = 40,
+    span_s: float = 2.0,
 ) -> list[Request]:
-    """Requests whose prompts continue, repeat or leave earlier ones at any key, with partial tails and missing last keys."""
+    """Requests whose prompts continue, repeat or leave earlier ones at any key, with partial tails and missing last
+    keys.
+    """
     rng, fresh = random.Random(seed), iter(range(1, 10**9))
     prompts: list[list[int]] = []
     arrivals = sorted(rng.choice([rng.uniform(0, span_s), round(rng.uniform(0, span_s), 1)]) for _ in range(count))
