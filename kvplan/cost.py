@@ -38,9 +38,9 @@ class StepCost:
         gpu = machine.gpu
         self.activation_bytes = DTYPE_BYTES[model.dtype]
         narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
-        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency
+        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency * engine.kernel_share
         self.weight_Bps = gpu.hbm_Bps * gpu.weight_read_efficiency
-        self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency * engine.paged_attention
+        self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency * engine.kernel_share
         self.kv_Bps = gpu.hbm_Bps * gpu.kv_read_efficiency
         self.elementwise_Bps = gpu.hbm_Bps * gpu.elementwise_Bps_efficiency
         self.kv_format = stored_format(resolve_kv_dtype(kv_dtype, model, engine), engine)

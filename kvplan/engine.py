@@ -102,7 +102,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_batch: int = 256
     max_context_tokens: int = 0  # 0: the model's
     gpu_fraction: float = 0.9
-    paged_attention: float = 1.0  # share of a dense prefill attention kernel's rate that the paged one reaches
+    kernel_share: float = 1.0  # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: int = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits

@@ -72,6 +72,7 @@ COMMANDS: dict[str, str] = {
     "size": "kvplan.cli.size:size",
     "simulate": "kvplan.cli.simulate:simulate",
     "calibrate": "kvplan.cli.calibrate:calibrate",
+    "plan": "kvplan.cli.plan:plan",
     "trace": "kvplan.cli.trace:app",
 }
 """Command name -> module:function, or module:app for a group of commands. Only the module of the command that runs is imported."""

@@ -1,0 +1,132 @@
+"""`kvplan plan`: when to offload, where to, and how much."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated
+
+import typer
+
+from kvplan import scenario as scenarios
+from kvplan.cli.console import Exit, emit_json, out, warn
+from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set
+from kvplan.errors import InputError
+from kvplan.units import parse_bytes
+
+EPILOG = """Examples:
+
+kvplan plan chat --emit vllm
+
+kvplan plan trace.jsonl --model llama-3.1-8b --machine h100-sxm --target "ttft_p95<2s" --max-cpu 200GiB"""
+
+_ADVANCED = "Advanced"
+
+
+def plan(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name."),
+    ] = "",
+    model: Model = None,
+    machine: Machine = None,
+    engine: Engine = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.'),
+    ] = None,
+    max_cpu: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Host memory that the replica may use. Default: its share of the machine's."),
+    ] = None,
+    max_disk: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Disk that the replica may use. Default: its share of the machine's."),
+    ] = None,
+    emit: Annotated[
+        str | None,
+        typer.Option(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo."),
+    ] = None,
+    explain_config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
+    ] = None,
+    gpu_kv: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="GPU memory for KV, over all ranks. Default: what the engine leaves.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED
+        ),
+    ] = None,
+    sets: Set = None,
+    as_json: As_json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Say when to offload KV cache, where to and how much, and how sure that is."""
+    if explain_config:
+        return _explain(explain_config, machine, gpu_kv, as_json)
+    if bool(source) == bool(sessions):
+        raise InputError(
+            "which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s"
+        )
+    from kvplan.plan.answer import plan as answer
+    from kvplan.plan.objective import parse_prices, parse_target
+    from kvplan.report import plan as report
+
+    with _traffic(source, sessions) as path:
+        wanted = scenarios.load(
+            path, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv}
+        )
+        result = answer(
+            wanted,
+            target=parse_target(wanted.run.target if target is None else target),
+            prices=parse_prices(price) if price else None,
+            max_cpu_bytes=parse_bytes(max_cpu) if max_cpu else None,
+            max_disk_bytes=parse_bytes(max_disk) if max_disk else None,
+            emit_for=emit or "",
+        )
+    if as_json:
+        emit_json(result)
+    else:
+        report.show(out(), result)
+    for text in [] if quiet else result.warnings:
+        warn(text)
+    return Exit.DONE if result.verdict.kind in ("offload", "stream") and result.target_met else Exit.NO
+
+
+def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:
+    """The path of the trace or scenario, generated when there are only numbers."""
+    if sessions is None:
+        return nullcontext(source)
+    from kvplan.plan.sessions import parse_sessions, trace_of
+
+    return trace_of(parse_sessions(sessions))
+
+
+def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) -> int:
+    from kvplan import catalog
+    from kvplan.plan.explain import explain_config
+    from kvplan.report import explain as report
+
+    host = catalog.machine(machine).host if machine else None
+    result = explain_config(path, pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0, host=host)
+    if as_json:
+        emit_json(result)
+    else:
+        report.show(out(), result)
+    return Exit.NO if any(notice.level == "error" for notice in result.notices) else Exit.DONE
+
+
+plan.__epilog__ = EPILOG  # type: ignore[attr-defined]

@@ -1,0 +1,261 @@
+"""`kvplan.plan`: traffic, model, machine and engine in; when, where and how much out."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from kvplan import __version__
+from kvplan.plan import closed_form
+from kvplan.plan import space as places
+from kvplan.plan import verdict as verdicts
+from kvplan.plan.emit import emit
+from kvplan.plan.objective import Prices, Target
+from kvplan.plan.question import narrowed, space_of
+from kvplan.plan.runs import Runner, runner
+from kvplan.plan.search import Simulated, contender, needs_eight_bits, overload, rescored, search
+from kvplan.plan.sensitivity import Pair, assumptions, at_loads
+from kvplan.plan.space import Space
+from kvplan.plan.targets import check
+from kvplan.plan.warnings import Case, Workload, warnings
+from kvplan.results.plan import Notice, Placement
+from kvplan.results.plan_result import Assumption, Claim, Option, PlanResult, Step, Verdict
+from kvplan.scenario import Scenario
+
+HEADLINES = (3.0, 10.0, 14.0)
+"""Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
+
+SECONDS_PER_YEAR = 365.25 * 86400
+
+
+def plan(
+    scenario: Scenario,
+    *,
+    target: Target = Target(),
+    prices: Prices | None = None,
+    max_cpu_bytes: int | None = None,
+    max_disk_bytes: int | None = None,
+    emit_for: str = "",
+    disk_path: str = "/mnt/kv",
+) -> PlanResult:
+    """When to move KV cache out of GPU memory, where to, and how much.
+
+    Limits that are not given are the replica's share of the machine's host memory and disk. Raises InputError when the
+    scenario cannot be used, or when the engine of `emit_for` cannot do what was decided.
+    """
+    space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
+    if emit_for:
+        check(places.nothing(space), emit_for)
+    early = _without_simulation(space)
+    if early:
+        placement = places.nothing(space)
+        emission = emit(placement, emit_for) if emit_for else None
+        return _finish(
+            space, notes, verdict=early, objective=target.goal or "none", placement=placement, emission=emission
+        )
+    with runner(space.traffic.requests) as run:
+        return _simulated(space, run, notes, emit_for, disk_path)
+
+
+def _without_simulation(space: Space) -> Verdict | None:
+    """The verdict where closed forms suffice."""
+    known = space.traffic
+    longest = known.longest_prompt_tokens
+    if known.median_prompt_tokens * space.token_bytes > space.pool_bytes:
+        off = longest * space.token_bytes - space.pool_bytes
+        return verdicts.too_long(space, _streamed_s(space.base, longest, off), longest, off)
+    if not known.named:
+        return verdicts.unnamed(space.base.name)
+    reason = places.ruled_out(space)
+    if reason:
+        return verdicts.refused(reason)
+    cpus, pruned = places.cpu_tiers(space)
+    return None if cpus else verdicts.all_pruned(pruned)
+
+
+def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
+    """Seconds of a decode step of one sequence that reads `off_bytes` of its KV over the links."""
+    cost, overhead = closed_form.step_cost(base), base.engine.overhead
+    step = cost.step_s([], 1, cost.decode_attention_s([context_tokens]), 1)
+    return overhead.gap_s + step + off_bytes / base.run.tp / base.machine.link.h2d_Bps
+
+
+def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_path: str) -> PlanResult:
+    space, found, over = _searched(space, run)
+    best, without = contender(space, found)
+    if space.target.clauses and len(best.missed) < len(without.missed):
+        found = rescored(space, found, "limits")  # chosen by its price, worth it because it meets the limits
+    pair = Pair(found.of(best.placement), found.of(without.placement))
+    doubts, interval = assumptions(space, run, found.goal, pair)
+    speedups = _speedups(space, over)
+    answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
+    chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
+    placement = chosen.placement
+    if placement.disk_bytes:
+        placement = msgspec.structs.replace(placement, disk_path=disk_path)
+    return _finish(
+        space,
+        [*notes, *found.results[found.options.index(chosen)].warnings],
+        verdict=answer,
+        objective=found.goal,
+        gain=interval,
+        placement=placement,
+        steps=_steps(found, chosen),
+        without=pair.without,
+        chosen=chosen,
+        options=tuple(sorted(found.options, key=lambda one: (one.rejected, one.score))),
+        pruned=tuple(found.pruned),
+        at_load=at_loads(space, run, "ttft" if over else found.goal, pair, speedups),
+        simulated=run.runs,
+        overload=over,
+        assumptions=tuple(doubts),
+        target_met=not chosen.missed,
+        disk_life_years=_disk_life(space, chosen),
+        emission=emit(placement, emit_for) if emit_for else None,
+    )
+
+
+def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
+    """What was simulated, with an 8-bit KV where the traffic needs it; and by how much the traffic overloads the
+    machine.
+    """
+    goal = space.target.goal or ("limits" if space.target.clauses else "ttft")
+    found = search(space, run, goal)
+    if needs_eight_bits(space, found):
+        wide, space = found, narrowed(space)
+        found = search(space, run, goal)
+        kept = [
+            at
+            for at, one in enumerate(wide.options)
+            if one.placement not in [other.placement for other in found.options]
+        ]
+        found.options.extend(wide.options[at] for at in kept)
+        found.results.extend(wide.results[at] for at in kept)
+    span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
+    asked = space.base.run.kv_dtype
+    results = zip(found.options, found.results, strict=True)
+    over = min(overload(result, span_s) for one, result in results if one.placement.kv_dtype == asked)
+    if (over or not span_s) and not space.target.goal and not space.target.clauses:
+        found = rescored(space, found, "throughput")
+    return space, found, over
+
+
+def _flips(doubts: list[Assumption]) -> bool:
+    """Does any single assumption change the sign of the gain within its own 95 % interval."""
+    return any(
+        one.flips_at is not None and abs(math.log(one.flips_at)) < closed_form.Z95 * one.sigma_rel for one in doubts
+    )
+
+
+def _speedups(space: Space, over: float) -> list[float]:
+    """Loads to look at beside the trace's own: half and twice, or what the machine can serve where the trace is too
+    much.
+    """
+    if over:
+        return [0.5 / over, 0.9 / over]
+    return [] if space.target.saturates or not space.traffic.span_s else [0.5, 2.0]
+
+
+def _steps(found: Simulated, chosen: Option) -> tuple[Step, ...]:
+    """The CPU capacities next to the chosen one, all else equal."""
+    if not chosen.placement.cpu_bytes:
+        return ()
+    alike = [
+        one
+        for one in found.options
+        if one.placement.cpu_bytes
+        and msgspec.structs.replace(one.placement, cpu_bytes=chosen.placement.cpu_bytes) == chosen.placement
+    ]
+    alike.sort(key=lambda one: one.placement.cpu_bytes)
+    at = alike.index(chosen)
+    return tuple(
+        Step(
+            tier="cpu",
+            capacity_bytes=one.placement.cpu_bytes,
+            change=1 - one.score / chosen.score,
+            hit_change=chosen.computed - one.computed,
+        )
+        for one in alike[max(0, at - 1) : at] + alike[at + 1 : at + 2]
+    )
+
+
+def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: object) -> PlanResult:
+    """The result with what every answer carries."""
+    base = space.base
+    return PlanResult(
+        name=base.name,
+        model=base.model.name,
+        machine=base.machine.name,
+        engine=f"{base.engine.name} {base.engine.version}",
+        traffic=space.traffic,
+        pool_bytes=space.pool_bytes,
+        bytes_per_token=space.token_bytes,
+        when=space.when,
+        claims=_claims(base),
+        placement=placement,
+        pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
+        notices=_notices(space, placement),
+        provenance=_provenance(space),
+        warnings=tuple(dict.fromkeys(notes)),
+        **answer,  # type: ignore[arg-type]
+    )
+
+
+def _claims(base: Scenario) -> tuple[Claim, ...]:
+    """Where the speed-ups that vendors quote can be true, with host memory."""
+    return tuple(
+        Claim(tier="cpu", speedup=speedup, hit=hit, prompt_tokens=closed_form.prompt_for(base, "cpu", speedup, hit))
+        for speedup in HEADLINES
+        for hit in (1.0, 0.9)
+    )
+
+
+def _disk_life(space: Space, chosen: Option) -> float | None:
+    """Years until the disk's share for this replica has been written as often as it endures; None when it is not
+    written.
+    """
+    disk = space.base.machine.disk
+    written = chosen.stored_bytes.get("disk", 0)
+    if not written or not disk.endurance_bytes:
+        return None
+    share = space.base.run.tp / space.base.machine.gpus
+    return disk.endurance_bytes * share / (written / chosen.duration_s) / SECONDS_PER_YEAR
+
+
+def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
+    known, base = space.traffic, space.base
+    workload = Workload(
+        longest_prompt_tokens=known.longest_prompt_tokens,
+        reused_prefix_tokens=known.reused_prefix_tokens,
+        prefix_sharers=known.prefix_sharers,
+        shared_prefix_tokens=known.shared_prefix_tokens,
+    )
+    return warnings(
+        Case(
+            model=base.model,
+            machine=base.machine,
+            engine=base.engine,
+            placement=placement,
+            workload=workload,
+            pool_bytes=space.pool_bytes,
+            token_bytes=space.token_bytes,
+            replicas=base.machine.gpus // placement.tp,
+        )
+    )
+
+
+def _provenance(space: Space) -> dict[str, object]:
+    base = space.base
+    return {
+        "kvplan": __version__,
+        "seed": base.run.seed,
+        "trace": base.trace,
+        "model": {"name": base.model.name, "source": base.model.source},
+        "machine": {
+            "name": base.machine.name,
+            "numbers": {path: one.kind for path, one in sorted(base.machine.provenance.items())},
+        },
+        "engine": {"name": base.engine.name, "version": base.engine.version},
+        "limits": {"cpu_bytes": space.cpu_limit_bytes, "disk_bytes": space.disk_limit_bytes},
+    }

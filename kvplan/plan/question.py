@@ -1,0 +1,94 @@
+"""From a scenario to the space that a plan searches: pool, traffic, closed forms and limits."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvplan.errors import InputError
+from kvplan.plan import closed_form
+from kvplan.plan.objective import Prices, Target
+from kvplan.plan.space import EIGHT_BITS, Space
+from kvplan.plan.traffic import traffic
+from kvplan.results.plan_result import HitPoint, TierWorth
+from kvplan.scenario import Scenario
+from kvplan.sim.run import bytes_per_token
+from kvplan.sizing.pool import kv_pool
+from kvplan.traces import open_trace
+from kvplan.units import format_bytes
+
+LEAST_DOUBT = 1.5
+"""A pool that the user gives is doubted when it is this many times what the engine would leave."""
+
+
+def space_of(
+    scenario: Scenario, target: Target, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
+) -> tuple[Space, list[str]]:
+    """The space of a scenario, and what the user should know about how it came about.
+
+    Limits that are None are the replica's share of the machine. Raises InputError when the weights do not fit.
+    """
+    base, notes = _with_pool(scenario)
+    run, machine = base.run, base.machine
+    trace = open_trace(base.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
+    token_bytes = bytes_per_token(base)
+    known = traffic(trace, token_bytes)
+    share = run.tp / machine.gpus
+    if target.saturates and known.span_s:
+        base = msgspec.structs.replace(base, run=msgspec.structs.replace(run, speedup=run.speedup * known.span_s))
+        notes.append("arrivals are compressed until the machine is the limit: what is compared is what it can serve")
+    host_bytes = int(machine.host.memory_bytes * machine.host.usable_fraction * share)
+    space = Space(
+        base=base,
+        traffic=known,
+        token_bytes=token_bytes,
+        when=(),
+        target=target,
+        prices=prices,
+        cpu_limit_bytes=host_bytes if max_cpu_bytes is None else max_cpu_bytes,
+        disk_limit_bytes=int(machine.disk.capacity_bytes * share) if max_disk_bytes is None else max_disk_bytes,
+    )
+    return msgspec.structs.replace(space, when=_when(space)), [*notes, *trace.report.warnings]
+
+
+def _when(space: Space) -> tuple[TierWorth, ...]:
+    known, machine = space.traffic, space.base.machine
+    prefix = known.reused_prefix_tokens or known.median_prompt_tokens
+    tiers = [tier for tier in closed_form.WAY if tier != "remote" or machine.network]
+    return tuple(closed_form.worth(space.base, tier, prefix) for tier in tiers)
+
+
+def narrowed(space: Space) -> Space:
+    """The same question with an 8-bit KV: every capacity holds more tokens."""
+    base = msgspec.structs.replace(space.base, run=msgspec.structs.replace(space.base.run, kv_dtype=EIGHT_BITS))
+    token_bytes = bytes_per_token(base)
+    ratio = token_bytes / space.token_bytes
+    points = (
+        HitPoint(capacity_bytes=round(one.capacity_bytes * ratio), token_hit=one.token_hit)
+        for one in space.traffic.curve
+    )
+    known = msgspec.structs.replace(space.traffic, curve=tuple(points))
+    changed = msgspec.structs.replace(space, base=base, token_bytes=token_bytes, traffic=known)
+    return msgspec.structs.replace(changed, when=_when(changed))
+
+
+def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:
+    """The scenario with its GPU pool, on as many ranks as the weights need."""
+    tp, machine = scenario.run.tp, scenario.machine
+    if scenario.tiers.gpu_kv_bytes:
+        left = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes
+        given = format_bytes(scenario.tiers.gpu_kv_bytes)
+        doubt = f"the GPU pool is taken as {given}, but the weights leave {format_bytes(left)}"
+        return scenario, [doubt] if scenario.tiers.gpu_kv_bytes > LEAST_DOUBT * left else []
+    while tp <= machine.gpus:
+        pool = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes
+        if pool > 0:
+            notes = [] if tp == scenario.run.tp else [f"the weights need {tp} GPUs: planned with run.tp={tp}"]
+            tiers = msgspec.structs.replace(scenario.tiers, gpu_kv_bytes=pool)
+            return msgspec.structs.replace(
+                scenario, tiers=tiers, run=msgspec.structs.replace(scenario.run, tp=tp)
+            ), notes
+        tp *= 2
+    raise InputError(
+        f"the weights of {scenario.model.name} leave no room for KV on {machine.gpus} GPU(s) of {machine.name}",
+        hint="name a larger machine, or a model with narrower weights",
+    )

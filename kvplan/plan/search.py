@@ -1,0 +1,169 @@
+"""Simulate what closed forms left over, and choose: the best by the goal, the cheapest among equals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from kvplan.errors import KvplanError
+from kvplan.plan import space as places
+from kvplan.plan.objective import GOALS, Judged
+from kvplan.plan.runs import Job, Runner, realise
+from kvplan.plan.space import Space
+from kvplan.results.plan import Placement
+from kvplan.results.plan_result import Option, Pruned
+from kvplan.results.simulate import SimResult
+from kvplan.units import format_bytes
+
+SAME = 0.01
+"""Scores this close are equal: the cheaper placement is chosen."""
+
+NEEDED = 0.05
+"""Share of the requests preempted that makes an 8-bit KV needed rather than nice to have."""
+
+
+class Simulated(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was simulated, the options that count, and what was left out."""
+
+    options: list[Option]
+    results: list[SimResult]
+    pruned: list[Pruned]
+    goal: str
+
+    def of(self, placement: Placement) -> Option:
+        """The option of a placement."""
+        return next(one for one in self.options if one.placement == placement)
+
+
+def search(space: Space, run: Runner, goal: str) -> Simulated:
+    """Simulate none and the CPU tiers, then disks behind them, then changes of rules and an 8-bit KV on the best."""
+    none = places.nothing(space)
+    cpus, pruned = places.cpu_tiers(space)
+    found = Simulated(options=[], results=[], pruned=pruned, goal=goal)
+    _try(space, run, found, [none, *cpus])
+    disks, left_out = places.disk_tiers(space, [one.cpu_bytes for one in cpus])
+    found.pruned.extend([*left_out, *places.remote_tier(space)])
+    _try(space, run, found, disks)
+    offloads = [one for one in found.options if one.placement.offloads]
+    best = choose(space, offloads).placement if offloads else none
+    wanted = _variations(space, found, best)
+    if places.can_narrow(space):
+        wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best))]
+    _try(space, run, found, wanted)
+    return found
+
+
+def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Placement]) -> None:
+    outcomes = run([Job(realise(space.base, one)) for one in placements])
+    for placement, outcome in zip(placements, outcomes, strict=True):
+        if isinstance(outcome, KvplanError):
+            if not placement.offloads:
+                raise outcome
+            found.pruned.append(Pruned(what=name_of(placement), why=outcome.message))
+            continue
+        found.options.append(option(space, placement, outcome, found.goal))
+        found.results.append(outcome)
+
+
+def _variations(space: Space, found: Simulated, best: Placement) -> list[Placement]:
+    wanted: list[Placement] = []
+    for vary in places.VARIATIONS.values():
+        changed = vary(space, best, space.base.engine)
+        if isinstance(changed, Pruned):
+            found.pruned.append(changed)
+        elif best.offloads:
+            wanted.append(changed)
+    return wanted
+
+
+def option(space: Space, placement: Placement, result: SimResult, goal: str) -> Option:
+    """What came out of a placement, with its score."""
+    total = max(1, result.prompt_tokens.total)
+    below = [tier for tier in result.tiers if tier.name != "gpu"]
+    cost = space.cost_per_hour(placement)
+    return Option(
+        name=name_of(placement),
+        placement=placement,
+        score=GOALS[goal](Judged(result=result, target=space.target, cost_per_hour=cost)),
+        completed=result.requests.completed,
+        rejected=result.requests.rejected,
+        ttft_s=result.ttft_s,
+        itl_s=result.itl_s,
+        requests_per_s=result.throughput.requests_per_s,
+        output_tokens_per_s=result.throughput.output_tokens_per_s,
+        duration_s=result.duration_s,
+        hit={tier.name: tier.hit_rate for tier in result.tiers},
+        computed=result.prompt_tokens.computed / total,
+        loads=result.loads,
+        missed=space.target.missed(result),
+        stored_bytes={tier.name: tier.stored_bytes for tier in below},
+        cost_per_hour=cost,
+    )
+
+
+def name_of(placement: Placement) -> str:
+    """A placement in a few words."""
+    tiers = [(placement.cpu_bytes, "CPU"), (placement.disk_bytes, "disk")]
+    words = " + ".join(f"{what} {format_bytes(size, 0)}" for size, what in tiers if size) or "GPU only"
+    if placement.kv_dtype != "auto":
+        words += f", {placement.kv_dtype} KV"
+    if placement.load_min_tokens:
+        words += f", loads from {placement.load_min_tokens:,} tokens"
+    if placement.chunk_tokens:
+        words += f", chunks of {placement.chunk_tokens}"
+    return words
+
+
+def choose(space: Space, options: Sequence[Option]) -> Option:
+    """The best by requests served, limits met and score; among equals the cheapest, then the plainest."""
+    least = min((one.rejected, len(one.missed)) for one in options)
+    candidates = [one for one in options if (one.rejected, len(one.missed)) == least]
+    best = min(one.score for one in candidates)
+    near = [one for one in candidates if one.score <= best * (1 + SAME)]
+    return min(near, key=lambda one: (space.expense(one.placement), len(one.name), one.score))
+
+
+def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
+    """The best placement that offloads (or none, when no tier is left), and the same without its tiers; KV dtype as
+    asked for.
+    """
+    plain = [one for one in found.options if one.placement.kv_dtype == space.base.run.kv_dtype]
+    best = choose(space, [one for one in plain if one.placement.offloads] or plain)
+    return best, found.of(places.nothing(space))
+
+
+def needs_eight_bits(space: Space, found: Simulated) -> bool:
+    """Is the target missed, or the pool too small for the traffic, with the KV dtype as it is; and an 8-bit KV
+    better.
+    """
+    best, _ = contender(space, found)
+    narrow = [one for one in found.options if one.placement.kv_dtype != space.base.run.kv_dtype]
+    if not narrow:
+        return False
+    better = choose(space, narrow)
+    requests = found.results[found.options.index(best)].requests
+    pressed = requests.preempted > NEEDED * requests.total or better.rejected < best.rejected
+    return (pressed or bool(best.missed)) and (better.rejected, better.score) < (best.rejected, best.score * (1 - SAME))
+
+
+def gain(offload: Option, without: Option) -> float:
+    """What an option gains over another, as a share of the score; 1 when only it serves all requests that can be."""
+    if offload.rejected < without.rejected:
+        return 1.0
+    return 1 - offload.score / without.score if without.score else 0.0
+
+
+def rescored(space: Space, found: Simulated, goal: str) -> Simulated:
+    """The same simulations, seen with another goal."""
+    pairs = zip(found.options, found.results, strict=True)
+    options = [option(space, one.placement, result, goal) for one, result in pairs]
+    return msgspec.structs.replace(found, options=options, goal=goal)
+
+
+def overload(result: SimResult, span_s: float) -> float:
+    """How many times longer the traffic takes than it arrives, when half of it waits for long; 0 when it keeps up."""
+    queue_s = result.queue_s.p50
+    if not span_s or not queue_s or queue_s < max(10.0, 0.05 * span_s):
+        return 0.0
+    return result.duration_s / span_s

@@ -1,0 +1,177 @@
+"""How far off an assumption may be before the verdict is another one: both placements are simulated again with it
+moved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
+from kvplan.errors import KvplanError
+from kvplan.plan.closed_form import PREFILL, Z95, scaled, sigma, source
+from kvplan.plan.runs import Job, Outcome, Runner, realise
+from kvplan.plan.search import gain, option
+from kvplan.plan.space import Space
+from kvplan.provenance import SIGMA_REL, Source
+from kvplan.results.plan import Placement
+from kvplan.results.plan_result import Assumption, Option, Range
+from kvplan.scenario import Scenario
+
+LADDER = (2.0, 4.0)
+"""Factors by which an assumption is moved against the verdict; of a long trace, the first only."""
+
+LONG_REQUESTS = 6000
+
+REUSE = Source(kind="derived", source="the traffic to come repeats as much as this trace does")
+
+LINK = ("machine.link.h2d_Bps", "machine.link.d2h_Bps")
+DISK = ("machine.disk.read_Bps", "machine.disk.stream_Bps", "machine.disk.write_Bps")
+
+
+class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+    """An assumption: the numbers that carry it, and whether less of it speaks against offloading."""
+
+    name: str
+    paths: tuple[str, ...]  # none: the reuse of the trace
+    less_is_worse: bool
+
+    @property
+    def moves_without(self) -> bool:
+        """Does it matter without a tier below the GPU."""
+        return not self.paths or self.paths == PREFILL
+
+
+def doubts(placement: Placement) -> list[Doubt]:
+    """What the gain of a placement rests on."""
+    found = [
+        Doubt(name="reuse in the traffic", paths=(), less_is_worse=True),
+        Doubt(name="prefill speed of the GPU", paths=PREFILL, less_is_worse=False),
+        Doubt(name="bandwidth between host and GPU", paths=LINK, less_is_worse=True),
+    ]
+    if placement.disk_bytes:
+        found.append(Doubt(name="bandwidth of the disk", paths=DISK, less_is_worse=True))
+    return found
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """The option in question and the same without its tiers."""
+
+    offload: Option
+    without: Option
+
+    @property
+    def gain(self) -> float:
+        return gain(self.offload, self.without)
+
+
+def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[Assumption], Range]:
+    """Each assumption with the factor at which the gain changes its sign, most sensitive first; and the gain's
+    interval.
+    """
+    ladder = LADDER if space.traffic.requests <= LONG_REQUESTS else LADDER[:1]
+    wanted = [(doubt, _factors(doubt, pair.gain, ladder)) for doubt in doubts(pair.offload.placement)]
+    moves = [
+        (scaled(space.base, doubt.paths, factor), doubt, factor) for doubt, factors in wanted for factor in factors
+    ]
+    gains = iter(_gains(space, run, goal, pair, moves))
+    found = [_assumption(space, doubt, factors, [next(gains) for _ in factors], pair.gain) for doubt, factors in wanted]
+    found.sort(key=lambda one: abs(math.log(one.flips_at)) / one.sigma_rel if one.flips_at else math.inf)
+    return found, _interval(pair.gain, [one.gain_at_edge for one in found])
+
+
+def _interval(value: float, edges: list[float]) -> Range:
+    """The interval of a gain from its values at the edge of each assumption: score ratios add up in quadrature as
+    logarithms.
+    """
+    ratio = _log_ratio(value)
+    spread = math.sqrt(sum((_log_ratio(edge) - ratio) ** 2 for edge in edges))
+    return Range(value=value, lo=1 - math.exp(ratio + spread), hi=1 - math.exp(ratio - spread))
+
+
+def _log_ratio(gain_share: float) -> float:
+    return math.log(max(1e-6, 1 - gain_share))
+
+
+def _factors(doubt: Doubt, base_gain: float, ladder: Sequence[float]) -> list[float]:
+    """By what to multiply an assumption to speak against the sign of the gain."""
+    down = (base_gain > 0) == doubt.less_is_worse
+    if not doubt.paths and not down:
+        return []  # more reuse than the trace has cannot be simulated
+    return [1 / step if down else step for step in ladder]
+
+
+def _assumption(space: Space, doubt: Doubt, factors: list[float], gains: list[float], base_gain: float) -> Assumption:
+    points = [(0.0, base_gain), *((math.log(factor), value) for factor, value in zip(factors, gains, strict=True))]
+    where = source(space.base, doubt.paths[0]) if doubt.paths else REUSE
+    spread = sigma(space.base, doubt.paths[0]) if doubt.paths else SIGMA_REL[REUSE.kind]
+    edge = Z95 * spread * (-1 if factors and factors[0] < 1 else 1)
+    return Assumption(
+        name=doubt.name,
+        path=doubt.paths[0] if doubt.paths else "trace",
+        kind=where.kind,
+        source=where.source,
+        sigma_rel=spread,
+        flips_at=_crossing(points),
+        tested_to=factors[-1] if factors else 1.0,
+        gain_at_edge=_between(points, edge),
+    )
+
+
+def _gains(space: Space, run: Runner, goal: str, pair: Pair, moves: list[tuple[Scenario, Doubt, float]]) -> list[float]:
+    """The gain with each assumption moved. Without tiers, only prefill and reuse make a difference."""
+    offloaded = run([_job(base, pair.offload, doubt, factor) for base, doubt, factor in moves])
+    touched = [at for at, (_, doubt, _) in enumerate(moves) if doubt.moves_without]
+    bare = dict(zip(touched, run([_job(moves[at][0], pair.without, *moves[at][1:]) for at in touched]), strict=True))
+    found = []
+    for at, outcome in enumerate(offloaded):
+        with_ = _scored(space, pair.offload, outcome, goal)
+        found.append(gain(with_, _scored(space, pair.without, bare[at], goal) if at in bare else pair.without))
+    return found
+
+
+def _job(base: Scenario, chosen: Option, doubt: Doubt, factor: float) -> Job:
+    return Job(realise(base, chosen.placement), reuse=1.0 if doubt.paths else factor)
+
+
+def _scored(space: Space, chosen: Option, outcome: Outcome, goal: str) -> Option:
+    if isinstance(outcome, KvplanError):
+        raise outcome
+    return option(space, chosen.placement, outcome, goal)
+
+
+def _crossing(points: list[tuple[float, float]]) -> float | None:
+    """The factor at which the gain, straight between points over the factor's logarithm, changes its sign."""
+    for (left, before), (right, after) in pairwise(points):
+        if (before > 0) != (after > 0):
+            return math.exp(left + before / (before - after) * (right - left))
+    return None
+
+
+def _between(points: list[tuple[float, float]], at: float) -> float:
+    """The gain at a logarithm of the factor: between the points, or along the last line."""
+    if len(points) < 2:
+        return points[0][1]
+    for (left, before), (right, after) in pairwise(points):
+        if min(left, right) <= at <= max(left, right) or (right, after) == points[-1]:
+            return before + (after - before) * (at - left) / (right - left)
+    return points[-1][1]
+
+
+def at_loads(space: Space, run: Runner, goal: str, pair: Pair, speedups: list[float]) -> dict[str, float]:
+    """The gain when the same traffic arrives faster or slower."""
+    bases = []
+    for speedup in speedups:
+        settings = msgspec.structs.replace(space.base.run, speedup=space.base.run.speedup * speedup)
+        bases.append(msgspec.structs.replace(space.base, run=settings))
+    outcomes = run([Job(realise(base, one.placement)) for base in bases for one in (pair.offload, pair.without)])
+    found = {}
+    for at, speedup in enumerate(speedups):
+        scored = Pair(
+            _scored(space, pair.offload, outcomes[2 * at], goal),
+            _scored(space, pair.without, outcomes[2 * at + 1], goal),
+        )
+        found[f"{speedup:.2g}"] = scored.gain
+    return found

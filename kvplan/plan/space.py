@@ -1,0 +1,261 @@
+"""What a plan may choose from: placements, capacities and rules, and what closed forms rule out beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from kvplan.engine import EngineSpec
+from kvplan.plan.objective import Prices, Target
+from kvplan.plan.targets import TARGETS
+from kvplan.plan.traffic import capacity_for, hit_at
+from kvplan.results.plan import Placement
+from kvplan.results.plan_result import Pruned, TierWorth, Traffic
+from kvplan.scenario import Scenario
+from kvplan.sizing.formats import resolve_kv_dtype, stored_format
+from kvplan.units import GiB, format_bytes, format_rate, format_tokens
+
+LEAST_REUSE = 0.005
+"""A cache that serves less than this share of the prompt tokens is not worth a simulation."""
+
+LEAST_STEP = 0.002
+"""Nor is a capacity that adds less than this over the one before it."""
+
+EIGHT_BITS = "fp8"
+
+DRAM_PER_DISK_PRICE = 20.0
+"""A GiB of host memory costs about as much as this many GiB of NVMe; only used to order equal options without
+prices.
+"""
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """One question to plan for. The scenario's GPU pool is set; limits are bytes that one replica may use."""
+
+    base: Scenario
+    traffic: Traffic
+    token_bytes: float
+    when: tuple[TierWorth, ...]
+    target: Target
+    prices: Prices | None
+    cpu_limit_bytes: int
+    disk_limit_bytes: int
+
+    @property
+    def pool_bytes(self) -> int:
+        return self.base.tiers.gpu_kv_bytes
+
+    def beyond_pool(self, capacity_bytes: float) -> float:
+        """Share of the prompt tokens that lies in a cache of a capacity and beyond the GPU's pool."""
+        return hit_at(self.traffic, capacity_bytes) - hit_at(self.traffic, self.pool_bytes)
+
+    def cost_per_hour(self, placement: Placement) -> float | None:
+        """Price of a replica and its tiers; None without prices."""
+        prices = self.prices
+        if prices is None:
+            return None
+        tiers = placement.cpu_bytes * prices.cpu + placement.disk_bytes * prices.disk
+        return placement.tp * prices.gpu + tiers / GiB
+
+    def expense(self, placement: Placement) -> float:
+        """What to save among equals: money when there are prices, else bytes of host memory and a twentieth of those
+        on disk.
+        """
+        cost = self.cost_per_hour(placement)
+        return cost if cost is not None else placement.cpu_bytes + placement.disk_bytes / DRAM_PER_DISK_PRICE
+
+
+Found = tuple[list[Placement], list[Pruned]]
+
+
+def nothing(space: Space) -> Placement:
+    """The placement without any tier below the GPU, by the engine's own rules."""
+    run, engine = space.base.run, space.base.engine
+    return Placement(
+        model=space.base.model.name,
+        tp=run.tp,
+        gpu_fraction=engine.gpu_fraction,
+        kv_dtype=run.kv_dtype,
+        chunk_tokens=engine.offload.chunk_tokens,
+        store=engine.offload.store,
+        store_after_lookups=engine.offload.store_after_lookups or 2,
+        store_generated=engine.offload.store_generated,
+        load_min_tokens=engine.offload.load_min_tokens,
+        policy=engine.offload.policy,
+    )
+
+
+def ruled_out(space: Space) -> str:
+    """Why no tier at all can help this traffic; empty when one may."""
+    known = space.traffic
+    if known.ideal_hit < LEAST_REUSE:
+        return f"the traffic repeats {known.ideal_hit:.1%} of its prompt tokens: there is nothing to load"
+    everything = known.curve[-1].capacity_bytes
+    if everything <= space.pool_bytes / 2:
+        return (
+            f"all that is reused lies within {format_bytes(everything)}: the GPU's pool of "
+            f"{format_bytes(space.pool_bytes)} keeps it"
+        )
+    return ""
+
+
+def loses(space: Space, tier: str) -> str:
+    """Why loading from a tier loses against computing again at any length of this traffic; empty when it may win."""
+    worth = next((one for one in space.when if one.tier == tier), None)
+    longest = space.traffic.longest_prompt_tokens
+    if worth is None:
+        return f"{space.base.machine.name} describes no such tier"
+    least = worth.break_even_tokens.lo
+    if least is not None and least <= longest:
+        return ""
+    needs = worth.break_even_Bps.value
+    wanted = (
+        f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has "
+        f"{format_rate(worth.Bps)}"
+        if needs
+        else ""
+    )
+    if least is None:
+        return f"loading takes longer than computing at any length{wanted}"
+    return (
+        f"loading wins from {format_tokens(least)} tokens on, the longest prompt has {format_tokens(longest)}{wanted}"
+    )
+
+
+def cpu_tiers(space: Space) -> Found:
+    """Capacities of a CPU tier: doublings from twice the pool, where the hit-rate curve flattens, and the limit."""
+    limit, pool = space.cpu_limit_bytes, space.pool_bytes
+    if why := loses(space, "cpu"):
+        return [], [Pruned(what="CPU", why=why)]
+    write_through = space.base.engine.offload.store != "on_evict"
+    least = 2 * pool if write_through else pool / 2
+    if limit < least:
+        why = (
+            f"{format_bytes(limit)} may be used, the GPU's pool is {format_bytes(pool)}: under "
+            "write-through a tier below twice the pool mostly repeats it"
+        )
+        return [], [Pruned(what="CPU", why=why)]
+    if space.beyond_pool(limit) < LEAST_REUSE / 2 and hit_at(space.traffic, limit) < LEAST_REUSE:
+        return [], [
+            Pruned(
+                what="CPU",
+                why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the "
+                "prompt tokens",
+            )
+        ]
+    knee = capacity_for(space.traffic, 0.95 * hit_at(space.traffic, limit))
+    rungs, size = {max(least, knee), limit}, least
+    while size < limit:
+        rungs.add(size)
+        size *= 2
+    return _thin(space, sorted({_whole(rung, limit) for rung in rungs}))
+
+
+def _whole(size: float, limit: int) -> int:
+    """Whole GiB, as configurations are written, up to the limit; small sizes stay."""
+    size = min(size, limit)
+    if size < 4 * GiB:
+        return int(size)
+    above = math.ceil(size / GiB) * GiB
+    return above if above <= limit else int(size // GiB * GiB)
+
+
+def _thin(space: Space, rungs: list[int]) -> Found:
+    """Leave out the rungs that the hit-rate curve says add nothing to the one below; the first always stays."""
+    kept, pruned, last = rungs[:1], [], rungs[0]
+    for rung in rungs[1:]:
+        gain = hit_at(space.traffic, rung) - hit_at(space.traffic, last)
+        if gain >= LEAST_STEP:
+            kept.append(rung)
+            last = rung
+        elif rung > last:
+            pruned.append(
+                Pruned(
+                    what=f"CPU {format_bytes(rung)}",
+                    why=f"{gain:+.1%} of the prompt tokens over {format_bytes(last)} on the hit-rate curve",
+                )
+            )
+    return [msgspec.structs.replace(nothing(space), cpu_bytes=size) for size in kept], pruned
+
+
+def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
+    """A disk behind the smallest and the largest CPU tier worth having; alone where the engine can."""
+    limit = space.disk_limit_bytes
+    target = TARGETS.get(space.base.engine.name)
+    alone = target is not None and target.disk_alone
+    pruned = (
+        []
+        if alone
+        else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
+    )
+    if why := loses(space, "disk"):
+        return [], [*pruned, Pruned(what="disk", why=why)]
+    if not cpu_sizes:
+        return [], [*pruned, Pruned(what="disk", why="no CPU tier to put in front of it")]
+    largest = max(cpu_sizes)
+    gain = hit_at(space.traffic, limit) - hit_at(space.traffic, largest)
+    if limit <= largest or gain < LEAST_REUSE:
+        why = (
+            f"{format_bytes(limit)} of disk would serve {max(0.0, gain):.1%} of the prompt tokens more than "
+            f"{format_bytes(largest)} of host memory"
+        )
+        return [], [*pruned, Pruned(what="CPU+disk", why=why)]
+    enough = min(limit, capacity_for(space.traffic, 0.99 * hit_at(space.traffic, limit)))
+    sizes = sorted({_whole(enough, limit), _whole(limit, limit)})
+    return [
+        msgspec.structs.replace(nothing(space), cpu_bytes=cpu, disk_bytes=disk)
+        for cpu in sorted({min(cpu_sizes), largest})
+        for disk in sizes
+        if disk > cpu
+    ], pruned
+
+
+def remote_tier(space: Space) -> list[Pruned]:
+    """Why a remote pool is not among the simulated placements."""
+    if why := loses(space, "remote"):
+        return [Pruned(what="remote", why=why)]
+    return [
+        Pruned(what="remote", why="the simulator has no remote pool; the closed form says from which prefix on it wins")
+    ]
+
+
+Variation = Callable[[Space, Placement, EngineSpec], Placement | Pruned]
+
+
+def _least_load(space: Space, placement: Placement, engine: EngineSpec) -> Placement | Pruned:
+    target = TARGETS.get(engine.name)
+    if target is not None and not target.min_load:
+        return Pruned(what="least length for loading", why=f"{engine.name} has no such setting")
+    tier = "disk" if placement.disk_bytes else "cpu"
+    tokens = next((one.break_even_tokens.value for one in space.when if one.tier == tier), None)
+    if tokens is None or tokens <= engine.block_tokens:
+        return Pruned(what="least length for loading", why="loading wins from the first block on")
+    return msgspec.structs.replace(placement, load_min_tokens=int(tokens))
+
+
+def _chunks(space: Space, placement: Placement, engine: EngineSpec) -> Placement | Pruned:
+    target = TARGETS.get(engine.name)
+    wanted = 16 * engine.block_tokens
+    if not placement.disk_bytes:
+        return Pruned(
+            what=f"chunks of {wanted} tokens",
+            why="chunk sizes of 64 to 1,024 tokens make no difference to a CPU tier (gpustack)",
+        )
+    if (target is not None and not target.own_chunks) or placement.chunk_tokens >= wanted:
+        return Pruned(what=f"chunks of {wanted} tokens", why=f"{engine.name} stores whole blocks of its own size")
+    return msgspec.structs.replace(placement, chunk_tokens=wanted)
+
+
+VARIATIONS: dict[str, Variation] = {
+    "least length for loading": _least_load,
+    "larger chunks": _chunks,
+}
+"""A change of rules -> the placement with it, or why it is not tried."""
+
+
+def can_narrow(space: Space) -> bool:
+    """Does the KV have more than 8 bits."""
+    base = space.base
+    return stored_format(resolve_kv_dtype(base.run.kv_dtype, base.model, base.engine), base.engine).element_bits > 8

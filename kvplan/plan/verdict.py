@@ -1,0 +1,107 @@
+"""The answer in one sentence: offload, do not, a tie, stream, or what is missing to say."""
+
+from __future__ import annotations
+
+import math
+
+from kvplan.plan.objective import WORDS
+from kvplan.plan.space import Space
+from kvplan.results.plan_result import Option, Pruned, Range, Verdict
+from kvplan.results.simulate import Stats
+from kvplan.units import format_bytes, format_seconds, format_tokens
+
+WORTH = 0.01
+"""A gain below this share is not worth a tier's memory."""
+
+
+def unnamed(name: str) -> Verdict:
+    """The trace holds lengths only."""
+    return Verdict(
+        kind="cannot_say",
+        sentence="Cannot say: the trace holds lengths only, so that nothing is known of what prompts have in common.",
+        reason=f"{name} names no content",
+        missing="hashes of the prompts' blocks (Mooncake's hash_ids), or the prompts, or sessions (--sessions)",
+    )
+
+
+def refused(reason: str) -> Verdict:
+    """Closed forms say no before anything is simulated."""
+    return Verdict(kind="do_not_offload", sentence=f"Do not offload: {reason}.", reason=reason)
+
+
+def all_pruned(pruned: list[Pruned]) -> Verdict:
+    """No tier was left to simulate."""
+    first = next((one for one in pruned if one.what == "CPU"), pruned[0] if pruned else None)
+    return refused(f"{first.what}: {first.why}" if first else "no tier below the GPU may be used")
+
+
+def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float) -> Verdict:
+    """Most prompts do not fit the pool: a prefix cache cannot help, streaming can."""
+    pool, size = format_bytes(space.pool_bytes), format_bytes(context_tokens * space.token_bytes)
+    if off_bytes > space.cpu_limit_bytes:
+        return refused(
+            f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of "
+            f"{pool} and host memory together"
+        )
+    return Verdict(
+        kind="stream",
+        sentence=f"Stream the KV from host memory, or use more GPUs: {format_tokens(context_tokens)} tokens "
+        f"of KV take {size}, the GPU's pool has {pool}; "
+        f"with {format_bytes(off_bytes)} read over the link at each step a token takes "
+        f"{format_seconds(step_s)} ({1 / step_s:.3g} tokens/s).",
+        reason="engines with a prefix cache need the whole context of a running request on the GPU: no tier "
+        "below it lets such a request run",
+    )
+
+
+def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, flips: bool) -> Verdict:
+    """The verdict on the best offloading placement against the same without it."""
+    value, lo, hi = gain.value or 0.0, gain.lo or 0.0, gain.hi or 0.0
+    effect = _effect(goal, best, without, space)
+    if best.cost_per_hour is not None and without.cost_per_hour is not None and goal != "cost":
+        effect += f", for {best.cost_per_hour:.3g} instead of {without.cost_per_hour:.3g} an hour"
+    interval = f"95 % interval {lo:+.0%} to {hi:+.0%}"
+    if value >= WORTH and lo > 0 and not flips:
+        return Verdict(
+            kind="offload", sentence=f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}."
+        )
+    if hi < WORTH or (value < WORTH and not flips):
+        reason = f"the best tier ({best.name}) changes the {WORDS[goal]} by {value:+.1%} ({interval})"
+        return Verdict(kind="do_not_offload", sentence=f"Do not offload: {reason}{_missed(without)}.", reason=reason)
+    return Verdict(
+        kind="tie",
+        sentence=f"A tie: {best.name} gains {value:+.1%} in {WORDS[goal]} ({interval}), which its assumptions "
+        f"do not settle{_missed(best)}.",
+        reason="the gain changes its sign within the uncertainty of what it rests on",
+    )
+
+
+def _missed(option: Option) -> str:
+    return f"; the target is missed: {', '.join(option.missed)}" if option.missed else ""
+
+
+def _effect(goal: str, best: Option, without: Option, space: Space) -> str:
+    if best.rejected < without.rejected:
+        return f"it serves {without.rejected - best.rejected:,} requests more"
+    if goal in ("throughput", "cost"):
+        words = f"{best.requests_per_s:.3g} requests/s instead of {without.requests_per_s:.3g}"
+        if goal == "cost":
+            words = f"{best.score:.3g} instead of {without.score:.3g} for a million output tokens, {words}"
+        return words
+    if goal == "limits":
+        worst = max(space.target.clauses, key=lambda one: _of(without, one.metric, one.statistic) / one.limit_s)
+        return (
+            f"{worst.name} "
+            f"{_pair(_of(best, worst.metric, worst.statistic), _of(without, worst.metric, worst.statistic))}"
+        )
+    return f"mean time to first token {_pair(best.ttft_s.mean or 0.0, without.ttft_s.mean or 0.0)}"
+
+
+def _pair(now: float, before: float) -> str:
+    return f"{format_seconds(now)} instead of {format_seconds(before)}"
+
+
+def _of(option: Option, metric: str, statistic: str) -> float:
+    stats: Stats | None = getattr(option, f"{metric}_s", None)
+    value = getattr(stats, statistic) if stats else None
+    return math.inf if value is None else value

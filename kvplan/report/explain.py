@@ -1,0 +1,35 @@
+"""An engine's configuration explained, as a person reads it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kvplan.results.plan import Explanation
+from kvplan.units import format_bytes
+
+MARKS = {"error": "[red]✗[/]", "warning": "[yellow]![/]", "note": "[dim]·[/]"}
+
+
+def show(console: Console, result: Explanation) -> None:
+    """Print what a configuration means, tier by tier and setting by setting, then what is wrong with it."""
+    console.print(f"[bold]{escape(result.source)}[/] · {result.engine} {result.version}\n")
+    for tier in result.tiers:
+        size = (
+            f"{format_bytes(tier.bytes_total)} in all, {format_bytes(tier.bytes_per_rank)} per rank"
+            if tier.bytes_total
+            else "no bound"
+        )
+        console.print(f"  {tier.name:<7} {size}{f', {escape(tier.where)}' if tier.where else ''}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
+    for one in result.meanings:
+        table.add_row(f"{escape(one.key)} {escape(one.value)}", escape(one.sentence))
+    console.print()
+    console.print(table)
+    console.print()
+    for notice in result.notices:
+        hint = f" Hint: {escape(notice.hint)}." if notice.hint else ""
+        console.print(f"{MARKS[notice.level]} {escape(notice.sentence)}{hint}")
+    if not result.notices:
+        console.print("nothing wrong found")

@@ -1,0 +1,216 @@
+"""A plan as a person reads it: the verdict, when, where, how much, with and without, what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kvplan.results.plan_result import Assumption, Option, PlanResult, Pruned, Range, TierWorth
+from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
+
+MARKS = {
+    "offload": "[green]✓[/]",
+    "stream": "[green]✓[/]",
+    "do_not_offload": "[red]✗[/]",
+    "tie": "[yellow]=[/]",
+    "cannot_say": "[yellow]?[/]",
+}
+MOST_OPTIONS = 8
+
+
+def show(console: Console, result: PlanResult) -> None:
+    """Print a plan."""
+    pool = format_bytes(result.pool_bytes)
+    console.print(
+        f"[bold]{escape(result.name)}[/] · {result.model} on {result.machine} · {result.engine} · "
+        f"{result.traffic.requests:,} requests · GPU pool {pool}"
+    )
+    console.print()
+    console.print(f"{MARKS[result.verdict.kind]} [bold]{escape(result.verdict.sentence)}[/]")
+    for line in _asides(result):
+        console.print(line)
+    _section(console, "When", list(_when(result)))
+    _section(console, "How much", list(_how_much(result)))
+    if result.options:
+        console.print("\n[bold]With and without[/]")
+        console.print(_options(result))
+    _section(console, "Rests on, most sensitive first", [_assumption(one) for one in result.assumptions])
+    _section(
+        console,
+        "Mind",
+        [f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}" for one in result.notices],
+    )
+    _section(console, f"Simulated {result.simulated} runs; left out", [_pruned(one) for one in result.pruned])
+    for part in result.emission.parts if result.emission else ():
+        console.print(f"\n[bold]{part.name}[/] for {result.emission.target} {result.emission.version}")  # type: ignore[union-attr]
+        console.print(part.text, markup=False, soft_wrap=True)
+
+
+def _section(console: Console, title: str, lines: list[str | Table]) -> None:
+    if not lines:
+        return
+    console.print(f"\n[bold]{title}[/]")
+    for line in lines:
+        if isinstance(line, Table):
+            console.print(line)
+        else:
+            console.print(_indented(line, console.width))
+
+
+def _indented(line: str, width: int) -> Table:
+    """A line that wraps under itself."""
+    table = Table.grid(padding=(0, 0, 0, 2))
+    table.add_column(width=min(width, 100) - 2)
+    table.add_row(line)
+    return table
+
+
+def _asides(result: PlanResult) -> Iterator[str]:
+    if result.verdict.missing:
+        yield f"  missing: {result.verdict.missing}"
+    if result.overload:
+        yield (
+            f"  The traffic is {result.overload:.1f} times what the machine serves in the time: the queue "
+            "grows, and times to first token "
+            f"say little.\n  Ranked by {result.objective}; about {result.overload + 0.5:.0f} such replicas "
+            "would keep up."
+        )
+    yield from _eight_bits(result)
+
+
+def _eight_bits(result: PlanResult) -> Iterator[str]:
+    """What an 8-bit KV would do, alone and with the tier, where it was not advised."""
+    chosen = result.chosen
+    if chosen is None or chosen.placement.kv_dtype == "fp8":
+        return
+    for one in (one for one in result.options if one.placement.kv_dtype == "fp8" and not one.missed):
+        gain = 1 - one.score / chosen.score
+        if one.rejected <= chosen.rejected and gain > 0:
+            alone = "" if one.placement.offloads or not chosen.placement.offloads else ", without a tier,"
+            yield f"  8-bit KV{alone} would gain {gain:.0%} more ({one.name}), at the price of some accuracy."
+
+
+def _when(result: PlanResult) -> Iterator[str | Table]:
+    known = result.traffic
+    if not result.when or not known.named:
+        return
+    table = _table(("tier", "load", "compute", "wins from", "needs", "has"))
+    for one in result.when:
+        table.add_row(
+            one.tier,
+            format_seconds(one.load_s),
+            format_seconds(one.recompute_s),
+            _tokens(one.break_even_tokens),
+            _rate(one.break_even_Bps),
+            _has(one),
+        )
+    yield f"one request on an idle machine that reuses a prefix of {format_tokens(result.when[0].prefix_tokens)} tokens"
+    yield table
+    if known.ideal_hit:
+        yield (
+            f"{known.ideal_hit:.1%} of the prompt tokens come again, half of them within "
+            f"{format_seconds(known.reuse_s)}, "
+            f"nine in ten within {format_seconds(known.reuse_p90_s)}"
+        )
+    for hit in sorted({one.hit for one in result.claims}, reverse=True):
+        places = [
+            f"{one.speedup:g} times from {format_tokens(one.prompt_tokens)} tokens"
+            if one.prompt_tokens
+            else f"{one.speedup:g} times never"
+            for one in result.claims
+            if one.hit == hit
+        ]
+        yield f"a first token can come, with {hit:.0%} of the prompt in host memory, " + ", ".join(places)
+    if result.at_load:
+        yield "gain when the traffic arrives " + ", ".join(
+            f"{speed} times as fast: {gain:+.0%}" for speed, gain in result.at_load.items()
+        )
+
+
+def _tokens(span: Range) -> str:
+    if span.value is None:
+        return "never" if span.lo is None else f"never (at best {format_tokens(span.lo)} tokens)"
+    high = format_tokens(span.hi) if span.hi is not None else "never"
+    return f"{format_tokens(span.value)} tokens ({format_tokens(span.lo or 0)}–{high})"
+
+
+def _rate(span: Range) -> str:
+    return "no rate will do" if span.value is None else format_rate(span.value)
+
+
+def _has(one: TierWorth) -> str:
+    return f"{format_rate(one.Bps)} {one.source}"
+
+
+def _how_much(result: PlanResult) -> Iterator[str]:
+    if result.verdict.kind not in ("offload", "tie") or not result.chosen:
+        return
+    placement = result.placement
+    sizes = [(placement.cpu_bytes, "host memory"), (placement.disk_bytes, "disk")]
+    yield (
+        " and ".join(f"{format_bytes(size)} of {what}" for size, what in sizes if size)
+        + " for this replica, over all its ranks"
+    )
+    for step in result.steps:
+        word = "down" if step.capacity_bytes < placement.cpu_bytes else "up"
+        yield (
+            f"a step {word}, {format_bytes(step.capacity_bytes)}: {step.change:+.1%} in the goal, "
+            f"{step.hit_change:+.1%} of the prompt tokens served"
+        )
+    if result.pin_s >= 1:
+        yield f"pinning it adds about {format_seconds(result.pin_s)} to each start"
+    if result.disk_life_years is not None:
+        years = result.disk_life_years
+        life = f"{years:.1f} years" if years >= 1 else f"{years * 365.25:.0f} days"
+        yield f"at this rate of writing the disk's share for one replica is worn out after {life}"
+
+
+def _options(result: PlanResult) -> Table:
+    table = _table(("", "TTFT mean", "p95", "ITL p95", "req/s", "computed", "losing loads"))
+    shown = list(result.options[:MOST_OPTIONS])
+    for extra in (result.without, result.chosen):
+        if extra is not None and extra not in shown:
+            shown.append(extra)
+    for one in shown:
+        mark = "→ " if one == result.chosen else ""
+        table.add_row(
+            f"{mark}{one.name}",
+            _time(one.ttft_s.mean),
+            _time(one.ttft_s.p95),
+            _time(one.itl_s.p95),
+            f"{one.requests_per_s:,.3g}",
+            f"{one.computed:.1%}",
+            _losing(one),
+        )
+    return table
+
+
+def _time(value: float | None) -> str:
+    return "–" if value is None else format_seconds(value)
+
+
+def _losing(one: Option) -> str:
+    return f"{one.loads.losing:,} of {one.loads.count:,}" if one.loads.count else ""
+
+
+def _assumption(one: Assumption) -> str:
+    how = f"{one.kind}, ±{1.96 * one.sigma_rel:.0%}"
+    if one.flips_at is None:
+        return (
+            f"{one.name} ({how}): holds up to {one.tested_to:g} times" if one.tested_to != 1 else f"{one.name} ({how})"
+        )
+    return f"{one.name} ({how}): another verdict from {one.flips_at:.2g} times on"
+
+
+def _pruned(one: Pruned) -> str:
+    return f"{escape(one.what)}: {escape(one.why)}"
+
+
+def _table(heads: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    for at, head in enumerate(heads):
+        table.add_column(head, justify="right" if at else "left", no_wrap=at > 0)
+    return table

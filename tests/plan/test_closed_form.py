@@ -1,0 +1,86 @@
+"""Break-even lengths and bandwidths against arithmetic by hand, and against a search through every length."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from kvplan import scenario
+from kvplan.plan.closed_form import (
+    break_even_Bps,
+    break_even_tokens,
+    load_s,
+    prompt_for,
+    recompute_s,
+    scaled,
+    sigma,
+    ttft_s,
+    worth,
+)
+from kvplan.scenario import Scenario, with_setting
+
+
+@pytest.fixture(scope="module")
+def base() -> Scenario:
+    return scenario.load("none.jsonl", model="llama-3.1-8b", machine="h100-sxm", tiers={"gpu_kv": "40GiB"})
+
+
+def test_loading_from_host_memory_by_hand(base: Scenario) -> None:
+    # 8,192 tokens of 131,072 bytes are 1,073,741,824 bytes in 512 blocks of 16 tokens.
+    link, overhead = base.machine.link, base.engine.overhead
+    by_hand = overhead.load_s + 512 * overhead.load_block_s + link.launch_s + 512 * link.copy_s + 2**30 / link.h2d_Bps
+    assert load_s(base, "cpu", 8192) == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_a_disk_is_read_before_the_link_is_used(base: Scenario) -> None:
+    assert load_s(base, "disk", 8192) > load_s(base, "cpu", 8192) + 2**30 / base.machine.disk.read_Bps
+
+
+@pytest.mark.parametrize("tier", ["cpu", "disk", "remote"])
+def test_break_even_length_is_the_first_block_count_that_wins(base: Scenario, tier: str) -> None:
+    found = break_even_tokens(base, tier)
+    winning = [tokens for tokens in range(16, 4096, 16) if load_s(base, tier, tokens) < recompute_s(base, tokens)]
+    assert found == winning[0]
+
+
+def test_a_link_as_fast_as_the_break_even_bandwidth_breaks_even(base: Scenario) -> None:
+    # Without costs per copy, loading at that rate takes as long as computing.
+    bare = base
+    for path in ("machine.link.copy_s", "machine.link.launch_s"):
+        bare = with_setting(bare, path, 0.0)
+    rate = break_even_Bps(bare, "cpu", 8192)
+    even = with_setting(bare, "machine.link.h2d_Bps", rate)
+    assert load_s(even, "cpu", 8192) == pytest.approx(recompute_s(even, 8192), rel=1e-6)
+
+
+def test_never_is_never(base: Scenario) -> None:
+    slow = with_setting(with_setting(base, "machine.disk.read_Bps", 1e8), "machine.disk.stream_Bps", 1e8)
+    assert math.isinf(break_even_tokens(slow, "disk"))
+    found = worth(slow, "disk", 8192)
+    assert found.break_even_tokens.value is None
+    assert found.load_s > found.recompute_s
+
+
+def test_the_interval_holds_the_value_and_widens_with_doubt(base: Scenario) -> None:
+    found = worth(base, "disk", 8192).break_even_Bps
+    assert found.lo is not None and found.value is not None and found.hi is not None
+    assert found.lo < found.value < found.hi
+    measured, assumed = sigma(base, "machine.link.h2d_Bps"), sigma(base, "machine.disk.stream_Bps")
+    # 51.2 to 55.6 GB/s is a 95 % interval: 4.4 / (2 x 1.96 x 54.9) = 0.0204.
+    assert measured == pytest.approx(4.4e9 / (2 * 1.96 * 5.49e10), rel=1e-3)
+    assert assumed == 0.30
+
+
+def test_a_speed_up_is_bounded_by_what_is_not_in_the_tier(base: Scenario) -> None:
+    # With half of the prompt in a tier the other half is computed over a longer context: never 3 times sooner.
+    assert prompt_for(base, "cpu", 3.0, hit=0.5) is None
+    length = prompt_for(base, "cpu", 3.0)
+    assert length is not None
+    assert ttft_s(base, length) >= 3.0 * ttft_s(base, length, "cpu", 1.0)
+
+
+def test_scaling_multiplies_every_number_named(base: Scenario) -> None:
+    moved = scaled(base, ("machine.link.h2d_Bps", "machine.gpu.gemm_efficiency"), 0.5)
+    assert moved.machine.link.h2d_Bps == base.machine.link.h2d_Bps / 2
+    assert moved.machine.gpu.gemm_efficiency == base.machine.gpu.gemm_efficiency / 2
