@@ -28,7 +28,7 @@ def simulate(
     gpu_kv: Annotated[str | None, typer.Option(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves.")] = None,
     cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
     disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier.")] = None,
+    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.")] = None,
     speedup: Annotated[float | None, typer.Option(metavar="X", help="Replay the arrivals X times as fast.")] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
     max_input: Annotated[int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,

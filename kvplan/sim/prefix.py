@@ -47,6 +47,7 @@ class PrefixTree:
         self.grain_tokens = grain_tokens
         self.tiers = tiers
         self.root = Node(None, (), 0, 0, tiers)
+        self.permanent = False  # are runs kept that nobody holds
 
     def path(self, keys: tuple[int, ...], tokens: int) -> Node:
         """The deepest node of the path that names the first `tokens` tokens of `keys`, made where it is missing.
@@ -123,7 +124,7 @@ class PrefixTree:
 
     def prune(self, node: Node) -> None:
         """Forget a run, and its ancestors, once no tier holds it and no request uses it."""
-        while node.parent is not None and not node.users and not node.children and not any(node.entries):
+        while node.parent is not None and not self.permanent and not node.users and not node.children and not any(node.entries):
             parent = node.parent
             del parent.children[node.keys[0]]
             node.parent = None

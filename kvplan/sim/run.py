@@ -11,12 +11,14 @@ from kvplan.cost import StepCost
 from kvplan.errors import InputError
 from kvplan.scenario import Scenario
 from kvplan.sim.engine import Job, Replica
+from kvplan.sim.future import Future
 from kvplan.sim.links import DiskQueue, HostLink
-from kvplan.sim.policies import POLICIES
+from kvplan.sim.policies import Facts
 from kvplan.sim.prefix import PrefixTree
 from kvplan.sim.record import Recorder
 from kvplan.sim.tiers import Tier
 from kvplan.sim.transfers import Transfers
+from kvplan.sim.user_policy import maker
 from kvplan.sizing.formats import resolve_kv_dtype, stored_format
 from kvplan.sizing.kv import token_bytes as layer_token_bytes
 from kvplan.traces import open_trace
@@ -36,6 +38,7 @@ class World:
         self.cost = StepCost(model, machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
         self.token_bytes = bytes_per_token(scenario)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
+        self.future: Future | None = None
         self.recorder = Recorder(first_token_s=engine.overhead.first_token_s)
         tree = PrefixTree(key_tokens=trace.block_tokens, grain_tokens=engine.block_tokens, tiers=4)
         usable_bytes = self.pool_bytes - engine.null_blocks * engine.block_tokens * self.token_bytes
@@ -69,7 +72,14 @@ class World:
         capacity = int(size / self.token_bytes)
         if capacity < grain:
             raise InputError(f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * self.token_bytes:,.0f} bytes)")
-        return Tier(name, index, tree=tree, policy=POLICIES[policy](), capacity_tokens=capacity, grain_tokens=grain)
+        facts = Facts(capacity, self._recompute_s)
+        if policy == "belady":
+            self.future = self.future or Future(tree, self.trace, self.env, self.scenario.run.speedup)
+            facts.next_use_s = self.future.next_use_s
+        return Tier(name, index, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
+
+    def _recompute_s(self, start: int, end: int) -> float:
+        return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)
 
     def run(self, progress: Progress | None = None) -> bool:
         """Run to the last token; False when the user interrupted it."""

@@ -76,6 +76,7 @@ class Tier:
             entry.tokens -= taken
             if entry.node is not None:
                 self.evicted_tokens += taken
+            self.policy.resized(entry, -taken)
             if not entry.tokens:
                 self.policy.remove(entry)
                 self._forget(entry)
@@ -97,6 +98,7 @@ class Tier:
             entry.tokens += tokens
             if not entry.pins:
                 self.evictable_tokens += tokens
+                self.policy.resized(entry, tokens)
 
     def leave(self, tokens: int) -> None:
         """Leave `tokens` of content that nobody can find again in the order of eviction, as an engine does with blocks freed without a hash."""
@@ -124,10 +126,13 @@ class Tier:
             self.policy.append(entry)
             self.evictable_tokens += entry.tokens
 
-    def touch(self, path: list[Node]) -> None:
-        """Mark a path as used, deepest run first, so that an ancestor is always newer than its descendants."""
+    def touch(self, path: list[Node], *, again: bool = False) -> None:
+        """Mark a path as used, deepest run first, so that an ancestor is always newer than its descendants.
+
+        `again`: by a request that has used it before.
+        """
         index, policy = self.index, self.policy
         for node in reversed(path):
             entry = node.entries[index]
             if entry is not None and not entry.pins:
-                policy.touch(entry)
+                policy.touch(entry, again)

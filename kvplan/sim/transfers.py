@@ -95,7 +95,7 @@ class Transfers:
             self.dropped_tokens += tokens
             return
         job.stored = end
-        cpu.touch(path)
+        cpu.touch(path, again=True)
         if tokens:
             cpu.stored_tokens += tokens
             self._use(missing[-1][0], missing[0][1])
@@ -185,11 +185,12 @@ class Transfers:
         cpu = self.cpu
         if cpu is None or self.rule == "never":
             return False
-        cpu.touch(path)
+        again, job.looked = job.looked, True
+        cpu.touch(path, again=again)
         limit = job.target // cpu.grain_tokens * cpu.grain_tokens
         held = min(limit, cpu.reach(path, reach))
         if self.disk is not None:
-            self.disk.touch(path)
+            self.disk.touch(path, again=again)
             below = min(limit, self.disk.reach(path, held))
             if below > held and self._worth(job, reach, below, held):
                 waits = self._wait_for(replica, job, path, held, below)
