@@ -70,8 +70,14 @@ def machine(name: str) -> Machine:
 
 
 def engine(name: str) -> EngineSpec:
-    """An engine by catalog name or path."""
-    return _decode_toml(resolve("engines", name), EngineSpec)  # type: ignore[return-value]
+    """An engine by catalog name or path; `vllm@0.11` has the memory rules of that version."""
+    stem, _, version = name.partition("@")
+    found: EngineSpec = _decode_toml(resolve("engines", stem), EngineSpec)  # type: ignore[assignment]
+    if not version:
+        return found
+    if not re.fullmatch(r"v?\d+(\.\d+){0,2}[\w.+-]*", version):
+        raise InputError(f"{name}: {version!r} is not a version", hint=f"write {stem}@{found.version}")
+    return msgspec.structs.replace(found, version=version.removeprefix("v"))
 
 
 def model(name: str) -> ModelSpec:

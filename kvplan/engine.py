@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -10,19 +11,28 @@ from kvplan.provenance import Source
 
 
 class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Rules of the tiers below the GPU."""
+    """Rules of the tiers below the GPU. `lower` means the disk and the remote pool, which lie behind host memory."""
 
     chunk_tokens: int = 0  # granularity of lookup and store; 0: the engine's block
     store: Literal["write_through", "selective", "on_evict"] = "write_through"
-    store_after_lookups: int = 0  # selective: a block is stored from its n-th lookup on
+    store_after_lookups: int = 2  # selective: a block is stored once it was asked for so often
     store_generated: bool = True  # are tokens generated while decoding stored as well
+    lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
+    lower_store_after_lookups: int = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: int = 0
+    exclusive: bool = False  # does content leave a tier when it moves up
+    prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
+    prefetch_min_tokens: int = 0
+    prefetch_timeout_s: float = 0.0  # timeout: wait at most this long,
+    prefetch_timeout_token_s: float = 0.0  # plus this for each token,
+    prefetch_timeout_most_s: float = 0.0  # and never longer than this
     policy: str = "lru"
     disk_policy: str = "lru"
     disk_read_threads: int = 16
     disk_write_threads: int = 16
+    loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
@@ -70,6 +80,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context_bytes: int = 0  # CUDA context and libraries, per GPU
     rank_bytes: int = 0  # collectives, per GPU when there is more than one rank
     graph_bytes: int = 0  # captured CUDA graphs, where the pool is charged for them
+    mxfp4_width_multiple: int = 0  # to which the width of an mxfp4 expert is padded on a rank
+    absorbs_latent: bool = False  # are the up-projections of latent attention kept a second time in the model's dtype
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -98,8 +110,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def memory_rules(self) -> Memory:
         """The memory rules of this version: the last whose `since` is not above it."""
-        return [rules for rules in self.memory if _version(rules.since) <= _version(self.version)][-1]
+        known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
+        return (known or self.memory[:1])[-1]
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

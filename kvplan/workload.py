@@ -8,9 +8,10 @@ import msgspec
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request of a trace.
 
-    `blocks` are prefix keys, one for each `block_tokens` of the prompt in order: two requests share their first k blocks if and only if
-    their first k keys are equal (a reader chains content hashes into such keys). The last key may cover a partial block, and keys may be
-    missing at the tail; tokens without a key are unique to the request. Empty: the trace names no content.
+    `blocks` are prefix keys, one for each `block_tokens` of the prompt in order: two requests share their first k
+    blocks if and only if their first k keys are equal (a reader chains content hashes into such keys). The last key
+    may cover a partial block, and keys may be missing at the tail; tokens without a key are unique to the request.
+    Empty: the trace names no content.
     """
 
     index: int  # 0-based row of the file

@@ -1,0 +1,1 @@
+"""Measure this server and fit the machine profile that the other commands read."""

@@ -39,7 +39,7 @@ def main(
     pass
 
 
-def _guard(command: Callable[..., int]) -> Callable[..., None]:
+def guard(command: Callable[..., int]) -> Callable[..., None]:
     """A command as typer runs it: its return value is the exit code, and a failure becomes a sentence on stderr and its code."""
 
     @functools.wraps(command)
@@ -62,11 +62,16 @@ def _guard(command: Callable[..., int]) -> Callable[..., None]:
     return guarded
 
 
-COMMANDS: dict[str, str] = {"simulate": "kvplan.cli.simulate:simulate"}
-"""Command name -> module:function. Only the module of the command that runs is imported."""
+COMMANDS: dict[str, str] = {
+    "size": "kvplan.cli.size:size",
+    "simulate": "kvplan.cli.simulate:simulate",
+    "calibrate": "kvplan.cli.calibrate:calibrate",
+    "trace": "kvplan.cli.trace:app",
+}
+"""Command name -> module:function, or module:app for a group of commands. Only the module of the command that runs is imported."""
 
 
-def _load(target: str) -> Callable[..., int]:
+def _load(target: str) -> Callable[..., int] | typer.Typer:
     module, function = target.split(":")
     return getattr(importlib.import_module(module), function)
 
@@ -76,5 +81,9 @@ def run() -> None:
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     for name, target in COMMANDS.items():
         if name == asked or asked not in COMMANDS:
-            app.command(name=name)(_guard(_load(target)))
+            loaded = _load(target)
+            if isinstance(loaded, typer.Typer):
+                app.add_typer(loaded, name=name)
+            else:
+                app.command(name=name)(guard(loaded))
     app()

@@ -17,6 +17,8 @@ LINEAR = ("linear_attention", "mamba", "conv")
 
 def layer_count(fields: Fields) -> int:
     """Decoder layers."""
+    if fields.family == "nemotron_h" and (types := fields.given("layers_block_type")):
+        return len(types)
     return fields.need("num_hidden_layers", "n_layer", "n_layers", "num_decoder_layers", "decoder_layers", "num_layers")
 
 
@@ -364,7 +366,7 @@ def latent_layer(fields: Fields) -> Layers:
     sharded = q_up + rank * heads * (nope + v_dim) + heads * v_dim * hidden
     return Layers(
         kind="latent", count=1, query_heads=heads, kv_heads=1, k_dim=nope + rope, v_dim=v_dim, latent_dim=rank + rope,
-        params=replicated + sharded, replicated_params=replicated,
+        params=replicated + sharded, replicated_params=replicated, up_params=rank * heads * (nope + v_dim),
     )  # fmt: skip
 
 

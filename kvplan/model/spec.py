@@ -10,11 +10,9 @@ Kind = Literal["full", "window", "chunked", "latent", "state", "cross", "shared"
 Part = Literal["embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"]
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    pass
 
 
-class Layers(_Record, kw_only=True):
+class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A group of equal token-mixing layers.
 
     `full` keeps K and V of every token; `window` and `chunked` at most `window_tokens`; `latent` one compressed vector per token, the
@@ -38,9 +36,10 @@ class Layers(_Record, kw_only=True):
     state_groups: int = 0
     params: int = 0  # matrix parameters of one layer's mixer
     replicated_params: int = 0  # of those, the ones that every tensor-parallel rank holds
+    up_params: int = 0  # latent: of those, the up-projection to K and V
 
 
-class Ffn(_Record, kw_only=True):
+class Ffn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The feed-forward part of a group of layers: dense when `experts` is 0. With `inner_hidden` the routed experts work in a smaller space."""
 
     count: int
@@ -52,7 +51,7 @@ class Ffn(_Record, kw_only=True):
     inner_hidden: int = 0
 
 
-class Quantization(_Record, kw_only=True):
+class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How checkpoint weights are stored: bits per weight with their scales, for each part of the model that is not in the base dtype."""
 
     method: str
@@ -60,7 +59,7 @@ class Quantization(_Record, kw_only=True):
     kv_dtype: str = ""  # KV dtype that the checkpoint asks for
 
 
-class ModelSpec(_Record, kw_only=True):
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A decoder as kvplan needs it: layer groups for KV and attention, feed-forward groups and vocabulary for weights and FLOPs."""
 
     name: str

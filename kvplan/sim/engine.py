@@ -14,6 +14,8 @@ from typing import Any
 
 from kvplan.cost import StepCost
 from kvplan.engine import EngineSpec
+from kvplan.sim.loads import Outcome, Prefetch, StepLoad
+from kvplan.sim.pool import span
 from kvplan.sim.prefix import Node, PrefixTree
 from kvplan.sim.record import Recorder
 from kvplan.sim.tiers import Tier
@@ -26,7 +28,8 @@ class Job:
 
     __slots__ = (
         "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
-        "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "looked",
+        "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
+        "promoted", "weighed_s", "looked", "prefetch", "following", "whole",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -37,6 +40,12 @@ class Job:
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
+        self.weighed_s = 0.0  # of load_s, what has been compared with computing again
+        self.promoted: list[tuple[int, range]] = []  # tokens that came into host memory for it, and from which tier
+        self.looked = False  # has it asked the tiers below before
+        self.following: Request | None = None  # the next turn of its session, whose prompt may go on with this one's answer
+        self.whole: Job | None = None  # the request whose prompt this job computes for another replica
+        self.prefetch: Prefetch | None = None  # what is being read for it while it is queued
         self.leaf: Node | None = None  # deepest run of its prompt's content
         self.own_tail: Node | None = None  # what it generated before it was preempted
         self.computed = 0  # tokens whose KV is on the GPU once planned steps have run
@@ -45,13 +54,13 @@ class Job:
         self.blocks = 0  # GPU blocks held, shared ones included
         self.shared_tokens = 0  # of them in the prefix index
         self.stored = 0  # tokens offered to the tier below
-        self.hits = [0, 0, 0, 0]
+        self.hits: tuple[int, ...] = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
         self.counted = False
         self.running = False
         self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
         self.blocked_on: Any = None  # what the job waits for before it can be admitted
         self.preemptions = 0
-        self.looked = False  # has it asked the tiers below before
+        self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
 
     @property
     def target(self) -> int:
@@ -62,13 +71,15 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s")
+    __slots__ = ("chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s")
 
     def __init__(self) -> None:
         self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
+        self.loads: list[StepLoad] = []
         self.duration_s = 0.0
+        self.stall_s = 0.0  # of the duration, what the step waits for transfers
         self.start_s = -1.0
 
 
@@ -97,23 +108,47 @@ class Replica:
         self.running: list[Job] = []
         self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
         self.executing: Plan | None = None
+        self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
-        self.stuck = False  # the head of the line cannot be admitted before something is freed
+        self.stuck = False  # nobody can be admitted before something is freed
         self._bulk: Bulk | None = None
         self._timer = 0
+        transfers.on_freed(self.freed)
 
     # -- life of a request -------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
         """A job enters the waiting line."""
         self.waiting.append(job)
+        self.transfers.submitted(self, job)
         self.wake()
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or run."""
+        return len(self.waiting) + len(self.held) + len(self.running)
 
     def wake(self) -> None:
         """Something happened that a plan could use: an arrival, a finished load, space."""
         if self._bulk is not None:
             self._end_bulk()
         self._pump()
+
+    def freed(self) -> None:
+        """Blocks have become evictable without a step of the engine."""
+        if self.stuck:
+            self.stuck = False
+            self.wake()
+
+    def loaded(self, job: Job) -> None:
+        """A job's load has ended; while steps run, the one that starts next reports it, and it is seen when that has ended."""
+        job.seen_step = self.steps + 1 if self.executing is not None and self.engine.offload.loads_seen_after_step else 0
+        self.unblocked()
+
+    def unblocked(self) -> None:
+        """What a held job waited for has happened."""
+        self.stuck = False
+        self.wake()
 
     def _pump(self) -> None:
         while len(self.inflight) < self.depth:
@@ -128,7 +163,10 @@ class Replica:
 
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
+        self.steps += 1
         plan.start_s = self.env.now
+        plan.stall_s = self.transfers.stall_s(plan, self.env.now)
+        plan.duration_s += plan.stall_s
         self._alarm(plan.duration_s, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
@@ -196,15 +234,9 @@ class Replica:
         full = min(job.blocks, max(job.computed - 1, 0) // self.block) * self.block
         gpu.leave(max(0, full - job.shared_tokens))
         gpu.give_back(job.blocks * self.block - max(full, job.shared_tokens))
-        node: Node | None = job.own_tail or job.leaf
-        while node is not None and node.parent is not None:
-            node.users -= 1
-            entry = node.entries[0]
-            if entry is not None:
-                gpu.unpin(entry)
-            above = node.parent
-            self.tree.prune(node)
-            node = above
+        leaf = job.own_tail or job.leaf
+        assert leaf is not None
+        gpu.unpin(leaf)
         job.blocks = job.shared_tokens = 0
         job.leaf = job.own_tail = None
         self.stuck = False
@@ -236,6 +268,7 @@ class Replica:
             self._admit(plan, budget)
         if not plan.chunks and not plan.decodes:
             return None
+        plan.loads = self.transfers.planned()
         self._time(plan)
         return plan
 
@@ -282,36 +315,34 @@ class Replica:
         if end <= start or job.shared_tokens != start:
             return
         parent = job.own_tail or job.leaf
-        key = -1 - job.request.index * 4096 - job.preemptions
-        node = Node(parent, (key,), start, end, self.tree.tiers)
-        parent.children[key] = node
-        node.users = 1
-        self.gpu.grow(node, end - start)
+        key = (job.request.index, job.preemptions)
+        node = parent.children[key] = Node(parent, (key,), start, end, self.tree.tiers)
+        self.gpu.pin(node)
+        self.gpu.unpin(parent)
         entry = node.entries[0]
         assert entry is not None
-        self.gpu.pin(entry)
+        self.gpu.grow(entry, end - start)
         job.shared_tokens += end - start
         job.own_tail = node
-        self.transfers.store_own(job, node)
 
     # -- admission ---------------------------------------------------------------------------------------------------------
 
     def _admit(self, plan: Plan, budget: int) -> None:
-        if self.held:
-            for job in list(self.held):
-                if job.blocked_on is not None:
-                    continue
-                if budget <= 0 or len(self.running) >= self.engine.max_batch:
-                    return
-                new = self._try(job, budget)
-                if new is None:
-                    self._unwedge()
-                    return
-                if new:
-                    self.held.remove(job)
-                    self._start(plan, job, new)
-                    budget -= new
-        while self.waiting and not self.stuck and budget > 0 and len(self.running) < self.engine.max_batch:
+        if self.stuck:
+            return
+        for job in [job for job in self.held if self._ready(job)]:
+            if budget <= 0 or len(self.running) >= self.engine.max_batch:
+                return
+            new = self._try(job, budget)
+            if new is None:
+                self.stuck = True
+                self._unwedge()
+                return
+            if new:
+                self.held.remove(job)
+                self._start(plan, job, new)
+                budget -= new
+        while self.waiting and budget > 0 and len(self.running) < self.engine.max_batch:
             job = self.waiting[0]
             new = self._try(job, budget)
             if new is None:
@@ -324,6 +355,10 @@ class Replica:
                 continue
             self._start(plan, job, new)
             budget -= new
+
+    def _ready(self, job: Job) -> bool:
+        """Can a held job go on: nothing is on its way for it, and the scheduler has been told so."""
+        return job.blocked_on is None and not (self.running and job.seen_step > self.steps - len(self.inflight))
 
     def _unwedge(self) -> None:
         """Nothing runs and the head does not fit: jobs that hold loaded blocks while they wait give them back, newest first."""
@@ -349,23 +384,36 @@ class Replica:
     def _try(self, job: Job, budget: int) -> int | None:
         """Tokens that a waiting job computes in this step; 0: it waits for a load; None: it does not fit now."""
         if job.blocks:  # what it waited for is in place
-            new = min(job.target - job.computed, budget)
-            if self._missing_tokens(job, self._wanted(job, job.computed + new)) > self.gpu.room_tokens:
-                return None
-            self._allocate(job, job.computed + new)
-            return new
+            return self._resume(job, budget)
         path = self._find(job)
         reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
-        outcome = self.transfers.begin(self, job, path, reach)
-        if not outcome:
-            if outcome is None or not self.hold(job, path, reach, reach + min(job.target - reach, budget)):
-                self._drop(job)
-                return None
-            job.computed = reach
-            if not job.counted:
-                job.hits[0] = reach
-            return min(job.target - reach, budget)
-        return 0
+        outcome = self.transfers.begin(self, job, path, reach, budget)
+        if outcome is Outcome.WAITS:
+            return 0
+        if outcome is Outcome.IN_STEP:
+            return self._resume(job, budget)
+        if outcome is Outcome.NO_ROOM or not self.hold(job, path, reach, reach + min(job.target - reach, budget)):
+            self._drop(job)
+            return None
+        job.computed = reach
+        if not job.counted:
+            job.hits = (reach, 0, 0, 0)
+        return min(job.target - reach, budget)
+
+    def _resume(self, job: Job, budget: int) -> int | None:
+        """Tokens that a job with blocks computes in this step; None: they do not fit now."""
+        new = min(job.target - job.computed, budget)
+        if self._missing_tokens(job, self._wanted(job, job.computed + new)) > self.gpu.room_tokens:
+            return None
+        self._allocate(job, job.computed + new)
+        return new
+
+    def gpu_reach(self, job: Job) -> int:
+        """Tokens of a job's prompt that the GPU holds now."""
+        leaf = self.tree.path(job.request.blocks, job.prompt)
+        reach = self.gpu.reach(span(leaf, 0), 0)
+        self.tree.prune(leaf)
+        return reach
 
     def _wanted(self, job: Job, upto: int) -> int:
         """Tokens that must fit for a job to be admitted."""
@@ -389,8 +437,7 @@ class Replica:
     def _find_generated(self, job: Job, path: list[Node]) -> None:
         node = job.leaf
         for generation in range(job.preemptions):
-            key = -1 - job.request.index * 4096 - generation
-            child = node.children.get(key) if node is not None else None
+            child = node.children.get((job.request.index, generation)) if node is not None else None
             if child is not None:
                 path.append(child)
                 job.own_tail = node = child
@@ -405,18 +452,10 @@ class Replica:
     def hold(self, job: Job, path: list[Node], reach: int, upto: int) -> bool:
         """Pin a job's path, of which the GPU has `reach` tokens, and take blocks up to token `upto`. False, and nothing done: no room."""
         gpu, block = self.gpu, self.block
-        freed = 0  # blocks that the pins themselves will keep from eviction
-        for node in path:
-            entry = node.entries[0]
-            if entry is not None and not entry.pins:
-                freed += entry.tokens
-        if -(-(self._wanted(job, upto) - reach) // block) * block > gpu.room_tokens - freed:
+        if -(-(self._wanted(job, upto) - reach) // block) * block > gpu.room_tokens - gpu.pinnable_tokens(path):
             return False
-        for node in path:
-            node.users += 1
-            entry = node.entries[0]
-            if entry is not None:
-                gpu.pin(entry)
+        if path:
+            gpu.pin(path[-1])
         job.blocks = reach // block
         job.shared_tokens = reach
         self._allocate(job, upto)
@@ -448,17 +487,11 @@ class Replica:
         for node in reversed(path):
             end = min(done, node.end)
             entry = node.entries[0]
-            held = node.start + (entry.tokens if entry is not None else 0)
+            assert entry is not None
+            held = node.start + entry.tokens
             if end <= held:
                 continue
-            if entry is None:
-                self.gpu.grow(node, end - held)
-                entry = node.entries[0]
-                assert entry is not None
-                self.gpu.pin(entry)
-                entry.pins = node.users
-            else:
-                self.gpu.grow(node, end - held)
+            self.gpu.grow(entry, end - held)
             job.shared_tokens += end - held
 
     # -- many decode steps at once -----------------------------------------------------------------------------------------
@@ -473,6 +506,8 @@ class Replica:
         for plan in self.inflight:
             if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs):
                 return
+        if self._may_admit() or any(plan.stall_s for plan in self.inflight):
+            return
         if len(jobs) != len(self.running) or self.transfers.outputs_seen_s(self.env.now) > self.env.now:
             return
         steps = min(job.output - job.planned for job in jobs)
@@ -485,8 +520,16 @@ class Replica:
         self._bulk = bulk
         self._alarm(bulk.elapsed_s(bulk.steps), self._end_bulk_and_go)
 
+    def _may_admit(self) -> bool:
+        """Could a plan made after the next step admit somebody."""
+        if self.stuck or len(self.running) >= self.engine.max_batch:
+            return False
+        return bool(self.waiting) or any(job.blocked_on is None for job in self.held)
+
     def _steps_with_blocks(self, jobs: list[Job], steps: int) -> int:
-        block, room = self.block, self.gpu.room_tokens // self.block
+        gpu, block = self.gpu, self.block
+        free = gpu.room_tokens if gpu.spill is None else gpu.capacity_tokens - gpu.used_tokens  # what is given up takes time to store
+        room = free // block
         if len(jobs) * (steps // block + 1) <= room:
             return steps
         low, high = 0, steps

@@ -6,17 +6,23 @@ part of it, kept in an `Entry` (ancestors are never older than descendants, so e
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 
 class Entry:
-    """What one tier holds of one run: its first `tokens` tokens. `previous` and `next` belong to the tier's eviction order."""
+    """What one tier holds of one run: its first `tokens` tokens, and `coming` more that are on their way.
 
-    __slots__ = ("node", "tokens", "pins", "previous", "next", "order", "meta")
+    A pinned entry stays even when it holds nothing. `previous` and `next` belong to the tier's eviction order.
+    """
+
+    __slots__ = ("node", "tokens", "coming", "load", "pins", "previous", "next", "order", "meta")
 
     def __init__(self, node: Node | None, tokens: int) -> None:
         self.node = node
         self.tokens = tokens
+        self.coming = 0
+        self.load: Any = None  # what brings tokens from a tier below, for others to wait for
         self.pins = 0  # while above zero the entry is not evicted
         self.previous: Entry | None = None
         self.next: Entry | None = None
@@ -27,16 +33,15 @@ class Entry:
 class Node:
     """A run of content from token `start` to token `end`; `keys` are the block keys it covers, `entries` one slot per tier."""
 
-    __slots__ = ("parent", "keys", "start", "end", "children", "entries", "users")
+    __slots__ = ("parent", "keys", "start", "end", "children", "entries")
 
-    def __init__(self, parent: Node | None, keys: tuple[int, ...], start: int, end: int, tiers: int) -> None:
+    def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int, tiers: int) -> None:
         self.parent = parent
         self.keys = keys
         self.start = start
         self.end = end
-        self.children: dict[int, Node] = {}
+        self.children: dict[Hashable, Node] = {}  # by the key of their first engine block
         self.entries: list[Entry | None] = [None] * tiers
-        self.users = 0  # requests that run on this content
 
 
 class PrefixTree:
@@ -54,25 +59,30 @@ class PrefixTree:
 
         `tokens` is rounded down to whole engine blocks; the root stands for no content. Runs are split so that the path ends on a node.
         """
-        key_tokens = self.key_tokens
-        tokens = min(tokens, len(keys) * key_tokens) // self.grain_tokens * self.grain_tokens
+        key_tokens, grain = self.key_tokens, self.grain_tokens
+        tokens = min(tokens, len(keys) * key_tokens) // grain * grain
         node = self.root
         while node.end < tokens:
             position = node.end
-            first = position // key_tokens
-            child = node.children.get(keys[first])
+            first, name = position // key_tokens, keys[(position + grain - 1) // key_tokens]
+            child = node.children.get(name)
             if child is None:
                 child = Node(node, keys[first : -(-tokens // key_tokens)], position, tokens, self.tiers)
-                node.children[keys[first]] = child
+                node.children[name] = child
                 return child
             shared = self._shared_end(child, keys, first, tokens)
             if shared <= position:
-                # The keys part inside the first engine block: such a block belongs to nobody else.
+                # The last key of an engine block agrees and an earlier one does not: a damaged trace. Nothing is shared.
                 return node
             if shared < child.end:
                 child = self._split(child, shared)
             node = child
         return node
+
+    def _name(self, node: Node) -> Hashable:
+        """Under which its parent knows a run: the key that covers the end of its first engine block, and so all before it."""
+        start = node.start
+        return node.keys[min((start + self.grain_tokens - 1) // self.key_tokens - start // self.key_tokens, len(node.keys) - 1)]
 
     def _shared_end(self, child: Node, keys: tuple[int, ...], first: int, tokens: int) -> int:
         """The token up to which `keys` agrees with a run, in whole engine blocks."""
@@ -95,37 +105,41 @@ class PrefixTree:
         assert parent is not None
         first = node.start // key_tokens
         upper = Node(parent, node.keys[: -(-at // key_tokens) - first], node.start, at, self.tiers)
-        upper.users = node.users
-        parent.children[node.keys[0]] = upper
+        parent.children[self._name(node)] = upper
         for tier, entry in enumerate(node.entries):
             if entry is not None:
-                self._split_entry(tier, entry, upper, at - node.start)
+                _split_entry(tier, entry, upper, at - node.start)
         node.parent = upper
         node.keys = node.keys[at // key_tokens - first :]
         node.start = at
-        upper.children[node.keys[0]] = node
+        if node.children or self.permanent or any(node.entries):
+            upper.children[self._name(node)] = node
+        else:  # evicted to before the cut
+            node.parent = None
         return upper
 
-    @staticmethod
-    def _split_entry(tier: int, entry: Entry, upper: Node, length: int) -> None:
-        if entry.tokens <= length:  # all that the tier holds lies above the cut
-            assert entry.node is not None
-            entry.node.entries[tier] = None
-            entry.node = upper
-            upper.entries[tier] = entry
-            return
-        above = Entry(upper, length)
-        above.pins = entry.pins
-        above.meta = entry.meta
-        entry.tokens -= length
-        upper.entries[tier] = above
-        if entry.order is not None:
-            entry.order.insert_after(entry, above)
-
     def prune(self, node: Node) -> None:
-        """Forget a run, and its ancestors, once no tier holds it and no request uses it."""
-        while node.parent is not None and not self.permanent and not node.users and not node.children and not any(node.entries):
+        """Forget a run, and its ancestors, once no tier holds it and nothing uses it."""
+        while node.parent is not None and not self.permanent and not node.children and not any(node.entries):
             parent = node.parent
-            del parent.children[node.keys[0]]
+            del parent.children[self._name(node)]
             node.parent = None
             node = parent
+
+
+def _split_entry(tier: int, entry: Entry, upper: Node, length: int) -> None:
+    """Divide what a tier holds of a run: `upper` gets the first `length` tokens, whoever uses the run uses both parts."""
+    node = entry.node
+    assert node is not None
+    if entry.tokens + entry.coming <= length and not entry.pins:  # all that the tier holds lies above the cut
+        node.entries[tier] = None
+        entry.node = upper
+        upper.entries[tier] = entry
+        return
+    above = upper.entries[tier] = Entry(upper, min(entry.tokens, length))
+    above.coming = min(entry.coming, length - above.tokens)
+    above.pins, above.load, above.meta = entry.pins, entry.load, entry.meta
+    entry.tokens -= above.tokens
+    entry.coming -= above.coming
+    if entry.order is not None:
+        entry.order.insert_after(entry, above)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
 
 from kvplan.traces.trace import Trace
+from kvplan.workload import Request
 
 Ints = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+
+MAX_EVENTS = 8_000_000
+"""Block events held at most: some 0.7 GB with what the analyses add. Longer traces are sampled."""
 _BATCH = 65_536
 _GOLDEN, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -19,59 +24,81 @@ _GOLDEN, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1C
 class Columns:
     """Requests in arrival order, and their block events in that order, head to tail within a request.
 
-    The blocks of request t are `keys[starts[t]:starts[t + 1]]`. Equal keys mean equal prefixes: a key is a 64-bit hash of all ids up to its block.
-    When `weight` is above 1 only that share of the blocks was kept (one in `weight`, by hash of the key).
+    The blocks of request t are `keys[starts[t]:starts[t + 1]]`. Equal keys mean equal prefixes: a key is a 64-bit hash
+    of all ids up to its block. `one_in` above 1: only that share of the blocks is here, chosen by the hash of the key.
     """
 
+    block_tokens: int
+    arrival_s: npt.NDArray[np.float64]
     prompt_tokens: Ints
+    output_tokens: Ints
     blocks: Ints  # per request, before sampling
     starts: Ints
-    keys: npt.NDArray[np.uint64]
+    keys: Keys
     tokens: Ints  # per event: prompt tokens that its block covers
-    weight: int = 1
+    one_in: int = 1
 
     @property
     def requests(self) -> int:
         return len(self.prompt_tokens)
 
     def request_of_event(self) -> Ints:
+        """The request of each event."""
         return np.repeat(np.arange(self.requests), np.diff(self.starts))
 
 
-def load(trace: Trace, *, max_events: int = 20_000_000) -> Columns:
-    """The columns of a trace. Above `max_events` block events only a share of the blocks is kept, halved as often as needed (SHARDS, FAST'15)."""
+def load(trace: Trace, *, max_events: int = MAX_EVENTS) -> Columns:
+    """The columns of a trace.
+
+    Above `max_events` only a share of the blocks is kept, halved as often as needed (spatial sampling by hash:
+    Waldspurger et al., SHARDS, FAST 2015).
+    """
     parts: list[Columns] = []
-    kept, weight = 0, 1
+    events, one_in = 0, 1
     requests = iter(trace)
     while batch := list(islice(requests, _BATCH)):
-        part = _thin(_columns(batch, trace.block_tokens), weight)
+        part = _thin(_columns(batch, trace.block_tokens), one_in)
         parts.append(part)
-        kept += len(part.keys)
-        while kept > max_events:
-            weight *= 2
-            parts = [_thin(part, weight) for part in parts]
-            kept = sum(len(part.keys) for part in parts)
-    return _join(parts, weight)
+        events += len(part.keys)
+        while events > max_events:
+            one_in *= 2
+            parts = [_thin(part, one_in) for part in parts]
+            events = sum(len(part.keys) for part in parts)
+    return _join(parts)
 
 
-def _columns(batch: list, block_tokens: int) -> Columns:
+def _columns(batch: list[Request], block_tokens: int) -> Columns:
     blocks = np.array([len(request.blocks) for request in batch], dtype=np.int64)
     prompt = np.array([request.prompt_tokens for request in batch], dtype=np.int64)
-    starts = np.concatenate(([0], np.cumsum(blocks)))
+    starts = _offsets(blocks)
     ids = np.fromiter(chain.from_iterable(request.blocks for request in batch), dtype=np.int64, count=int(starts[-1]))
     position = np.arange(len(ids)) - np.repeat(starts[:-1], blocks)
-    tokens = np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens)
-    return Columns(prompt_tokens=prompt, blocks=blocks, starts=starts, keys=_chain(ids, position, starts), tokens=tokens)
+    return Columns(
+        block_tokens=block_tokens,
+        arrival_s=np.array([request.arrival_s for request in batch]),
+        prompt_tokens=prompt,
+        output_tokens=np.array([request.output_tokens for request in batch], dtype=np.int64),
+        blocks=blocks,
+        starts=starts,
+        keys=_chain(ids, position, starts),
+        tokens=np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens),
+    )
 
 
-def _chain(ids: Ints, position: Ints, starts: Ints) -> npt.NDArray[np.uint64]:
+def _offsets(counts: Ints) -> Ints:
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def _chain(ids: Ints, position: Ints, starts: Ints) -> Keys:
     """Prefix keys: within a request, the running sum (mod 2^64) of a hash of each id and its position."""
-    total = np.cumsum(mix(ids.astype(np.uint64) + mix(position.astype(np.uint64))))
+    total = np.cumsum(mix(ids.astype(np.uint64) + mix(position.astype(np.uint64))), dtype=np.uint64)
     before = np.concatenate((np.zeros(1, dtype=np.uint64), total))[starts[:-1]]
     return total - np.repeat(before, np.diff(starts))
 
 
-def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(values: Keys) -> Keys:
     """The finaliser of splitmix64 (Steele et al., OOPSLA 2014): a bijection of 64-bit integers that looks random."""
     z = values + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX1
@@ -79,28 +106,31 @@ def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def _thin(part: Columns, weight: int) -> Columns:
-    if weight == part.weight:
+def _thin(part: Columns, one_in: int) -> Columns:
+    if one_in == part.one_in:
         return part
-    keep = mix(part.keys) < np.uint64(2**64 // weight)
-    starts = np.concatenate(([0], np.cumsum(keep)))[part.starts]
-    return Columns(
-        prompt_tokens=part.prompt_tokens,
-        blocks=part.blocks,
-        starts=starts,
+    keep = mix(part.keys) < np.uint64(2**64 // one_in)
+    return replace(
+        part,
+        starts=_offsets(keep.astype(np.int64))[part.starts],
         keys=part.keys[keep],
         tokens=part.tokens[keep],
-        weight=weight,
+        one_in=one_in,
     )
 
 
-def _join(parts: list[Columns], weight: int) -> Columns:
-    counts = np.concatenate([np.diff(part.starts) for part in parts])
+def _join(parts: list[Columns]) -> Columns:
+    def whole(name: str) -> npt.NDArray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
     return Columns(
-        prompt_tokens=np.concatenate([part.prompt_tokens for part in parts]),
-        blocks=np.concatenate([part.blocks for part in parts]),
-        starts=np.concatenate(([0], np.cumsum(counts))),
-        keys=np.concatenate([part.keys for part in parts]),
-        tokens=np.concatenate([part.tokens for part in parts]),
-        weight=weight,
+        block_tokens=parts[0].block_tokens,
+        arrival_s=whole("arrival_s"),
+        prompt_tokens=whole("prompt_tokens"),
+        output_tokens=whole("output_tokens"),
+        blocks=whole("blocks"),
+        starts=_offsets(np.concatenate([np.diff(part.starts) for part in parts])),
+        keys=whole("keys"),
+        tokens=whole("tokens"),
+        one_in=parts[0].one_in,
     )

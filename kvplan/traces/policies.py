@@ -1,4 +1,4 @@
-"""What FIFO and Belady's optimum hit at given capacities: per request, how many leading blocks."""
+"""What a cache hits under LRU, FIFO and Belady's optimum at given capacities."""
 
 from __future__ import annotations
 
@@ -8,30 +8,45 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kvplan.traces.columns import Columns, Ints
+from kvplan.traces.reuse import NEVER, Reuse
 
 _LANES = 2**26
-"""Capacities simulated together are limited so that blocks x capacities stays below this many numbers."""
+"""FIFO simulates so many capacities together that blocks x capacities stays below this."""
 
 
-def lru(columns: Columns, before: Ints, distances: Ints, capacities: Sequence[int]) -> Ints:
-    """Hit blocks, shape (requests, capacities), by stack distance (see reuse.stack_distances)."""
-    hits = distances[:, None] < np.array(capacities)
-    sums = np.concatenate((np.zeros((1, len(capacities)), dtype=np.int64), np.cumsum(hits, axis=0)))
-    return sums[columns.starts[1:]] - sums[columns.starts[:-1]]
+def lru(reuse: Reuse, capacities: Sequence[int], first: int) -> Ints:
+    """Hit blocks and hit tokens of the requests from `first` on, shape (2, capacities): every use nearer than the
+    capacity.
 
-
-def fifo(columns: Columns, before: Ints, distances: Ints, capacities: Sequence[int]) -> Ints:
-    """Hit blocks, shape (requests, capacities). Missing blocks are inserted head first, each pushing out the oldest insertion.
-
-    The m-th insertion is resident while fewer than `capacity` have followed it, so one number a block and capacity is the whole state.
+    Of sampled blocks the misses are scaled up and the hits are the rest: a block used very often hits nearly always,
+    and whether it is in the sample must not matter.
     """
-    nodes = _nodes(before)
-    lanes = max(1, _LANES // max(1, len(nodes)))
-    parts = [_fifo(columns, nodes, capacities[i : i + lanes]) for i in range(0, len(capacities), lanes)]
-    return np.concatenate(parts, axis=1)
+    columns, start = reuse.columns, reuse.columns.starts[first]
+    distance, tokens = reuse.distance[start:], columns.tokens[start:]
+    order = np.argsort(distance)
+    reached = np.searchsorted(distance[order], np.minimum(np.array(capacities, dtype=np.int64), NEVER))
+    sums = np.concatenate(([0], np.cumsum(tokens[order])))
+    missed_blocks = (len(distance) - reached) * columns.one_in
+    missed_tokens = (sums[-1] - sums[reached]) * columns.one_in
+    named = np.minimum(columns.blocks[first:] * columns.block_tokens, columns.prompt_tokens[first:])
+    return np.array([columns.blocks[first:].sum() - missed_blocks, named.sum() - missed_tokens])
+
+
+def fifo(reuse: Reuse, capacities: Sequence[int], first: int) -> Ints:
+    """Hit blocks and hit tokens, shape (2, capacities). Missing blocks are inserted head first, each pushing out the
+    oldest insertion.
+
+    The m-th insertion is resident while fewer than `capacity` have followed it, so that one number a block and
+    capacity is the whole state.
+    """
+    number = nodes(reuse.before)
+    lanes = max(1, _LANES // max(1, len(number)))
+    parts = [_fifo(reuse.columns, number, capacities[at : at + lanes]) for at in range(0, len(capacities), lanes)]
+    return _totals(reuse.columns, np.concatenate(parts, axis=1), first)
 
 
 def _fifo(columns: Columns, nodes: Ints, capacities: Sequence[int]) -> Ints:
+    """Leading hit blocks, shape (requests, capacities)."""
     room = np.array(capacities, dtype=np.int64)
     inserted = np.full((int(nodes.max(initial=-1)) + 1, len(room)), -(2**62), dtype=np.int64)
     total = np.zeros(len(room), dtype=np.int64)  # insertions so far
@@ -42,13 +57,12 @@ def _fifo(columns: Columns, nodes: Ints, capacities: Sequence[int]) -> Ints:
         if not len(path):
             continue
         age = inserted[path]
-        oldest = total - room
-        missing = age < oldest
+        missing = age < total - room
         hits[request] = np.where(missing.any(axis=0), missing.argmax(axis=0), len(path))
         while True:
-            # An insertion for a block nearer to the head may push out a block further along before its turn comes.
+            # Inserting a block nearer to the head may push out one further along before its turn comes.
             order = np.cumsum(missing, axis=0)
-            now = age < oldest + order - missing
+            now = age < total - room + order - missing
             if np.array_equal(now, missing):
                 break
             missing = now
@@ -57,29 +71,33 @@ def _fifo(columns: Columns, nodes: Ints, capacities: Sequence[int]) -> Ints:
     return hits
 
 
-def opt(columns: Columns, before: Ints, distances: Ints, capacities: Sequence[int]) -> Ints:
-    """Hit blocks, shape (requests, capacities), of Belady's optimum with bypass: of what is needed again, what is needed last goes first.
+def opt(reuse: Reuse, capacities: Sequence[int], first: int) -> Ints:
+    """Hit blocks and hit tokens, shape (2, capacities), of Belady's optimum with bypass: what is needed last goes
+    first.
 
-    A block used by request t and next by request e is worth keeping from t to e. Blocks of one request with the same e move together; along a
-    request e never falls, so the deepest blocks go first and what stays is a prefix.
+    A block used by request t and next by request e is worth keeping from t to e. Blocks of one request with the same e
+    move together; along a request e never falls, so that the deepest blocks go first and what stays is a prefix.
     """
+    columns, before = reuse.columns, reuse.before
     request = columns.request_of_event()
-    reuse = np.flatnonzero(before >= 0)
-    pair = request[reuse] * columns.requests + (columns.requests - 1 - request[before[reuse]])
-    spans, size = np.unique(-pair, return_counts=True)  # last needed first; of those the least recently used, which lie deepest
-    end = -spans // columns.requests
-    start = columns.requests - 1 - (-spans) % columns.requests
+    reused = np.flatnonzero(before >= 0)
+    # Spans (t, e) in the order in which they give way: the last needed, and of those the least recently used, which
+    # lie deepest.
+    last_t = columns.requests - 1
+    span = -(request[reused] * columns.requests + last_t - request[before[reused]])
+    spans, size = np.unique(span, return_counts=True)
+    end, start = -spans // columns.requests, last_t - (-spans) % columns.requests
+    starting, ending, sizes = _buckets(start), _buckets(end), size.tolist()
     hits = np.zeros((columns.requests, len(capacities)), dtype=np.int64)
-    by_start, by_end = _buckets(start), _buckets(end)
     for lane, capacity in enumerate(capacities):
-        kept = np.array(_belady(by_start, by_end, size.tolist(), capacity), dtype=np.int64)
-        np.add.at(hits[:, lane], end, kept)
-    return hits
+        np.add.at(hits[:, lane], end, np.array(_kept(starting, ending, sizes, capacity), dtype=np.int64))
+    return _totals(columns, hits, first)
 
 
-def _belady(starting: dict[int, list[int]], ending: dict[int, list[int]], size: list[int], capacity: int) -> list[int]:
-    """Blocks of each span that survive to its end; spans are numbered in the order in which they give way."""
-    kept, held, heap = size[:], 0, []
+def _kept(starting: dict[int, list[int]], ending: dict[int, list[int]], size: list[int], capacity: int) -> list[int]:
+    """Blocks of each span that survive to its end."""
+    kept, held = size[:], 0
+    heap: list[int] = []
     for request in sorted(starting.keys() | ending.keys()):
         for span in ending.get(request, ()):
             held -= kept[span]
@@ -103,17 +121,19 @@ def _buckets(values: Ints) -> dict[int, list[int]]:
     return buckets
 
 
-def _nodes(before: Ints) -> Ints:
+def nodes(before: Ints) -> Ints:
     """A dense number for each distinct block, the same for all its events."""
     first = before < 0
-    number = np.cumsum(first) - 1
     root = np.where(first, np.arange(len(before)), before)
-    while True:
-        further = root[root]
-        if np.array_equal(further, root):
-            return number[root]
+    while not np.array_equal(further := root[root], root):
         root = further
+    return (np.cumsum(first) - 1)[root]
 
 
-POLICIES: dict[str, Callable[[Columns, Ints, Ints, Sequence[int]], Ints]] = {"lru": lru, "fifo": fifo, "opt": opt}
-"""Policy name -> function of columns, previous uses, stack distances and capacities."""
+def _totals(columns: Columns, hits: Ints, first: int) -> Ints:
+    tokens = np.minimum(hits * columns.block_tokens, columns.prompt_tokens[:, None])
+    return np.array([hits[first:].sum(axis=0), tokens[first:].sum(axis=0)])
+
+
+POLICIES: dict[str, Callable[[Reuse, Sequence[int], int], Ints]] = {"lru": lru, "fifo": fifo, "opt": opt}
+"""Policy name -> hit blocks and hit tokens at capacities, of the requests from an index on."""

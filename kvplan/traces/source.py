@@ -1,4 +1,4 @@
-"""Bytes of a trace file, line by line: plain, gzip or zstd, with limits that stop hostile files."""
+"""Bytes of a trace file, line by line: plain, gzip, zstd or Parquet, with limits that stop hostile files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
 
 from kvplan.errors import InputError, MissingError
 
@@ -17,23 +20,50 @@ MAX_DOCUMENT_BYTES = 2**30
 BOMB_BYTES, BOMB_RATIO = 256 * 2**20, 200
 """A compressed file stops beyond this many bytes when it also grew beyond this ratio; request traces reach about 20."""
 
-_GZIP, _ZSTD, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
-_HEAD_BYTES = 256 * 1024
+_GZIP, _ZSTD, _PARQUET, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xef\xbb\xbf"
+_HEAD_BYTES = 64 * 1024
 
 
-class Source:
-    """One file. `head` is its beginning, decompressed, for recognising the format."""
+class Source(Protocol):
+    """One file of a trace.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._guarded(), self._open() as stream:
-            self.head = stream.read(_HEAD_BYTES).removeprefix(_BOM)
-        if not self.head.strip():
-            raise InputError(f"{path}: the trace is empty")
+    `head` is its beginning: the first line whole, and some more. `ordinal` tells the files of a directory apart.
+    """
+
+    path: Path
+    ordinal: int
+    head: bytes
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Line number (from 1) and bytes of each line that is not blank. Raises InputError on a line that is too long or not UTF-8."""
-        with self._guarded(), self._open() as stream:
+        """Line number (from 1) and bytes of each line that is not blank."""
+
+    def document(self) -> bytes:
+        """The whole file."""
+
+    def error(self, line: int, message: str, *, hint: str = "") -> InputError:
+        """An InputError that names this file and a line."""
+
+
+def open_source(path: Path, ordinal: int = 0) -> Source:
+    """The source of a file by its first bytes. Raises InputError when it is missing, unreadable or empty."""
+    with _readable(path), open(path, "rb") as stream:
+        magic = stream.read(4)
+    source: Source = _Parquet(path, ordinal) if magic == _PARQUET else _Text(path, ordinal)
+    if not source.head.strip():
+        raise InputError(f"{path}: the trace is empty")
+    return source
+
+
+class _Text:
+    def __init__(self, path: Path, ordinal: int) -> None:
+        self.path, self.ordinal = path, ordinal
+        with _readable(path), self._open() as stream:
+            head = stream.readline(MAX_LINE_BYTES + 1)
+            self.head = (head + stream.read(max(0, _HEAD_BYTES - len(head)))).removeprefix(_BOM)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Raises InputError on a line that is too long or not UTF-8."""
+        with _readable(self.path), self._open() as stream:
             number = 0
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 number += 1
@@ -47,8 +77,8 @@ class Source:
                     yield number, line
 
     def document(self) -> bytes:
-        """The whole file. Raises InputError above MAX_DOCUMENT_BYTES."""
-        with self._guarded(), self._open() as stream:
+        """Raises InputError above MAX_DOCUMENT_BYTES."""
+        with _readable(self.path), self._open() as stream:
             data = stream.read(MAX_DOCUMENT_BYTES + 1)
         if len(data) > MAX_DOCUMENT_BYTES:
             raise InputError(
@@ -58,7 +88,6 @@ class Source:
         return data.removeprefix(_BOM)
 
     def error(self, line: int, message: str, *, hint: str = "") -> InputError:
-        """An InputError that names this file and a line."""
         return InputError(f"{self.path}, line {line}: {message}", hint=hint)
 
     def _check_utf8(self, number: int, line: bytes) -> None:
@@ -68,50 +97,56 @@ class Source:
             raise self.error(number, f"not UTF-8 text (byte {error.start + 1} of the line)") from None
 
     def _open(self) -> BinaryIO:
-        raw = open(self.path, "rb")  # noqa: SIM115 - the caller closes it through the wrapper
+        raw = open(self.path, "rb")  # noqa: SIM115 - closed by the stream that is returned
         magic = raw.peek(4)[:4]
         if magic.startswith(_GZIP):
             return io.BufferedReader(_Watched(gzip.GzipFile(fileobj=raw), raw, self.path), 2**18)
         if magic.startswith(_ZSTD):
-            return io.BufferedReader(_Watched(_zstd_reader(raw), raw, self.path), 2**18)
+            return io.BufferedReader(_Watched(_zstd(raw), raw, self.path), 2**18)
         return raw
 
-    def _guarded(self) -> _Guard:
-        return _Guard(self.path)
 
+class _Parquet:
+    """A Parquet file as lines of JSON, so that every reader of rows reads it too."""
 
-class _Guard:
-    """Turns failures of reading and decompressing into one InputError."""
+    def __init__(self, path: Path, ordinal: int) -> None:
+        self.path, self.ordinal = path, ordinal
+        self.head = next((line for _, line in self.lines()), b"")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        parquet = _package("pyarrow.parquet", "a Parquet file")
+        number = 0
+        with _readable(self.path):
+            for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=4096):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, msgspec.json.encode({key: value for key, value in row.items() if value is not None})
 
-    def __enter__(self) -> None:
-        pass
+    def document(self) -> bytes:
+        return b"[" + b",".join(line for _, line in self.lines()) + b"]"
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or type(error).__name__ == "ZstdError":
-            raise InputError(f"{self.path}: the compressed file is damaged or cut off ({error})") from None
-        if isinstance(error, OSError):
-            raise InputError(f"{self.path}: {error.strerror or error}") from None
+    def error(self, line: int, message: str, *, hint: str = "") -> InputError:
+        return InputError(f"{self.path}, row {line}: {message}", hint=hint)
 
 
 class _Watched(io.RawIOBase):
-    """A decompressing stream that stops a file which blows up: more than BOMB_BYTES at more than BOMB_RATIO times its size."""
+    """A decompressing stream that stops a file which blows up: beyond BOMB_BYTES at more than BOMB_RATIO times its
+    size.
+    """
 
-    def __init__(self, stream: BinaryIO | io.BufferedIOBase, raw: BinaryIO, path: Path) -> None:
+    def __init__(self, stream: Any, raw: BinaryIO, path: Path) -> None:
         self._stream, self._raw, self._path, self._read = stream, raw, path, 0
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+    def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         self._read += len(data)
         if self._read > BOMB_BYTES and self._read > BOMB_RATIO * self._raw.tell():
             raise InputError(
-                f"{self._path}: stopped at {self._read:,} bytes, more than {BOMB_RATIO} times its compressed size"
+                f"{self._path}: stopped at {self._read:,} bytes, over {BOMB_RATIO} times what was read of it"
             )
         return len(data)
 
@@ -121,9 +156,33 @@ class _Watched(io.RawIOBase):
         super().close()
 
 
-def _zstd_reader(raw: BinaryIO) -> BinaryIO:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns failures of reading and decompressing into one InputError."""
     try:
-        import zstandard
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: the compressed file is damaged or cut off ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:
+        # zstandard and pyarrow are optional, so that their own errors can be known by name only.
+        if type(error).__module__.partition(".")[0] in ("zstandard", "pyarrow"):
+            raise InputError(f"{path}: the file is damaged or cut off ({error})") from None
+        raise
+
+
+def _zstd(raw: BinaryIO) -> Any:
+    return _package("zstandard", "a .zst file").ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+
+
+def _package(name: str, what: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
     except ImportError:
-        raise MissingError("reading .zst needs the package zstandard", hint="pip install 'kvplan[traces]'") from None
-    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        raise MissingError(
+            f"reading {what} needs the package {name.partition('.')[0]}, which is not installed",
+            hint="pip install 'kvplan[traces]'",
+        ) from None

@@ -6,39 +6,53 @@ from array import array
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.traces import mooncake, native
-from kvplan.traces.notes import Notes, Report
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.notes import Notes
+from kvplan.traces.options import PER_SECOND, Options
+from kvplan.traces.readers import FORMATS, Reader
+from kvplan.traces.readers.reader import Rows
+from kvplan.traces.source import Source, open_source
 from kvplan.workload import Request
-
-FORMATS: dict[str, ModuleType] = {"native": native, "mooncake": mooncake}
-"""Format name -> module with `sniff(source)`, `block_tokens(source, options)` and `read(source, options, notes)` in file order."""
 
 
 class Trace:
     """The requests of a file, streamed anew at each iteration in arrival order (stable), from 0 s.
 
-    `block_tokens` is the size of the blocks that `Request.blocks` names, 0 when the file names no content. Memory is 8 bytes a row, plus the
-    rows that wait for an earlier one when the file is not in order. Iterating raises nothing new: opening has read and checked every row.
+    `block_tokens` is the size of the blocks that `Request.blocks` names, 0 when the file names no content. Memory is 8
+    bytes a row, plus the rows that wait for an earlier one where the file is out of order. Opening has read and
+    checked every row.
     """
 
-    def __init__(
-        self, name: str, format: str, block_tokens: int, rows: Callable[[Notes], Iterator[tuple[int, Request]]]
-    ) -> None:
-        self.name, self.format, self.block_tokens, self._rows = name, format, block_tokens, rows
-        self.report, self._first_s, self._order = self._scan()
+    def __init__(self, name: str, format: str, block_tokens: int, rows: Callable[[Notes], Rows]) -> None:
+        self.name, self.format, self._rows = name, format, rows
+        notes, arrivals, latest_s = Notes(), array("d"), float("-inf")
+        named = sessions = False
+        for line, request in rows(notes):
+            if request.arrival_s < latest_s:
+                notes.count("reordered", "earlier than a row above", line)
+            else:
+                latest_s = request.arrival_s
+            arrivals.append(request.arrival_s)
+            named = named or bool(request.blocks)
+            sessions = sessions or bool(request.session)
+        self.report = notes.report(requests=len(arrivals))
+        if not arrivals:
+            raise InputError(f"{name}: {'no request is left' if self.report.rows_read else 'the trace is empty'}")
+        self.block_tokens = block_tokens if named else 0
+        self.names_sessions = sessions
+        self.first_s = min(arrivals)
+        self._order = None
+        if self.report.rows("reordered"):
+            self._order = array("q", sorted(range(len(arrivals)), key=arrivals.__getitem__))
 
     def __iter__(self) -> Iterator[Request]:
-        requests = (request for _, request in self._rows(Notes()))
+        requests: Iterator[Request] = (request for _, request in self._rows(Notes()))
         if self._order is not None:
             requests = _reorder(requests, self._order)
-        first_s = self._first_s
+        first_s = self.first_s
         if not first_s:
             return requests
         return (
@@ -48,51 +62,48 @@ class Trace:
     def __len__(self) -> int:
         return self.report.requests
 
-    def _scan(self) -> tuple[Report, float, array[int] | None]:
-        notes, arrivals, latest_s, rows_read, named = Notes(), array("d"), float("-inf"), 0, False
-        for line, request in self._rows(notes):
-            if request.arrival_s < latest_s:
-                notes.count("reordered", "earlier than a row above", line)
-            else:
-                latest_s = request.arrival_s
-            arrivals.append(request.arrival_s)
-            rows_read = request.index + 1
-            named = named or bool(request.blocks)
-        if not arrivals:
-            raise InputError(f"{self.name}: no requests are left" if rows_read else f"{self.name}: the trace is empty")
-        if not named:
-            self.block_tokens = 0
-        report = notes.report(rows_read=rows_read, requests=len(arrivals))
-        order = array("q", sorted(range(len(arrivals)), key=arrivals.__getitem__)) if report.rows("reordered") else None
-        return report, min(arrivals), order
-
 
 def open_trace(
     path: str | Path,
     *,
     format: str | None = None,
     block_tokens: int | None = None,
+    time_unit: str | None = None,
+    tokenizer: str | None = None,
     limit: int | None = None,
     max_input: int | None = None,
 ) -> Trace:
-    """A trace by path, its format recognised by content unless named.
+    """A trace by path, its format recognised by content unless named; a directory of files of one format is one trace.
 
-    `max_input` drops requests with longer prompts (tokens); `limit` then keeps the first requests of the file. Raises InputError with file and
-    line when a row cannot be used, MissingError when the format needs a package that is not installed.
+    `block_tokens`, `time_unit` and `tokenizer` are as in Options. `max_input` drops requests with longer prompts
+    (tokens); `limit` then keeps the first requests of the file. Raises InputError with file and line when a row cannot
+    be used, MissingError when the format needs a package that is not installed.
     """
-    for name, value in (("block_tokens", block_tokens), ("limit", limit), ("max_input", max_input)):
+    for what, value in (("block_tokens", block_tokens), ("limit", limit), ("max_input", max_input)):
         if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
-    source, options = Source(Path(path).expanduser()), Options(block_tokens=block_tokens)
-    name = format or _recognise(source)
+            raise InputError(f"{what} must be at least 1, not {value}")
+    if time_unit is not None and time_unit not in PER_SECOND:
+        raise InputError(f"no unit of time {time_unit!r}", hint=f"known: {', '.join(PER_SECOND)}")
+    sources = _sources(Path(path).expanduser())
+    name = format or _recognise(sources[0])
     if name not in FORMATS:
         raise InputError(f"no trace format named {name!r}", hint=did_you_mean(name, FORMATS))
-    reader = FORMATS[name]
+    reader, options = FORMATS[name], Options(block_tokens=block_tokens, time_unit=time_unit, tokenizer=tokenizer)
 
-    def rows(notes: Notes) -> Iterator[tuple[int, Request]]:
-        return islice(_kept(reader.read(source, options, notes), max_input, notes), limit)
+    def rows(notes: Notes) -> Rows:
+        return islice(_kept(_all_rows(sources, reader, options, notes), max_input, notes), limit)
 
-    return Trace(str(path), name, reader.block_tokens(source, options), rows)
+    return Trace(str(path), name, _block_tokens(sources, reader, options), rows)
+
+
+def _sources(path: Path) -> list[Source]:
+    if not path.is_dir():
+        return [open_source(path)]
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    files = [file for file in files if file.suffix not in (".md", ".txt") and file.stat().st_size]
+    if not files:
+        raise InputError(f"{path}: the folder holds no trace")
+    return [open_source(file, ordinal) for ordinal, file in enumerate(files)]
 
 
 def _recognise(source: Source) -> str:
@@ -102,7 +113,30 @@ def _recognise(source: Source) -> str:
     raise InputError(f"{source.path}: not a trace in any known format", hint=f"known formats: {', '.join(FORMATS)}")
 
 
-def _kept(rows: Iterator[tuple[int, Request]], max_input: int | None, notes: Notes) -> Iterator[tuple[int, Request]]:
+def _block_tokens(sources: list[Source], reader: Reader, options: Options) -> int:
+    sizes = {reader.block_tokens(source, options) for source in sources}
+    if len(sizes) > 1:
+        raise InputError(f"{sources[0].path.parent}: its files have blocks of different sizes: {sorted(sizes)}")
+    return sizes.pop()
+
+
+def _all_rows(sources: list[Source], reader: Reader, options: Options, notes: Notes) -> Rows:
+    """Rows of all files one after another, numbered through."""
+    if len(sources) == 1:
+        yield from reader.read(sources[0], options, notes)
+        return
+    base = 0
+    for source in sources:
+        if not reader.sniff(source):
+            raise InputError(f"{source.path}: not in the format of the other files of its folder")
+        index = -1
+        for line, request in reader.read(source, options, notes):
+            index = request.index
+            yield line, msgspec.structs.replace(request, index=base + index)
+        base += index + 1
+
+
+def _kept(rows: Rows, max_input: int | None, notes: Notes) -> Rows:
     for line, request in rows:
         if request.prompt_tokens == 0:
             notes.count("dropped", "an empty prompt", line)
@@ -113,10 +147,17 @@ def _kept(rows: Iterator[tuple[int, Request]], max_input: int | None, notes: Not
 
 
 def _reorder(requests: Iterator[Request], order: array[int]) -> Iterator[Request]:
-    waiting: dict[int, Request] = {}
+    """Requests by rank. Those that wait are kept packed, a fifth of the size of the object."""
+    pack, unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(Request).decode
+    waiting: dict[int, bytes] = {}
     incoming = enumerate(requests)
     for wanted in order:
-        while wanted not in waiting:
-            at, request = next(incoming)
-            waiting[at] = request
-        yield waiting.pop(wanted)
+        packed = waiting.pop(wanted, None)
+        if packed is not None:
+            yield unpack(packed)
+            continue
+        for at, request in incoming:
+            if at == wanted:
+                yield request
+                break
+            waiting[at] = pack(request)

@@ -3,20 +3,19 @@
     {"kvplan": "trace/1", "block_tokens": 512, "name": "chat"}
     {"t": 0.25, "in": 1200, "out": 80, "blocks": [1, 2, 3], "session": "a", "think": 2.0}
 
-`t` is the arrival in seconds, `in` and `out` tokens, `blocks` prefix keys of `block_tokens` tokens each (see Request), `think` seconds after
-the session's previous request has finished. `blocks`, `session` and `think` may be left out; `row` is the row of the file that a converted
-trace came from, when it is not this file's own.
+`t` is the arrival in seconds, `in` and `out` are tokens, `blocks` prefix keys of `block_tokens` tokens each (see
+Request), `think` the seconds after the session's previous request has finished. `blocks`, `session` and `think` may be
+left out; `row` is the row of the file that a converted trace came from, where it is not this file's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
-from kvplan.traces import jsonl
 from kvplan.traces.notes import Notes
 from kvplan.traces.options import Options
+from kvplan.traces.readers import jsonl
+from kvplan.traces.readers.reader import Reader, Rows, moment
 from kvplan.traces.source import Source
 from kvplan.workload import Request
 
@@ -35,33 +34,30 @@ class Row(
     t: float
     prompt: jsonl.Tokens
     output: jsonl.Tokens
-    blocks: jsonl.Ids = ()
+    blocks: tuple[jsonl.Id, ...] = ()
     session: str = ""
     think: float = -1.0
     row: int = -1
 
 
-def sniff(source: Source) -> bool:
+def _sniff(source: Source) -> bool:
     return "kvplan" in jsonl.first(source)
 
 
-def block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: Source, options: Options) -> int:
     return _header(source).block_tokens
 
 
-def read(source: Source, options: Options, notes: Notes) -> Iterator[tuple[int, Request]]:
+def _read(source: Source, options: Options, notes: Notes) -> Rows:
     size = _header(source).block_tokens
-    body = jsonl.rows(source, Row, skip=1)
-    for index, (line, row) in enumerate(body):
-        if not -4e9 < row.t < 4e9:
-            raise source.error(line, f"t: {row.t:g} s is not plausible")
+    for index, (line, row) in enumerate(jsonl.rows(source, Row, skip=1)):
         if row.blocks and (not size or len(row.blocks) > -(-row.prompt // size)):
             raise source.error(line, f"{len(row.blocks):,} blocks do not fit {row.prompt:,} tokens in blocks of {size}")
         yield (
             line,
             Request(
                 index=index if row.row < 0 else row.row,
-                arrival_s=row.t,
+                arrival_s=moment(source, line, row.t, 1.0),
                 prompt_tokens=row.prompt,
                 output_tokens=row.output,
                 blocks=row.blocks,
@@ -75,7 +71,10 @@ def _header(source: Source) -> Header:
     try:
         header = msgspec.convert(jsonl.first(source), Header)
     except msgspec.ValidationError as error:
-        raise source.error(1, f"not a header of a kvplan trace: {error}") from None
+        raise source.error(1, f"not the header of a kvplan trace: {jsonl.problem(error)}") from None
     if header.kvplan != SCHEMA:
         raise source.error(1, f"the schema {header.kvplan!r} is not known", hint=f"this kvplan reads {SCHEMA}")
     return header
+
+
+READER = Reader(_sniff, _block_tokens, _read)

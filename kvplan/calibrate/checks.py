@@ -1,0 +1,84 @@
+"""Physical bounds: a figure above one is a cache or an error of timing, and is discarded and said."""
+
+from __future__ import annotations
+
+from kvplan.calibrate import predict
+from kvplan.calibrate.datasheet import link_Bps, peak
+from kvplan.calibrate.records import Finding, Point, Row, Value
+from kvplan.units import format_rate
+
+SLACK = 1.02  # what a clock may gain on a bound before the figure is impossible
+
+
+def bound_s(point: Point, facts: dict[str, Value]) -> float:
+    """The least seconds in which physics lets a point be done; 0 when no bound is known."""
+    size, known = point.number("bytes"), peak(str(facts.get("gpu_name", "")))
+    if point.op in ("copy", "copy_numa", "duplex"):
+        rate = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
+        return size / rate if rate else 0.0
+    if point.op == "scatter":
+        rate = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
+        return size * point.number("pieces") / rate if rate else 0.0
+    if known is None:
+        return 0.0
+    if point.op == "hbm":
+        return size * (2 if point.text("what") == "copy" else 1) / known.hbm_Bps
+    if point.op == "gemm":
+        m, n, k = point.number("m"), point.number("n"), point.number("k")
+        return max(2.0 * m * n * k / known.bf16_flops, 2.0 * n * k / known.hbm_Bps)
+    if point.op == "attention_prefill":
+        shape = (point.number("heads"), point.number("dim"), point.number("new"), point.number("context"))
+        return predict.prefill_attention_flops(*shape) / known.bf16_flops
+    if point.op == "attention_decode":
+        size = 4 * point.number("batch") * point.number("context") * point.number("kv_heads") * point.number("dim")
+        return size / known.hbm_Bps
+    return 0.0
+
+
+def possible(rows: list[Row], facts: dict[str, Value]) -> tuple[list[Row], list[Finding]]:
+    """Rows that physics allows, and one finding (G07) for each that it does not."""
+    kept, findings = [], []
+    for row in rows:
+        bound = bound_s(row.point, facts)
+        if row.seconds * SLACK >= bound:
+            kept.append(row)
+        else:
+            text = f"{row.point.key}: {bound / row.seconds:.2f} times what the hardware can do: a cache or a timing error; discarded."
+            findings.append(Finding(code="G07", level="discard", text=text))
+    return kept, findings
+
+
+def check_link(facts: dict[str, Value], loaded: dict[str, Value]) -> list[Finding]:
+    """G01: under load the link runs below the card's generation or width."""
+    if not {"link_gen", "link_width"} <= loaded.keys() or "link_gen_max" not in facts:
+        return []
+    gen, width = int(loaded["link_gen"]), int(loaded["link_width"])
+    gen_max, width_max = int(facts["link_gen_max"]), int(facts["link_width_max"])
+    if gen >= gen_max and width >= width_max:
+        return []
+    text = (
+        f"the PCIe link runs at Gen{gen} x{width} under load and the card supports Gen{gen_max} x{width_max} "
+        f"({format_rate(link_Bps(gen_max, width_max), 0)}): the figures are honest for this slot, not for the card."
+    )
+    return [Finding(code="G01", level="warning", text=text)]
+
+
+def check_busy(facts: dict[str, Value], others: list[str]) -> Finding | None:
+    """G04: another process uses the GPU."""
+    use = float(facts.get("utilization_percent", 0) or 0)
+    if not others and use <= 5:
+        return None
+    who = f"processes: {', '.join(sorted(set(others))[:3])}" if others else f"utilisation is {use:.0f} %"
+    return Finding(code="G04", level="refuse", text=f"another process uses the GPU ({who}).")
+
+
+def unconverged(rows: list[Row], tolerance: float, title: str) -> list[Finding]:
+    """S01: how many points of a probe did not reach the asked precision, and the worst."""
+    loose = [r for r in rows if not r.converged]
+    if not loose:
+        return []
+    worst = max(loose, key=lambda r: (r.hi - r.lo) / r.seconds)
+    width = (worst.hi - worst.lo) / (2 * worst.seconds)
+    span = f"±{width:.0%}" if width < 10 else "unknown (one block)"
+    text = f"{title}: {len(loose)} of {len(rows)} points wider than ±{tolerance:.0%}; worst {worst.point.key}: {span}."
+    return [Finding(code="S01", level="note", text=text)]

@@ -1,0 +1,170 @@
+"""The machine that a calibration yields: measured numbers over a base, each with where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kvplan import __version__
+from kvplan.calibrate.datasheet import link_Bps, peak
+from kvplan.calibrate.fits import Findings
+from kvplan.calibrate.profile import tables
+from kvplan.calibrate.records import Row, Value
+from kvplan.errors import InputError
+from kvplan.hardware import Disk, Gpu, Host, Link, Machine
+from kvplan.provenance import Source
+from kvplan.results.calibrate import Figure
+
+if TYPE_CHECKING:
+    from kvplan.calibrate.run import Job
+
+
+def build(
+    job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Row]
+) -> Machine:
+    """Base, facts and fitted numbers together. Raises InputError when a part was neither measured nor given by a base."""
+    families = {probe.family for probe in job.probes}
+    document, provenance = _start(job.base)
+    if "gpu_name" in facts:
+        document["gpu"] = {**document.get("gpu", {}), **_own(gpu)}
+        provenance |= {f"gpu.{k}": Source(kind="datasheet", source=text) for k, text in peak_sources.items()}
+        provenance["gpu.memory_bytes"] = Source(kind="measured", source="as the driver reports it")
+        document["gpus"] = int(facts["gpus"])
+    document["host"] = {**document.get("host", {}), **_host(facts)}
+    if "disk_capacity_bytes" in facts:
+        document["disk"] = {**document.get("disk", {}), "capacity_bytes": int(facts["disk_capacity_bytes"])}
+    kind = "fake" if job.fake else "measured"
+    for path, fitted in found.values.items():
+        part, _, name = path.partition(".")
+        document.setdefault(part, {})[name] = round(fitted.value) if name.endswith("_bytes") else fitted.value
+        provenance[path] = Source(kind=kind, source=f"kvplan calibrate, {fitted.source}", lo=fitted.lo, hi=fitted.hi)  # type: ignore[arg-type]
+    missing = [part for part in ("gpu", "link", "disk") if not _complete(part, document)]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)}: not measured in this run ({'; '.join(sorted(families))} only), so there is no whole machine to write",
+            hint="--merge BASE takes the rest from a machine file or a shipped machine",
+        )
+    name = str(facts.get("gpu_name", job.base.name if job.base else "machine"))
+    document |= {
+        "name": name.lower().replace("nvidia ", "").replace(" ", "-"),
+        "title": f"{name}, measured on {facts.get('host', 'this server')}" if not job.fake else "Fake server (no hardware was measured)",
+        "calibration": {**_about(job, facts), **found.kept, "fits": _fits(found), "tables": tables(rows), "domain": _domain(rows)},
+        "provenance": msgspec.to_builtins(provenance),
+    }
+    return msgspec.convert(document, Machine)
+
+
+def _start(base: Machine | None) -> tuple[dict[str, Any], dict[str, Source]]:
+    if base is None:
+        return {}, {}
+    return msgspec.to_builtins(base), dict(base.provenance)
+
+
+def _own(gpu: Gpu) -> dict[str, Any]:
+    """The peaks of a GPU, without fields that have a default and were not set."""
+    return msgspec.to_builtins(gpu)
+
+
+def _host(facts: dict[str, Value]) -> dict[str, int]:
+    return {"memory_bytes": int(facts.get("host_memory_bytes", 0)), "cores": int(facts.get("cpus", 1))}
+
+
+_NEEDED: dict[str, type] = {"gpu": Gpu, "link": Link, "host": Host, "disk": Disk}
+
+
+def _complete(part: str, document: dict[str, Any]) -> bool:
+    try:
+        msgspec.convert(document.get(part, {}), _NEEDED[part])
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _about(job: Job, facts: dict[str, Value]) -> dict[str, Any]:
+    return {
+        "tool": f"kvplan {__version__}",
+        "created": job.created,
+        "mode": job.context.mode.name,
+        "model": job.context.model.name,
+        "seed": job.seed,
+        "families": sorted({probe.family for probe in job.probes}),
+        "facts": facts,
+    }
+
+
+def _fits(found: Findings) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        name: {"median_error": f.median_error, "p90_error": f.p90_error, "points": f.rows} for name, f in found.fits.items()
+    }
+    return {**made, "missed": found.missed} if found.missed else made
+
+
+_RANGES = {
+    "copy": ("bytes",),
+    "scatter": ("bytes", "pieces"),
+    "gemm": ("m", "n", "k"),
+    "attention_prefill": ("new", "context"),
+    "attention_decode": ("batch", "context"),
+    "disk_read": ("bytes", "threads"),
+}
+
+
+def _domain(rows: list[Row]) -> dict[str, list[int]]:
+    """The range of each parameter that was measured: outside it the closed forms extrapolate."""
+    made = {}
+    for op, names in _RANGES.items():
+        for name in names:
+            seen = [r.point.number(name) for r in rows if r.point.op == op]
+            if seen:
+                made[f"{op}_{name}"] = [min(seen), max(seen)]
+    return made
+
+
+_SHOWN: tuple[tuple[str, str, str, str], ...] = (
+    ("link", "to the GPU", "link.h2d_Bps", "B/s"),
+    ("link", "from the GPU", "link.d2h_Bps", "B/s"),
+    ("link", "share left when both ways are busy", "link.duplex_fraction", ""),
+    ("link", "one copy in a row", "link.copy_s", "s"),
+    ("link", "one scattered piece", "link.small_copy_s", "s"),
+    ("host", "pinning, per GiB", "host.pin_s_per_byte", "s/GiB"),
+    ("compute", "matrix products, share of peak", "gpu.gemm_efficiency", ""),
+    ("compute", "weight reads, share of peak", "gpu.weight_read_efficiency", ""),
+    ("compute", "prefill attention, share of peak", "gpu.attention_efficiency", ""),
+    ("compute", "KV reads, share of peak", "gpu.kv_read_efficiency", ""),
+    ("disk", "reads", "disk.read_Bps", "B/s"),
+    ("disk", "writes", "disk.write_Bps", "B/s"),
+    ("disk", "latency of one read", "disk.latency_s", "s"),
+)
+
+
+def figures(machine: Machine, found: Findings, facts: dict[str, Value]) -> tuple[Figure, ...]:
+    """The lines of the closing table, with the datasheet's figure where there is one."""
+    known = peak(machine.gpu.name)
+    link = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
+    promised = {"link.h2d_Bps": link, "link.d2h_Bps": link}
+    made = []
+    for part, name, path, unit in _SHOWN:
+        fitted = found.values.get(path)
+        if fitted is None:
+            continue
+        factor = 2.0**30 if unit == "s/GiB" else 1.0
+        made.append(
+            Figure(
+                part=part,
+                name=name,
+                value=fitted.value * factor,
+                lo=fitted.lo * factor,
+                hi=fitted.hi * factor,
+                unit=unit,
+                datasheet=promised.get(path, 0.0),
+                source=fitted.source,
+            )
+        )
+    for what, label in (("hbm_read_Bps", "GPU memory, reads"), ("hbm_copy_Bps", "GPU memory, copies")):
+        if what in found.kept:
+            value = found.kept[what]
+            made.append(
+                Figure(part="memory", name=label, value=value, lo=value, hi=value, unit="B/s", datasheet=known.hbm_Bps if known else 0.0)
+            )
+    return tuple(made)

@@ -1,0 +1,246 @@
+"""One calibration from probes to profile: measure, journal, check, fit, predict what was held out."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvplan.calibrate import checks
+from kvplan.calibrate.fits import Findings, fit_all, peaks
+from kvplan.calibrate.holdout import errors, points
+from kvplan.calibrate.machine import build, figures
+from kvplan.calibrate.probes import Context, Probe
+from kvplan.calibrate.profile import journal_path, samples_path, write_machine, write_samples
+from kvplan.calibrate.records import Finding, Instrument, Outcome, Point, Progress, Row, Value
+from kvplan.calibrate.sample import Plan, measure
+from kvplan.hardware import Gpu, Machine
+from kvplan.results.calibrate import CalibrateResult, ProbeOutcome, Quality, Remark
+
+HOLDOUT = Plan(blocks=3, max_blocks=3, samples=3, tolerance=0.05, budget_s=20.0)
+ACCEPT_ERROR = 0.10  # median error on held-out points above which a profile is marked as not accepted
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What to calibrate, how, and where the profile goes."""
+
+    context: Context
+    probes: tuple[Probe, ...]
+    seed: int = 1
+    output: Path | None = None
+    resume: bool = False
+    base: Machine | None = None  # supplies what is not measured
+    created: str = ""
+    fake: bool = False
+
+
+class Journal:
+    """Rows and samples on disk after each probe, so that an interrupted run can go on and a crash loses one probe."""
+
+    def __init__(self, job: Job) -> None:
+        self.path = journal_path(job.output) if job.output else None
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.samples: list[dict[str, object]] = []
+        if self.path and job.resume and self.path.exists():
+            for line in self.path.read_bytes().splitlines():
+                entry = msgspec.json.decode(line)
+                self.entries[entry["probe"]] = entry
+                self.samples += entry["samples"]
+        elif self.path:
+            self.path.unlink(missing_ok=True)
+
+    def rows(self, name: str) -> list[Row] | None:
+        """Rows of a probe that an earlier run finished; None when it did not."""
+        entry = self.entries.get(name)
+        return None if entry is None else msgspec.convert(entry["rows"], list[Row])
+
+    def add(self, name: str, rows: list[Row], samples: list[dict[str, object]]) -> None:
+        self.samples += samples
+        if self.path:
+            with self.path.open("ab") as file:
+                file.write(msgspec.json.encode({"probe": name, "rows": rows, "samples": samples}) + b"\n")
+
+    def done(self) -> None:
+        """Remove the journal of a finished run."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+class Run:
+    """State of one calibration."""
+
+    def __init__(
+        self, job: Job, instruments: dict[str, Instrument], progress: Progress, clock: Callable[[], float]
+    ) -> None:
+        self.job, self.instruments, self.progress, self.clock = job, instruments, progress, clock
+        self.began = clock()
+        self.journal = Journal(job)
+        self.rows: list[Row] = []
+        self.outcomes: list[Outcome] = []
+        self.findings: list[Finding] = []
+        self.facts: dict[str, Value] = {}
+        for instrument in dict.fromkeys(instruments.values()):
+            self.facts |= instrument.facts()
+
+    def instrument(self, point: Point) -> Instrument | None:
+        """The instrument of a point's operation: by its name, or by its first word (`disk_read` -> `disk`), or the GPU."""
+        for name in (point.op, point.op.split("_")[0], "gpu"):
+            if name in self.instruments:
+                return self.instruments[name]
+        return None
+
+    def probe(self, number: int, probe: Probe) -> None:
+        """One probe: resumed, waived, failed or done."""
+        began = self.clock()
+        label = f"[{number:>2}/{len(self.job.probes)}] {probe.title}"
+        earlier = self.journal.rows(probe.name)
+        if earlier is not None:
+            self.rows += self._possible(earlier)
+            self.outcomes.append(Outcome(name=probe.name, status="done", reason="resumed", points=len(earlier)))
+            self.progress(f"{label}: resumed, {len(earlier)} points")
+            return
+        self.progress(f"{label} ...")
+        open_points, reasons = self._runnable(probe)
+        if not open_points:
+            reason = "; ".join(dict.fromkeys(reasons)) or "nothing to measure on this server"
+            self.outcomes.append(Outcome(name=probe.name, status="waived", reason=reason))
+            self.progress(f"{label}: waived, {reason}")
+            return
+        found, samples, failures = self._measure(self._plan(probe), open_points)
+        self.journal.add(probe.name, found, samples)
+        self.findings += [f for i in dict.fromkeys(self.instruments.values()) for f in i.findings()]
+        self.findings += checks.unconverged(found, probe.tolerance, probe.title)
+        self.rows += self._possible(found)
+        spent = self.clock() - began
+        reason = "; ".join(dict.fromkeys([*reasons, *failures.values()]))
+        status = "done" if found else "failed"
+        self.outcomes.append(Outcome(name=probe.name, status=status, reason=reason, points=len(found), seconds=spent))
+        self.progress(f"{label}: {len(found)} points in {spent:.1f} s" + (f" ({reason})" if reason else ""))
+
+    def _plan(self, probe: Probe) -> Plan:
+        """The probe's plan; one block only once the mode's time is over."""
+        plan = probe.plan(self.job.context.mode)
+        late = self.clock() - self.began > self.job.context.mode.limit_s
+        return msgspec.structs.replace(plan, budget_s=0.0) if late else plan
+
+    def _runnable(self, probe: Probe) -> tuple[list[Point], list[str]]:
+        chosen, reasons = [], []
+        for point in probe.points(self.job.context):
+            instrument = self.instrument(point)
+            reason = "no instrument for it was asked for" if instrument is None else instrument.waived(point)
+            if reason:
+                reasons.append(reason)
+            else:
+                chosen.append(point)
+        return chosen, reasons
+
+    def _measure(self, plan: Plan, points: list[Point]) -> tuple[list[Row], list[dict[str, object]], dict[str, str]]:
+        rows: list[Row] = []
+        samples: list[dict[str, object]] = []
+        failures: dict[str, str] = {}
+        by: dict[int, tuple[Instrument, list[Point]]] = {}
+        for point in points:
+            instrument = self.instrument(point)
+            if instrument is not None:
+                by.setdefault(id(instrument), (instrument, []))[1].append(point)
+        for instrument, mine in by.values():
+            found = measure(instrument, mine, plan, seed=self.job.seed, clock=self.clock)
+            rows += found.rows
+            samples += found.raw
+            failures |= found.failures
+        return rows, samples, failures
+
+    def _possible(self, rows: list[Row]) -> list[Row]:
+        kept, impossible = checks.possible(rows, self.facts)
+        self.findings += impossible
+        return kept
+
+    def fit(self) -> tuple[Findings, Gpu, dict[str, str]]:
+        """Fitted numbers on the datasheet's peaks."""
+        name = str(self.facts.get("gpu_name", ""))
+        gpu, sources = peaks(name, int(self.facts.get("memory_bytes", 0)), self.rows)
+        return fit_all(self.rows, gpu), gpu, sources
+
+    def holdout(self, machine: Machine) -> Quality:
+        """Fresh points that no grid holds, predicted by the fitted machine."""
+        families = {probe.family for probe in self.job.probes}
+        chosen = [p for p in points(self.job.context, families, random.Random(self.job.seed)) if self._can(p)]
+        self.progress(f"holding out {len(chosen)} points ...")
+        rows, samples, _ = self._measure(HOLDOUT, chosen)
+        self.journal.add("holdout", rows, samples)
+        found = errors(machine, rows)
+        everything = [e for family in found.values() for e in family]
+        middle = statistics.median(everything) if everything else math.nan
+        return Quality(
+            points=len(everything),
+            errors={family: statistics.median(e) for family, e in found.items()},
+            median_error=middle if everything else 1.0,
+            accepted=bool(everything) and middle <= ACCEPT_ERROR,
+        )
+
+    def _can(self, point: Point) -> bool:
+        instrument = self.instrument(point)
+        return instrument is not None and not instrument.waived(point)
+
+
+def run(
+    job: Job,
+    instruments: dict[str, Instrument],
+    *,
+    progress: Progress,
+    clock: Callable[[], float],
+    noticed: Sequence[Finding] = (),
+) -> CalibrateResult:
+    """Calibrate. Writes the profile and its samples when the job names a file; a failing probe is recorded and the others go on.
+
+    `instruments` maps the first word of an operation (`disk`, `host`, `pipeline`), or `gpu` for all others, to what measures it.
+    """
+    began = clock()
+    state = Run(job, instruments, progress, clock)
+    state.findings += noticed
+    for number, probe in enumerate(job.probes, 1):
+        state.probe(number, probe)
+    found, gpu, sources = state.fit()
+    machine = build(job, state.facts, found, gpu, sources, state.rows)
+    quality = state.holdout(machine)
+    remarks = _remarks(state.findings, found, quality)
+    calibration: dict[str, object] = {
+        **machine.calibration,
+        "quality": msgspec.to_builtins(quality),
+        "warnings": [f"{r.code}: {r.text}" for r in remarks],
+        "probes": {o.name: o.status + (f": {o.reason}" if o.reason else "") for o in state.outcomes},
+    }
+    if job.output:
+        calibration["samples_file"] = samples_path(job.output).name
+        calibration["samples_sha256"] = write_samples(samples_path(job.output), state.journal.samples)
+    machine = msgspec.structs.replace(machine, calibration=calibration)
+    if job.output:
+        write_machine(job.output, machine)
+        state.journal.done()
+    return CalibrateResult(
+        machine=machine,
+        mode=job.context.mode.name,
+        figures=figures(machine, found, state.facts),
+        probes=tuple(ProbeOutcome(**msgspec.structs.asdict(o)) for o in state.outcomes),
+        quality=quality,
+        warnings=remarks,
+        duration_s=clock() - began,
+        profile=str(job.output or ""),
+    )
+
+
+def _remarks(findings: list[Finding], found: Findings, quality: Quality) -> tuple[Remark, ...]:
+    remarks = [Remark(code=f.code, level=f.level, text=f.text) for f in dict.fromkeys(findings)]
+    for name, fitted in found.fits.items():
+        if fitted.p90_error > 0.15:
+            text = f"{name}: a tenth of the points is more than {fitted.p90_error:.0%} off the closed form (median {fitted.median_error:.0%})."
+            remarks.append(Remark(code="S02", level="note", text=text))
+    if not quality.accepted:
+        text = f"predictions of held-out points are {quality.median_error:.0%} off in the median: take the profile with care."
+        remarks.append(Remark(code="S03", level="warning", text=text))
+    return tuple(remarks)

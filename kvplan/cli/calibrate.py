@@ -1,0 +1,69 @@
+"""`kvplan calibrate`: measure this server and write its profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvplan import catalog
+from kvplan.cli.console import Exit, emit_json, err, out, warn
+
+COMMON, ADVANCED = "Common", "Advanced"
+
+
+def calibrate(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the machine profile here.", rich_help_panel=COMMON)] = None,
+    only: Annotated[str, typer.Option(help="Measure one part: gpu, disk or compute.", rich_help_panel=COMMON)] = "",
+    disk_path: Annotated[Path, typer.Option(help="Folder on the disk to measure.", rich_help_panel=COMMON)] = Path(),
+    quick: Annotated[bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.", rich_help_panel=COMMON)] = False,
+    full: Annotated[bool, typer.Option("--full", help="Measure finely, in about 20 min.", rich_help_panel=COMMON)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=COMMON)] = False,
+    model: Annotated[str, typer.Option(help="Model whose shapes are timed.", rich_help_panel=ADVANCED)] = "llama-3.1-8b",
+    device: Annotated[str, typer.Option(help="cuda, or fake: no hardware.", rich_help_panel=ADVANCED)] = "cuda",
+    merge: Annotated[str, typer.Option(help="Machine that supplies what is not measured.", rich_help_panel=ADVANCED)] = "",
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Compare two profiles instead.", metavar="A B", rich_help_panel=ADVANCED)
+    ] = None,
+    from_log: Annotated[
+        list[Path] | None, typer.Option(help="Read a running engine's logs instead.", metavar="FILE", rich_help_panel=ADVANCED)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=ADVANCED)] = False,
+    busy_ok: Annotated[bool, typer.Option("--busy-ok", help="Measure a GPU that is in use.", rich_help_panel=ADVANCED)] = False,
+) -> int:
+    """Measure this server's link, disk and compute, and write the profile that --machine takes."""
+    from kvplan.calibrate.session import Options, calibrate
+    from kvplan.report.calibrate import render
+
+    if compare:
+        return _compare(*compare, as_json)
+    options = Options(
+        only=only,
+        mode="quick" if quick else "full" if full else "standard",
+        model=model,
+        device=device,
+        disk_path=disk_path,
+        output=output,
+        resume=resume,
+        busy_ok=busy_ok,
+        base=catalog.machine(merge) if merge else None,
+    )
+    result = calibrate(options, lambda line: err().print(line, markup=False))
+    if as_json:
+        emit_json(result)
+    else:
+        render(result, out())
+    return Exit.DONE
+
+
+def _compare(first: Path, second: Path, as_json: bool) -> int:
+    from kvplan.calibrate.compare import compare
+    from kvplan.report.calibrate import render_compare
+
+    result = compare(catalog.machine(str(first)), catalog.machine(str(second)))
+    if as_json:
+        emit_json(result)
+    else:
+        render_compare(result, out())
+    return Exit.DONE if result.agree else Exit.NO

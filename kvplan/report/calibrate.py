@@ -1,0 +1,90 @@
+"""The closing table of a calibration, and of a comparison: readable in ten seconds."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kvplan.results.calibrate import CalibrateResult, CompareResult, Figure
+from kvplan.units import format_rate, format_seconds
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "B/s":
+        return format_rate(value)
+    if unit in ("s", "s/GiB"):
+        return format_seconds(value)
+    return f"{value:.2f}"
+
+
+def _interval(figure: Figure) -> str:
+    """Half of the interval's width in percent of the value."""
+    half = (figure.hi - figure.lo) / (2 * figure.value) if figure.value else 0.0
+    return "" if half == 0 else f"±{half:.1%}" if half < 10 else "one block"
+
+
+def render(result: CalibrateResult, console: Console) -> None:
+    """Figures with their interval and the datasheet beside them, then what is odd."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header, justify in (("", "left"), ("measured", "right"), ("95 %", "right"), ("datasheet", "right"), ("reached", "right")):
+        table.add_column(header, justify=justify, no_wrap=header != "")  # type: ignore[arg-type]
+    part = ""
+    for figure in result.figures:
+        if figure.part != part:
+            part = figure.part
+            table.add_row(f"[bold]{part}[/]")
+        promised = _number(figure.datasheet, figure.unit) if figure.datasheet else ""
+        reached = f"{figure.value / figure.datasheet:.0%}" if figure.datasheet else ""
+        table.add_row(f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached)
+    console.print(f"[bold]{escape(result.machine.title)}[/] · {result.mode}")
+    console.print()
+    console.print(table)
+    console.print()
+    _probes(result, console)
+    _quality(result, console)
+    for remark in result.warnings:
+        if remark.level != "note":
+            console.print(f"! {remark.code}: {escape(remark.text)}", soft_wrap=True)
+    notes = sum(remark.level == "note" for remark in result.warnings)
+    if notes:
+        console.print(f"{notes} notes on precision and fit are in the profile under calibration.warnings.")
+    if result.profile:
+        console.print(f"wrote {result.profile}: use it with --machine {result.profile}", soft_wrap=True)
+
+
+def _probes(result: CalibrateResult, console: Console) -> None:
+    done = sum(p.status == "done" for p in result.probes)
+    console.print(f"{done} of {len(result.probes)} probes done in {format_seconds(result.duration_s)}.")
+    for probe in result.probes:
+        if probe.status != "done":
+            console.print(f"  {probe.status}: {probe.name} ({escape(probe.reason)})", soft_wrap=True)
+
+
+def _quality(result: CalibrateResult, console: Console) -> None:
+    quality = result.quality
+    if not quality.points:
+        console.print("No points were held out: nothing says how well this profile predicts.")
+        return
+    each = ", ".join(f"{name} {error:.1%}" for name, error in quality.errors.items())
+    console.print(f"Median error on {quality.points} points that the fit did not see: {each}.", soft_wrap=True)
+
+
+def render_compare(result: CompareResult, console: Console) -> None:
+    """Two profiles side by side; a number agrees when the intervals overlap."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header, justify in (("", "left"), ("first", "right"), ("second", "right"), ("ratio", "right"), ("", "left")):
+        table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in result.differences:
+        mark = "agree" if row.agree else "differ"
+        table.add_row(row.path, f"{row.first:.4g}", f"{row.second:.4g}", f"{row.ratio:.3f}", mark)
+    console.print(f"first:  {escape(result.first)}", soft_wrap=True)
+    console.print(f"second: {escape(result.second)}", soft_wrap=True)
+    console.print()
+    console.print(table)
+    differing = sum(not row.agree for row in result.differences)
+    console.print()
+    if differing:
+        console.print(f"{differing} of {len(result.differences)} measured numbers differ by more than their intervals.")
+    else:
+        console.print(f"All {len(result.differences)} measured numbers agree within their intervals.")

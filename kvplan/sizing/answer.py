@@ -1,0 +1,175 @@
+"""`kvplan.size`: one question in, one SizeResult out."""
+
+from __future__ import annotations
+
+from kvplan.engine import EngineSpec
+from kvplan.hardware import Machine
+from kvplan.model import Layers, ModelSpec
+from kvplan.provenance import Source
+from kvplan.results.size import Engine, Kv, LayerLine, SizeResult, Weights
+from kvplan.sizing.fit import fit
+from kvplan.sizing.kv import growth_bytes, kept_tokens, multi_head_bytes, sequence_bytes, state_bytes, token_bytes
+from kvplan.sizing.offload import placements
+from kvplan.sizing.question import Question, check
+from kvplan.sizing.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
+from kvplan.units import format_tokens
+
+KEEP_TOKENS = 1024
+
+
+def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
+    """Everything that can be said in closed form about a question. Raises InputError on one without meaning."""
+    check(question)
+    model, engine = question.model, question.engine
+    return SizeResult(
+        model=model.name,
+        context_tokens=question.context_tokens,
+        batch=question.batch,
+        kv_dtype=question.kv_name,
+        tp=question.tp,
+        pp=question.pp,
+        machine=question.machine.name if question.machine else None,
+        kv=_kv(question),
+        layers=tuple(_line(question, layer) for layer in model.layers if layer.kind != "none"),
+        weights_bytes=weight_bytes(model, question.dtype),
+        weights=Weights(
+            parameters=parameters(model).total,
+            active_parameters=parameters(model).active,
+            bits=part_bits(model, question.dtype),
+            bytes_per_gpu=rank_weight_bytes(model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep),
+        ),
+        engine=_engine(question),
+        fit=fit(question),
+        offload=placements(question, keep_tokens),
+        tier_bytes_per_token=_tiers(question),
+        provenance=_provenance(question),
+        warnings=_warnings(question),
+    )
+
+
+def _kv(question: Question) -> Kv:
+    model, tokens, fmt = question.model, question.context_tokens, question.format
+    return Kv(
+        bytes_per_sequence=question.sequence_bytes,
+        bytes_per_token_mean=question.sequence_bytes / tokens,
+        growth_bytes_per_token=growth_bytes(model, tokens, fmt),
+        bytes_total=question.sequence_bytes * question.batch,
+        mha_formula_bytes=multi_head_bytes(model, tokens, fmt),
+        state_bytes=sum(layer.count * _state(question, layer) for layer in model.layers),
+    )
+
+
+def _state(question: Question, layer: Layers) -> int:
+    return state_bytes(layer, question.model.dtype, 1, question.engine.memory_rules.state_dtype)
+
+
+def _line(question: Question, layer: Layers) -> LayerLine:
+    size, kept = token_bytes(layer, question.format), kept_tokens(layer, question.context_tokens)
+    return LayerLine(
+        kind=layer.kind,
+        count=layer.count,
+        kept_tokens=kept if size else 0,
+        bytes_per_token=size,
+        bytes=layer.count * (kept * size + _state(question, layer)),
+        formula=_formula(layer),
+    )
+
+
+def _formula(layer: Layers) -> str:
+    if layer.kind == "state":
+        return f"state of {layer.state_elements:,} + {layer.conv_elements:,} elements"
+    if layer.kind == "latent":
+        return f"latent {layer.latent_dim}" + (f" + index {layer.index_dim} fp8 + 4 B" if layer.index_dim else "")
+    if layer.kind == "shared":
+        return "reads an earlier layer's KV"
+    dims = f"2 x {layer.k_dim}" if layer.k_dim == layer.v_dim else f"({layer.k_dim} + {layer.v_dim})"
+    window = f", last {format_tokens(layer.window_tokens)} tokens" if layer.window_tokens else ""
+    return f"{layer.kv_heads} heads x {dims}{window}"
+
+
+def _engine(question: Question) -> Engine:
+    layout, pool = question.layout, question.kv_pool_bytes
+    pooled = pool is not None
+    return Engine(
+        name=question.engine.name,
+        version=question.engine.version,
+        stored_kv_dtype=question.stored_name,
+        block_tokens=layout.block_tokens,
+        block_bytes=layout.block_bytes * layout.ranks,
+        groups=layout.groups,
+        reserved_bytes_per_request=layout.reserved_bytes(question.context_tokens),
+        growth_bytes_per_block=layout.growth_block_bytes,
+        pool_blocks=question.blocks if pooled else None,
+        pool_tokens=layout.tokens(question.blocks, question.context_tokens) if pooled else None,
+        max_concurrency=layout.concurrency(question.blocks, question.context_tokens) if pooled else None,
+    )
+
+
+def _tiers(question: Question) -> dict[str, float]:
+    """Mean bytes per token of a sequence on the GPUs (all ranks, as the engine stores it) and in host memory or on disk (once)."""
+    model, tokens, tp = question.model, question.context_tokens, question.tp
+    fmt = question.engine.kv_formats.get(question.stored_name) or question.format
+    once = sequence_bytes(model, tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype)
+    ranks = tp * sequence_bytes(model, tokens, fmt, tp, question.engine.memory_rules.state_dtype)
+    lower = ranks if question.engine.offload.latent_per_rank else once
+    return {"gpu": ranks / tokens, "cpu": lower / tokens, "disk": lower / tokens}
+
+
+def _provenance(question: Question) -> dict[str, Source]:
+    model, engine = question.model, question.engine
+    found = {"model": Source(kind="datasheet", source=model.source or model.name)}
+    found["kv"] = Source(kind="derived", source="layer formula: layers x KV heads x (K + V dimensions) x bytes x kept tokens")
+    found |= {f"engine.{path}": source for path, source in engine.provenance.items() if path.startswith(("memory", "kv_formats"))}
+    if machine := question.machine:
+        for path in ("gpu.memory_bytes", "link.h2d_Bps", "disk.read_Bps", "host.memory_bytes"):
+            found[f"machine.{path}"] = machine.source(path)
+    return found
+
+
+def _warnings(question: Question) -> tuple[str, ...]:
+    model = question.model
+    found = list(model.notes)
+    limit = model.max_context_tokens
+    if limit and question.context_tokens > limit:
+        found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")
+    if model.quantization is None and not question.dtype:
+        stated = next((word for word in ("fp8", "nvfp4", "awq", "gptq", "int4") if word in model.name.lower()), "")
+        if stated:
+            found.append(f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; --dtype {stated} changes that")
+    wanted = model.quantization.kv_dtype if model.quantization else ""
+    if question.kv_dtype == "auto" and wanted:
+        found.append(f"the checkpoint asks for {wanted} KV; `auto` here means {question.kv_name}: pass --kv-dtype {wanted} if the engine follows it")
+    if question.stored_name != question.kv_name:
+        found.append(f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU")
+    if any(layer.kind == "cross" and not layer.window_tokens for layer in model.layers):
+        found.append("cross attention is sized for an encoder input as long as the context")
+    return tuple(found)
+
+
+def ask(
+    model: ModelSpec,
+    *,
+    engine: EngineSpec,
+    machine: Machine | None = None,
+    context_tokens: int = 0,
+    batch: int = 1,
+    kv_dtype: str = "auto",
+    dtype: str = "",
+    tp: int = 1,
+    pp: int = 1,
+    ep: int = 0,
+    gpu_fraction: float = 0.0,
+    pool_bytes: int = 0,
+    keep_tokens: int = KEEP_TOKENS,
+) -> SizeResult:
+    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k; a fraction of 0 is the engine's."""
+    question = Question(
+        model=model, engine=engine, machine=machine, context_tokens=context_tokens or default_context(model), batch=batch, kv_dtype=kv_dtype,
+        dtype=dtype, tp=tp, pp=pp, ep=ep, gpu_fraction=gpu_fraction, pool_bytes=pool_bytes,
+    )  # fmt: skip
+    return answer(question, keep_tokens)
+
+
+def default_context(model: ModelSpec) -> int:
+    """The model's own context, up to 131,072 tokens."""
+    return min(model.max_context_tokens or 8192, 131072)

@@ -1,0 +1,91 @@
+"""What must hold after every event of a run, checked by walking everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvplan.sim.engine import Job
+from kvplan.sim.prefix import Entry, Node
+from kvplan.sim.run import World
+from kvplan.sim.tiers import Tier
+
+
+def nodes(root: Node) -> Iterator[Node]:
+    for child in root.children.values():
+        yield child
+        yield from nodes(child)
+
+
+def check(world: World) -> None:
+    everything = list(nodes(world.tree.root))
+    for node in everything:
+        assert node.parent is not None and node.start == node.parent.end < node.end
+        assert any(node.entries) or node.children or _is_wanted(world, node)
+    for tier in world.tiers:
+        _check_tier(world, tier, everything)
+    jobs = world.replica.running + world.replica.held
+    for job in jobs:
+        assert job.blocks * world.replica.block >= job.shared_tokens >= 0
+        assert not job.running or job.computed <= job.blocks * world.replica.block
+    for job in world.replica.waiting:
+        assert job.blocks == 0
+
+
+def _is_wanted(world: World, node: Node) -> bool:
+    """A run that holds nothing is known only while a job that looked it up waits."""
+    return any(node in _path(job) for job in (*world.replica.held, *world.replica.waiting))
+
+
+def _path(job: Job) -> list[Node]:
+    found, node = [], job.own_tail or job.leaf
+    while node is not None:
+        found.append(node)
+        node = node.parent
+    return found
+
+
+def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
+    entries = [(node, entry) for node in everything if (entry := node.entries[tier.index]) is not None]
+    order: list[Entry] = list(tier.policy)  # type: ignore[call-overload]
+    place = {id(entry): at for at, entry in enumerate(order)}
+    nameless = sum(entry.tokens for entry in order if entry.node is None)
+    held = sum(entry.tokens + entry.coming for _, entry in entries)
+    private = 0
+    if tier.index == 0:
+        private = sum(job.blocks * tier.grain_tokens - job.shared_tokens for job in world.replica.running + world.replica.held)
+    assert tier.used_tokens == held + nameless + private, tier.name
+    assert tier.evictable_tokens == sum(entry.tokens for entry in order)
+    assert 0 <= tier.used_tokens <= tier.capacity_tokens
+    for node, entry in entries:
+        assert entry.node is node
+        assert entry.tokens >= 0 and entry.coming >= 0 and entry.pins >= 0
+        assert entry.tokens + entry.coming <= node.end - node.start
+        assert entry.pins or entry.tokens, "an entry that is neither held nor pinned"
+        assert (entry.order is None) == (entry.pins > 0) == (id(entry) not in place)
+        above = node.parent
+        assert above is not None
+        if above.parent is None:
+            continue
+        upper = above.entries[tier.index]
+        assert upper is not None, "an ancestor is missing"
+        assert upper.pins >= entry.pins
+        if entry.tokens + entry.coming:
+            assert upper.tokens + upper.coming == above.end - above.start, "a gap"
+        if not upper.pins:
+            assert place[id(upper)] > place[id(entry)], "an ancestor is older than its descendant"
+
+
+def walk(world: World) -> None:
+    """Run a world event by event, then drain what is under way; everything is checked after each event."""
+    env = world.env
+    env.process(world._arrive(None))
+    while not world.all_done.triggered:
+        env.step()
+        check(world)
+    while env.peek() != float("inf"):
+        env.step()
+        check(world)
+    for node in nodes(world.tree.root):
+        assert all(entry is None or entry.pins == entry.coming == 0 for entry in node.entries)
+    for tier in world.tiers:
+        assert tier.used_tokens == tier.evictable_tokens
