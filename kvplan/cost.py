@@ -7,7 +7,7 @@ quadratic term absorbs the weight-read floor. Attention of n new tokens over a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from kvplan.engine import EngineSpec
@@ -38,9 +38,9 @@ class StepCost:
         gpu = machine.gpu
         self.activation_bytes = DTYPE_BYTES[model.dtype]
         narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
-        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency
+        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency * gpu.sustained_fraction
         self.weight_Bps = gpu.hbm_Bps * gpu.weight_read_efficiency
-        self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency
+        self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency * gpu.sustained_fraction
         self.kv_Bps = gpu.hbm_Bps * gpu.kv_read_efficiency
         self.elementwise_Bps = gpu.hbm_Bps * gpu.elementwise_Bps_efficiency
         self.kv_format = stored_format(resolve_kv_dtype(kv_dtype, model, engine), engine)
@@ -101,10 +101,21 @@ class StepCost:
             gpu = self.machine.gpu
             found = sum(group.count * self._mixer_gemms(group, tokens) for group in self.model.layers)
             found += sum(group.count * self._ffn_gemms(group, tokens) for group in self.model.ffn)
-            elementwise = tokens * self.model.hidden * 2 * ELEMENTWISE_PASSES / self.elementwise_Bps
-            found += self.model.depth * (gpu.layer_overhead_s + elementwise + self._collective_s(tokens))
+            found += self.model.depth * (gpu.layer_overhead_s + self._collective_s(tokens))
+            found += tokens * self._elementwise_bytes / self.elementwise_Bps
             self._gemm_cache[tokens] = found
         return found
+
+    @cached_property
+    def _elementwise_bytes(self) -> float:
+        """Bytes per token that norms, residuals, rotary and gates move in all layers on one rank, each kernel reading and writing once.
+
+        Two fused add-and-norms of four hidden rows each, rotary on Q and K and the KV write of about three and a half, and the gate of
+        two inputs and one output of the feed-forward width.
+        """
+        hidden_rows = 8.0 + 3.5 / self.tp
+        gates = sum(group.count * 3 * (group.width * max(1, group.experts_per_token) + group.shared_width) for group in self.model.ffn)
+        return (self.model.depth * hidden_rows * self.model.hidden + gates / self.tp) * self.activation_bytes
 
     def _collective_s(self, tokens: int) -> float:
         """Two ring all-reduces of the hidden state per layer."""
@@ -128,15 +139,15 @@ class StepCost:
             if group.kind in ("state", "none") or not group.query_heads:
                 continue
             v_dim = group.v_dim or group.k_dim
-            per_pair = 2.0 * group.query_heads * (group.k_dim + v_dim) / self.tp
+            per_pair = PAIR_SCALE * (2.0 * (group.k_dim + v_dim) + PAIR_FLOPS) * group.query_heads / self.tp
             found.append((group.count * per_pair, group.window_tokens))
         return found
 
     def prefill_attention_s(self, new: int, context: int) -> float:
         """Seconds of attention, all layers, for `new` tokens of one sequence after `context` cached ones."""
-        ramp = 1 + self.machine.gpu.attention_n0_tokens / new
-        flops = sum(weight * score_pairs(new, context, window) for weight, window in self._attention_groups)
-        return flops / self.attention_flops * ramp
+        edge = new * self.machine.gpu.attention_n0_tokens
+        flops = sum(weight * (score_pairs(new, context, window) + edge) for weight, window in self._attention_groups)
+        return flops / self.attention_flops
 
     @cached_property
     def decode_rates(self) -> list[tuple[float, int]]:
@@ -163,22 +174,32 @@ class StepCost:
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
-    def step_s(self, chunks: Iterable[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
-        """GPU seconds of one step: prefill chunks and decoding sequences together.
+    def step_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
+        """Seconds of one step: its GPU work, or the host's launches when these take longer.
 
         `decode_attention_s` is the attention time of the decoding part (kept up to date by the caller), `sampled` how many
         sequences get a token out of this step.
         """
-        tokens, attention, count = decodes, 0.0, 0
-        for new, context in chunks:
-            tokens += new
-            count += 1
-            attention += self.prefill_attention_s(new, context)
-        if count:
-            attention += self.model.depth * self.machine.gpu.attention_overhead_s
+        return max(self.host_s(chunks, decodes), self.busy_s(chunks, decodes, decode_attention_s, sampled))
+
+    def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
+        """Seconds that the engine's process needs to launch a step: small steps are captured in CUDA graphs, larger ones are not."""
+        overhead = self.engine.overhead
+        if not chunks:
+            return overhead.step_s
+        captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
+        return overhead.launch_s + self.model.depth * (overhead.launch_layer_s if captured else overhead.launch_layer_eager_s)
+
+    def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
+        """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next."""
+        tokens = decodes + sum(new for new, _ in chunks)
+        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks)
+        if chunks:
+            attention += self.decode_floor_s
         if decodes:
             attention += decode_attention_s
-        return self.gemms_s(tokens) + attention + self.head_s(sampled)
+        overhead = self.engine.overhead
+        return self.gemms_s(tokens) + attention + self.head_s(sampled) + overhead.gap_s + overhead.step_sequence_s * sampled
 
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:
         """GPU seconds to compute `new` tokens of one sequence after `context` cached ones, in steps of at most `step_tokens`."""
@@ -191,5 +212,9 @@ class StepCost:
         return total
 
 
-ELEMENTWISE_PASSES = 14.0
-"""Reads and writes of the hidden state per layer and token: two norms, two residual adds, rotary, gate activation (counted, fused kernels)."""
+PAIR_FLOPS = 288.0
+"""What the softmax of one score costs beside its two products, in FLOPs of the tensor units (cuDNN attention on an H100: heads of 64 run at
+0.73 of the rate of heads of 128)."""
+
+PAIR_SCALE = 512 / (512 + PAIR_FLOPS)
+"""`Gpu.attention_efficiency` is the plain rate at heads of 128: 4 x 128 FLOPs a pair."""

@@ -33,6 +33,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_read_threads: int = 16
     disk_write_threads: int = 16
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
+    inputs_behind_loads: bool = False  # do the inputs of a step reach the GPU behind queued loads, on the same copy engine
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
@@ -45,7 +46,15 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
     step_s: float = 0.0  # least time between two decode steps: scheduling, launching, collecting
+    gap_s: float = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
+    launch_s: float = 0.0  # least time of a step with prefill: its host side
+    launch_layer_s: float = 0.0  # and per layer, while its size is captured in CUDA graphs
+    launch_layer_eager_s: float = 0.0  # and per layer when it is not
+    captured_tokens: int = 0  # largest step that is captured
     step_sequence_s: float = 0.0  # per sequence in a step: sampling, output
+    pause_s: float = 0.0  # the engine's process stops for its garbage collector this long
+    pause_blocks: int = 0  # once per so many blocks of prompts; 0: never
+    pause_offload_blocks: int = 0  # and per so many blocks looked up, stored or loaded below the GPU
     load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: float = 0.0  # and per block: lookup, pointers
 

@@ -176,7 +176,7 @@ class TorchInstrument:
             "memory_bytes": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
             "l2_bytes": self.gpu.l2_bytes,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "cuda": str(torch.version.cuda),
             "numa_node": inventory.gpu_numa_node(self.bus_id(0)),
         }

@@ -29,7 +29,7 @@ class Job:
     __slots__ = (
         "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s", "looked", "prefetch", "following", "whole",
+        "promoted", "weighed_s", "seen", "looked", "prefetch", "following", "whole",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -60,6 +60,7 @@ class Job:
         self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
         self.blocked_on: Any = None  # what the job waits for before it can be admitted
         self.preemptions = 0
+        self.seen = False  # has the scheduler looked at it before
         self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
 
     @property
@@ -71,16 +72,44 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s")
+    __slots__ = ("chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "inputs_s", "paused")
 
-    def __init__(self) -> None:
+    def __init__(self, inputs_s: float) -> None:
+        self.inputs_s = inputs_s  # when its inputs have reached the GPU, behind the loads queued before it
         self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
         self.loads: list[StepLoad] = []
         self.duration_s = 0.0
         self.stall_s = 0.0  # of the duration, what the step waits for transfers
+        self.paused = False
         self.start_s = -1.0
+
+    @property
+    def empty(self) -> bool:
+        return not self.chunks and not self.decodes
+
+
+class Pauses:
+    """Stops of the engine's process for its garbage collector: one per so many blocks that it has handled."""
+
+    def __init__(self, engine: EngineSpec) -> None:
+        self.overhead = engine.overhead
+        self.owed = 0.0
+
+    def count(self, blocks: float, offloading: bool) -> None:
+        overhead = self.overhead
+        if overhead.pause_blocks:
+            self.owed += blocks / overhead.pause_blocks
+        if offloading and overhead.pause_offload_blocks:
+            self.owed += blocks / overhead.pause_offload_blocks
+
+    def due_s(self) -> float:
+        """Seconds of the stop that has come due, if one has."""
+        if self.owed < 1:
+            return 0.0
+        self.owed -= 1
+        return self.overhead.pause_s
 
 
 class Replica:
@@ -108,6 +137,7 @@ class Replica:
         self.running: list[Job] = []
         self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
         self.executing: Plan | None = None
+        self.pauses = Pauses(engine)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
         self.stuck = False  # nobody can be admitted before something is freed
@@ -164,10 +194,10 @@ class Replica:
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
         self.steps += 1
-        plan.start_s = self.env.now
-        plan.stall_s = self.transfers.stall_s(plan, self.env.now)
+        plan.start_s = max(self.env.now, plan.inputs_s)
+        plan.stall_s = self.transfers.stall_s(plan, plan.start_s)
         plan.duration_s += plan.stall_s
-        self._alarm(plan.duration_s, self._executed)
+        self._alarm(plan.start_s - self.env.now + plan.duration_s, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay`, unless a later alarm replaces it."""
@@ -245,7 +275,7 @@ class Replica:
 
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
-        plan = Plan()
+        plan = Plan(self.transfers.inputs_sent_s(self.env.now))
         budget = self.engine.step_tokens
         preempted = False
         for job in list(self.running):
@@ -264,9 +294,9 @@ class Replica:
                 break
             self._add(plan, job, new)
             budget -= new
-        if not preempted:
+        if not preempted or plan.empty:  # after a preemption nobody is admitted in the same step
             self._admit(plan, budget)
-        if not plan.chunks and not plan.decodes:
+        if plan.empty:
             return None
         plan.loads = self.transfers.planned()
         self._time(plan)
@@ -289,11 +319,10 @@ class Replica:
         attention = 0.0
         if plan.decodes:
             attention = self.cost.decode_attention_s([job.computed for job in plan.decodes])
-        plan.duration_s = self.cost.step_s(
-            [(new, context) for _, new, context in plan.chunks], len(plan.decodes), attention, len(plan.sampled)
-        ) + self.engine.overhead.step_sequence_s * (len(plan.decodes) + len(plan.chunks))
-        if not plan.chunks:
-            plan.duration_s = max(plan.duration_s, self.engine.overhead.step_s)
+        chunks = [(new, context) for _, new, context in plan.chunks]
+        pause_s = self.pauses.due_s()
+        plan.paused = pause_s > 0
+        plan.duration_s = self.cost.step_s(chunks, len(plan.decodes), attention, len(plan.sampled)) + pause_s
 
     def _preempt(self, job: Job) -> None:
         """Take a running job's blocks away; it will compute again what the tiers do not hold."""
@@ -385,6 +414,9 @@ class Replica:
         """Tokens that a waiting job computes in this step; 0: it waits for a load; None: it does not fit now."""
         if job.blocks:  # what it waited for is in place
             return self._resume(job, budget)
+        if not job.seen:
+            job.seen = True
+            self.pauses.count(job.prompt / self.block, self.transfers.stores is not None)
         path = self._find(job)
         reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
         outcome = self.transfers.begin(self, job, path, reach, budget)
@@ -503,12 +535,13 @@ class Replica:
         if len(self.inflight) < self.depth or self.inflight[0] is not first:
             return
         jobs = first.decodes
+        now = self.env.now
         for plan in self.inflight:
-            if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs):
+            if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs) or plan.inputs_s > now or plan.paused:
                 return
         if self._may_admit() or any(plan.stall_s for plan in self.inflight):
             return
-        if len(jobs) != len(self.running) or self.transfers.outputs_seen_s(self.env.now) > self.env.now:
+        if len(jobs) != len(self.running) or max(self.transfers.outputs_seen_s(now), self.transfers.inputs_sent_s(now)) > now:
             return
         steps = min(job.output - job.planned for job in jobs)
         steps = min(steps, self._steps_with_blocks(jobs, steps))
@@ -580,8 +613,7 @@ class Bulk:
                     steps = min(steps, window - max(growing) - ahead)
             slope += rate * len(growing)
         count = len(jobs)
-        first = cost.step_s((), count, cost.decode_attention_s(contexts), count)
-        self.first_s = first + replica.engine.overhead.step_sequence_s * count
+        self.first_s = cost.busy_s((), count, cost.decode_attention_s(contexts), count)
         self.slope_s = slope
         self.floor_s = replica.engine.overhead.step_s
         if self.first_s < self.floor_s:  # the host is slower than the GPU; stay on one side of the crossing

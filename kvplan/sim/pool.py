@@ -65,12 +65,14 @@ class Pool:
         if start:
             self.tree.path(keys, start)  # type: ignore[arg-type]  # a run ends here: a tier holds leading parts of runs
         leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
-        self.tier.touch(span(leaf, 0), again=True)
-        self.tier.pin(leaf)
-        coming = Coming(leaf, [gap for gap in self.tier.lacking(leaf, end) if gap[0].start >= start or gap[1] >= start])
-        if coming.tokens and not self.tier.take(coming.tokens):
-            self.tier.unpin(leaf)
+        path = span(leaf, 0)
+        self.tier.touch(path, again=True)
+        coming = Coming(leaf, [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start])
+        if coming.tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path):
+            self.tree.prune(leaf)
             return None
+        self.tier.pin(leaf)
+        self.tier.take(coming.tokens)
         self.tier.expect(coming.gaps)
         self.tier.stored_tokens += coming.tokens
         return coming

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kvplan.engine import Offload
-from kvplan.sim.links import OUT
+from kvplan.sim.links import IN, OUT
 from kvplan.sim.loads import Loads, Outcome, StepLoad
 from kvplan.sim.prefix import Node
 from kvplan.sim.stores import Stores
@@ -31,6 +31,12 @@ class Transfers:
         if self.stores is None or not self.rules.outputs_behind_stores:
             return now
         return max(now, self.stores.host.link.free_at[OUT])
+
+    def inputs_sent_s(self, now: float) -> float:
+        """When the inputs of a step that is launched now reach the GPU: behind the loads already queued, on the same copy engine."""
+        if self.stores is None or not self.rules.inputs_behind_loads:
+            return now
+        return max(now, self.stores.host.link.free_at[IN])
 
     def store(self, job: Job, upto: int) -> None:
         """A step has computed a job's prompt up to a token."""

@@ -1,0 +1,506 @@
+"""A slow, obvious engine: every block is an entry of a dict, every step is taken. The simulator must agree with it.
+
+It shares the time model (StepCost, Pauses, HostLink, DiskQueue) with the simulator, and nothing of the prefix tree, tiers, jumps or transfers.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from kvplan.sim.engine import Pauses
+from kvplan.sim.links import IN, OUT, DiskQueue, HostLink
+from kvplan.sim.run import World
+from kvplan.workload import Request
+
+Name = tuple[Any, ...]
+
+
+class Blocks:
+    """One tier: which blocks it holds or expects, how often each is pinned, and in which order it would give them up."""
+
+    def __init__(self, capacity: int) -> None:
+        self.empty = capacity
+        self.held: set[Name] = set()
+        self.coming: set[Name] = set()
+        self.pins: Counter[Name] = Counter()
+        self.order: list[Name | None] = []  # oldest first; None: a block that nobody can find again
+
+    def room(self) -> int:
+        return self.empty + len(self.order)
+
+    def take(self, count: int) -> bool:
+        if count > self.room():
+            return False
+        while self.empty < count:
+            name = self.order.pop(0)
+            self.held.discard(name)  # type: ignore[arg-type]
+            self.empty += 1
+        self.empty -= count
+        return True
+
+    def pin(self, names: list[Name]) -> None:
+        for name in names:
+            self.pins[name] += 1
+            if name in self.order:
+                self.order.remove(name)
+
+    def unpin(self, names: list[Name]) -> None:
+        for name in reversed(names):
+            self.pins[name] -= 1
+            if not self.pins[name] and name in self.held:
+                self.order.append(name)
+
+    def touch(self, names: list[Name]) -> None:
+        for name in reversed(names):
+            if name in self.order:
+                self.order.remove(name)
+                self.order.append(name)
+
+    def reach(self, names: list[Name], start: int) -> int:
+        while start < len(names) and names[start] in self.held:
+            start += 1
+        return start
+
+    def lacking(self, names: list[Name]) -> list[Name]:
+        return [name for name in names if name not in self.held and name not in self.coming]
+
+    def arrived(self, names: list[Name]) -> None:
+        self.coming -= set(names)
+        self.held |= set(names)
+
+
+class Seq:
+    """A request and its progress."""
+
+    def __init__(self, request: Request, output: int, names: list[Name]) -> None:
+        self.index, self.prompt, self.output = request.index, request.prompt_tokens, output
+        self.arrival = request.arrival_s
+        self.prompt_names, self.generated = names, []  # type: ignore[var-annotated]
+        self.names: list[Name] = []
+        self.blocks = self.named = self.computed = self.planned = self.emitted = 0
+        self.stored = self.epoch = self.preemptions = self.seen_step = 0
+        self.running = self.waits = self.counted = self.seen = False
+        self.waiters: list[Seq] = []
+        self.hits = (0, 0, 0)
+        self.from_disk: set[int] = set()
+        self.first = self.last = self.load = 0.0
+
+    def target(self) -> int:
+        return self.prompt + self.emitted if self.preemptions else self.prompt
+
+
+class Step(dict[str, Any]):
+    """Chunks, decodes, who gets a token, seconds; two steps are the same only when they are one."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[assignment]
+
+
+class Oracle:
+    """Runs the requests of a world, whose settings, capacities and time model it takes."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.engine, self.cost = world, world.scenario.engine, world.cost
+        self.block = self.engine.block_tokens
+        tiers = {tier.name: Blocks(tier.capacity_tokens // self.block) for tier in world.tiers}
+        self.gpu, self.cpu, self.disk = tiers["gpu"], tiers.get("cpu"), tiers.get("disk")
+        self.link, self.queue = HostLink(world.scenario.machine.link), DiskQueue(world.scenario.machine.disk)
+        self.heap: list[tuple[float, int, Callable[[], None]]] = []
+        self.count, self.now = 0, 0.0
+        self.waiting: list[Seq] = []
+        self.held: list[Seq] = []
+        self.running: list[Seq] = []
+        self.inflight: list[Step] = []
+        self.executing: Step | None = None
+        self.loading: dict[tuple[str, Name], Seq] = {}
+        self.stuck, self.steps = False, 0
+        self.pauses = Pauses(self.engine)
+        self.done: list[Seq] = []
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        self.count += 1
+        heapq.heappush(self.heap, (time, self.count, action))
+
+    def run(self) -> list[Seq]:
+        overhead, kt = self.engine.overhead, self.world.trace.block_tokens
+        for request in self.world.trace:
+            output = self.world._admissible(request)
+            if output is None:
+                continue
+            full = min(request.prompt_tokens, len(request.blocks) * kt) // self.block
+            names = [(i, request.blocks[: (self.block * (i + 1) - 1) // kt + 1]) for i in range(full)]
+            seq = Seq(request, output, names)  # type: ignore[arg-type]
+            seq.arrival = request.arrival_s / self.world.scenario.run.speedup
+            front = overhead.request_s + overhead.request_token_s * request.prompt_tokens
+            self.at(seq.arrival + front, lambda seq=seq: self.submit(seq))  # type: ignore[misc]
+        while self.heap:
+            self.now, _, action = heapq.heappop(self.heap)
+            action()
+        return sorted(self.done, key=lambda seq: seq.index)
+
+    def submit(self, seq: Seq) -> None:
+        self.waiting.append(seq)
+        self.pump()
+
+    # -- steps
+
+    def pump(self) -> None:
+        while len(self.inflight) < (2 if self.engine.plan_ahead else 1):
+            plan = self.plan()
+            if not plan["chunks"] and not plan["decodes"]:
+                return
+            self.inflight.append(plan)
+            if self.executing is None:
+                self.execute(plan)
+
+    def execute(self, plan: Step) -> None:
+        self.executing = plan
+        self.steps += 1
+        self.at(max(self.now, plan["inputs"]) + plan["s"], lambda: self.executed(plan))
+
+    def executed(self, plan: Step) -> None:
+        self.executing = None
+        seen = self.now
+        if self.cpu is not None and self.engine.offload.outputs_behind_stores:
+            seen = max(seen, self.link.free_at[OUT])
+        for seq, new, context in plan["chunks"]:
+            if seq.running:
+                self.store(seq, context + new)
+        after = self.inflight.index(plan) + 1
+        if after < len(self.inflight):
+            self.execute(self.inflight[after])
+        if seen > self.now:
+            self.at(seen, lambda: self.handle(plan))
+        else:
+            self.handle(plan)
+
+    def handle(self, plan: Step) -> None:
+        self.inflight.remove(plan)
+        for seq, epoch in plan["sampled"]:
+            if seq.epoch == epoch:
+                seq.emitted += 1
+                seq.first = seq.first or self.now
+                if seq.emitted == seq.output:
+                    self.finish(seq)
+        self.pump()
+
+    def finish(self, seq: Seq) -> None:
+        seq.last = self.now
+        self.running.remove(seq)
+        if self.cpu is not None and self.engine.offload.store_generated:
+            full = (seq.prompt + seq.emitted - 1) // self.block
+            count = full - max(seq.stored, seq.prompt // self.block)
+            if count > 0 and self.cpu.take(count):
+                self.cpu.order += [None] * count
+        self.release(seq)
+        self.done.append(seq)
+
+    def release(self, seq: Seq) -> None:
+        seq.running = False
+        full = min(seq.blocks, max(seq.computed - 1, 0) // self.block)
+        self.gpu.order += [None] * max(0, full - seq.named)
+        self.gpu.empty += seq.blocks - max(full, seq.named)
+        self.gpu.unpin(seq.names)
+        seq.blocks = seq.named = 0
+        self.stuck = False
+
+    def plan(self) -> Step:
+        plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "s": 0.0, "inputs": self.now})
+        if self.cpu is not None and self.engine.offload.inputs_behind_loads:
+            plan["inputs"] = max(self.now, self.link.free_at[IN])
+        budget, preempted = self.engine.step_tokens, False
+        for seq in list(self.running):
+            need = seq.target() - seq.computed
+            if not seq.running or (need <= 0 and seq.planned >= seq.output):
+                continue
+            if budget <= 0:
+                break
+            new = min(need, budget) if need > 0 else 1
+            while seq.running and not self.allocate(seq, seq.computed + new):
+                self.preempt(self.running[-1])
+                preempted = True
+            if not seq.running:
+                break
+            self.add(plan, seq, new)
+            budget -= new
+        if not preempted or not (plan["chunks"] or plan["decodes"]):
+            self.admit(plan, budget)
+        chunks, contexts = plan["chunks"], [seq.computed for seq in plan["decodes"]]
+        attention = self.cost.decode_attention_s(contexts) if contexts else 0.0
+        sizes = [(new, context) for _, new, context in chunks]
+        plan["s"] = self.cost.step_s(sizes, len(contexts), attention, len(plan["sampled"]))
+        if chunks or contexts:
+            plan["s"] += self.pauses.due_s()
+        return plan
+
+    def add(self, plan: Step, seq: Seq, new: int) -> None:
+        context = seq.computed
+        seq.computed += new
+        if context < seq.target():
+            plan["chunks"].append((seq, new, context))
+            self.share(seq)
+            if seq.computed < seq.target():
+                return
+        else:
+            plan["decodes"].append(seq)
+        seq.planned += 1
+        plan["sampled"].append((seq, seq.epoch))
+
+    def share(self, seq: Seq) -> None:
+        for name in seq.names[: seq.computed // self.block]:
+            if name not in self.gpu.held:
+                self.gpu.held.add(name)
+                seq.named += 1
+
+    def allocate(self, seq: Seq, upto: int) -> bool:
+        missing = max(0, -(-upto // self.block) - seq.blocks)
+        if not self.gpu.take(missing):
+            return False
+        seq.blocks += missing
+        return True
+
+    def preempt(self, seq: Seq) -> None:
+        self.running.remove(seq)
+        start, end = len(seq.names), min(seq.computed, seq.prompt + seq.emitted) // self.block
+        if end > start and seq.named == start:
+            own = [("own", seq.index, seq.preemptions, i) for i in range(start, end)]
+            self.gpu.pin(own)
+            self.gpu.held |= set(own)
+            seq.generated.append(own)
+            if self.cpu is not None and self.engine.offload.store_generated and seq.stored >= start:
+                if not self.cpu.lacking(seq.names) and self.protected_take(self.cpu, [*seq.names, *own], len(own)):
+                    self.cpu.held |= set(own)
+                self.cpu.unpin([*seq.names, *own])
+            seq.names = [*seq.names, *own]
+            seq.named = end
+        self.release(seq)
+        seq.computed = seq.stored = 0
+        seq.planned = seq.emitted
+        seq.epoch += 1
+        seq.preemptions += 1
+        self.waiting.insert(0, seq)
+
+    @staticmethod
+    def protected_take(tier: Blocks, names: list[Name], count: int) -> bool:
+        tier.pin(names)
+        return tier.take(count)
+
+    # -- admission
+
+    def admit(self, plan: Step, budget: int) -> None:
+        if self.stuck:
+            return
+        late = self.steps - len(self.inflight)
+        ready = [seq for seq in self.held if not seq.waits and not (self.running and seq.seen_step > late)]
+        for seq, line in [(seq, self.held) for seq in ready] + [(seq, self.waiting) for seq in self.waiting]:
+            if budget <= 0 or len(self.running) >= self.engine.max_batch:
+                return
+            new = self.attempt(seq, budget)
+            if new is None:
+                self.stuck = True
+                if not self.running and not self.inflight:
+                    self.unwedge()
+                return
+            if new:
+                line.remove(seq)
+                seq.running = seq.counted = True
+                self.running.append(seq)
+                self.add(plan, seq, new)
+                budget -= new
+            elif line is self.waiting:
+                self.waiting.remove(seq)
+                self.held.append(seq)
+
+    def unwedge(self) -> None:
+        for seq in reversed(self.held):
+            if seq.blocks and not seq.waits:
+                self.release(seq)
+                seq.computed = 0
+                self.at(self.now, self.pump)
+                return
+
+    def wanted(self, seq: Seq, upto: int) -> int:
+        return max(upto, seq.target()) if self.engine.reserve_full_prompt else upto
+
+    def attempt(self, seq: Seq, budget: int) -> int | None:
+        """Tokens to compute now; 0: waits for a load; None: no room."""
+        if seq.blocks:
+            new = min(seq.target() - seq.computed, budget)
+            if -(-self.wanted(seq, seq.computed + new) // self.block) - seq.blocks > self.gpu.room():
+                return None
+            self.allocate(seq, seq.computed + new)
+            return new
+        if not seq.seen:
+            seq.seen = True
+            self.pauses.count(seq.prompt / self.block, self.cpu is not None)
+        while seq.generated and not self.known(seq.generated[-1]):
+            seq.generated.pop()
+        names = seq.names = [*seq.prompt_names, *(name for own in seq.generated for name in own)]
+        reach = min(self.gpu.reach(names, 0), (seq.target() - 1) // self.block)
+        outcome = self.begin(seq, names, reach)
+        if outcome is not False:
+            return 0 if outcome else None
+        new = min(seq.target() - reach * self.block, budget)
+        if not self.hold(seq, reach, reach * self.block + new):
+            return None
+        seq.computed = reach * self.block
+        seq.hits = seq.hits if seq.counted else (reach * self.block, 0, 0)
+        return new
+
+    def known(self, names: list[Name]) -> bool:
+        return any(name in tier.held or tier.pins[name] for name in names for tier in (self.gpu, self.cpu, self.disk) if tier)
+
+    def hold(self, seq: Seq, reach: int, upto: int) -> bool:
+        evictable = sum(name in self.gpu.order for name in seq.names)
+        if -(-(self.wanted(seq, upto) - reach * self.block) // self.block) > self.gpu.room() - evictable:
+            return False
+        self.gpu.pin(seq.names)
+        seq.blocks = seq.named = reach
+        self.allocate(seq, upto)
+        return True
+
+    # -- tiers below
+
+    def begin(self, seq: Seq, names: list[Name], reach: int) -> bool | None:
+        cpu, disk = self.cpu, self.disk
+        if cpu is None or self.engine.offload.load_rule == "never":
+            return False
+        cpu.touch(names)
+        limit = seq.target() // self.block
+        held = min(limit, cpu.reach(names, reach))
+        if disk is not None:
+            disk.touch(names)
+            below = min(limit, disk.reach(names, held))
+            if below > held and (self.joins(seq, "cpu", names[held:below]) or self.promote(seq, names, held, below)):
+                return True
+        if held <= reach:
+            return False
+        if self.joins(seq, "gpu", names[reach:held]):
+            return True
+        if not self.hold(seq, reach, held * self.block):
+            return None
+        cpu.pin(names)
+        self.under_way(seq, "gpu", names[reach:held])
+        overhead, began, count = self.engine.overhead, self.now, held - reach
+        ready = began + overhead.load_s + overhead.load_block_s * count
+        _, done = self.link.send(IN, ready, self.link_s(IN, count), round(count * self.block * self.world.token_bytes))
+
+        def loaded() -> None:
+            cpu.unpin(names)
+            seq.computed = held * self.block
+            self.share(seq)
+            seq.computed = min(seq.computed, seq.target() - 1)
+            from_disk = len(seq.from_disk & set(range(reach, held))) * self.block
+            seq.hits = seq.hits if seq.counted else (reach * self.block, count * self.block - from_disk, from_disk)
+            seq.load += self.now - began
+            seen = self.engine.offload.loads_seen_after_step and self.executing is not None
+            self.over(seq, "gpu", self.steps + 1 if seen else 0)
+
+        self.at(done, loaded)
+        return True
+
+    def promote(self, seq: Seq, names: list[Name], held: int, below: int) -> bool:
+        cpu, disk = self.cpu, self.disk
+        assert cpu is not None and disk is not None
+        gaps = cpu.lacking(names[:below])
+        if not gaps or len(gaps) > cpu.room() - sum(name in cpu.order for name in names):
+            return False
+        cpu.pin(names)
+        disk.pin(names)
+        cpu.take(len(gaps))
+        cpu.coming |= set(gaps)
+        self.under_way(seq, "cpu", names[held:below])
+        began = self.now
+        service = self.queue.service_s(IN, self.bytes(len(gaps)), len(gaps), self.engine.offload.disk_read_threads)
+        _, done = self.queue.send(IN, began, service, self.bytes(len(gaps)))
+
+        def promoted() -> None:
+            cpu.arrived(gaps)
+            disk.unpin(names)
+            seq.from_disk |= set(range(held, below))
+            seq.load += self.now - began
+            cpu.unpin(names)
+            self.over(seq, "cpu", seq.seen_step)
+
+        self.at(done, promoted)
+        return True
+
+    def under_way(self, seq: Seq, tier: str, names: list[Name]) -> None:
+        seq.waits = True
+        for name in names:
+            self.loading[tier, name] = seq
+
+    def joins(self, seq: Seq, tier: str, names: list[Name]) -> bool:
+        for name in names:
+            if (tier, name) in self.loading:
+                self.loading[tier, name].waiters.append(seq)
+                seq.waits = True
+                return True
+        return False
+
+    def over(self, seq: Seq, tier: str, seen_step: int) -> None:
+        self.loading = {key: by for key, by in self.loading.items() if by is not seq or key[0] != tier}
+        released, seq.waiters = seq.waiters, []
+        seq.waits, self.stuck = False, False
+        for waiter in released:
+            waiter.waits, self.stuck = False, False
+            self.pump()
+        seq.seen_step, self.stuck = seen_step, False
+        self.pump()
+
+    def bytes(self, count: int) -> int:
+        return round(count * self.block * self.world.token_bytes)
+
+    def link_s(self, direction: int, count: int) -> float:
+        return self.link.service_s(direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count)
+
+    def store(self, seq: Seq, upto: int) -> None:
+        cpu, end = self.cpu, upto // self.block
+        if cpu is None or end * 1 <= seq.stored:
+            return
+        names, wanted = seq.names, seq.prompt_names[:end]
+        cpu.touch(seq.prompt_names)
+        cpu.pin(names)
+        gaps = cpu.lacking(wanted)
+        if not gaps or not cpu.take(len(gaps)):
+            cpu.unpin(names)
+            seq.stored = seq.stored if gaps else end
+            return
+        seq.stored = end
+        cpu.coming |= set(gaps)
+        self.gpu.pin(names)
+        _, done = self.link.send(OUT, self.now, self.link_s(OUT, len(gaps)), self.bytes(len(gaps)))
+
+        def stored() -> None:
+            cpu.arrived(gaps)
+            self.cascade(names, wanted)
+            cpu.unpin(names)
+            self.gpu.unpin(names)
+            if self.stuck:
+                self.stuck = False
+                self.pump()
+
+        self.at(done, stored)
+
+    def cascade(self, names: list[Name], wanted: list[Name]) -> None:
+        disk, cpu = self.disk, self.cpu
+        if disk is None or cpu is None:
+            return
+        disk.pin(names)
+        gaps = disk.lacking(wanted)
+        if not gaps or not disk.take(len(gaps)):
+            disk.unpin(names)
+            return
+        disk.coming |= set(gaps)
+        cpu.pin(names)
+        service = self.queue.service_s(OUT, self.bytes(len(gaps)), len(gaps), self.engine.offload.disk_write_threads)
+        _, done = self.queue.send(OUT, self.now, service, self.bytes(len(gaps)))
+
+        def written() -> None:
+            disk.arrived(gaps)
+            disk.unpin(names)
+            cpu.unpin(names)
+
+        self.at(done, written)
