@@ -41,7 +41,7 @@ class Job:
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
         self.weighed_s = 0.0  # of load_s, what has been compared with computing again
-        self.promoted: list[tuple[int, range]] = []  # tokens that came into host memory for it, and from which tier
+        self.promoted: dict[int, range] = {}  # by lower tier, tokens that came into host memory for it
         self.looked = False  # has it asked the tiers below before
         self.following: Request | None = None  # the next turn of its session, whose prompt may go on with this one's answer
         self.whole: Job | None = None  # the request whose prompt this job computes for another replica

@@ -117,9 +117,10 @@ class Loads:
         for lower in self.lower if rules.prefetch == "none" else ():
             below = lower.pool.look(keys, held, job.target, again=again)
             if below > held and self._worth(job, reach, below, [(lower, below - held)]):
-                if self._wait_for(replica, job, pool.tier, span(pool.tree.path(keys, below), 0), held, below):
-                    return Outcome.WAITS
-                if self._promote(replica, job, lower, held, below):
+                leaf = pool.tree.path(keys, below)
+                waits = self._wait_for(replica, job, pool.tier, span(leaf, 0), held, below)
+                pool.tree.prune(leaf)
+                if waits or self._promote(replica, job, lower, held, below):
                     return Outcome.WAITS
         return self._whole(replica, job, path, reach, held)
 
@@ -162,7 +163,7 @@ class Loads:
         job.computed = min(held, job.target - 1)
         if not job.counted:
             hits = [reach, held - reach, 0, 0]
-            for slot, came in job.promoted:
+            for slot, came in job.promoted.items():
                 tokens = len(range(max(reach, came.start), min(held, came.stop)))
                 hits[slot] += tokens
                 hits[1] -= tokens
@@ -181,7 +182,7 @@ class Loads:
         source = self.host.pool.pin(job.request.blocks, upto)
         self.pending.append(StepLoad(job, reach, upto, source, parts))
         for lower, coming, _ in parts:
-            job.promoted.append((lower.slot, range(coming.gaps[0][1], coming.gaps[-1][2])))
+            _note(job, lower, coming.gaps[0][1], coming.gaps[-1][2])
         self._on_gpu(replica, job, reach, upto)
         return Outcome.IN_STEP
 
@@ -193,7 +194,7 @@ class Loads:
             below = lower.pool.look(keys, held, job.target, again=True)
             if below <= held or not self._worth(job, reach, below, [(lower, below - held)]):
                 continue
-            coming = self.host.pool.expect(keys, held, below)
+            coming = self.host.pool.expect(keys, self._behind(held), below)
             if coming is None:
                 break
             if not coming.tokens:  # on its way for somebody else
@@ -234,10 +235,14 @@ class Loads:
 
     # -- from lower tiers into host memory ---------------------------------------------------------------------------------
 
+    def _behind(self, held: int) -> int:
+        """From which token on content comes into host memory: without a gap, unless the GPU's part is meant to be missing there."""
+        return held if self.rules.store == "on_evict" else 0
+
     def _promote(self, replica: Replica, job: Job, lower: Lower, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
         pool, keys = self.host.pool, job.request.blocks
-        coming = pool.expect(keys, held, below)
+        coming = pool.expect(keys, self._behind(held), below)
         if coming is None:
             return False
         if not coming.tokens:
@@ -253,7 +258,7 @@ class Loads:
             pool.arrived(coming)
             lower.pool.unpin(source, moved_from=held if self.rules.exclusive else None)
             lower.pool.tier.loaded_tokens += coming.tokens
-            job.promoted.append((lower.slot, range(held, below)))
+            _note(job, lower, held, below)
             job.load_s += self.host.env.now - began_s
             replica.unblocked()
 
@@ -268,7 +273,7 @@ class Loads:
             below = lower.pool.look(keys, held, job.target, again=True)
             if below - held < max(1, rules.prefetch_min_tokens):
                 continue
-            coming = pool.expect(keys, held, below)
+            coming = pool.expect(keys, self._behind(held), below)
             if coming is None:
                 return
             now = self.host.env.now
@@ -304,7 +309,7 @@ class Loads:
         came = self.host.pool.cut(fetch.coming, tokens)
         fetch.lower.pool.tier.loaded_tokens += came
         fetch.lower.pool.unpin(fetch.source)
-        job.promoted.append((fetch.lower.slot, range(fetch.start, fetch.start + came)))
+        _note(job, fetch.lower, fetch.start, fetch.start + came)
         if job.blocked_on is fetch:
             job.blocked_on = None
             job.load_s += self.host.env.now - fetch.began_s
@@ -366,3 +371,9 @@ class Loads:
         if lost > 0:
             self.tally.losing += 1
             self.tally.losing_s += lost
+
+
+def _note(job: Job, lower: Lower, start: int, end: int) -> None:
+    """Tokens [start, end) came into host memory from a lower tier on behalf of a job."""
+    before = job.promoted.get(lower.slot)
+    job.promoted[lower.slot] = range(min(start, before.start) if before else start, end)

@@ -269,10 +269,6 @@ class Oracle:
             self.gpu.pin(own)
             self.gpu.held |= set(own)
             seq.generated.append(own)
-            if self.cpu is not None and self.engine.offload.store_generated and seq.stored >= start:
-                if not self.cpu.lacking(seq.names) and self.protected_take(self.cpu, [*seq.names, *own], len(own)):
-                    self.cpu.held |= set(own)
-                self.cpu.unpin([*seq.names, *own])
             seq.names = [*seq.names, *own]
             seq.named = end
         self.release(seq)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from kvplan.sim.future import Future
 from kvplan.sim.policies import Facts
+from kvplan.sim.pool import span
 from kvplan.sim.prefix import Node, PrefixTree
-from kvplan.sim.tiers import Tier
-from kvplan.sim.transfers import span
+from kvplan.sim.tiers import Gap, Tier
 from kvplan.sim.user_policy import maker
 from kvplan.workload import Request
 
@@ -31,39 +31,31 @@ def missed_blocks(policy: str, requests: Iterable[Request], capacity: int) -> in
     missed = 0
     for request in requests:
         clock.now = request.arrival_s
-        path = span(tree.path(request.blocks, len(request.blocks)), 0)
+        leaf = tree.path(request.blocks, len(request.blocks))
+        path = span(leaf, 0)
         missed += len(request.blocks) - tier.reach(path, 0)
         tier.touch(path)
-        store(tier, path)
+        store(tier, leaf)
         check(tier)
     return missed
 
 
-def store(tier: Tier, path: list[Node]) -> None:
+def store(tier: Tier, leaf: Node) -> None:
     """Put a path in place: what it has is kept meanwhile, what does not fit is left out at its end."""
-    for node in path:
-        entry = node.entries[tier.index]
-        if entry is not None:
-            tier.pin(entry)
-    for node in path:
-        entry = node.entries[tier.index]
-        wanted = node.end - node.start - (entry.tokens if entry is not None else 0)
-        room = min(wanted, tier.room_tokens)
-        if room:
-            assert tier.take(room)
-            tier.grow(node, room)
-            if entry is None:
-                new = node.entries[tier.index]
-                assert new is not None
-                tier.pin(new)
-        if room < wanted:
+    room = tier.room_tokens - tier.pinnable_tokens(span(leaf, 0))
+    tier.pin(leaf)
+    gaps: list[Gap] = []
+    for node, have, want in tier.lacking(leaf, leaf.end):
+        came = min(want - have, room)
+        room -= came
+        if came:
+            gaps.append((node, have, have + came))
+        if have + came < want:
             break
-    for node in reversed(path):
-        entry = node.entries[tier.index]
-        if entry is not None and entry.pins:
-            tier.unpin(entry)
-    for node in reversed(path):
-        tier.tree.prune(node)
+    assert tier.take(sum(want - have for _, have, want in gaps))
+    tier.expect(gaps)
+    tier.arrived(gaps)
+    tier.unpin(leaf)
 
 
 def check(tier: Tier) -> None:
