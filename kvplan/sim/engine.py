@@ -358,6 +358,7 @@ class Replica:
 
     def _admit(self, plan: Plan, budget: int) -> None:
         if self.stuck:
+            self._unwedge()
             return
         for job in [job for job in self.held if self._ready(job)]:
             if budget <= 0 or len(self.running) >= self.engine.max_batch:

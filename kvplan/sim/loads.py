@@ -42,13 +42,12 @@ class Tally:
 
 
 class Load:
-    """A transfer of some of a path to the tier above; `waiters` go on when it has ended."""
+    """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
 
-    __slots__ = ("leaf", "tier", "waiters")
+    __slots__ = ("leaf", "tier", "start", "end", "waiters")
 
-    def __init__(self, leaf: Node | None, tier: Tier | None) -> None:
-        self.leaf = leaf
-        self.tier = tier
+    def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
+        self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
         self.waiters: list[tuple[Replica, Job]] = []
 
 
@@ -132,7 +131,7 @@ class Loads:
             return Outcome.WAITS
         if not replica.hold(job, path, reach, held):
             return Outcome.NO_ROOM
-        tokens, source = held - reach, self.host.pool.pin(job.request.blocks, held)
+        tokens, source = held - reach, self.host.pool.pin(job.request.blocks, job.prompt)
         load = self._under_way(job, self.gpu, path, reach, held)
         began_s = self.host.env.now
         _, done_s = self.host.send(IN, began_s + self._overhead_s(tokens), tokens)
@@ -179,7 +178,7 @@ class Loads:
         if not replica.hold(job, path, reach, min(job.target, upto + budget)):
             self._give_up(parts)
             return Outcome.NO_ROOM
-        source = self.host.pool.pin(job.request.blocks, upto)
+        source = self.host.pool.pin(job.request.blocks, job.prompt)
         self.pending.append(StepLoad(job, reach, upto, source, parts))
         for lower, coming, _ in parts:
             _note(job, lower, coming.gaps[0][1], coming.gaps[-1][2])
@@ -194,7 +193,7 @@ class Loads:
             below = lower.pool.look(keys, held, job.target, again=True)
             if below <= held or not self._worth(job, reach, below, [(lower, below - held)]):
                 continue
-            coming = self.host.pool.expect(keys, self._behind(held), below)
+            coming = self.host.pool.expect(keys, self._behind(held), below, keep=job.prompt)
             if coming is None:
                 break
             if not coming.tokens:  # on its way for somebody else
@@ -242,7 +241,7 @@ class Loads:
     def _promote(self, replica: Replica, job: Job, lower: Lower, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
         pool, keys = self.host.pool, job.request.blocks
-        coming = pool.expect(keys, self._behind(held), below)
+        coming = pool.expect(keys, self._behind(held), below, keep=job.prompt)
         if coming is None:
             return False
         if not coming.tokens:
@@ -273,7 +272,7 @@ class Loads:
             below = lower.pool.look(keys, held, job.target, again=True)
             if below - held < max(1, rules.prefetch_min_tokens):
                 continue
-            coming = pool.expect(keys, self._behind(held), below)
+            coming = pool.expect(keys, self._behind(held), below, keep=job.prompt)
             if coming is None:
                 return
             now = self.host.env.now
@@ -319,14 +318,13 @@ class Loads:
 
     def _under_way(self, job: Job, tier: Tier, path: list[Node], start: int, end: int) -> Load:
         """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a job."""
-        load = job.blocked_on = Load(path[-1], tier)
+        load = job.blocked_on = Load(path[-1], tier, start, end)
         for node in path:
             if node.end > start and node.start < end:
                 node.entries[tier.index].load = load  # type: ignore[union-attr]
         return load
 
     def _over(self, load: Load, job: Job) -> None:
-        assert load.leaf is not None and load.tier is not None
         for node in span(load.leaf, 0):
             entry = node.entries[load.tier.index]
             if entry is not None and entry.load is load:
@@ -340,9 +338,10 @@ class Loads:
         """Is some of [start, end) on its way to a tier for another job; if so the job waits for that load."""
         for node in path:
             entry = node.entries[tier.index]
-            if entry is not None and entry.load is not None and node.end > start and node.start < end:
-                job.blocked_on = entry.load
-                entry.load.waiters.append((replica, job))
+            load: Load | None = entry.load if entry is not None else None
+            if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
+                job.blocked_on = load
+                load.waiters.append((replica, job))
                 return True
         return False
 

@@ -59,12 +59,15 @@ class Pool:
             count += 1
         return count * self.tree.key_tokens
 
-    def expect(self, keys: Keys, start: int, end: int) -> Coming | None:
-        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with `arrived` or `cut`."""
+    def expect(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Coming | None:
+        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with `arrived` or `cut`.
+
+        What it has of the first `keep` tokens of the content stays as long.
+        """
         end = end // self.grain_tokens * self.grain_tokens
         if start:
             self.tree.path(keys, start)  # type: ignore[arg-type]  # a run ends here: a tier holds leading parts of runs
-        leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
+        leaf = self.tree.path(keys, max(end, keep))  # type: ignore[arg-type]
         path = span(leaf, 0)
         self.tier.touch(path, again=True)
         coming = Coming(leaf, [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start])

@@ -47,7 +47,7 @@ class Stores:
         end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
-        coming = pool.expect(keys, 0, end)
+        coming = pool.expect(keys, 0, min(end, job.prompt), keep=job.prompt)
         if coming is None:
             self.dropped_tokens += end - job.stored
             return
@@ -62,28 +62,28 @@ class Stores:
 
         def stored() -> None:
             pool.arrived(coming)
-            self._cascade(keys, end)
+            self._cascade(keys, min(end, job.prompt), job.prompt)
             self.gpu.unpin(leaf)
             self.freed()
 
         self.host.at(done_s, stored)
 
-    def _cascade(self, keys: Keys, end: int) -> None:
-        """What reached host memory goes on to the tiers behind it."""
+    def _cascade(self, keys: Keys, end: int, keep: int) -> None:
+        """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays meanwhile."""
         for lower in self.lower:
             due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
-            self._write(lower, keys, 0, due)
+            self._write(lower, keys, due, keep)
 
-    def _write(self, lower: Lower, keys: Keys, start: int, end: int) -> None:
+    def _write(self, lower: Lower, keys: Keys, end: int, keep: int) -> None:
         pool, above = lower.pool, self.host.pool
-        coming = pool.expect(keys, start, end)
+        coming = pool.expect(keys, 0, end, keep=keep)
         if coming is None:
-            self.dropped_tokens += end - start
+            self.dropped_tokens += end
             return
         if not coming.tokens:
             pool.arrived(coming)
             return
-        source = above.pin(keys, end)
+        source = above.pin(keys, keep)
         done_s = lower.device.send(OUT, self.host.env.now, coming.tokens)
 
         def written() -> None:
@@ -108,7 +108,7 @@ class Stores:
 
         def stored() -> None:
             pool.arrived(coming)
-            self._cascade(keys, end)
+            self._cascade(keys, end, end)
 
         self.host.at(self.space_s, stored)
 

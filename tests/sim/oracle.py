@@ -278,15 +278,11 @@ class Oracle:
         seq.preemptions += 1
         self.waiting.insert(0, seq)
 
-    @staticmethod
-    def protected_take(tier: Blocks, names: list[Name], count: int) -> bool:
-        tier.pin(names)
-        return tier.take(count)
-
     # -- admission
 
     def admit(self, plan: Step, budget: int) -> None:
         if self.stuck:
+            self.unwedge()
             return
         late = self.steps - len(self.inflight)
         ready = [seq for seq in self.held if not seq.waits and not (self.running and seq.seen_step > late)]
@@ -296,8 +292,7 @@ class Oracle:
             new = self.attempt(seq, budget)
             if new is None:
                 self.stuck = True
-                if not self.running and not self.inflight:
-                    self.unwedge()
+                self.unwedge()
                 return
             if new:
                 line.remove(seq)
@@ -310,6 +305,8 @@ class Oracle:
                 self.held.append(seq)
 
     def unwedge(self) -> None:
+        if self.running or self.inflight:
+            return
         for seq in reversed(self.held):
             if seq.blocks and not seq.waits:
                 self.release(seq)
@@ -346,7 +343,7 @@ class Oracle:
         return new
 
     def known(self, names: list[Name]) -> bool:
-        return any(name in tier.held or tier.pins[name] for name in names for tier in (self.gpu, self.cpu, self.disk) if tier)
+        return any(name in self.gpu.held or self.gpu.pins[name] for name in names)
 
     def hold(self, seq: Seq, reach: int, upto: int) -> bool:
         evictable = sum(name in self.gpu.order for name in seq.names)
