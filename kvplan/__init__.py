@@ -1,3 +1,28 @@
 """kvplan: when to move KV cache out of GPU memory, where to, and how much."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvplan.engine import EngineSpec
+    from kvplan.hardware import Machine
+    from kvplan.model import ModelSpec
+    from kvplan.results.size import SizeResult
+
 __version__ = "0.1.0"
+
+
+def size(
+    model: str | ModelSpec, *, engine: str | EngineSpec = "vllm", machine: str | Machine | None = None, **options: Any
+) -> SizeResult:
+    """Sizes of a model by catalog name, path or record; the options are those of `kvplan.sizing.answer.ask`."""
+    from kvplan import catalog
+    from kvplan.sizing.answer import ask
+
+    return ask(
+        catalog.model(model) if isinstance(model, str) else model,
+        engine=catalog.engine(engine) if isinstance(engine, str) else engine,
+        machine=catalog.machine(machine) if isinstance(machine, str) else machine,
+        **options,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -36,13 +37,16 @@ def resolve(kind: str, name: str) -> Path:
     if "/" in name or "\\" in name or name.endswith((".toml", ".json")):
         path = Path(name).expanduser()
         if not path.exists():
-            raise InputError(f"{name}: no such file")
+            raise InputError(f"{name}: no such file", hint=did_you_mean(path.stem, names(kind)))
         return path
     for suffix in (".toml", ".json"):
         path = folder(kind) / f"{name.lower()}{suffix}"
         if path.is_file():
             return path
-    raise InputError(f"no {kind.removesuffix('s')} named {name!r}", hint=did_you_mean(name, names(kind)) + " A path to a file works as well.")
+    raise InputError(
+        f"no {kind.removesuffix('s')} named {name!r}",
+        hint=did_you_mean(name, names(kind)) + " A path to a file works as well.",
+    )
 
 
 def read_text(path: Path) -> str:
@@ -80,25 +84,42 @@ def engine(name: str) -> EngineSpec:
     return msgspec.structs.replace(found, version=version.removeprefix("v"))
 
 
+def _decode_json(path: Path) -> Any:
+    text = read_text(path)
+    try:
+        return msgspec.json.decode(_PYTHON_CONSTANTS.sub("0", text) if "Infinity" in text or "NaN" in text else text)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+
+
 def model(name: str) -> ModelSpec:
     """A model by catalog name, or by the path of a Hugging Face config.json or of the directory that holds one."""
     path = Path(name).expanduser()
+    tail = name.rpartition("/")[2]
+    if tail != name and not path.exists() and tail.lower() in names("models"):
+        name = tail  # a Hugging Face id such as Qwen/Qwen3-32B
     if path.is_dir():
         path = path / "config.json"
         if not path.is_file():
             raise InputError(f"{name}: the directory has no config.json")
     else:
         path = resolve("models", name)
-    text = read_text(path)
-    try:
-        raw = msgspec.json.decode(_PYTHON_CONSTANTS.sub("0", text) if "Infinity" in text or "NaN" in text else text)
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
+    raw = _decode_json(path)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: not a JSON object")
     if isinstance(raw.get("config"), dict):
         return from_hf_config(
-            raw["config"], name=path.stem, where=str(path), source=str(raw.get("source", "")), params=int(raw.get("params", 0))
+            raw["config"],
+            name=path.stem,
+            where=str(path),
+            source=str(raw.get("source", "")),
+            params=int(raw.get("params", 0)),
         )
+    quantized = path.with_name("hf_quant_config.json")  # where ModelOpt keeps what config.json leaves out
+    if "quantization_config" not in raw and quantized.is_file():
+        found = _decode_json(quantized)
+        inner = found.get("quantization") if isinstance(found, dict) else None
+        if isinstance(inner, dict):
+            raw["quantization_config"] = {"quant_method": "modelopt", **inner}
     label = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
     return from_hf_config(raw, name=label, where=str(path), source=str(path))

@@ -38,9 +38,9 @@ class StepCost:
         gpu = machine.gpu
         self.activation_bytes = DTYPE_BYTES[model.dtype]
         narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
-        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency * gpu.sustained_fraction
+        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency
         self.weight_Bps = gpu.hbm_Bps * gpu.weight_read_efficiency
-        self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency * gpu.sustained_fraction
+        self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency * engine.paged_attention
         self.kv_Bps = gpu.hbm_Bps * gpu.kv_read_efficiency
         self.elementwise_Bps = gpu.hbm_Bps * gpu.elementwise_Bps_efficiency
         self.kv_format = stored_format(resolve_kv_dtype(kv_dtype, model, engine), engine)
@@ -175,23 +175,26 @@ class StepCost:
     # -- steps -------------------------------------------------------------------------------------------------------------
 
     def step_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
-        """Seconds of one step: its GPU work, or the host's launches when these take longer.
+        """Seconds of one step on its own: its GPU work, or the host's launches when these take longer."""
+        return max(self.host_s(chunks, decodes), self.busy_s(chunks, decodes, decode_attention_s, sampled))
+
+    def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
+        """Least seconds of a step: the host prepares and launches it, and collects the one before; decode steps are captured in CUDA graphs,
+        prefill up to `captured_tokens` piece by piece, larger steps not.
+        """
+        overhead = self.engine.overhead
+        if not chunks:
+            return overhead.prepare_s + overhead.collect_s
+        captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
+        layer_s = overhead.launch_layer_s if captured else overhead.launch_layer_eager_s
+        return overhead.prepare_s + self.model.depth * layer_s
+
+    def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
+        """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next.
 
         `decode_attention_s` is the attention time of the decoding part (kept up to date by the caller), `sampled` how many
         sequences get a token out of this step.
         """
-        return max(self.host_s(chunks, decodes), self.busy_s(chunks, decodes, decode_attention_s, sampled))
-
-    def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
-        """Seconds that the engine's process needs to launch a step: small steps are captured in CUDA graphs, larger ones are not."""
-        overhead = self.engine.overhead
-        if not chunks:
-            return overhead.step_s
-        captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
-        return overhead.launch_s + self.model.depth * (overhead.launch_layer_s if captured else overhead.launch_layer_eager_s)
-
-    def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
-        """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next."""
         tokens = decodes + sum(new for new, _ in chunks)
         attention = sum(self.prefill_attention_s(new, context) for new, context in chunks)
         if chunks:

@@ -33,7 +33,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_read_threads: int = 16
     disk_write_threads: int = 16
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
-    inputs_behind_loads: bool = False  # do the inputs of a step reach the GPU behind queued loads, on the same copy engine
+    loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
@@ -45,22 +45,22 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_s: float = 0.0  # front end, once per request
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
-    step_s: float = 0.0  # least time between two decode steps: scheduling, launching, collecting
+    prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs, and the least time between two steps
     gap_s: float = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
-    launch_s: float = 0.0  # least time of a step with prefill: its host side
-    launch_layer_s: float = 0.0  # and per layer, while its size is captured in CUDA graphs
+    collect_s: float = 0.0  # from the end of a step on the GPU until its tokens are handled and the next step can be planned
+    launch_layer_s: float = 0.0  # launching a step with prefill, per layer, while its size is captured in CUDA graphs
     launch_layer_eager_s: float = 0.0  # and per layer when it is not
     captured_tokens: int = 0  # largest step that is captured
     step_sequence_s: float = 0.0  # per sequence in a step: sampling, output
     pause_s: float = 0.0  # the engine's process stops for its garbage collector this long
-    pause_blocks: int = 0  # once per so many blocks of prompts; 0: never
-    pause_offload_blocks: int = 0  # and per so many blocks looked up, stored or loaded below the GPU
+    pause_requests: int = 0  # once per so many requests; 0: never
+    pause_offload_requests: int = 0  # and once more per so many while it offloads
     load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: float = 0.0  # and per block: lookup, pointers
 
 
 class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How K and V vectors are stored: `element_bits` each, a scale per `block_elements` of a vector, and one per head and token."""
+    """How K and V vectors are stored: their element bits, a scale per `block_elements`, and one per head and token."""
 
     element_bits: int
     block_elements: int = 0
@@ -72,18 +72,22 @@ class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an engine does with GPU memory, from version `since` on.
 
-    Activations peak either in the sampler (`sampler_bytes` per sequence of the largest batch and word of the vocabulary) or in the
-    forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
+    Activations peak either in the sampler (`sampler_bytes` per profiled sequence and word of the
+    vocabulary) or in the forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
     """
 
     since: str = "0"
     fraction_of: Literal["total", "free"] = "total"
-    printed_tokens: Literal["groups", "concurrency"] = "concurrency"  # how the engine derives the number of tokens that it prints
+    printed_tokens: Literal["groups", "concurrency"] = "concurrency"  # how the tokens that it prints are derived
     hybrid_groups: bool = True  # do window and state layers have blocks of their own
     chunked_as_full: bool = False  # does chunked attention reserve the whole context
-    group_merge_ratio: float = 1.5  # a type's layers make one group when the largest type has fewer than this times the smallest
+    # types make one group each when the largest has fewer layers than this x the smallest
+    group_merge_ratio: float = 1.5
+    checkpoint_kv: bool = False  # does `auto` take the KV dtype that a quantised checkpoint asks for
     state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
+    profile_batch: int = 0  # sequences for which activations are profiled; 0: the engine's largest batch
+    large_profile_batch: int = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: float = 0.0
     forward_copies: float = 0.0
     context_bytes: int = 0  # CUDA context and libraries, per GPU
@@ -106,6 +110,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_batch: int = 256
     max_context_tokens: int = 0  # 0: the model's
     gpu_fraction: float = 0.9
+    paged_attention: float = 1.0  # share of a dense prefill attention kernel's rate that the paged one reaches
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: int = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits

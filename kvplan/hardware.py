@@ -10,10 +10,10 @@ from kvplan.provenance import Source
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One GPU: datasheet peaks, and the fraction of each that real kernels reach.
 
-    A GEMM of F FLOPs and B bytes takes `gemm_overhead_s + ((F/P)^q + (B/W)^q)^(1/q)` with P = flops x gemm_efficiency x
-    sustained_fraction, W = hbm_Bps x weight_read_efficiency and q = gemm_knee. Attention of n new tokens after c cached ones counts
+    A GEMM of F FLOPs and B bytes takes `gemm_overhead_s + ((F/P)^q + (B/W)^q)^(1/q)` with P = flops x gemm_efficiency,
+    W = hbm_Bps x weight_read_efficiency and q = gemm_knee. Attention of n new tokens after c cached ones counts
     n*c + n*(n+1)/2 + n*attention_n0_tokens score pairs (the last for the ragged edge of the causal tiles) at flops x
-    attention_efficiency x sustained_fraction. Decode attention reads KV at hbm_Bps x kv_read_efficiency and takes at least
+    attention_efficiency. Decode attention reads KV at hbm_Bps x kv_read_efficiency and takes at least
     attention_overhead_s per layer.
     """
 
@@ -29,7 +29,6 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     weight_read_efficiency: float = 0.85
     attention_efficiency: float = 0.55
     attention_n0_tokens: float = 600.0
-    sustained_fraction: float = 0.96  # of the tensor rate alone, what layers back to back reach under the power limit
     attention_overhead_s: float = 12e-6
     kv_read_efficiency: float = 0.88
     layer_overhead_s: float = 10e-6  # norms, activations, residuals, per layer and step

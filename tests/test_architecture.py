@@ -100,7 +100,6 @@ def loaded_by(*arguments: str) -> set[str]:
     return set(done.stderr.split())
 
 
-@pytest.mark.skipif(not (ROOT / "kvplan" / "cli" / "size.py").exists(), reason="the size command is not here yet")
 def test_size_loads_no_heavy_package() -> None:
     loaded = loaded_by("size", "llama-3.1-8b", "--json")
     assert "msgspec" in loaded

@@ -14,8 +14,6 @@ from kvplan import __version__, catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("machines", "engines", "models", "scenarios")
-PACKED = all((ROOT / name).is_dir() for name in ("models", "scenarios"))
-pytestmark = pytest.mark.skipif(not PACKED, reason="nothing to pack yet")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -48,5 +46,5 @@ def test_the_wheel_finds_all_that_the_checkout_ships(installed: Path, tmp_path: 
 
 
 def test_the_command_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    assert run(installed / "kvplan", "--version", cwd=tmp_path).split() == [__version__]
-    assert run(installed / "python", "-m", "kvplan", "--version", cwd=tmp_path).split() == [__version__]
+    assert run(installed / "kvplan", "--version", cwd=tmp_path).split()[-1] == __version__
+    assert run(installed / "python", "-m", "kvplan", "--version", cwd=tmp_path).split()[-1] == __version__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import io
 import os
 import sys
 from typing import Any
@@ -26,6 +27,8 @@ class Exit(enum.IntEnum):
 
 def out() -> Console:
     """The console of the result. Made anew at each call so that tests and pipes see the current stream."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows `?` for a sign, never a traceback
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
     return Console(file=sys.stdout, highlight=False, soft_wrap=False, width=width)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kvplan import __version__
+from kvplan.cli import plain
 from kvplan.cli.console import Exit, err, fail
 from kvplan.errors import KvplanError
 
@@ -39,25 +40,30 @@ def main(
     pass
 
 
+def _exit_code(command: Callable[..., int], *args: Any, **kwargs: Any) -> int:
+    """Run a command: its return value is the exit code, and a failure becomes a sentence on stderr and its code."""
+    try:
+        code = command(*args, **kwargs)
+        sys.stdout.flush()
+    except KvplanError as error:
+        if os.environ.get("KVPLAN_DEBUG"):
+            raise
+        code = fail(error)
+    except KeyboardInterrupt:
+        err().print("interrupted")
+        code = Exit.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.DONE
+    return int(code)
+
+
 def guard(command: Callable[..., int]) -> Callable[..., None]:
-    """A command as typer runs it: its return value is the exit code, and a failure becomes a sentence on stderr and its code."""
+    """A command as typer runs it."""
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            code = command(*args, **kwargs)
-            sys.stdout.flush()
-        except KvplanError as error:
-            if os.environ.get("KVPLAN_DEBUG"):
-                raise
-            code = fail(error)
-        except KeyboardInterrupt:
-            err().print("interrupted")
-            code = Exit.INTERRUPTED
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = Exit.DONE
-        raise typer.Exit(int(code))
+        raise typer.Exit(_exit_code(command, *args, **kwargs))
 
     return guarded
 
@@ -79,11 +85,18 @@ def _load(target: str) -> Callable[..., int] | typer.Typer:
 def run() -> None:
     """Entry point. Commands are imported only as far as the command line needs them, so that `kvplan size` starts fast."""
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if sys.argv[1:2] == [asked] and asked in COMMANDS:
+        command = _load(COMMANDS[asked])
+        if not isinstance(command, typer.Typer):
+            arguments = plain.arguments(command, sys.argv[2:])
+            if arguments is not None:
+                sys.exit(_exit_code(command, **arguments))
     for name, target in COMMANDS.items():
         if name == asked or asked not in COMMANDS:
             loaded = _load(target)
             if isinstance(loaded, typer.Typer):
                 app.add_typer(loaded, name=name)
             else:
-                app.command(name=name)(guard(loaded))
+                examples = getattr(sys.modules[loaded.__module__], "EPILOG", None)
+                app.command(name=name, epilog=examples)(guard(loaded))
     app()

@@ -21,9 +21,20 @@ kvplan size llama-3.1-8b deepseek-v3 --ctx 8k,32k,128k"""
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="MODEL...", help="Catalog names, or paths of a config.json; with --list, words to search for.", autocompletion=_names("models")),
+    typer.Argument(
+        metavar="MODEL...",
+        help="Catalog names, or paths of a config.json; with --list, words to search for.",
+        autocompletion=_names("models"),
+    ),
 ]
-Tokens = Annotated[str | None, typer.Option("--ctx", metavar="TOKENS", help="Context: 8192, 128k, or several as 8k,32k,128k. Default: the model's, up to 128k.")]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        "--ctx",
+        metavar="TOKENS",
+        help="Context: 8192, 128k, or several as 8k,32k,128k. Default: the model's, up to 128k.",
+    ),
+]
 _ADVANCED = "Advanced"
 
 
@@ -33,14 +44,34 @@ def size(
     batch: Annotated[int, typer.Option(metavar="N", help="Sequences at once.")] = 1,
     machine: Machine = None,
     engine: Engine = "vllm",
-    kv_dtype: Annotated[str, typer.Option(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
-    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
+    kv_dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")
+    ] = "",
     tp: Annotated[int, typer.Option(metavar="N", help="Tensor-parallel ranks.")] = 1,
     pp: Annotated[int, typer.Option(metavar="N", help="Pipeline stages.", rich_help_panel=_ADVANCED)] = 1,
-    ep: Annotated[int, typer.Option(metavar="N", help="Ranks that share the experts. Default: the tensor-parallel ones.", rich_help_panel=_ADVANCED)] = 0,
-    gpu_fraction: Annotated[float, typer.Option(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", rich_help_panel=_ADVANCED)] = 0.0,
-    gpu_kv: Annotated[str, typer.Option(metavar="SIZE", help="KV pool over all ranks, where known.", rich_help_panel=_ADVANCED)] = "",
-    keep: Annotated[str, typer.Option(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", rich_help_panel=_ADVANCED)] = "1k",
+    ep: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Ranks that share the experts. Default: the tensor-parallel ones.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = 0,
+    gpu_fraction: Annotated[
+        float,
+        typer.Option(
+            metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", rich_help_panel=_ADVANCED
+        ),
+    ] = 0.0,
+    gpu_kv: Annotated[
+        str, typer.Option(metavar="SIZE", help="KV pool over all ranks, where known.", rich_help_panel=_ADVANCED)
+    ] = "",
+    keep: Annotated[
+        str, typer.Option(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", rich_help_panel=_ADVANCED)
+    ] = "1k",
     listing: Annotated[bool, typer.Option("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -49,16 +80,30 @@ def size(
     if listing:
         return _list(models or [], as_json)
     if not models:
-        raise InputError("name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well")
+        raise InputError(
+            "name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well"
+        )
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
     where, serving = catalog.machine(machine) if machine else None, catalog.engine(engine or "vllm")
     results = [
         ask(
-            catalog.model(name), engine=serving, machine=where, context_tokens=tokens, batch=batch, kv_dtype=kv_dtype, dtype=dtype,
-            tp=tp, pp=pp, ep=ep, gpu_fraction=gpu_fraction, pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0, keep_tokens=parse_tokens(keep),
+            catalog.model(name),
+            engine=serving,
+            machine=where,
+            context_tokens=tokens,
+            batch=batch,
+            kv_dtype=kv_dtype,
+            dtype=dtype,
+            tp=tp,
+            pp=pp,
+            ep=ep,
+            gpu_fraction=gpu_fraction,
+            pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0,
+            keep_tokens=parse_tokens(keep),
         )
-        for name in models for tokens in contexts
-    ]  # fmt: skip
+        for name in models
+        for tokens in contexts
+    ]
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else {"schema": "kvplan.size-table/1", "rows": results})
@@ -66,7 +111,9 @@ def size(
         from kvplan.report import size as report
 
         report.show(out(), results[0]) if single else report.compare(out(), results)
-    for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
+    for text in dict.fromkeys(
+        text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet
+    ):
         warn(text)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
 
@@ -74,14 +121,25 @@ def size(
 def _list(words: list[str], as_json: bool) -> int:
     from kvplan.report import size as report
 
-    found = {kind: [name for name in catalog.names(kind) if all(word.lower() in name for word in words)] for kind in ("models", "machines")}
-    models, machines = [catalog.model(name) for name in found["models"]], [catalog.machine(name) for name in found["machines"]]
+    found = {
+        kind: [name for name in catalog.names(kind) if all(word.lower() in name for word in words)]
+        for kind in ("models", "machines")
+    }
+    models, machines = (
+        [catalog.model(name) for name in found["models"]],
+        [catalog.machine(name) for name in found["machines"]],
+    )
     rows = report.model_rows(models)
     if as_json:
-        emit_json({"schema": "kvplan.size-list/1", "models": rows, "machines": [{"name": one.name, "title": one.title, "gpu_memory_bytes": one.gpu.memory_bytes} for one in machines]})
+        emit_json(
+            {
+                "schema": "kvplan.size-list/1",
+                "models": rows,
+                "machines": [
+                    {"name": one.name, "title": one.title, "gpu_memory_bytes": one.gpu.memory_bytes} for one in machines
+                ],
+            }
+        )
     else:
         report.show_list(out(), rows, machines)
     return Exit.DONE if models or machines else Exit.NO
-
-
-size.__epilog__ = EPILOG  # type: ignore[attr-defined]

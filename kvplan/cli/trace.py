@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kvplan.cli.console import Exit, emit_json, out, warn
+from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.main import guard
+from kvplan.traces.readers import FORMATS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,12 +18,15 @@ app = typer.Typer(
 )
 
 _ADVANCED = "Advanced"
+_FORMATS = ", ".join(FORMATS)
 
 TracePath = Annotated[str, typer.Argument(metavar="TRACE", help="A file or folder; its format is recognised.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.", rich_help_panel="Common")]
 Model = Annotated[str | None, typer.Option(help="Show sizes in GiB for this model.", rich_help_panel="Common")]
 Limit = Annotated[int | None, typer.Option(help="Read the first requests only.", rich_help_panel="Common")]
-Format = Annotated[str | None, typer.Option(help="Format, if recognised wrongly.", rich_help_panel=_ADVANCED)]
+Format = Annotated[
+    str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)
+]
 BlockTokens = Annotated[int | None, typer.Option(help="Tokens of a block.", rich_help_panel=_ADVANCED)]
 TimeUnit = Annotated[str | None, typer.Option(help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
 Tokenizer = Annotated[str | None, typer.Option(help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
@@ -86,6 +91,63 @@ def curve(
     return _emit(result, curve_view, json)
 
 
+@app.command(
+    epilog="kvplan trace convert trace.jsonl trace.csv --to azure\n\nkvplan trace convert sessions/ all.jsonl.gz"
+)
+@guard
+def convert(
+    trace: TracePath,
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[
+        str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")
+    ] = "native",
+    limit: Limit = None,
+    max_input: MaxInput = None,
+    format: Format = None,
+    block_tokens: BlockTokens = None,
+    time_unit: TimeUnit = None,
+    tokenizer: Tokenizer = None,
+) -> int:
+    """Write a trace in another format, and say what that cannot hold."""
+    from kvplan.traces.write import convert as write
+
+    opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
+    for sentence in opened.report.sentences():
+        warn(sentence)
+    _written(output, to, *write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to))
+    return Exit.DONE
+
+
+@app.command(
+    epilog="kvplan trace generate chat.toml chat.jsonl\n\nkvplan trace generate twice.toml twice.jsonl.gz --to mooncake"
+)
+@guard
+def generate(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[
+        str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")
+    ] = "native",
+    seed: Annotated[int | None, typer.Option(help="In place of the specification's.", rich_help_panel="Common")] = None,
+) -> int:
+    """Generate a trace from clients, or scale a real one up or down.
+
+    SPEC.toml holds seed, duration_s and a table of clients for each kind of
+    user: kind = chat, agent, rag or batch; sessions_per_s; arrivals = poisson,
+    gamma, diurnal or burst; lengths as a number, { mean, cv } or { trace }.
+    Or it holds a table scale with trace and users, to add users to a real one.
+    Examples lie in scenarios/traces.
+    """
+    from kvplan.traces.generate import generate as requests_of
+    from kvplan.traces.spec import load_spec
+    from kvplan.traces.write import convert as write
+
+    wanted = load_spec(spec, seed=seed)
+    block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
+    _written(output, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to))
+    return Exit.DONE
+
+
 def _open(
     path: str,
     format: str | None,
@@ -116,6 +178,12 @@ def _emit(result: Any, view: Any, json: bool) -> int:
     else:
         out().print(view(result))
     return Exit.DONE
+
+
+def _written(output: str, format: str, count: int, losses: list[str]) -> None:
+    for sentence in losses:
+        warn(sentence)
+    err().print(f"{output}: {count:,} requests as {format}", markup=False)
 
 
 def _split(text: str) -> list[str]:

@@ -7,9 +7,33 @@ from kvplan.model.fields import Fields
 from kvplan.model.spec import Ffn
 
 _TWO_MATRICES = {
-    "gpt2", "gptj", "gpt_neo", "gpt_neox", "gpt_bigcode", "codegen", "opt", "bloom", "falcon", "mpt", "phi", "phi-msft", "starcoder2", "nemotron",
-    "nemotron_h", "whisper", "bart", "mbart", "pegasus", "m2m_100", "marian", "persimmon", "xglm", "biogpt", "blenderbot", "gpt_neox_japanese",
-}  # fmt: skip
+    "gpt2",
+    "gptj",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_bigcode",
+    "codegen",
+    "opt",
+    "bloom",
+    "falcon",
+    "mpt",
+    "phi",
+    "phi-msft",
+    "starcoder2",
+    "nemotron",
+    "nemotron_h",
+    "whisper",
+    "bart",
+    "mbart",
+    "pegasus",
+    "m2m_100",
+    "marian",
+    "persimmon",
+    "xglm",
+    "biogpt",
+    "blenderbot",
+    "gpt_neox_japanese",
+}
 
 
 def _matrices(fields: Fields) -> int:
@@ -19,7 +43,17 @@ def _matrices(fields: Fields) -> int:
 
 
 def _width(fields: Fields) -> int:
-    names = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "decoder_ffn_dim", "ffn_hidden_size", "dense_intermediate_size")
+    names = (
+        "intermediate_size",
+        "n_inner",
+        "ffn_dim",
+        "d_ff",
+        "decoder_ffn_dim",
+        "ffn_hidden_size",
+        "dense_intermediate_size",
+    )
+    if fields.family == "granitemoehybrid" and fields.number("shared_intermediate_size"):
+        return fields.need("shared_intermediate_size")
     if fields.family == "llama4_text" and fields.number("intermediate_size_mlp"):
         return fields.need("intermediate_size_mlp")
     if fields.family.startswith("minimax_m3"):
@@ -36,18 +70,29 @@ def experts(fields: Fields) -> int:
     """Routed experts per sparse layer; 0 for a dense model."""
     if fields.family.startswith("gemma4") and not fields.get("enable_moe_block"):
         return 0
+    if fields.family == "nemotron_h":
+        return int(fields.given("n_routed_experts") or 0)
     nested = fields.get("ffn_config") or {}
-    return fields.number("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts") or int(nested.get("moe_num_experts", 0))
+    return fields.number("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts") or int(
+        nested.get("moe_num_experts", 0)
+    )
 
 
 def _expert_width(fields: Fields) -> int:
     nested = fields.get("ffn_config") or {}
-    own = fields.number("moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size") or int(nested.get("ffn_hidden_size", 0))
+    own = fields.number("moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size") or int(
+        nested.get("ffn_hidden_size", 0)
+    )
     return own or fields.need("intermediate_size")
 
 
 def _shared_width(fields: Fields, width: int) -> int:
-    explicit = fields.number("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim")
+    explicit = fields.number(
+        "shared_expert_intermediate_size",
+        "moe_shared_expert_intermediate_size",
+        "shared_intermediate_size",
+        "share_expert_dim",
+    )
     if explicit:
         return explicit * (fields.number("n_shared_experts") or 1 if fields.family == "nemotron_h" else 1)
     if fields.family == "llama4_text":
@@ -75,7 +120,11 @@ def _sparse_layers(fields: Fields, count: int) -> int:
         return sum(i % period == offset for i in range(count))
     dense = fields.number("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index") or 0
     only = set(fields.get("mlp_only_layers") or ())
-    step = fields.number("decoder_sparse_step") or (frequency if isinstance(frequency, int) and not isinstance(frequency, bool) else 1) or 1
+    step = (
+        fields.number("decoder_sparse_step")
+        or (frequency if isinstance(frequency, int) and not isinstance(frequency, bool) else 1)
+        or 1
+    )
     if fields.number("decoder_sparse_step"):
         return sum(i not in only and (i + 1) % step == 0 for i in range(count))
     return sum(i >= dense and i % step == 0 for i in range(count))
@@ -91,10 +140,14 @@ def ffn(fields: Fields, count: int = 0) -> tuple[Ffn, ...]:
         return (Ffn(count=count, width=_width(fields), matrices=matrices),)
     width, sparse = _expert_width(fields), _sparse_layers(fields, count)
     routed = Ffn(
-        count=sparse, width=width, matrices=matrices, experts=number, experts_per_token=experts_per_token(fields),
+        count=sparse,
+        width=width,
+        matrices=matrices,
+        experts=number,
+        experts_per_token=experts_per_token(fields),
         shared_width=_width(fields) if fields.family.startswith("gemma4") else _shared_width(fields, width),
         inner_hidden=fields.number("moe_latent_size", "routed_expert_hidden_size") or 0,
-    )  # fmt: skip
+    )
     dense = Ffn(count=count - sparse, width=_width(fields), matrices=matrices) if count > sparse else None
     return (dense, routed) if dense else (routed,)
 
@@ -102,12 +155,22 @@ def ffn(fields: Fields, count: int = 0) -> tuple[Ffn, ...]:
 def experts_per_token(fields: Fields) -> int:
     """Routed experts that one token visits."""
     nested = fields.get("ffn_config") or {}
-    found = fields.number("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts", "moe_topk", "moe_k", "topk", "moe_top_k")
+    found = fields.number(
+        "num_experts_per_tok",
+        "num_experts_per_token",
+        "experts_per_token",
+        "top_k_experts",
+        "moe_topk",
+        "moe_k",
+        "topk",
+        "moe_top_k",
+    )
     return found or int(nested.get("moe_top_k", 0)) or fields.need("num_experts_per_tok")
 
 
 def _per_block(fields: Fields, blocks: list[dict]) -> tuple[Ffn, ...]:
-    hidden, groups = hidden_size(fields), {}
+    hidden = hidden_size(fields)
+    groups: dict[tuple[int, int], int] = {}
     for block in blocks:
         part = block.get("ffn", {})
         if part.get("no_op"):

@@ -27,7 +27,10 @@ Defaults = dict[str, dict[str, Any]]
 
 @cache
 def family_defaults() -> Defaults:
-    """What Hugging Face transformers assumes, per model_type, for fields that a config.json may leave out."""
+    """What Hugging Face transformers 5.23 assumes, per model_type, for fields that a config.json may leave out.
+
+    Nested text configs are saved without fields that equal these (`PretrainedConfig.to_diff_dict`).
+    """
     return msgspec.json.decode(Path(__file__).with_name("defaults.json").read_bytes(), type=Defaults)
 
 
@@ -46,7 +49,9 @@ class Fields:
         while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
             own = part
         self.own = own
-        self.family = _family(own) or _family(config)
+        self.family = str(
+            own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config)
+        )
         self.whole = bool(own.get("model_type") or config.get("model_type"))
         self.defaulted: list[str] = []
 
@@ -70,6 +75,8 @@ class Fields:
     def number(self, *names: str) -> int | None:
         """A whole number that is not negative, or None. Raises InputError on anything else."""
         value = self.get(*names)
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # one entry per layer, all equal
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
@@ -83,8 +90,9 @@ class Fields:
         value = self.number(*names)
         if not value:
             given = f" ({self.family})" if self.family else ""
+            state = "zero" if value == 0 else "missing"
             raise InputError(
-                f"{self.where}{given}: {' or '.join(names)} is {'zero' if value == 0 else 'missing'}, and its KV cache depends on it",
+                f"{self.where}{given}: {' or '.join(names[:3])} is {state}, and sizes depend on it",
                 hint="give the model's own config.json, as published",
             )
         return value
@@ -106,9 +114,7 @@ class Fields:
         return InputError(f"{self.where} ({self.family}): {reason}{': ' + given if given else ''}")
 
 
-def _family(config: dict[str, Any]) -> str:
-    if kind := config.get("model_type"):
-        return str(kind)
+def _of_architecture(config: dict[str, Any]) -> str:
     for name in config.get("architectures") or ():
         if name in _FAMILY_OF_ARCHITECTURE:
             return _FAMILY_OF_ARCHITECTURE[name]
@@ -120,7 +126,9 @@ def _family(config: dict[str, Any]) -> str:
 
 def _snake(name: str) -> str:
     known = {"LLaMA": "llama", "GPTNeoX": "gpt_neox", "GPT2": "gpt2", "GPTJ": "gptj", "OPT": "opt", "MPT": "mpt"}
-    return known.get(name, "".join(f"_{char.lower()}" if char.isupper() and i else char.lower() for i, char in enumerate(name)))
+    return known.get(
+        name, "".join(f"_{char.lower()}" if char.isupper() and i else char.lower() for i, char in enumerate(name))
+    )
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,12 @@ from kvplan.model.fields import Fields
 from kvplan.model.spec import Quantization
 
 _SAMPLES = {
-    "attention": ("model.layers.7.self_attn.o_proj", "model.layers.7.self_attn", "model.layers.7.mixer.in_proj", "model.layers.7.linear_attn.in_proj_qkv"),
+    "attention": (
+        "model.layers.7.self_attn.o_proj",
+        "model.layers.7.self_attn",
+        "model.layers.7.mixer.in_proj",
+        "model.layers.7.linear_attn.in_proj_qkv",
+    ),
     "dense": ("model.layers.0.mlp.down_proj", "model.layers.7.mlp.down_proj"),
     "experts": ("model.layers.7.mlp.experts.3.down_proj", "model.layers.7.mlp.experts"),
     "shared_experts": ("model.layers.7.mlp.shared_experts.down_proj", "model.layers.7.mlp.shared_experts"),
@@ -21,7 +26,14 @@ _SAMPLES = {
 
 def quantization(fields: Fields, *, expert_model: bool) -> Quantization | None:
     """The weight format of a config's `quantization_config`; None when the weights are in the model's dtype."""
-    raw = next((c["quantization_config"] for c in (fields.own, fields.outer) if isinstance(c.get("quantization_config"), dict)), None)
+    raw = next(
+        (
+            c["quantization_config"]
+            for c in (fields.own, fields.outer)
+            if isinstance(c.get("quantization_config"), dict)
+        ),
+        None,
+    )
     if not raw:
         return None
     method = str(raw.get("quant_method") or raw.get("quant_algo") or "").lower()
@@ -44,7 +56,10 @@ def _bits(raw: dict[str, Any], method: str) -> float | None:
     """Bits per weight with scales; 0: not quantised; None: unknown."""
     algorithm = str(raw.get("quant_algo") or "").upper()
     if method in ("gptq", "awq", "gptq_marlin", "awq_marlin", "auto-round", "autoround"):
-        bits, group = int(raw.get("bits") or raw.get("w_bit") or 4), int(raw.get("group_size") or raw.get("q_group_size") or 128)
+        bits, group = (
+            int(raw.get("bits") or raw.get("w_bit") or 4),
+            int(raw.get("group_size") or raw.get("q_group_size") or 128),
+        )
         return bits + ((16 + bits) / group if group > 0 else 0)  # an fp16 scale and a packed zero point per group
     if method == "mxfp4":
         return 4 + 8 / 32
@@ -66,7 +81,12 @@ def _compressed(raw: dict[str, Any]) -> float | None:
     groups = raw.get("config_groups") or {}
     weights = next((group.get("weights") for group in groups.values() if group.get("weights")), None)
     if not weights:
-        return {"float-quantized": 8.0, "int-quantized": 8.0, "nvfp4-pack-quantized": 4.5, "mxfp4-pack-quantized": 4.25}.get(str(raw.get("format")), None)
+        return {
+            "float-quantized": 8.0,
+            "int-quantized": 8.0,
+            "nvfp4-pack-quantized": 4.5,
+            "mxfp4-pack-quantized": 4.25,
+        }.get(str(raw.get("format")))
     bits, group = int(weights.get("num_bits") or 8), int(weights.get("group_size") or 0)
     scale = 8 if weights.get("type") == "float" and bits == 4 else 16
     return bits + (scale / group if group > 0 else 0)

@@ -1,4 +1,6 @@
-"""Layers of one config that keep a fixed state instead of KV: Mamba, gated delta nets, linear attention, short convolutions."""
+"""Layers of one config that keep a fixed state instead of KV: Mamba, gated delta nets, linear attention, short
+convolutions.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,20 @@ from typing import Any
 
 import msgspec
 
-from kvplan.model.attention import FULL, geometry, group, hidden_size, latent_layer, layer_count, query_heads
-from kvplan.model.attention import _layer as attention_layer
+from kvplan.model.attention import (
+    FULL,
+    attention_layer,
+    geometry,
+    group,
+    hidden_size,
+    latent_layer,
+    layer_count,
+    query_heads,
+)
 from kvplan.model.fields import Fields
 from kvplan.model.spec import Layers
 
+LINEAR = "linear_attention"
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -22,8 +33,12 @@ def _state_dtype(fields: Fields, *names: str) -> str:
 
 def _mamba1(hidden: int, inner: int, state: int, kernel: int, rank: int) -> Layers:
     """Mamba-1: SSM state inner x state, convolution state inner x (kernel - 1). arXiv 2312.00752."""
-    params = hidden * 2 * inner + inner * kernel + inner * (rank + 2 * state) + rank * inner + inner * state + inner * hidden
-    return Layers(kind="state", count=1, state_elements=inner * state, conv_elements=inner * (kernel - 1), params=params)
+    params = (
+        hidden * 2 * inner + inner * kernel + inner * (rank + 2 * state) + rank * inner + inner * state + inner * hidden
+    )
+    return Layers(
+        kind="state", count=1, state_elements=inner * state, conv_elements=inner * (kernel - 1), params=params
+    )
 
 
 def _mamba2(hidden: int, heads: int, head_dim: int, state: int, groups: int, kernel: int, dtype: str = "") -> Layers:
@@ -31,16 +46,28 @@ def _mamba2(hidden: int, heads: int, head_dim: int, state: int, groups: int, ker
     inner, bc = heads * head_dim, 2 * state
     params = hidden * (2 * inner + groups * bc + heads) + (inner + groups * bc) * kernel + inner * hidden
     return Layers(
-        kind="state", count=1, state_elements=heads * head_dim * state, state_dtype=dtype, conv_elements=(inner + groups * bc) * (kernel - 1),
-        conv_group_elements=bc * (kernel - 1), state_groups=groups, params=params,
-    )  # fmt: skip
+        kind="state",
+        count=1,
+        state_elements=heads * head_dim * state,
+        state_dtype=dtype,
+        conv_elements=(inner + groups * bc) * (kernel - 1),
+        conv_group_elements=bc * (kernel - 1),
+        state_groups=groups,
+        params=params,
+    )
 
 
 def mamba(fields: Fields) -> tuple[Layers, ...]:
     """Mamba and Falcon-Mamba: state in every layer, no KV."""
     hidden = hidden_size(fields)
     inner = fields.number("intermediate_size", "d_inner") or (fields.number("expand") or 2) * hidden
-    layer = _mamba1(hidden, inner, fields.need("state_size", "d_state"), fields.need("conv_kernel", "d_conv"), _rank(fields, "time_step_rank"))
+    layer = _mamba1(
+        hidden,
+        inner,
+        fields.need("state_size", "d_state"),
+        fields.need("conv_kernel", "d_conv"),
+        _rank(fields, "time_step_rank"),
+    )
     return (msgspec.structs.replace(layer, count=layer_count(fields)),)
 
 
@@ -48,10 +75,17 @@ def mamba2(fields: Fields) -> tuple[Layers, ...]:
     """Mamba-2: state in every layer, no KV."""
     hidden = hidden_size(fields)
     layer = _mamba2(
-        hidden, fields.need("num_heads"), fields.need("head_dim"), fields.need("state_size"), fields.need("n_groups"), fields.need("conv_kernel")
+        hidden,
+        fields.need("num_heads"),
+        fields.need("head_dim"),
+        fields.need("state_size"),
+        fields.need("n_groups"),
+        fields.need("conv_kernel"),
     )
     if layer.state_elements != (fields.number("expand") or 2) * hidden * fields.need("state_size"):
-        raise fields.refuse("expand x hidden_size is not num_heads x head_dim", "expand", "hidden_size", "num_heads", "head_dim")
+        raise fields.refuse(
+            "expand x hidden_size is not num_heads x head_dim", "expand", "hidden_size", "num_heads", "head_dim"
+        )
     return (msgspec.structs.replace(layer, count=layer_count(fields)),)
 
 
@@ -65,7 +99,11 @@ def jamba(fields: Fields) -> tuple[Layers, ...]:
     count, hidden = layer_count(fields), hidden_size(fields)
     period, offset = fields.need("attn_layer_period"), fields.number("attn_layer_offset") or 0
     state = _mamba1(
-        hidden, fields.need("mamba_expand") * hidden, fields.need("mamba_d_state"), fields.need("mamba_d_conv"), _rank(fields, "mamba_dt_rank")
+        hidden,
+        fields.need("mamba_expand") * hidden,
+        fields.need("mamba_d_state"),
+        fields.need("mamba_d_conv"),
+        _rank(fields, "mamba_dt_rank"),
     )
     full = attention_layer(hidden, "full", geometry(fields))
     return group(full if i % period == offset else state for i in range(count))
@@ -74,10 +112,15 @@ def jamba(fields: Fields) -> tuple[Layers, ...]:
 def _mamba2_of_mixers(fields: Fields) -> Layers:
     """Mamba-2 with the field names of Bamba, Granite-4 and Falcon-H1."""
     hidden = hidden_size(fields)
-    heads, inner = fields.need("mamba_n_heads"), fields.number("mamba_d_ssm") or int((fields.get("mamba_expand") or 2) * hidden)
+    heads, inner = (
+        fields.need("mamba_n_heads"),
+        fields.number("mamba_d_ssm") or int((fields.get("mamba_expand") or 2) * hidden),
+    )
     given = fields.get("mamba_d_head")
     dim = inner // heads if given in (None, "auto") else fields.need("mamba_d_head")
-    return _mamba2(hidden, heads, dim, fields.need("mamba_d_state"), fields.need("mamba_n_groups"), fields.need("mamba_d_conv"))
+    return _mamba2(
+        hidden, heads, dim, fields.need("mamba_d_state"), fields.need("mamba_n_groups"), fields.need("mamba_d_conv")
+    )
 
 
 def bamba(fields: Fields) -> tuple[Layers, ...]:
@@ -90,9 +133,10 @@ def bamba(fields: Fields) -> tuple[Layers, ...]:
             raise fields.refuse("the kinds of its layers are not clear", "layer_types", "attn_layer_indices")
         types = ["attention" if i in indices else "mamba" for i in range(count)]
     full = attention_layer(hidden, "full", geometry(fields))
-    if "mamba" not in types:
+    if set(types) <= {"attention", FULL}:
         return (msgspec.structs.replace(full, count=count),)
-    return _mixed(fields, types, {"attention": full, FULL: full, "mamba": _mamba2_of_mixers(fields)})
+    state = _mamba2_of_mixers(fields)
+    return _mixed(fields, types, {"attention": full, FULL: full, "mamba": state, LINEAR: state})
 
 
 def _mixed(fields: Fields, types: list[Any], layers: dict[str, Layers]) -> tuple[Layers, ...]:
@@ -120,23 +164,30 @@ def nemotron_types(fields: Fields) -> list[str]:
     types = fields.given("layers_block_type") or fields.given("layer_types")
     if not types:
         raise fields.refuse("the kinds of its layers are not clear", "hybrid_override_pattern", "layers_block_type")
-    return [str(kind) for kind in types]
+    return [{LINEAR: "mamba", FULL: "attention"}.get(str(kind), str(kind)) for kind in types]
 
 
 def nemotron_h(fields: Fields) -> tuple[Layers, ...]:
     """Nemotron-H and Nemotron-3: each layer is one of Mamba-2, attention, experts or a dense feed-forward."""
     hidden = hidden_size(fields)
     state = _mamba2(
-        hidden, fields.need("mamba_num_heads"), fields.need("mamba_head_dim"), fields.need("ssm_state_size"), fields.need("n_groups"),
-        fields.need("conv_kernel"), _state_dtype(fields, "mamba_ssm_cache_dtype"),
-    )  # fmt: skip
+        hidden,
+        fields.need("mamba_num_heads"),
+        fields.need("mamba_head_dim"),
+        fields.need("ssm_state_size"),
+        fields.need("n_groups"),
+        fields.need("conv_kernel"),
+        _state_dtype(fields, "mamba_ssm_cache_dtype"),
+    )
     none = Layers(kind="none", count=1)
     full = attention_layer(hidden, "full", geometry(fields))
     return _mixed(fields, nemotron_types(fields), {"mamba": state, "attention": full, "moe": none, "mlp": none})
 
 
 def zamba2(fields: Fields) -> tuple[Layers, ...]:
-    """Zamba2: Mamba-2 everywhere, and shared attention blocks in the hybrid layers, on twice the width, each use with KV of its own."""
+    """Zamba2: Mamba-2 everywhere, and shared attention blocks in the hybrid layers, on twice the width, each use
+    with KV of its own.
+    """
     count, hidden = layer_count(fields), hidden_size(fields)
     types = fields.sequence("layers_block_type", count)
     if not types:
@@ -146,10 +197,20 @@ def zamba2(fields: Fields) -> tuple[Layers, ...]:
         types = ["hybrid" if i in ids else "mamba" for i in range(count)]
     heads, inner = query_heads(fields), fields.need("mamba_expand") * hidden
     dim = fields.number("attention_head_dim") or 2 * hidden // heads
-    shape = {"query_heads": heads, "kv_heads": fields.number("num_key_value_heads") or heads, "k_dim": dim, "v_dim": dim}
+    shape = {
+        "query_heads": heads,
+        "kv_heads": fields.number("num_key_value_heads") or heads,
+        "k_dim": dim,
+        "v_dim": dim,
+    }
     mamba_heads = fields.need("n_mamba_heads")
     state = _mamba2(
-        hidden, mamba_heads, inner // mamba_heads, fields.need("mamba_d_state"), fields.need("mamba_ngroups"), fields.need("mamba_d_conv")
+        hidden,
+        mamba_heads,
+        inner // mamba_heads,
+        fields.need("mamba_d_state"),
+        fields.need("mamba_ngroups"),
+        fields.need("mamba_d_conv"),
     )
     hybrids = sum(kind == "hybrid" for kind in types)
     full = msgspec.structs.replace(attention_layer(2 * hidden, "full", shape), count=hybrids, params=0)
@@ -164,54 +225,80 @@ def _delta_net(fields: Fields, dtype: str) -> Layers:
     values = heads * v_dim
     params = hidden * (2 * keys + 2 * values + 2 * heads) + (2 * keys + values) * kernel + values * hidden
     return Layers(
-        kind="state", count=1, state_elements=values * fields.need("linear_key_head_dim"), state_dtype=dtype,
-        conv_elements=(2 * keys + values) * (kernel - 1), params=params,
-    )  # fmt: skip
+        kind="state",
+        count=1,
+        state_elements=values * fields.need("linear_key_head_dim"),
+        state_dtype=dtype,
+        conv_elements=(2 * keys + values) * (kernel - 1),
+        params=params,
+    )
 
 
 def qwen_hybrid(fields: Fields) -> tuple[Layers, ...]:
-    """Qwen3-Next and Qwen3.5: every `full_attention_interval`-th layer has (gated) attention, the rest gated delta nets."""
+    """Qwen3-Next and Qwen3.5: every `full_attention_interval`-th layer has (gated) attention, the rest gated delta
+    nets.
+    """
     count = layer_count(fields)
     types = fields.sequence("layer_types", count)
     if not types:
         interval = fields.number("full_attention_interval") or 4
-        types = [FULL if (i + 1) % interval == 0 else "linear_attention" for i in range(count)]
+        types = [FULL if (i + 1) % interval == 0 else LINEAR for i in range(count)]
     full = attention_layer(hidden_size(fields), "full", geometry(fields), gated=True)
     state = _delta_net(fields, _state_dtype(fields, "mamba_ssm_dtype"))
-    return _mixed(fields, types, {FULL: full, "linear_attention": state})
+    return _mixed(fields, types, {FULL: full, LINEAR: state})
 
 
 def kimi_linear(fields: Fields) -> tuple[Layers, ...]:
-    """Kimi-Linear: latent attention in the layers of `full_attn_layers`, Kimi delta attention in `kda_layers` (both count from 1). arXiv 2510.26692."""
+    """Kimi-Linear: latent attention in the layers of `full_attn_layers`, Kimi delta attention in `kda_layers` (both
+    count from 1). arXiv 2510.26692.
+    """
     linear: dict[str, Any] = fields.get("linear_attn_config") or {}
     full, kda, count = linear.get("full_attn_layers"), linear.get("kda_layers"), layer_count(fields)
     if full is None or kda is None or sorted([*full, *kda]) != list(range(1, count + 1)):
         raise fields.refuse("the kinds of its layers are not clear", "linear_attn_config")
-    hidden, heads, dim, kernel = hidden_size(fields), linear["num_heads"], linear["head_dim"], linear["short_conv_kernel_size"]
+    hidden, heads, dim, kernel = (
+        hidden_size(fields),
+        linear["num_heads"],
+        linear["head_dim"],
+        linear["short_conv_kernel_size"],
+    )
     inner = heads * dim
     gate = hidden * inner if linear.get("use_full_rank_gate") else hidden * dim + dim * inner
-    params = 3 * hidden * inner + hidden * dim + dim * inner + gate + hidden * heads + 3 * inner * kernel + inner * hidden
+    params = (
+        3 * hidden * inner + hidden * dim + dim * inner + gate + hidden * heads + 3 * inner * kernel + inner * hidden
+    )
     state = Layers(
-        kind="state", count=len(kda), state_elements=inner * dim, state_dtype="fp32", conv_elements=3 * inner * (kernel - 1), params=params
+        kind="state",
+        count=len(kda),
+        state_elements=inner * dim,
+        state_dtype="fp32",
+        conv_elements=3 * inner * (kernel - 1),
+        params=params,
     )
     attention = latent_layer(fields)
     if fields.get("mla_use_output_gate"):
-        attention = msgspec.structs.replace(attention, params=attention.params + hidden * attention.query_heads * attention.v_dim)
+        attention = msgspec.structs.replace(
+            attention, params=attention.params + hidden * attention.query_heads * attention.v_dim
+        )
     return (msgspec.structs.replace(attention, count=len(full)), state)
 
 
 def minimax(fields: Fields) -> tuple[Layers, ...]:
-    """MiniMax-01: lightning attention with an fp32 state of head_dim x head_dim per head, and full attention in between."""
+    """MiniMax-01: lightning attention with an fp32 state of head_dim x head_dim per head, and full attention in
+    between.
+    """
     count, hidden, shape = layer_count(fields), hidden_size(fields), geometry(fields)
     types = fields.sequence("layer_types", count)
     if not types:
         flags = fields.sequence("attn_type_list", count)
         if not flags:
             raise fields.refuse("the kinds of its layers are not clear", "attn_type_list", "layer_types")
-        types = [FULL if flag else "linear_attention" for flag in flags]
+        types = [FULL if flag else LINEAR for flag in flags]
     heads, dim = shape["query_heads"], shape["k_dim"]
-    state = Layers(kind="state", count=1, state_elements=heads * dim * dim, state_dtype="fp32", params=5 * hidden * heads * dim)
-    return _mixed(fields, types, {FULL: attention_layer(hidden, "full", shape), "linear_attention": state})
+    state = Layers(
+        kind="state", count=1, state_elements=heads * dim * dim, state_dtype="fp32", params=5 * hidden * heads * dim
+    )
+    return _mixed(fields, types, {FULL: attention_layer(hidden, "full", shape), LINEAR: state})
 
 
 def lfm2(fields: Fields) -> tuple[Layers, ...]:
@@ -236,7 +323,12 @@ def recurrent_gemma(fields: Fields) -> tuple[Layers, ...]:
         raise fields.refuse("the kinds of its layers are not clear", "block_types")
     width, kernel = fields.number("lru_width") or hidden, fields.number("conv1d_width") or 4
     state = Layers(
-        kind="state", count=1, state_elements=width, state_dtype="fp32", conv_elements=width * (kernel - 1), params=3 * hidden * width
+        kind="state",
+        count=1,
+        state_elements=width,
+        state_dtype="fp32",
+        conv_elements=width * (kernel - 1),
+        params=3 * hidden * width,
     )
     local = attention_layer(hidden, "window", geometry(fields), fields.need("attention_window_size"))
     return _mixed(fields, [pattern[i % len(pattern)] for i in range(count)], {"recurrent": state, "attention": local})

@@ -10,14 +10,13 @@ Kind = Literal["full", "window", "chunked", "latent", "state", "cross", "shared"
 Part = Literal["embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"]
 
 
-
-
 class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A group of equal token-mixing layers.
 
-    `full` keeps K and V of every token; `window` and `chunked` at most `window_tokens`; `latent` one compressed vector per token, the
-    same on every tensor-parallel rank; `state` a fixed recurrent state; `cross` K and V of the encoder's tokens (`window_tokens` of them
-    when the encoder's length is fixed, else as many as the context); `shared` reads another layer's KV; `none` mixes no tokens.
+    `full` keeps K and V of every token; `window` and `chunked` at most `window_tokens`; `latent` one compressed
+    vector per token, the same on every tensor-parallel rank; `state` a fixed recurrent state; `cross` K and V of
+    the encoder's tokens (`window_tokens` of them when the encoder's length is fixed, else as many as the
+    context); `shared` reads another layer's KV; `none` mixes no tokens.
     """
 
     kind: Kind
@@ -40,7 +39,9 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Ffn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The feed-forward part of a group of layers: dense when `experts` is 0. With `inner_hidden` the routed experts work in a smaller space."""
+    """The feed-forward part of a group of layers: dense when `experts` is 0. With `inner_hidden` the routed experts
+    work in a smaller space.
+    """
 
     count: int
     width: int  # of the dense layer, or of one expert
@@ -52,7 +53,9 @@ class Ffn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How checkpoint weights are stored: bits per weight with their scales, for each part of the model that is not in the base dtype."""
+    """How checkpoint weights are stored: bits per weight with their scales, for each part of the model that is not
+    in the base dtype.
+    """
 
     method: str
     bits: dict[str, float]  # part -> bits per weight including scales
@@ -60,7 +63,9 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A decoder as kvplan needs it: layer groups for KV and attention, feed-forward groups and vocabulary for weights and FLOPs."""
+    """A decoder as kvplan needs it: layer groups for KV and attention, feed-forward groups and vocabulary for
+    weights and FLOPs.
+    """
 
     name: str
     family: str = ""  # model_type of the Hugging Face config

@@ -26,7 +26,7 @@ class Config(msgspec.Struct, kw_only=True):
 
 
 def parse_config(text: str, where: str) -> Config:
-    """The configuration in a text of any of the known forms. Raises InputError with the place of what it cannot read."""
+    """The configuration in a text of any of the known forms. Raises InputError with the place of a fault."""
     config = Config()
     for part in _PART.split(text):
         first = next(

@@ -188,7 +188,7 @@ def convoy(case: Case) -> Notice | None:
 
 
 def latent_per_rank(case: Case) -> Notice | None:
-    """A latent vector is the same on every rank: storing it on each wastes the tier (PegaFlow: 65.2, not 97.2 % hits)."""
+    """A latent vector is equal on all ranks: storing it on each wastes the tier (PegaFlow: 65.2 % hits, not 97.2)."""
     latent = any(group.kind == "latent" for group in case.model.layers)
     if not latent or case.placement.tp == 1 or not case.engine.offload.latent_per_rank or not case.placement.offloads:
         return None

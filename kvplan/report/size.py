@@ -10,7 +10,7 @@ from rich.table import Table
 
 from kvplan.hardware import Machine
 from kvplan.model import ModelSpec
-from kvplan.results.size import Price, SizeResult, WayOut
+from kvplan.results.size import SizeResult, WayOut
 from kvplan.sizing.formats import LOGICAL
 from kvplan.sizing.kv import growth_bytes, sequence_bytes
 from kvplan.sizing.weights import parameters
@@ -23,7 +23,8 @@ def show(console: Console, result: SizeResult) -> None:
     """Print one model in full."""
     where = f" on {result.tp * result.pp} x {result.machine}" if result.machine else ""
     console.print(
-        f"[bold]{result.model}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · {result.kv_dtype} KV · "
+        f"[bold]{result.model}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · "
+        f"{result.kv_dtype} KV · "
         f"{result.engine.name} {result.engine.version}{where}"
     )
     for table in (_gpu(console, result), _layers(result), _sizes(result)):
@@ -35,6 +36,9 @@ def show(console: Console, result: SizeResult) -> None:
     _verdict(console, result)
     console.print()
     console.print(_offload(console, result))
+    if prices := _prices(result):
+        console.print()
+        console.print(prices)
     _tail(console, result)
 
 
@@ -45,9 +49,10 @@ def bar(console: Console, share: float, cells: int = BAR_CELLS) -> str:
 
 
 def _grid(*justify: str) -> Table:
+    """A table without heads or lines, whose last column may wrap."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
-    for side in justify:
-        table.add_column(justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for number, side in enumerate(justify, 1):
+        table.add_column(justify=side, no_wrap=number < len(justify))  # type: ignore[arg-type]
     return table
 
 
@@ -84,15 +89,28 @@ def _sizes(result: SizeResult) -> Table:
     kv, engine = result.kv, result.engine
     table = _grid("left", "right", "left")
     mean, growth = format_bytes(kv.bytes_per_token_mean), format_bytes(kv.growth_bytes_per_token)
-    table.add_row("(a) logical, one sequence", format_bytes(kv.bytes_per_sequence), f"{mean}/token, the next one adds {growth}")
+    table.add_row(
+        "(a) logical", format_bytes(kv.bytes_per_sequence), f"one sequence: {mean} a token, the next one adds {growth}"
+    )
     blocks = f"blocks of {engine.block_tokens} tokens" if engine.block_tokens else "a state, no blocks"
     groups = f", {engine.groups} groups" if engine.groups > 1 else ""
-    table.add_row("(b) reserved per request", format_bytes(engine.reserved_bytes_per_request), f"{blocks}{groups}")
+    ranks = f" on {result.tp * result.pp} ranks" if result.tp * result.pp > 1 else ""
+    table.add_row(
+        "(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}"
+    )
     if engine.pool_tokens is not None:
-        table.add_row("(c) pool as printed", f"{format_tokens(engine.pool_tokens)} tokens", f"concurrency {engine.max_concurrency:,.2f}x")
+        table.add_row(
+            "(c) printed",
+            format_tokens(engine.pool_tokens),
+            f"tokens in the pool, concurrency {engine.max_concurrency:,.2f}x",
+        )
     if result.batch > 1:
-        table.add_row(f"    {result.batch} sequences, logical", format_bytes(kv.bytes_total), "")
-    table.add_row("    weights", format_bytes(result.weights_bytes), f"{result.weights.parameters / 1e9:,.2f} B parameters, {format_bytes(result.weights.bytes_per_gpu)} per GPU")
+        table.add_row(f"    x {result.batch}", format_bytes(kv.bytes_total), "logical, the whole batch")
+    table.add_row(
+        "    weights",
+        format_bytes(result.weights_bytes),
+        f"{result.weights.parameters / 1e9:,.2f} B parameters, {format_bytes(result.weights.bytes_per_gpu)} per GPU",
+    )
     return table
 
 
@@ -100,7 +118,8 @@ def _multi_head(console: Console, result: SizeResult) -> None:
     formula, truth = result.kv.mha_formula_bytes, result.kv.bytes_per_sequence
     if truth and formula > 1.01 * truth:
         console.print(
-            f"The formula 2 x layers x heads x head_dim x tokens gives {format_bytes(formula)}, {formula / truth:.1f} times too much: "
+            f"The formula 2 x layers x heads x head_dim x tokens gives {format_bytes(formula)}, "
+            f"{formula / truth:.1f} times too much: "
             f"{_why(result)}."
         )
 
@@ -123,12 +142,19 @@ def _verdict(console: Console, result: SizeResult) -> None:
     if fit.fits is None:
         console.print("Name a --machine to see what fits.", style="dim")
         return
-    longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}" + (" (the model's own)" if fit.limited_by_model else "")
+    own = " (the model's own)" if fit.limited_by_model else ""
+    longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}{own}"
+    if not result.kv.growth_bytes_per_token and not own:
+        longest = "nothing grows with the context"
     if fit.fits:
-        console.print(f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}.")
+        console.print(
+            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of "
+            f"{format_tokens(result.context_tokens)} tokens; {longest}."
+        )
         return
     console.print(
-        f"[red]✗[/] {result.batch} x {format_tokens(result.context_tokens)} tokens do not fit: {format_bytes(fit.missing_bytes)} too much; "
+        f"[red]✗[/] {result.batch} x {format_tokens(result.context_tokens)} tokens do not fit: "
+        f"{format_bytes(fit.missing_bytes)} too much; "
         f"{fit.max_sequences} would fit; {longest}."
     )
     table = _grid("left", "left", "left")
@@ -140,59 +166,91 @@ def _verdict(console: Console, result: SizeResult) -> None:
 def _way(way: WayOut) -> tuple[str, str]:
     if way.note:
         return ("possible" if way.fits else "no"), way.note
-    return ("fits", f"up to {way.max_sequences} at once") if way.fits else ("no", f"{format_bytes(way.missing_bytes)} short")
+    return (
+        ("fits", f"up to {way.max_sequences} at once")
+        if way.fits
+        else ("no", f"{format_bytes(way.missing_bytes)} short")
+    )
 
 
 def _offload(console: Console, result: SizeResult) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("What offload frees")
-    for head in ("KV", "GPU", "CPU", "disk", "saved"):
-        table.add_column(head, justify="right" if head != "KV" else "left", no_wrap=True)
-    priced = any(row.price for row in result.offload)
-    if priced:
-        for head in ("back in", "recompute", "stream +", "tokens/s"):
-            table.add_column(head, justify="right", no_wrap=True)
-    else:
-        table.add_column("")
+    table = _table("what offload frees", "KV", "GPU", "CPU", "disk", "saved", "")
+    everything = max(1, result.offload[0].gpu_bytes)
     for row in result.offload:
         sizes = [format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.disk_bytes)]
-        extra = _price(row.price) if priced else [bar(console, row.gpu_bytes / max(1, result.offload[0].gpu_bytes), 12)]
-        table.add_row(row.placement, row.kv_dtype, *sizes, f"{row.saved_fraction:.1%}", *extra)
+        share = bar(console, row.gpu_bytes / everything, 12)
+        table.add_row(row.placement, row.kv_dtype, *sizes, f"{row.saved_fraction:.1%}", share)
     return table
 
 
-def _price(price: Price | None) -> list[str]:
-    if price is None:
-        return ["–"] * 4
-    return [
-        format_seconds(price.idle_reload_s), format_seconds(price.idle_recompute_s), format_seconds(price.streamed_added_s),
-        f"{price.streamed_tokens_per_s:,.1f}",
-    ]  # fmt: skip
+def _prices(result: SizeResult) -> Table | None:
+    """Both kinds of offload, which must not be mixed up: idle (comes back once) and streamed (crosses the link at
+    every step).
+    """
+    if not any(row.price for row in result.offload):
+        return None
+    table = _table("what it costs", "KV", "idle: reload", "recompute", "from", "streamed: +/step", "tokens/s")
+    for row in result.offload:
+        if price := row.price:
+            point = price.idle_break_even_tokens
+            table.add_row(
+                row.placement,
+                row.kv_dtype,
+                format_seconds(price.idle_reload_s),
+                format_seconds(price.idle_recompute_s),
+                f"{point:,} tok" if point else "never",
+                format_seconds(price.streamed_added_s),
+                f"{price.streamed_tokens_per_s:,.1f}",
+            )
+    return table
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number < 2 or not head else "right", no_wrap=True)
+    return table
 
 
 def _tail(console: Console, result: SizeResult) -> None:
-    price = next((row.price for row in result.offload if row.price), None)
-    if price:
-        point = price.idle_break_even_tokens
-        worth = f"reloading beats recomputing from {format_tokens(point)} tokens on" if point else "recomputing is faster at any length"
-        console.print(f"Idle (a paused or shared prefix comes back once): {worth}. Streamed (the sequence decodes): what is off the GPU crosses the link at every step.")
+    if any(row.price for row in result.offload):
+        console.print(
+            "Idle: a paused or shared prefix comes back once; `from` is the length at which reloading beats "
+            "recomputing. "
+            "Streamed: the sequence decodes, and what is off the GPU crosses the link at every step."
+        )
     tiers = result.tier_bytes_per_token
     if abs(tiers["gpu"] - tiers["cpu"]) > 0.5:
-        console.print(f"A token takes {format_bytes(tiers['gpu'])} on the GPUs (all ranks) and {format_bytes(tiers['cpu'])} in host memory or on disk, where it is stored once.")
+        console.print(
+            f"A token takes {format_bytes(tiers['gpu'])} on the GPUs (all ranks) and {format_bytes(tiers['cpu'])} "
+            "in host memory or on disk, where it is stored once."
+        )
 
 
 def compare(console: Console, results: Sequence[SizeResult]) -> None:
-    """Print several models or contexts as one table."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    """Print several models or contexts as one table; the bar shows their KV where there is room for it."""
     pooled = any(one.engine.pool_tokens is not None for one in results)
-    heads = ["model", "tokens", "KV", "per token", "reserved", "weights", *(["at once"] if pooled else []), ""]
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("model", "") else "right", no_wrap=True)
+    bars = console.width >= 96
+    heads = [
+        "model",
+        "tokens",
+        "KV",
+        "per token",
+        "reserved",
+        "weights",
+        *(["at once"] if pooled else []),
+        *([""] if bars else []),
+    ]
+    table = _table(*heads)
+    table.columns[1].justify = "right"
     largest = max(one.kv.bytes_total for one in results) or 1
     for one in results:
-        sizes = [one.kv.bytes_total, one.kv.bytes_per_token_mean, one.engine.reserved_bytes_per_request * one.batch, one.weights_bytes]
-        held = [f"{one.fit.max_sequences:,}"] if pooled else []
-        table.add_row(one.model, format_tokens(one.context_tokens), *(format_bytes(size) for size in sizes), *held, bar(console, one.kv.bytes_total / largest, 16))
+        reserved = one.engine.reserved_bytes_per_request * one.batch
+        sizes = [one.kv.bytes_total, one.kv.bytes_per_token_mean, reserved, one.weights_bytes]
+        row = [one.model, format_tokens(one.context_tokens), *(format_bytes(size) for size in sizes)]
+        row += [f"{one.fit.max_sequences:,}"] if pooled else []
+        row += [bar(console, one.kv.bytes_total / largest, 12)] if bars else []
+        table.add_row(*row)
     console.print(table)
 
 
@@ -203,10 +261,15 @@ def model_rows(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
         params, fmt = parameters(model), LOGICAL["bf16"]
         rows.append(
             {
-                "name": model.name, "family": model.family, "parameters": params.total, "active_parameters": params.active,
-                "max_context_tokens": model.max_context_tokens, "kv_bytes_8k": sequence_bytes(model, 8192, fmt), "growth_bytes_per_token": growth_bytes(model, 1 << 24, fmt),
+                "name": model.name,
+                "family": model.family,
+                "parameters": params.total,
+                "active_parameters": params.active,
+                "max_context_tokens": model.max_context_tokens,
+                "kv_bytes_8k": sequence_bytes(model, 8192, fmt),
+                "growth_bytes_per_token": growth_bytes(model, 1 << 24, fmt),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -216,7 +279,13 @@ def show_list(console: Console, models: list[dict[str, Any]], machines: Sequence
     for head in ("model", "parameters", "context", "KV of 8k", "growth/token"):
         table.add_column(head, justify="left" if head == "model" else "right", no_wrap=True)
     for row in models:
-        table.add_row(row["name"], f"{row['parameters'] / 1e9:,.1f} B", format_tokens(row["max_context_tokens"]), format_bytes(row["kv_bytes_8k"]), format_bytes(row["growth_bytes_per_token"]))
+        table.add_row(
+            row["name"],
+            f"{row['parameters'] / 1e9:,.1f} B",
+            format_tokens(row["max_context_tokens"]),
+            format_bytes(row["kv_bytes_8k"]),
+            format_bytes(row["growth_bytes_per_token"]),
+        )
     if models:
         console.print(table)
     if machines:

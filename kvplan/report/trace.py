@@ -132,11 +132,12 @@ def _sharing(result: InspectResult) -> RenderableType:
     sharing = result.sharing
     assert sharing is not None
     ideal, warm = sharing.ideal, sharing.ideal_warm
-    windows = ", ".join(f"{format_seconds(w.window_s)} {w.mean_blocks:,.0f}" for w in sharing.working_sets)
+    windows = ", ".join(f"{w.mean_blocks:,.0f} in {format_seconds(w.window_s)}" for w in sharing.working_sets)
     return Group(
         Text(
             f"{sharing.blocks:,} blocks of {result.block_tokens} tokens, {sharing.unique_blocks:,} distinct, "
-            f"{_percent(sharing.used_once)} of them used once; {sharing.common_prefix_blocks} lead most prompts"
+            f"{_percent(sharing.used_once)} of them used once; "
+            f"{_common(sharing.common_prefix_blocks)}"
         ),
         Text(
             f"ideal hit rate, tokens / blocks: cold {_percent(ideal.token_hit)} / {_percent(ideal.block_hit)}, "
@@ -147,9 +148,15 @@ def _sharing(result: InspectResult) -> RenderableType:
             f"{_percent(sharing.requests_with_hit_beyond_first)} more than one block; "
             f"a tenth of the blocks gives {_percent(sharing.top_10pct_share)} of the hits"
         ),
-        Text(f"working set, distinct blocks in: {windows}"),
+        Text(f"working set, mean distinct blocks: {windows}"),
         Text(f"{sparkline(sharing.unique_over_time)} distinct blocks so far, by tenths of the time"),
     )
+
+
+def _common(blocks: int) -> str:
+    if not blocks:
+        return "no block starts most prompts"
+    return f"most prompts start with the same {f'{blocks:,} blocks' if blocks > 1 else 'block'}"
 
 
 def _cells(values: Distribution) -> list[str]:

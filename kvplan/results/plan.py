@@ -9,7 +9,7 @@ import msgspec
 Level = Literal["error", "warning", "note"]
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A decision, before any engine's words for it: where KV goes, how much of it, and by which rules.
 
     Sizes are bytes of one replica in total over its tensor-parallel ranks; 0 means that the tier is not used.
@@ -37,7 +37,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return bool(self.cpu_bytes or self.disk_bytes or self.remote_url)
 
 
-class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that the user should know: a stable code, one sentence with its numbers, and what to do about it."""
 
     code: str
@@ -55,7 +55,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-class Emission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Emission(msgspec.Struct, frozen=True, kw_only=True):
     """An engine's configuration that carries out a placement, for a stated version of the engine."""
 
     target: str
@@ -86,7 +86,7 @@ class TierSize(msgspec.Struct, frozen=True, kw_only=True):
     where: str = ""
 
 
-class Explanation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine's configuration means, and what is wrong with it."""
 
     schema: str = "kvplan.explain/1"

@@ -29,7 +29,7 @@ class Job:
     __slots__ = (
         "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s", "seen", "looked", "prefetch", "following", "whole",
+        "promoted", "weighed_s", "looked", "prefetch", "following", "whole",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -60,7 +60,6 @@ class Job:
         self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
         self.blocked_on: Any = None  # what the job waits for before it can be admitted
         self.preemptions = 0
-        self.seen = False  # has the scheduler looked at it before
         self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
 
     @property
@@ -72,10 +71,13 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "inputs_s", "paused")
+    __slots__ = (
+        "chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused",
+    )  # fmt: skip
 
-    def __init__(self, inputs_s: float) -> None:
-        self.inputs_s = inputs_s  # when its inputs have reached the GPU, behind the loads queued before it
+    def __init__(self, made_s: float, ready_s: float) -> None:
+        self.launched_s = made_s  # when the host has launched all of it
+        self.ready_s = ready_s  # when the host has prepared it, and its inputs have reached the GPU behind the loads queued before
         self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
@@ -91,25 +93,21 @@ class Plan:
 
 
 class Pauses:
-    """Stops of the engine's process for its garbage collector: one per so many blocks that it has handled."""
+    """Stops of the engine's process for its garbage collector: one per so many requests that it has admitted."""
 
-    def __init__(self, engine: EngineSpec) -> None:
-        self.overhead = engine.overhead
+    def __init__(self, engine: EngineSpec, *, offloading: bool) -> None:
+        overhead = engine.overhead
+        self.pause_s = overhead.pause_s
+        rates = [overhead.pause_requests, overhead.pause_offload_requests if offloading else 0]
+        self.per_request = sum(1 / requests for requests in rates if requests)
         self.owed = 0.0
-
-    def count(self, blocks: float, offloading: bool) -> None:
-        overhead = self.overhead
-        if overhead.pause_blocks:
-            self.owed += blocks / overhead.pause_blocks
-        if offloading and overhead.pause_offload_blocks:
-            self.owed += blocks / overhead.pause_offload_blocks
 
     def due_s(self) -> float:
         """Seconds of the stop that has come due, if one has."""
         if self.owed < 1:
             return 0.0
         self.owed -= 1
-        return self.overhead.pause_s
+        return self.pause_s
 
 
 class Replica:
@@ -137,7 +135,7 @@ class Replica:
         self.running: list[Job] = []
         self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
         self.executing: Plan | None = None
-        self.pauses = Pauses(engine)
+        self.pauses = Pauses(engine, offloading=transfers.stores is not None)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
         self.stuck = False  # nobody can be admitted before something is freed
@@ -172,6 +170,8 @@ class Replica:
 
     def loaded(self, job: Job) -> None:
         """A job's load has ended; while steps run, the one that starts next reports it, and it is seen when that has ended."""
+        if self._bulk is not None:
+            self._end_bulk()
         job.seen_step = self.steps + 1 if self.executing is not None and self.engine.offload.loads_seen_after_step else 0
         self.unblocked()
 
@@ -179,6 +179,11 @@ class Replica:
         """What a held job waited for has happened."""
         self.stuck = False
         self.wake()
+
+    def busy_until_s(self) -> float:
+        """When the step in progress ends; now when none is."""
+        plan = self.executing
+        return self.env.now if plan is None else max(self.env.now, plan.start_s + plan.duration_s, plan.launched_s)
 
     def _pump(self) -> None:
         while len(self.inflight) < self.depth:
@@ -188,16 +193,17 @@ class Replica:
             self.inflight.append(plan)
             if self.executing is None:
                 self._execute(plan)
-        if self.executing is not None and self.jump and self.executing.start_s == self.env.now:
+        if self.executing is not None and self.jump:
             self._try_bulk()
 
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
         self.steps += 1
-        plan.start_s = max(self.env.now, plan.inputs_s)
+        plan.start_s = max(self.transfers.inputs_sent_s(self.env.now), plan.ready_s)
         plan.stall_s = self.transfers.stall_s(plan, plan.start_s)
         plan.duration_s += plan.stall_s
-        self._alarm(plan.start_s - self.env.now + plan.duration_s, self._executed)
+        end_s = max(plan.start_s + plan.duration_s, plan.launched_s)
+        self._alarm(end_s - self.env.now, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay`, unless a later alarm replaces it."""
@@ -215,7 +221,7 @@ class Replica:
         plan, now = self.executing, self.env.now
         assert plan is not None
         self.executing = None
-        seen_s = self.transfers.outputs_seen_s(now)
+        seen_s = self.transfers.outputs_seen_s(now) + self.engine.overhead.collect_s
         for job, new, context in plan.chunks:
             if job.running:
                 self.transfers.store(job, context + new)
@@ -275,7 +281,8 @@ class Replica:
 
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
-        plan = Plan(self.transfers.inputs_sent_s(self.env.now))
+        now = self.env.now
+        plan = Plan(now, max(now + self.engine.overhead.prepare_s, self.transfers.inputs_sent_s(now)))
         budget = self.engine.step_tokens
         preempted = False
         for job in list(self.running):
@@ -320,9 +327,12 @@ class Replica:
         if plan.decodes:
             attention = self.cost.decode_attention_s([job.computed for job in plan.decodes])
         chunks = [(new, context) for _, new, context in plan.chunks]
+        plan.launched_s += self.cost.host_s(chunks, len(plan.decodes))
         pause_s = self.pauses.due_s()
         plan.paused = pause_s > 0
-        plan.duration_s = self.cost.step_s(chunks, len(plan.decodes), attention, len(plan.sampled)) + pause_s
+        plan.duration_s = self.cost.busy_s(chunks, len(plan.decodes), attention, len(plan.sampled)) + pause_s
+        if not chunks:  # the host prepares one step while another runs: no two can be closer
+            plan.duration_s = max(plan.duration_s, self.cost.host_s(chunks, len(plan.decodes)))
 
     def _preempt(self, job: Job) -> None:
         """Take a running job's blocks away; it will compute again what the tiers do not hold."""
@@ -406,6 +416,7 @@ class Replica:
             job.admit_s = self.env.now
         if not job.counted:
             job.counted = True
+            self.pauses.owed += self.pauses.per_request
             self.recorder.admitted(job)
         job.running = True
         self.running.append(job)
@@ -415,11 +426,10 @@ class Replica:
         """Tokens that a waiting job computes in this step; 0: it waits for a load; None: it does not fit now."""
         if job.blocks:  # what it waited for is in place
             return self._resume(job, budget)
-        if not job.seen:
-            job.seen = True
-            self.pauses.count(job.prompt / self.block, self.transfers.stores is not None)
         path = self._find(job)
-        reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
+        reach = 0
+        if self.engine.prefix_caching:
+            reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
         outcome = self.transfers.begin(self, job, path, reach, budget)
         if outcome is Outcome.WAITS:
             return 0
@@ -443,6 +453,8 @@ class Replica:
 
     def gpu_reach(self, job: Job) -> int:
         """Tokens of a job's prompt that the GPU holds now."""
+        if not self.engine.prefix_caching:
+            return 0
         leaf = self.tree.path(job.request.blocks, job.prompt)
         reach = self.gpu.reach(span(leaf, 0), 0)
         self.tree.prune(leaf)
@@ -509,6 +521,8 @@ class Replica:
         """Enter the full blocks of a job's content into the prefix index as far as they are planned; duplicates stay its own."""
         leaf = job.own_tail or job.leaf
         assert leaf is not None
+        if not self.engine.prefix_caching:
+            return
         done = job.computed // self.block * self.block
         if done <= job.shared_tokens:
             return
@@ -533,17 +547,19 @@ class Replica:
         """Take as many equal decode steps as nothing can change, in one event."""
         first = self.executing
         assert first is not None
-        if len(self.inflight) < self.depth or self.inflight[0] is not first:
+        if len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.env.now:
             return
         jobs = first.decodes
         now = self.env.now
         for plan in self.inflight:
-            if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs) or plan.inputs_s > now or plan.paused:
+            if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs) or plan.paused:
                 return
+        if max(self.inflight[1].ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
+            return  # the GPU will wait for the host
         if self._may_admit() or any(plan.stall_s for plan in self.inflight):
             return
         if len(jobs) != len(self.running) or max(self.transfers.outputs_seen_s(now), self.transfers.inputs_sent_s(now)) > now:
-            return
+            return  # copies still hold up tokens or inputs
         steps = min(job.output - job.planned for job in jobs)
         steps = min(steps, self._steps_with_blocks(jobs, steps))
         if steps < 2:
@@ -552,7 +568,7 @@ class Replica:
         if bulk.steps < 2:
             return
         self._bulk = bulk
-        self._alarm(bulk.elapsed_s(bulk.steps), self._end_bulk_and_go)
+        self._alarm(bulk.handled_s(bulk.steps) - self.env.now, self._end_bulk_and_go)
 
     def _may_admit(self) -> bool:
         """Could a plan made after the next step admit somebody."""
@@ -580,19 +596,25 @@ class Replica:
         self._pump()
 
     def _end_bulk(self) -> None:
-        """Account for the whole steps of a bulk that have passed; the step in progress goes on as an ordinary one."""
-        bulk = self._bulk
+        """Account for the steps of a bulk whose results have been handled; the one or two after them go on as ordinary ones."""
+        bulk, now = self._bulk, self.env.now
         assert bulk is not None
         self._bulk = None
-        steps = bulk.steps_before(self.env.now)
+        steps = bulk.steps_before(now)
         bulk.apply(steps)
-        plan = self.executing
-        assert plan is not None
-        plan.start_s = bulk.start_s + bulk.elapsed_s(steps)
-        self.handled_s = plan.start_s
-        for ahead, planned in enumerate(self.inflight):
-            planned.duration_s = bulk.step_s(steps + ahead)
-        self._alarm(max(0.0, plan.start_s + plan.duration_s - self.env.now), self._executed)
+        if steps:
+            self.handled_s = bulk.handled_s(steps)
+        first, second = self.inflight
+        first.start_s = bulk.start_s + bulk.elapsed_s(steps)
+        first.duration_s, second.duration_s = bulk.step_s(steps), bulk.step_s(steps + 1)
+        end_s = first.start_s + first.duration_s
+        if end_s > now:
+            self._alarm(end_s - now, self._executed)
+            return
+        self.executing, second.start_s = second, end_s
+        self.steps += 1
+        self._alarm(max(0.0, end_s + second.duration_s - now), self._executed)
+        self.env.timeout(max(0.0, bulk.handled_s(steps + 1) - now)).callbacks.append(lambda _: self._handle(first))
 
 
 class Bulk:
@@ -616,7 +638,7 @@ class Bulk:
         count = len(jobs)
         self.first_s = cost.busy_s((), count, cost.decode_attention_s(contexts), count)
         self.slope_s = slope
-        self.floor_s = replica.engine.overhead.step_s
+        self.floor_s = cost.host_s((), count)
         if self.first_s < self.floor_s:  # the host is slower than the GPU; stay on one side of the crossing
             crossing = math.inf if slope == 0 else (self.floor_s - self.first_s) / slope
             steps = min(steps, math.floor(crossing) - 1 if crossing < 1e12 else steps)
@@ -631,12 +653,16 @@ class Bulk:
             return steps * self.floor_s
         return steps * self.first_s + self.slope_s * steps * (steps - 1) / 2
 
+    def handled_s(self, steps: int) -> float:
+        """When the results of the first `steps` steps have been handled."""
+        return self.start_s + self.elapsed_s(steps) + self.replica.engine.overhead.collect_s
+
     def steps_before(self, now: float) -> int:
-        """Whole steps that have ended at `now`, at most all of them."""
-        low, high, passed = 0, self.steps, now - self.start_s
+        """Steps whose results have been handled at `now`, at most all of them."""
+        low, high = 0, self.steps
         while low < high:
             middle = (low + high + 1) // 2
-            if self.elapsed_s(middle) <= passed:
+            if self.handled_s(middle) <= now:
                 low = middle
             else:
                 high = middle - 1

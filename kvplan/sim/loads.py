@@ -134,7 +134,8 @@ class Loads:
         tokens, source = held - reach, self.host.pool.pin(job.request.blocks, job.prompt)
         load = self._under_way(job, self.gpu, path, reach, held)
         began_s = self.host.env.now
-        _, done_s = self.host.send(IN, began_s + self._overhead_s(tokens), tokens)
+        ready_s = replica.busy_until_s() if self.rules.loads_exclude_steps else began_s
+        _, done_s = self.host.send(IN, ready_s + self._overhead_s(tokens), tokens)
 
         def loaded() -> None:
             self._unpin(source, reach)
@@ -149,7 +150,7 @@ class Loads:
 
     def _overhead_s(self, tokens: int) -> float:
         overhead = self.engine.overhead
-        return overhead.load_s + overhead.load_block_s * (tokens / self.engine.block_tokens)
+        return overhead.load_s + overhead.load_block_s * tokens / self.engine.block_tokens
 
     def _unpin(self, source: Node, reach: int) -> None:
         self.host.pool.unpin(source, moved_from=reach if self.rules.exclusive else None)

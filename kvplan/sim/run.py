@@ -17,6 +17,7 @@ from kvplan.sim.record import Recorder
 from kvplan.sim.router import ROUTERS, Fleet, Router
 from kvplan.sim.server import Builder, Server, bytes_per_token
 from kvplan.sim.sessions import Sessions
+from kvplan.sizing.pool import kv_pool
 from kvplan.traces import open_trace
 from kvplan.traces.trace import Trace
 from kvplan.workload import Request
@@ -176,7 +177,14 @@ def _has_sessions(trace: Trace) -> bool:
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
     """What the engine leaves for KV on the GPUs of a replica."""
-    raise InputError("say how much GPU memory holds KV", hint="add --gpu-kv SIZE")
+    model, machine = scenario.model, scenario.machine
+    pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
+    if pool.kv_bytes <= 0:
+        raise InputError(
+            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
+            hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
+        )
+    return pool.kv_bytes
 
 
 def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[Any, World]:

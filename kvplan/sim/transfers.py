@@ -33,8 +33,8 @@ class Transfers:
         return max(now, self.stores.host.link.free_at[OUT])
 
     def inputs_sent_s(self, now: float) -> float:
-        """When the inputs of a step that is launched now reach the GPU: behind the loads already queued, on the same copy engine."""
-        if self.stores is None or not self.rules.inputs_behind_loads:
+        """When a step may start: behind the loads already queued, on the same copy engine."""
+        if self.stores is None or not self.rules.loads_exclude_steps:
             return now
         return max(now, self.stores.host.link.free_at[IN])
 

@@ -6,13 +6,13 @@ from kvplan.engine import EngineSpec
 from kvplan.hardware import Machine
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source
-from kvplan.results.size import Engine, Kv, LayerLine, SizeResult, Weights
+from kvplan.results.size import Engine, Kv, LayerLine, Placement, SizeResult, Weights
 from kvplan.sizing.fit import fit
 from kvplan.sizing.kv import growth_bytes, kept_tokens, multi_head_bytes, sequence_bytes, state_bytes, token_bytes
 from kvplan.sizing.offload import placements
 from kvplan.sizing.question import Question, check
 from kvplan.sizing.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
-from kvplan.units import format_tokens
+from kvplan.units import format_bytes, format_tokens
 
 KEEP_TOKENS = 1024
 
@@ -21,6 +21,7 @@ def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
     """Everything that can be said in closed form about a question. Raises InputError on one without meaning."""
     check(question)
     model, engine = question.model, question.engine
+    offload = placements(question, keep_tokens)
     return SizeResult(
         model=model.name,
         context_tokens=question.context_tokens,
@@ -36,14 +37,16 @@ def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
             parameters=parameters(model).total,
             active_parameters=parameters(model).active,
             bits=part_bits(model, question.dtype),
-            bytes_per_gpu=rank_weight_bytes(model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep),
+            bytes_per_gpu=rank_weight_bytes(
+                model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep
+            ),
         ),
         engine=_engine(question),
         fit=fit(question),
-        offload=placements(question, keep_tokens),
+        offload=offload,
         tier_bytes_per_token=_tiers(question),
         provenance=_provenance(question),
-        warnings=_warnings(question),
+        warnings=(*_warnings(question), *_overfull(question, offload)),
     )
 
 
@@ -106,7 +109,9 @@ def _engine(question: Question) -> Engine:
 
 
 def _tiers(question: Question) -> dict[str, float]:
-    """Mean bytes per token of a sequence on the GPUs (all ranks, as the engine stores it) and in host memory or on disk (once)."""
+    """Mean bytes per token of a sequence on the GPUs (all ranks, as the engine stores it) and in host memory or on
+    disk (once).
+    """
     model, tokens, tp = question.model, question.context_tokens, question.tp
     fmt = question.engine.kv_formats.get(question.stored_name) or question.format
     once = sequence_bytes(model, tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype)
@@ -118,12 +123,29 @@ def _tiers(question: Question) -> dict[str, float]:
 def _provenance(question: Question) -> dict[str, Source]:
     model, engine = question.model, question.engine
     found = {"model": Source(kind="datasheet", source=model.source or model.name)}
-    found["kv"] = Source(kind="derived", source="layer formula: layers x KV heads x (K + V dimensions) x bytes x kept tokens")
-    found |= {f"engine.{path}": source for path, source in engine.provenance.items() if path.startswith(("memory", "kv_formats"))}
+    found["kv"] = Source(
+        kind="derived", source="layer formula: layers x KV heads x (K + V dimensions) x bytes x kept tokens"
+    )
+    found |= {
+        f"engine.{path}": source
+        for path, source in engine.provenance.items()
+        if path.startswith(("memory", "kv_formats"))
+    }
     if machine := question.machine:
         for path in ("gpu.memory_bytes", "link.h2d_Bps", "disk.read_Bps", "host.memory_bytes"):
             found[f"machine.{path}"] = machine.source(path)
     return found
+
+
+def _overfull(question: Question, offload: tuple[Placement, ...]) -> tuple[str, ...]:
+    """A warning when a placement asks for more host memory than the machine can pin."""
+    if question.machine is None:
+        return ()
+    host = question.machine.host
+    room, wanted = int(host.memory_bytes * host.usable_fraction), max(row.cpu_bytes for row in offload)
+    if wanted <= room:
+        return ()
+    return (f"up to {format_bytes(wanted)} on the CPU exceed the {format_bytes(room)} that the host can pin",)
 
 
 def _warnings(question: Question) -> tuple[str, ...]:
@@ -131,16 +153,22 @@ def _warnings(question: Question) -> tuple[str, ...]:
     found = list(model.notes)
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
-        found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")
+        found.append(
+            f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}"
+        )
     if model.quantization is None and not question.dtype:
         stated = next((word for word in ("fp8", "nvfp4", "awq", "gptq", "int4") if word in model.name.lower()), "")
         if stated:
-            found.append(f"the name says {stated}, but the config has no quantization_config: weights are taken as {model.dtype}; --dtype {stated} changes that")
-    wanted = model.quantization.kv_dtype if model.quantization else ""
-    if question.kv_dtype == "auto" and wanted:
-        found.append(f"the checkpoint asks for {wanted} KV; `auto` here means {question.kv_name}: pass --kv-dtype {wanted} if the engine follows it")
+            found.append(
+                f"the name says {stated}, but the config has no quantization_config: weights are taken as "
+                f"{model.dtype}; --dtype {stated} changes that"
+            )
+    if question.kv_dtype == "auto" and question.kv_name != model.dtype:
+        found.append(f"the checkpoint asks for {question.kv_name} KV, and {question.engine.name} follows it")
     if question.stored_name != question.kv_name:
-        found.append(f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU")
+        found.append(
+            f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU"
+        )
     if any(layer.kind == "cross" and not layer.window_tokens for layer in model.layers):
         found.append("cross attention is sized for an encoder input as long as the context")
     return tuple(found)
@@ -162,11 +190,23 @@ def ask(
     pool_bytes: int = 0,
     keep_tokens: int = KEEP_TOKENS,
 ) -> SizeResult:
-    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k; a fraction of 0 is the engine's."""
+    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k; a fraction of 0 is
+    the engine's.
+    """
     question = Question(
-        model=model, engine=engine, machine=machine, context_tokens=context_tokens or default_context(model), batch=batch, kv_dtype=kv_dtype,
-        dtype=dtype, tp=tp, pp=pp, ep=ep, gpu_fraction=gpu_fraction, pool_bytes=pool_bytes,
-    )  # fmt: skip
+        model=model,
+        engine=engine,
+        machine=machine,
+        context_tokens=context_tokens or default_context(model),
+        batch=batch,
+        kv_dtype=kv_dtype,
+        dtype=dtype,
+        tp=tp,
+        pp=pp,
+        ep=ep,
+        gpu_fraction=gpu_fraction,
+        pool_bytes=pool_bytes,
+    )
     return answer(question, keep_tokens)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvplan.errors import InputError
+from kvplan.hardware import Machine
 from kvplan.results.size import Fit, WayOut
+from kvplan.sizing.offload import price_of
 from kvplan.sizing.question import Question
 from kvplan.units import format_bytes, format_seconds
 
@@ -94,7 +96,11 @@ def _kinds(question: Question) -> Iterator[list[dict[str, object]]]:
 def _narrower_weights(question: Question) -> dict[str, object]:
     """fp8 weights where the checkpoint is wider and the machine has fp8 units."""
     wide = not question.dtype and question.model.quantization is None
-    return {"dtype": "fp8"} if wide and question.machine and question.machine.gpu.fp8_flops and not question.pool_bytes else {}
+    return (
+        {"dtype": "fp8"}
+        if wide and question.machine and question.machine.gpu.fp8_flops and not question.pool_bytes
+        else {}
+    )
 
 
 def _more_ranks(question: Question) -> list[int]:
@@ -123,7 +129,9 @@ def _evaluate(question: Question, changes: dict[str, object]) -> WayOut | None:
 def _fewer(question: Question) -> WayOut | None:
     """Fewer sequences, or for a single one a shorter context."""
     if question.max_sequences:
-        return WayOut(change=f"--batch {question.max_sequences}", fits=True, max_sequences=question.max_sequences, missing_bytes=0)
+        return WayOut(
+            change=f"--batch {question.max_sequences}", fits=True, max_sequences=question.max_sequences, missing_bytes=0
+        )
     longest, _ = _longest_context(question)
     if not longest:
         return None
@@ -132,16 +140,39 @@ def _fewer(question: Question) -> WayOut | None:
 
 
 def _offload(question: Question) -> WayOut | None:
-    """Sequences that do not fit wait in host memory and take turns; a sequence that waits does not decode."""
-    machine, running = question.machine, question.max_sequences
-    if machine is None or not running:
+    """What does not fit goes to host memory: whole sequences that take turns, or a part of one that is streamed at
+    every step.
+    """
+    machine = question.machine
+    if machine is None or not question.blocks:
         return None
-    waiting = question.batch - running
-    parked = waiting * question.sequence_bytes
     room = int(machine.host.memory_bytes * machine.host.usable_fraction)
+    parked = question.missing_bytes
+    if question.max_sequences:
+        parked = (question.batch - question.max_sequences) * question.sequence_bytes
     if parked > room:
-        note = f"{format_bytes(parked)} of waiting sequences exceed the host's {format_bytes(room)}"
-        return WayOut(change="offload to host memory", fits=False, max_sequences=running, missing_bytes=parked - room, note=note)
-    swap_s = question.sequence_bytes * (1 / machine.link.d2h_Bps + 1 / machine.link.h2d_Bps) / (question.tp * question.pp)
-    note = f"{running} of {question.batch} decode while {waiting} wait in host memory ({format_bytes(parked)}); a turn costs {format_seconds(swap_s)}"
-    return WayOut(change="offload to host memory", fits=True, max_sequences=running, missing_bytes=0, note=note)
+        note = f"{format_bytes(parked)} exceed the {format_bytes(room)} that the host can pin"
+        return WayOut(
+            change="offload", fits=False, max_sequences=question.max_sequences, missing_bytes=parked - room, note=note
+        )
+    note = _turns(question, machine, parked) if question.max_sequences else _stream(question, parked)
+    return WayOut(change="offload", fits=True, max_sequences=question.max_sequences, missing_bytes=0, note=note)
+
+
+def _turns(question: Question, machine: Machine, parked: int) -> str:
+    """A sequence that waits does not decode."""
+    links = question.tp * question.pp
+    swap_s = question.sequence_bytes * (1 / machine.link.d2h_Bps + 1 / machine.link.h2d_Bps) / links
+    running = question.max_sequences
+    return (
+        f"{running} of {question.batch} decode, {question.batch - running} wait in host memory "
+        f"({format_bytes(parked)}); a turn costs {format_seconds(swap_s)}"
+    )
+
+
+def _stream(question: Question, parked: int) -> str:
+    price = price_of(question, parked, 0)
+    return (
+        f"{format_bytes(parked)} in host memory cross the link at every step: "
+        f"{price.streamed_tokens_per_s:.2g} tokens/s for the batch"
+    )

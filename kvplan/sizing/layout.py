@@ -1,7 +1,8 @@
 """How an engine cuts its KV pool into blocks: groups of layers, page sizes, blocks per request.
 
-The arithmetic is vLLM V1's (`kv_cache_utils.py`): layers of one type are grouped `group_layers` at a time, every group's block has the same
-bytes, and one pool of blocks serves all groups. A model with one type of layer is the plain paged cache of arXiv 2309.06180.
+The arithmetic is vLLM V1's (`kv_cache_utils.py`): layers of one type are grouped `group_layers` at a time, every
+group's block has the same bytes, and one pool of blocks serves all groups. A model with one type of layer is the
+plain paged cache of arXiv 2309.06180.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from kvplan.sizing.kv import state_bytes, token_bytes
 
 
 class LayerType(msgspec.Struct, frozen=True, kw_only=True):
-    """Layers that share block tables: how many, how many tokens a block of theirs holds, and how many groups they fill."""
+    """Layers that share block tables: how many, how many tokens a block of theirs holds, and how many groups they
+    fill.
+    """
 
     kind: str  # full, window, chunked, cross or state
     count: int
@@ -61,9 +64,13 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def growth_block_bytes(self) -> int:
-        """Bytes, on all ranks together, by which `block_tokens` more tokens enlarge a long sequence: its windows are full, its state is fixed."""
+        """Bytes, on all ranks together, by which `block_tokens` more tokens enlarge a long sequence: its windows
+        are full, its state is fixed.
+        """
         growing = [one for one in self.types if one.kind == "full" or (one.kind == "cross" and not one.window_tokens)]
-        return sum(one.groups * self.block_bytes * self.block_tokens // one.block_tokens for one in growing) * self.ranks
+        return (
+            sum(one.groups * self.block_bytes * self.block_tokens // one.block_tokens for one in growing) * self.ranks
+        )
 
     def blocks(self, pool_bytes: int) -> int:
         """Whole blocks in a pool of `pool_bytes` on all ranks together."""
@@ -77,12 +84,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         """The number of tokens that the engine prints for a pool of `blocks`, derived its own way."""
         if self.printed_tokens == "groups":
             return blocks // max(1, self.groups) * min(self.block_tokens or context_tokens, context_tokens)
-        if self.groups == 1 and self.types[0].kind == "full":
-            return blocks * self.block_tokens
         return int(self.concurrency(blocks, context_tokens) * context_tokens)
 
 
-def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, pp: int = 1, block_tokens: int = 0) -> Layout:
+def layout(
+    model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, pp: int = 1, block_tokens: int = 0
+) -> Layout:
     """The block layout of a model in an engine. Raises InputError when `tp` does not divide its heads."""
     check_ranks(model, tp, pp)
     rules, fmt = engine.memory_rules, stored_format(kv_dtype, engine)
@@ -93,7 +100,13 @@ def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, 
         group = types[0].count
     page = max(one.page_bytes for one in types) if types else 0
     made = tuple(
-        LayerType(kind=one.kind, count=one.count, block_tokens=one.block_tokens, groups=-(-one.count // group), window_tokens=one.window_tokens)
+        LayerType(
+            kind=one.kind,
+            count=one.count,
+            block_tokens=one.block_tokens,
+            groups=-(-one.count // group),
+            window_tokens=one.window_tokens,
+        )
         for one in types
     )
     return Layout(
@@ -111,7 +124,10 @@ def check_ranks(model: ModelSpec, tp: int, pp: int) -> None:
     """Raises InputError when heads or layers cannot be spread over `tp` x `pp` ranks."""
     for layer in model.layers:
         if layer.query_heads % tp:
-            raise InputError(f"{model.name}: {layer.query_heads} attention heads cannot be split over {tp} ranks", hint="choose --tp that divides them")
+            raise InputError(
+                f"{model.name}: {layer.query_heads} attention heads cannot be split over {tp} ranks",
+                hint="choose --tp that divides them",
+            )
         if layer.kind != "latent" and layer.kv_heads % tp and tp % layer.kv_heads:
             raise InputError(f"{model.name}: {layer.kv_heads} KV heads and {tp} ranks do not divide one another")
     if pp > model.depth:
@@ -136,8 +152,12 @@ def _kind(layer: Layers, rules: Memory) -> str:
     return layer.kind
 
 
-def _types(kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, tp: int, pp: int, block: int) -> list[_Type]:
-    """One entry per type, all with the same page once there are several: smaller vectors get more tokens per block, states are padded."""
+def _types(
+    kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, tp: int, pp: int, block: int
+) -> list[_Type]:
+    """One entry per type, all with the same page once there are several: smaller vectors get more tokens per block,
+    states are padded.
+    """
     only = {_kind(layer, rules) for layer in kept}
     if only <= {"full"}:  # one group whatever the sizes: a block has a page of every layer
         total = sum(-(-layer.count // pp) * token_bytes(layer, fmt, tp) for layer in kept)

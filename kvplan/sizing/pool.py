@@ -6,10 +6,12 @@ import msgspec
 
 from kvplan.engine import EngineSpec
 from kvplan.errors import InputError
-from kvplan.hardware import Machine
+from kvplan.hardware import Gpu, Machine
 from kvplan.model import ModelSpec
 from kvplan.sizing.formats import DTYPE_BYTES
 from kvplan.sizing.weights import rank_weight_bytes
+
+LARGE_GPU_BYTES = 70 * 2**30
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,12 +31,21 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def kv_pool(
-    model: ModelSpec, machine: Machine, engine: EngineSpec, *, dtype: str = "", tp: int = 1, pp: int = 1, ep: int = 0, gpu_fraction: float = 0.0
+    model: ModelSpec,
+    machine: Machine,
+    engine: EngineSpec,
+    *,
+    dtype: str = "",
+    tp: int = 1,
+    pp: int = 1,
+    ep: int = 0,
+    gpu_fraction: float = 0.0,
 ) -> Pool:
     """The KV pool that `engine` makes for `model` on tp x pp GPUs of `machine`.
 
-    GPU memory x fraction - weights - activation peak - context - graphs; the fraction is of total memory, or of what the weights
-    leave free where the engine says so (TensorRT-LLM). Raises InputError when the machine has too few GPUs or the fraction is odd.
+    GPU memory x fraction - weights - activation peak - context - graphs; the fraction is of total memory, or of
+    what the weights leave free where the engine says so (TensorRT-LLM). Raises InputError when the machine has
+    too few GPUs or the fraction is odd.
     """
     fraction = gpu_fraction or engine.gpu_fraction
     if not 0 < fraction <= 1:
@@ -43,7 +54,7 @@ def kv_pool(
         raise InputError(f"{machine.name} has {machine.gpus} GPUs; --tp {tp} x --pp {pp} needs {tp * pp}")
     rules, gpu = engine.memory_rules, machine.gpu
     weights = rank_weight_bytes(model, engine, dtype, tp=tp, pp=pp, ep=ep)
-    activation = activation_bytes(model, engine, tp)
+    activation = activation_bytes(model, engine, gpu, tp)
     overhead = rules.context_bytes + rules.graph_bytes + (rules.rank_bytes if tp * pp > 1 else 0)
     if rules.fraction_of == "free":
         left = gpu.memory_bytes - weights - activation - overhead
@@ -52,19 +63,35 @@ def kv_pool(
         usable = int(fraction * gpu.memory_bytes)
         kv = usable - weights - activation - overhead
     return Pool(
-        gpu_bytes=gpu.memory_bytes, usable_bytes=usable, weight_bytes=weights, activation_bytes=activation, overhead_bytes=overhead,
-        rank_kv_bytes=kv, ranks=tp * pp,
-    )  # fmt: skip
+        gpu_bytes=gpu.memory_bytes,
+        usable_bytes=usable,
+        weight_bytes=weights,
+        activation_bytes=activation,
+        overhead_bytes=overhead,
+        rank_kv_bytes=kv,
+        ranks=tp * pp,
+    )
 
 
-def activation_bytes(model: ModelSpec, engine: EngineSpec, tp: int = 1) -> int:
-    """Peak of activations on one rank: the sampler over a full batch, or the forward pass over a full step, whichever is larger.
+def activation_bytes(model: ModelSpec, engine: EngineSpec, gpu: Gpu, tp: int = 1) -> int:
+    """Peak of activations on one rank: the sampler over a full batch, or the forward pass over a full step,
+    whichever is larger.
 
-    The sampler's peak is measured (see `Memory`); it holds logits of the whole vocabulary on every rank. The forward pass has rows of the
-    hidden size and the widest feed-forward activation: gate and up together, and their product.
+    The sampler's peak is measured (see `Memory`); it holds logits of the whole vocabulary on every rank. The
+    forward pass has rows of the hidden size and the widest feed-forward activation: gate and up together, and
+    their product.
     """
     rules = engine.memory_rules
-    sampler = engine.max_batch * model.vocab * rules.sampler_bytes
-    width = max((max(one.width * max(1, one.experts_per_token), one.shared_width) * one.matrices / tp for one in model.ffn), default=0)
-    forward = engine.step_tokens * (rules.forward_copies * model.hidden + width) * DTYPE_BYTES[model.dtype] if rules.forward_copies else 0
+    large = gpu.memory_bytes >= LARGE_GPU_BYTES and gpu.fp8_flops > 0
+    batch = (large and rules.large_profile_batch) or rules.profile_batch or engine.max_batch
+    sampler = batch * model.vocab * rules.sampler_bytes
+    width = max(
+        (max(one.width * max(1, one.experts_per_token), one.shared_width) * one.matrices / tp for one in model.ffn),
+        default=0,
+    )
+    forward = (
+        engine.step_tokens * (rules.forward_copies * model.hidden + width) * DTYPE_BYTES[model.dtype]
+        if rules.forward_copies
+        else 0
+    )
     return round(max(sampler, forward))

@@ -17,7 +17,9 @@ from kvplan.sizing.pool import Pool, kv_pool
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One model in one engine, on one machine or none. Derived sizes are properties, so that a changed copy answers for itself."""
+    """One model in one engine, on one machine or none. Derived sizes are properties, so that a changed copy answers
+    for itself.
+    """
 
     model: ModelSpec
     engine: EngineSpec
@@ -39,7 +41,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def stored_name(self) -> str:
-        """The dtype as the engine stores it: sparse latent attention on GPUs before Blackwell keeps fp8 in rows with scales and bf16 rotary parts."""
+        """The dtype as the engine stores it: sparse latent attention on GPUs before Blackwell keeps fp8 in rows
+        with scales and bf16 rotary parts.
+        """
         sparse = any(layer.index_dim for layer in self.model.layers)
         hopper = self.machine is not None and not self.machine.gpu.fp4_flops
         rows = self.kv_name == "fp8" and sparse and hopper and "fp8_ds_mla" in self.engine.kv_formats
@@ -61,7 +65,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.machine is None:
             return None
         return kv_pool(
-            self.model, self.machine, self.engine, dtype=self.dtype, tp=self.tp, pp=self.pp, ep=self.ep, gpu_fraction=self.gpu_fraction
+            self.model,
+            self.machine,
+            self.engine,
+            dtype=self.dtype,
+            tp=self.tp,
+            pp=self.pp,
+            ep=self.ep,
+            gpu_fraction=self.gpu_fraction,
         )
 
     @cached_property
@@ -93,7 +104,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def sequence_bytes(self) -> int:
         """Logical bytes of one sequence."""
-        return sequence_bytes(self.model, self.context_tokens, self.format, state_dtype=self.engine.memory_rules.state_dtype)
+        return sequence_bytes(
+            self.model, self.context_tokens, self.format, state_dtype=self.engine.memory_rules.state_dtype
+        )
 
     def changed(self, **changes: object) -> Question:
         """The same question with some fields changed."""

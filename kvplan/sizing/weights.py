@@ -11,7 +11,9 @@ from kvplan.sizing.formats import DTYPE_BYTES
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of a model by part; the embedding and the head are counted apart because prefill does not multiply by the embedding."""
+    """Parameters of a model by part; the embedding and the head are counted apart because prefill does not multiply
+    by the embedding.
+    """
 
     embedding: int
     head: int  # 0 when tied
@@ -26,7 +28,16 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        return self.embedding + self.head + self.attention + self.dense + self.router + self.experts + self.shared_experts + self.other
+        return (
+            self.embedding
+            + self.head
+            + self.attention
+            + self.dense
+            + self.router
+            + self.experts
+            + self.shared_experts
+            + self.other
+        )
 
     @property
     def active(self) -> int:
@@ -35,12 +46,16 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def active_matrix(self) -> int:
-        """Parameters that one token is multiplied by in the decoder layers: neither embedding nor head nor vision tower."""
+        """Parameters that one token is multiplied by in the decoder layers: neither embedding nor head nor vision
+        tower.
+        """
         return self.attention + self.dense + self.router + self.shared_experts + self.active_experts
 
 
 def parameters(model: ModelSpec) -> Parameters:
-    """Parameters by part from the layer shapes. What the maker counts beyond them (norms, biases, towers) is `other`."""
+    """Parameters by part from the layer shapes. What the maker counts beyond them (norms, biases, towers) is
+    `other`.
+    """
     hidden = model.hidden
     table = model.vocab * hidden
     parts = {
@@ -50,7 +65,9 @@ def parameters(model: ModelSpec) -> Parameters:
         "dense": sum(one.count * hidden * one.width * one.matrices for one in model.ffn if not one.experts),
         "router": sum(one.count * hidden * one.experts for one in model.ffn),
         "experts": sum(one.count * one.experts * _expert(one, hidden) for one in model.ffn),
-        "shared_experts": sum(one.count * (hidden * one.shared_width * one.matrices + 2 * hidden * one.inner_hidden) for one in model.ffn),
+        "shared_experts": sum(
+            one.count * (hidden * one.shared_width * one.matrices + 2 * hidden * one.inner_hidden) for one in model.ffn
+        ),
     }
     norms = (2 * model.depth + 1) * hidden
     known = sum(parts.values()) + norms
@@ -72,8 +89,17 @@ def _expert(one: Ffn, hidden: int) -> int:
 
 
 WEIGHT_BITS = {
-    "fp32": 32.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4 + 16 / 128, "awq": 4 + 20 / 128, "gptq": 4 + 20 / 128, "nvfp4": 4.5, "mxfp4": 4.25,
-}  # fmt: skip
+    "fp32": 32.0,
+    "bf16": 16.0,
+    "fp16": 16.0,
+    "fp8": 8.0,
+    "int8": 8.0,
+    "int4": 4 + 16 / 128,
+    "awq": 4 + 20 / 128,
+    "gptq": 4 + 20 / 128,
+    "nvfp4": 4.5,
+    "mxfp4": 4.25,
+}
 """Bits per weight of `--dtype`, scales included: int4, awq and gptq with groups of 128, nvfp4 of 16, mxfp4 of 32."""
 
 _ALIASES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "auto": ""}
@@ -81,12 +107,16 @@ _LINEAR = ("attention", "dense", "experts", "shared_experts")
 
 
 def part_bits(model: ModelSpec, dtype: str = "") -> dict[str, float]:
-    """Bits per weight of each part: of the checkpoint, or with `dtype` instead. Raises InputError on an unknown dtype."""
+    """Bits per weight of each part: of the checkpoint, or with `dtype` instead. Raises InputError on an unknown
+    dtype.
+    """
     chosen = _ALIASES.get(dtype.lower(), dtype.lower())
     if chosen and chosen not in WEIGHT_BITS:
         raise InputError(f"no weight dtype named {dtype!r}", hint=did_you_mean(chosen, WEIGHT_BITS))
     base = 8.0 * DTYPE_BYTES[chosen if chosen in ("bf16", "fp16", "fp32") else model.dtype]
-    bits = dict.fromkeys(("embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"), base)
+    bits = dict.fromkeys(
+        ("embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"), base
+    )
     if chosen and chosen not in ("bf16", "fp16", "fp32"):
         bits |= dict.fromkeys(_LINEAR, WEIGHT_BITS[chosen])
     elif not chosen and model.quantization:
@@ -100,11 +130,15 @@ def weight_bytes(model: ModelSpec, dtype: str = "") -> int:
     return round(sum(getattr(params, part) * width / 8 for part, width in bits.items()))
 
 
-def rank_weight_bytes(model: ModelSpec, engine: EngineSpec, dtype: str = "", *, tp: int = 1, pp: int = 1, ep: int = 0) -> int:
-    """Bytes of weights on the fullest rank of `tp` x `pp`, with the experts spread over `ep` ranks (0: over the `tp` ranks of a stage).
+def rank_weight_bytes(
+    model: ModelSpec, engine: EngineSpec, dtype: str = "", *, tp: int = 1, pp: int = 1, ep: int = 0
+) -> int:
+    """Bytes of weights on the fullest rank of `tp` x `pp`, with the experts spread over `ep` ranks (0: over the `tp`
+    ranks of a stage).
 
-    Embedding, head and matrices are split; routers, norms and the latent down-projections are held whole; KV heads beyond `tp` are
-    replicated. A latent model's up-projection is kept a second time in the model's dtype where the engine absorbs it into the queries.
+    Embedding, head and matrices are split; routers, norms and the latent down-projections are held whole; KV
+    heads beyond `tp` are replicated. A latent model's up-projection is kept a second time in the model's dtype
+    where the engine absorbs it into the queries.
     """
     params, bits = parameters(model), part_bits(model, dtype)
     stage = 1 / pp if pp == 1 else -(-model.depth // pp) / model.depth
@@ -122,7 +156,9 @@ def rank_weight_bytes(model: ModelSpec, engine: EngineSpec, dtype: str = "", *, 
         "other": params.other / tp * stage,
     }
     total = sum(held[part] * width / 8 for part, width in bits.items())
-    return round(total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory_rules.absorbs_latent else 0))
+    return round(
+        total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory_rules.absorbs_latent else 0)
+    )
 
 
 def _padding(model: ModelSpec, engine: EngineSpec, tp: int) -> float:

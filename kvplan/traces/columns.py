@@ -71,7 +71,7 @@ def _columns(batch: list[Request], block_tokens: int) -> Columns:
     blocks = np.array([len(request.blocks) for request in batch], dtype=np.int64)
     prompt = np.array([request.prompt_tokens for request in batch], dtype=np.int64)
     starts = _offsets(blocks)
-    ids = np.fromiter(chain.from_iterable(request.blocks for request in batch), dtype=np.int64, count=int(starts[-1]))
+    ids = _ids(batch, int(starts[-1]))
     position = np.arange(len(ids)) - np.repeat(starts[:-1], blocks)
     return Columns(
         block_tokens=block_tokens,
@@ -80,7 +80,7 @@ def _columns(batch: list[Request], block_tokens: int) -> Columns:
         output_tokens=np.array([request.output_tokens for request in batch], dtype=np.int64),
         blocks=blocks,
         starts=starts,
-        keys=_chain(ids, position, starts),
+        keys=_chain(ids, position.astype(np.uint64), starts),
         tokens=np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens),
     )
 
@@ -91,9 +91,19 @@ def _offsets(counts: Ints) -> Ints:
     return offsets
 
 
-def _chain(ids: Ints, position: Ints, starts: Ints) -> Keys:
+def _ids(batch: list[Request], count: int) -> Keys:
+    """All ids one after another; those above 2^63 are hashes that other tools write as unsigned numbers."""
+    try:
+        blocks = chain.from_iterable(request.blocks for request in batch)
+        return np.fromiter(blocks, dtype=np.int64, count=count).astype(np.uint64)
+    except OverflowError:
+        wrapped = (block % 2**64 for request in batch for block in request.blocks)
+        return np.fromiter(wrapped, dtype=np.uint64, count=count)
+
+
+def _chain(ids: Keys, position: Keys, starts: Ints) -> Keys:
     """Prefix keys: within a request, the running sum (mod 2^64) of a hash of each id and its position."""
-    total = np.cumsum(mix(ids.astype(np.uint64) + mix(position.astype(np.uint64))), dtype=np.uint64)
+    total = np.cumsum(mix(ids + mix(position)), dtype=np.uint64)
     before = np.concatenate((np.zeros(1, dtype=np.uint64), total))[starts[:-1]]
     return total - np.repeat(before, np.diff(starts))
 

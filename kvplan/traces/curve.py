@@ -13,9 +13,9 @@ from kvplan.results.trace import CurveResult, Point, Rates, TierShare
 from kvplan.sizing.formats import logical_format, resolve_kv_dtype
 from kvplan.sizing.kv import growth_bytes
 from kvplan.traces import columns
-from kvplan.traces.columns import MAX_EVENTS, Ints
+from kvplan.traces.columns import MAX_EVENTS
 from kvplan.traces.policies import POLICIES, lru
-from kvplan.traces.reuse import NEVER, Reuse, analyse
+from kvplan.traces.reuse import NEVER, Window, analyse, nodes
 from kvplan.traces.trace import Trace
 
 _GRID = 24
@@ -51,9 +51,8 @@ def curve(
     reuse = analyse(data)
     first = math.floor(data.requests * warmup)
     block_bytes = _block_bytes(model, kv_dtype, trace.block_tokens) if model else None
-    wanted = _blocks(capacities, block_bytes) or _grid(reuse)
-    meter = _Meter(reuse, first, block_bytes)
-    ideal = meter.rates(lru(reuse, [NEVER], first))[0]
+    window = Window(reuse, first)
+    meter, wanted = _Meter(window, block_bytes), _blocks(capacities, block_bytes) or _grid(window)
     return CurveResult(
         trace=trace.name,
         format=trace.format,
@@ -62,10 +61,10 @@ def curve(
         warmup_requests=first,
         blocks=int(data.blocks.sum()),
         unique_blocks=int((reuse.before < 0).sum()) * data.one_in,
-        ideal=ideal,
+        ideal=meter.rates("lru", [NEVER])[0],
         curves={name: meter.points(name, wanted) for name in policies},
         knee=_knee(meter),
-        share_of_ideal=_shares(meter, ideal),
+        share_of_ideal=_shares(window),
         tiers=_tiers(meter, _blocks(tiers, block_bytes)),
         sampled_one_in=data.one_in,
         model=model or "",
@@ -91,19 +90,18 @@ def _check(trace: Trace, policies: Sequence[str], warmup: float) -> None:
 class _Meter:
     """Rates of a window of the trace."""
 
-    def __init__(self, reuse: Reuse, first: int, block_bytes: int | None) -> None:
-        self.reuse, self.first, self.block_bytes = reuse, first, block_bytes
-        self._blocks = max(1, int(reuse.columns.blocks[first:].sum()))
-        self._tokens = max(1, int(reuse.columns.prompt_tokens[first:].sum()))
+    def __init__(self, window: Window, block_bytes: int | None) -> None:
+        self.window, self._block_bytes = window, block_bytes
+        self._number = nodes(window.reuse.before)[window.start :] if window.reuse.columns.one_in > 1 else None
 
-    def rates(self, hits: Ints) -> list[Rates]:
+    def rates(self, policy: str, capacities: Sequence[int]) -> list[Rates]:
+        blocks, tokens = POLICIES[policy](self.window, capacities).tolist()
         return [
-            Rates(block_hit=blocks / self._blocks, token_hit=tokens / self._tokens)
-            for blocks, tokens in zip(hits[0].tolist(), hits[1].tolist(), strict=True)
+            Rates(block_hit=hit / max(1, self.window.blocks), token_hit=hit_tokens / max(1, self.window.prompt_tokens))
+            for hit, hit_tokens in zip(blocks, tokens, strict=True)
         ]
 
     def points(self, policy: str, capacities: Sequence[int]) -> tuple[Point, ...]:
-        rates = self.rates(POLICIES[policy](self.reuse, capacities, self.first))
         return tuple(
             Point(
                 capacity_blocks=capacity,
@@ -112,11 +110,11 @@ class _Meter:
                 capacity_bytes=self.bytes_of(capacity),
                 error=self._error(capacity),
             )
-            for capacity, rate in zip(capacities, rates, strict=True)
+            for capacity, rate in zip(capacities, self.rates(policy, capacities), strict=True)
         )
 
     def bytes_of(self, capacity: int) -> int | None:
-        return capacity * self.block_bytes if self.block_bytes else None
+        return capacity * self._block_bytes if self._block_bytes else None
 
     def _error(self, capacity: int) -> float | None:
         """Half width of the 95 % interval of a sampled block hit rate.
@@ -124,59 +122,54 @@ class _Meter:
         Misses of sampled blocks are scaled by k, so that their sum has variance k (k - 1) sum m^2 over blocks with m
         misses; and a distance of C is off by sqrt((k - 1) C), which moves the curve sideways.
         """
-        k = self.reuse.columns.one_in
-        if k == 1:
+        if self._number is None:
             return None
-        start = self.reuse.columns.starts[self.first]
-        missed = self.reuse.columns.keys[start:][self.reuse.distance[start:] >= capacity]
-        misses = np.unique(missed, return_counts=True)[1]
-        height = _Z95 * math.sqrt(k * (k - 1) * float((misses.astype(float) ** 2).sum())) / self._blocks
+        reuse, k = self.window.reuse, self.window.reuse.columns.one_in
+        misses = np.bincount(self._number[reuse.distance[self.window.start :] >= capacity]).astype(float)
+        height = _Z95 * math.sqrt(k * (k - 1) * float((misses**2).sum())) / max(1, self.window.blocks)
         shift = int(_Z95 * math.sqrt((k - 1) * capacity))
-        low, high = self.rates(lru(self.reuse, [max(1, capacity - shift), capacity + shift], self.first))
+        low, high = self.rates("lru", [max(1, capacity - shift), capacity + shift])
         return math.hypot(height, (high.block_hit - low.block_hit) / 2)
 
 
-def _grid(reuse: Reuse) -> list[int]:
+def _grid(window: Window) -> list[int]:
     """Capacities in equal ratios up to where LRU reaches the ideal."""
-    most = int(reuse.distance[reuse.distance < NEVER].max(initial=0)) + reuse.columns.one_in
+    most = _most(window)
     return sorted({round(x) for x in np.geomspace(min(100, most), most, _GRID)})
 
 
+def _most(window: Window) -> int:
+    """The capacity from which on LRU hits all that can hit."""
+    return int(window.reused.max(initial=0)) + 1
+
+
 def _knee(meter: _Meter) -> Point | None:
-    """The capacity where the curve stands farthest above the line between its ends (Satopaa et al., Kneedle, 2011), on
-    linear axes.
+    """The capacity where the curve stands farthest above the line between its ends, on linear axes (Satopaa et al.,
+    Kneedle, 2011).
     """
-    reuse = meter.reuse
-    most = int(reuse.distance[reuse.distance < NEVER].max(initial=-1)) + 1
-    if most < 2:
-        return None
-    capacities = np.unique(np.linspace(1, most, 2000).astype(np.int64))
-    hits = lru(reuse, capacities.tolist(), meter.first)[1].astype(float)
+    capacities = np.unique(np.linspace(1, _most(meter.window), 2000).astype(np.int64))
+    hits = lru(meter.window, capacities.tolist())[1].astype(float)
     if hits[-1] <= hits[0]:
         return None
     height = (hits - hits[0]) / (hits[-1] - hits[0]) - (capacities - capacities[0]) / (capacities[-1] - capacities[0])
     return meter.points("lru", [int(capacities[height.argmax()])])[0]
 
 
-def _shares(meter: _Meter, ideal: Rates) -> dict[str, int]:
+def _shares(window: Window) -> dict[str, int]:
     """For some shares of the ideal token hit rate, the smallest LRU capacity that reaches them."""
-    columns, start = meter.reuse.columns, meter.reuse.columns.starts[meter.first]
-    distance = meter.reuse.distance[start:]
-    order = np.argsort(distance)
-    reused = int((distance < NEVER).sum())
-    if not reused or not ideal.token_hit:
+    reused, hits = window.reused, lru(window, [NEVER])[1, 0]
+    if not len(reused) or hits <= 0:
         return {}
-    hits = np.cumsum(columns.tokens[start:][order][:reused])
-    at = np.searchsorted(hits, np.array(_SHARES) * hits[-1])
-    return {f"{share:g}": int(distance[order[i]]) + 1 for share, i in zip(_SHARES, at.tolist(), strict=True)}
+    missed = (window.tokens[-1] - window.tokens[1 : len(reused) + 1]) * window.reuse.columns.one_in
+    at = np.searchsorted(window.named_tokens - missed, np.array(_SHARES) * hits)
+    return {f"{share:g}": int(reused[i]) + 1 for share, i in zip(_SHARES, at.tolist(), strict=True)}
 
 
 def _tiers(meter: _Meter, capacities: list[int]) -> tuple[TierShare, ...]:
     if sorted(capacities) != capacities:
         raise InputError("tiers must grow downwards, as each also holds what the one above it holds")
-    served = Rates(block_hit=0.0, token_hit=0.0)
-    tiers = []
-    for capacity, rate in zip(capacities, meter.rates(lru(meter.reuse, capacities, meter.first)), strict=True):
+    served, tiers = Rates(block_hit=0.0, token_hit=0.0), []
+    for capacity, rate in zip(capacities, meter.rates("lru", capacities), strict=True):
         tiers.append(
             TierShare(
                 capacity_blocks=capacity,

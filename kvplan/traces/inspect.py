@@ -9,7 +9,7 @@ from kvplan.results.trace import Arrivals, InspectResult, Sessions
 from kvplan.traces import columns
 from kvplan.traces.columns import MAX_EVENTS, Columns
 from kvplan.traces.reuse import Reuse, analyse
-from kvplan.traces.sharing import follows, sharing
+from kvplan.traces.sharing import sessions, sharing
 from kvplan.traces.statistics import distribution
 from kvplan.traces.trace import Trace
 
@@ -21,7 +21,7 @@ def inspect(trace: Trace, *, max_events: int = MAX_EVENTS) -> InspectResult:
     blocks.
     """
     data = columns.load(trace, max_events=max_events)
-    reuse = analyse(data) if trace.block_tokens else None
+    reuse = analyse(data)
     arrivals = _arrivals(data.arrival_s, trace.first_s)
     names = [request.session for request in trace] if trace.names_sessions else []
     return InspectResult(
@@ -33,9 +33,9 @@ def inspect(trace: Trace, *, max_events: int = MAX_EVENTS) -> InspectResult:
         arrivals=arrivals,
         prompt_tokens=distribution(data.prompt_tokens),
         output_tokens=distribution(data.output_tokens),
-        sessions=_sessions(data, names, reuse),
-        sharing=sharing(reuse) if reuse else None,
-        quirks=tuple(_quirks(data, reuse, arrivals, trace)),
+        sessions=_sessions(reuse, names),
+        sharing=sharing(reuse) if trace.block_tokens else None,
+        quirks=tuple(_quirks(reuse, arrivals, trace)),
         cannot_say=tuple(_cannot_say(data, trace, arrivals)),
         provenance={"trace": f"{trace.name}, read as {trace.format}", "percentiles": "nearest rank"},
         warnings=tuple(trace.report.sentences()),
@@ -70,25 +70,15 @@ def _counts(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.bincount(whole) if whole[-1] < 4e8 else np.unique(whole, return_counts=True)[1]
 
 
-def _sessions(data: Columns, names: list[str], reuse: Reuse | None) -> Sessions | None:
-    """From the names in the file, else from prefixes: a request belongs to the session of the request that it follows
-    on.
-    """
-    if names:
-        session = np.unique(np.array(names), return_inverse=True)[1]
-        session = np.where(np.array(names) == "", len(names) + np.arange(len(names)), session)
-    elif reuse is not None and data.one_in == 1:
-        parents, roots = follows(reuse).tolist(), list(range(data.requests))
-        for request, parent in enumerate(parents):
-            if parent >= 0:
-                roots[request] = roots[parent]
-        session = np.array(roots)
-    else:
+def _sessions(reuse: Reuse, names: list[str]) -> Sessions | None:
+    data = reuse.columns
+    if not names and (not data.block_tokens or data.one_in > 1):
         return None
+    session = sessions(reuse, names)
     order = np.argsort(session, kind="stable")
     same = session[order[1:]] == session[order[:-1]]
     gaps = np.round((data.arrival_s[order[1:]] - data.arrival_s[order[:-1]])[same], 9)
-    turns = np.unique(session, return_counts=True)[1]
+    turns = np.bincount(session)
     return Sessions(
         inferred=not names,
         sessions=len(turns),
@@ -97,7 +87,8 @@ def _sessions(data: Columns, names: list[str], reuse: Reuse | None) -> Sessions 
     )
 
 
-def _quirks(data: Columns, reuse: Reuse | None, arrivals: Arrivals, trace: Trace) -> list[str]:
+def _quirks(reuse: Reuse, arrivals: Arrivals, trace: Trace) -> list[str]:
+    data = reuse.columns
     quirks = [f"{count.rows:,} rows: {count.what}" for count in trace.report.counts if count.kind == "quirk"]
     if (period_s := _period_s(data, arrivals)) > 0:
         quirks.append(
@@ -106,7 +97,7 @@ def _quirks(data: Columns, reuse: Reuse | None, arrivals: Arrivals, trace: Trace
         )
     if zero := int((data.output_tokens == 0).sum()):
         quirks.append(f"{zero:,} requests have no output tokens")
-    if reuse is None:
+    if not trace.block_tokens:
         return quirks
     size, prompt = data.block_tokens, data.prompt_tokens
     partial = int(((data.blocks == -(-prompt // size)) & (prompt % size > 0)).sum())

@@ -8,41 +8,36 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kvplan.traces.columns import Columns, Ints
-from kvplan.traces.reuse import NEVER, Reuse
+from kvplan.traces.reuse import NEVER, Window, nodes
 
 _LANES = 2**26
 """FIFO simulates so many capacities together that blocks x capacities stays below this."""
 
 
-def lru(reuse: Reuse, capacities: Sequence[int], first: int) -> Ints:
-    """Hit blocks and hit tokens of the requests from `first` on, shape (2, capacities): every use nearer than the
-    capacity.
+def lru(window: Window, capacities: Sequence[int]) -> Ints:
+    """Hit blocks and hit tokens, shape (2, capacities): every use nearer than the capacity.
 
     Of sampled blocks the misses are scaled up and the hits are the rest: a block used very often hits nearly always,
     and whether it is in the sample must not matter.
     """
-    columns, start = reuse.columns, reuse.columns.starts[first]
-    distance, tokens = reuse.distance[start:], columns.tokens[start:]
-    order = np.argsort(distance)
-    reached = np.searchsorted(distance[order], np.minimum(np.array(capacities, dtype=np.int64), NEVER))
-    sums = np.concatenate(([0], np.cumsum(tokens[order])))
-    missed_blocks = (len(distance) - reached) * columns.one_in
-    missed_tokens = (sums[-1] - sums[reached]) * columns.one_in
-    named = np.minimum(columns.blocks[first:] * columns.block_tokens, columns.prompt_tokens[first:])
-    return np.array([columns.blocks[first:].sum() - missed_blocks, named.sum() - missed_tokens])
+    one_in = window.reuse.columns.one_in
+    near = np.searchsorted(window.distance, np.minimum(np.array(capacities, dtype=np.int64), NEVER))
+    missed_blocks = (len(window.distance) - near) * one_in
+    missed_tokens = (window.tokens[-1] - window.tokens[near]) * one_in
+    return np.array([window.blocks - missed_blocks, window.named_tokens - missed_tokens])
 
 
-def fifo(reuse: Reuse, capacities: Sequence[int], first: int) -> Ints:
+def fifo(window: Window, capacities: Sequence[int]) -> Ints:
     """Hit blocks and hit tokens, shape (2, capacities). Missing blocks are inserted head first, each pushing out the
     oldest insertion.
 
     The m-th insertion is resident while fewer than `capacity` have followed it, so that one number a block and
     capacity is the whole state.
     """
-    number = nodes(reuse.before)
+    columns, number = window.reuse.columns, nodes(window.reuse.before)
     lanes = max(1, _LANES // max(1, len(number)))
-    parts = [_fifo(reuse.columns, number, capacities[at : at + lanes]) for at in range(0, len(capacities), lanes)]
-    return _totals(reuse.columns, np.concatenate(parts, axis=1), first)
+    parts = [_fifo(columns, number, capacities[at : at + lanes]) for at in range(0, len(capacities), lanes)]
+    return _totals(window, np.concatenate(parts, axis=1))
 
 
 def _fifo(columns: Columns, nodes: Ints, capacities: Sequence[int]) -> Ints:
@@ -71,14 +66,14 @@ def _fifo(columns: Columns, nodes: Ints, capacities: Sequence[int]) -> Ints:
     return hits
 
 
-def opt(reuse: Reuse, capacities: Sequence[int], first: int) -> Ints:
+def opt(window: Window, capacities: Sequence[int]) -> Ints:
     """Hit blocks and hit tokens, shape (2, capacities), of Belady's optimum with bypass: what is needed last goes
     first.
 
     A block used by request t and next by request e is worth keeping from t to e. Blocks of one request with the same e
     move together; along a request e never falls, so that the deepest blocks go first and what stays is a prefix.
     """
-    columns, before = reuse.columns, reuse.before
+    columns, before = window.reuse.columns, window.reuse.before
     request = columns.request_of_event()
     reused = np.flatnonzero(before >= 0)
     # Spans (t, e) in the order in which they give way: the last needed, and of those the least recently used, which
@@ -91,7 +86,7 @@ def opt(reuse: Reuse, capacities: Sequence[int], first: int) -> Ints:
     hits = np.zeros((columns.requests, len(capacities)), dtype=np.int64)
     for lane, capacity in enumerate(capacities):
         np.add.at(hits[:, lane], end, np.array(_kept(starting, ending, sizes, capacity), dtype=np.int64))
-    return _totals(columns, hits, first)
+    return _totals(window, hits)
 
 
 def _kept(starting: dict[int, list[int]], ending: dict[int, list[int]], size: list[int], capacity: int) -> list[int]:
@@ -121,19 +116,11 @@ def _buckets(values: Ints) -> dict[int, list[int]]:
     return buckets
 
 
-def nodes(before: Ints) -> Ints:
-    """A dense number for each distinct block, the same for all its events."""
-    first = before < 0
-    root = np.where(first, np.arange(len(before)), before)
-    while not np.array_equal(further := root[root], root):
-        root = further
-    return (np.cumsum(first) - 1)[root]
-
-
-def _totals(columns: Columns, hits: Ints, first: int) -> Ints:
+def _totals(window: Window, hits: Ints) -> Ints:
+    columns, first = window.reuse.columns, window.first
     tokens = np.minimum(hits * columns.block_tokens, columns.prompt_tokens[:, None])
     return np.array([hits[first:].sum(axis=0), tokens[first:].sum(axis=0)])
 
 
-POLICIES: dict[str, Callable[[Reuse, Sequence[int], int], Ints]] = {"lru": lru, "fifo": fifo, "opt": opt}
-"""Policy name -> hit blocks and hit tokens at capacities, of the requests from an index on."""
+POLICIES: dict[str, Callable[[Window, Sequence[int]], Ints]] = {"lru": lru, "fifo": fifo, "opt": opt}
+"""Policy name -> hit blocks and hit tokens of a window at capacities; the caches have seen all requests before it."""

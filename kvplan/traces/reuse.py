@@ -32,6 +32,36 @@ def analyse(columns: Columns) -> Reuse:
     return Reuse(columns, before, _stack_distances(columns, before))
 
 
+def nodes(before: Ints) -> Ints:
+    """A dense number for each distinct block, the same for all its events."""
+    first = before < 0
+    root = np.where(first, np.arange(len(before)), before)
+    while not np.array_equal(further := root[root], root):
+        root = further
+    return (np.cumsum(first) - 1)[root]
+
+
+class Window:
+    """The requests from `first` on, with their events in order of stack distance."""
+
+    def __init__(self, reuse: Reuse, first: int) -> None:
+        columns = reuse.columns
+        self.reuse, self.first, self.start = reuse, first, int(columns.starts[first])
+        order = np.argsort(reuse.distance[self.start :], kind="stable")
+        self.distance = reuse.distance[self.start :][order]
+        self.tokens = np.concatenate(([0], np.cumsum(columns.tokens[self.start :][order])))  # covered by the first n
+        self.blocks = int(columns.blocks[first:].sum())
+        self.prompt_tokens = int(columns.prompt_tokens[first:].sum())
+        self.named_tokens = int(
+            np.minimum(columns.blocks[first:] * columns.block_tokens, columns.prompt_tokens[first:]).sum()
+        )
+
+    @property
+    def reused(self) -> Ints:
+        """Stack distances of the events that are not first uses, in order."""
+        return self.distance[: np.searchsorted(self.distance, NEVER)]
+
+
 def _previous(columns: Columns) -> Ints:
     order = np.argsort(columns.keys, kind="stable")
     same = columns.keys[order[1:]] == columns.keys[order[:-1]]

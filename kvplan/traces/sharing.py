@@ -7,14 +7,14 @@ import numpy.typing as npt
 
 from kvplan.results.trace import Rates, Sharing, WorkingSet
 from kvplan.traces.columns import Ints
-from kvplan.traces.policies import lru, nodes
-from kvplan.traces.reuse import NEVER, Reuse
+from kvplan.traces.policies import lru
+from kvplan.traces.reuse import NEVER, Reuse, Window, nodes
 from kvplan.traces.statistics import distribution
 
 _WITHIN_S = (0, 1, 10, 60, 300, 600, 1800, 3600, 86400)
 _WINDOWS_S = (60.0, 300.0, 600.0, 1800.0)
-_COMMON = 0.01
-"""A leading block that this share of the requests use belongs to a system prompt rather than to a session."""
+_TURN_WAYS = 2
+"""A turn's last full block is followed by its own partial block and by the next turn's."""
 
 
 def sharing(reuse: Reuse) -> Sharing:
@@ -46,34 +46,53 @@ def sharing(reuse: Reuse) -> Sharing:
     )
 
 
-def follows(reuse: Reuse) -> Ints:
+def sessions(reuse: Reuse, names: list[str]) -> Ints:
+    """A dense number of the session of each request: by `names` where the file gives them (an empty one stands alone),
+    else a request belongs to the session of the request whose prompt it continues.
+    """
+    if names:
+        unnamed = np.array([not name for name in names])
+        number = np.unique(np.array(names), return_inverse=True)[1]
+        roots = np.where(unnamed, len(names) + np.arange(len(names)), number)
+    else:
+        found = list(range(reuse.columns.requests))
+        for request, parent in enumerate(_follows(reuse).tolist()):
+            if parent >= 0:
+                found[request] = found[parent]
+        roots = np.array(found)
+    return np.unique(roots, return_inverse=True)[1]
+
+
+def _follows(reuse: Reuse) -> Ints:
     """For each request the one whose prompt it continues, -1 for none.
 
-    That is the last user of its deepest hit block, if all its full blocks are repeated and are more than a system
-    prompt's.
+    That is the last user of its deepest hit block, if all its full blocks are repeated. A block after which prompts go
+    many ways ends a system prompt or a document, not a session's turn.
     """
     data = reuse.columns
     request = data.request_of_event()
-    parent = np.full(data.requests, -1, dtype=np.int64)
-    number = nodes(reuse.before)
-    common = np.bincount(number)[number] > max(2, _COMMON * data.requests)
     hits = np.bincount(request[reuse.before >= 0], minlength=data.requests)
     has = np.flatnonzero(hits)
     deepest = data.starts[has] + hits[has] - 1
     candidate = request[reuse.before[deepest]]
-    full = data.prompt_tokens[candidate] // data.block_tokens
-    follows_on = (hits[has] >= full) & ~common[deepest]
-    parent[has[follows_on]] = candidate[follows_on]
+    repeated = hits[has] >= data.prompt_tokens[candidate] // data.block_tokens
+    of_session = _continuations(reuse)[deepest] <= _TURN_WAYS
+    parent = np.full(data.requests, -1, dtype=np.int64)
+    parent[has[repeated & of_session]] = candidate[repeated & of_session]
     return parent
 
 
+def _continuations(reuse: Reuse) -> Ints:
+    """For each event, how many different blocks ever follow its block."""
+    number, request = nodes(reuse.before), reuse.columns.request_of_event()
+    new = np.flatnonzero((reuse.before[1:] < 0) & (request[1:] == request[:-1]))  # a block has one predecessor
+    return np.bincount(number[new], minlength=int(number.max(initial=-1)) + 1)[number]
+
+
 def _ideal(reuse: Reuse, first: int) -> Rates:
-    blocks, tokens = (int(total[0]) for total in lru(reuse, [NEVER], first))
-    data = reuse.columns
-    return Rates(
-        block_hit=blocks / max(1, int(data.blocks[first:].sum())),
-        token_hit=tokens / max(1, int(data.prompt_tokens[first:].sum())),
-    )
+    window = Window(reuse, first)
+    blocks, tokens = lru(window, [NEVER])[:, 0].tolist()
+    return Rates(block_hit=blocks / max(1, window.blocks), token_hit=tokens / max(1, window.prompt_tokens))
 
 
 def _share(most_hit: Ints, top: float) -> float:

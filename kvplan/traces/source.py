@@ -15,10 +15,13 @@ import msgspec
 from kvplan.errors import InputError, MissingError
 
 MAX_LINE_BYTES = 16 * 2**20
+MAX_BLANK_LINES = 100_000
 MAX_DOCUMENT_BYTES = 2**30
 """A format that is one JSON document has to be held whole."""
-BOMB_BYTES, BOMB_RATIO = 256 * 2**20, 200
-"""A compressed file stops beyond this many bytes when it also grew beyond this ratio; request traces reach about 20."""
+BOMB_BYTES, BOMB_RATIO = 256 * 2**20, 500
+"""A compressed file stops beyond this many bytes when it also grew beyond this ratio; request traces reach about 20,
+ones that repeat long lists of ids some hundreds under zstd.
+"""
 
 _GZIP, _ZSTD, _PARQUET, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xef\xbb\xbf"
 _HEAD_BYTES = 64 * 1024
@@ -46,6 +49,8 @@ class Source(Protocol):
 
 def open_source(path: Path, ordinal: int = 0) -> Source:
     """The source of a file by its first bytes. Raises InputError when it is missing, unreadable or empty."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file", hint="a trace is read twice: save it to a file first")
     with _readable(path), open(path, "rb") as stream:
         magic = stream.read(4)
     source: Source = _Parquet(path, ordinal) if magic == _PARQUET else _Text(path, ordinal)
@@ -64,7 +69,7 @@ class _Text:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Raises InputError on a line that is too long or not UTF-8."""
         with _readable(self.path), self._open() as stream:
-            number = 0
+            number = blank = 0
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if number == 1:
@@ -75,6 +80,10 @@ class _Text:
                     self._check_utf8(number, line)
                 if not line.isspace():
                     yield number, line
+                    continue
+                blank += 1
+                if blank > MAX_BLANK_LINES:
+                    raise self.error(number, f"more than {MAX_BLANK_LINES:,} blank lines")
 
     def document(self) -> bytes:
         """Raises InputError above MAX_DOCUMENT_BYTES."""
@@ -114,7 +123,7 @@ class _Parquet:
         self.head = next((line for _, line in self.lines()), b"")
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        parquet = _package("pyarrow.parquet", "a Parquet file")
+        parquet = package("pyarrow.parquet", "a Parquet file")
         number = 0
         with _readable(self.path):
             for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=4096):
@@ -173,16 +182,17 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _zstd(raw: BinaryIO) -> Any:
-    return _package("zstandard", "a .zst file").ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return package("zstandard", "a .zst file").ZstdDecompressor().stream_reader(raw, read_across_frames=True)
 
 
-def _package(name: str, what: str) -> Any:
+def package(name: str, what: str) -> Any:
+    """An optional package. Raises MissingError with what it is for."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError:
         raise MissingError(
-            f"reading {what} needs the package {name.partition('.')[0]}, which is not installed",
+            f"{what} needs the package {name.partition('.')[0]}, which is not installed",
             hint="pip install 'kvplan[traces]'",
         ) from None

@@ -21,32 +21,40 @@ from kvplan.workload import Request
 class Trace:
     """The requests of a file, streamed anew at each iteration in arrival order (stable), from 0 s.
 
-    `block_tokens` is the size of the blocks that `Request.blocks` names, 0 when the file names no content. Memory is 8
-    bytes a row, plus the rows that wait for an earlier one where the file is out of order. Opening has read and
-    checked every row.
+    `block_tokens` is the size of the blocks that `Request.blocks` names, 0 when the file names no content; `first_s` is
+    the file's own time of the first request; `names_sessions` tells whether the file does. Opening has read and checked
+    every row, and `report` says what it met. Memory is 8 bytes a row, plus the rows that wait for an earlier one where
+    the file is out of order.
     """
 
     def __init__(self, name: str, format: str, block_tokens: int, rows: Callable[[Notes], Rows]) -> None:
         self.name, self.format, self._rows = name, format, rows
-        notes, arrivals, latest_s = Notes(), array("d"), float("-inf")
-        named = sessions = False
-        for line, request in rows(notes):
+        self.names_sessions = self._names_content = False
+        notes = Notes()
+        arrivals = array("d", self._checked_arrivals(notes))
+        self.report = notes.report(requests=len(arrivals))
+        if not arrivals:
+            raise InputError(f"{name}: {'no request is left' if self.report.rows_read else 'the trace is empty'}")
+        self.block_tokens = block_tokens if self._names_content else 0
+        self.first_s = min(arrivals)
+        self._order: array[int] | None = None
+        if self.report.rows("reordered"):
+            self._order = array("q", sorted(range(len(arrivals)), key=arrivals.__getitem__))
+
+    def _checked_arrivals(self, notes: Notes) -> Iterator[float]:
+        latest_s = float("-inf")
+        for line, request in self._rows(notes):
             if request.arrival_s < latest_s:
                 notes.count("reordered", "earlier than a row above", line)
             else:
                 latest_s = request.arrival_s
-            arrivals.append(request.arrival_s)
-            named = named or bool(request.blocks)
-            sessions = sessions or bool(request.session)
-        self.report = notes.report(requests=len(arrivals))
-        if not arrivals:
-            raise InputError(f"{name}: {'no request is left' if self.report.rows_read else 'the trace is empty'}")
-        self.block_tokens = block_tokens if named else 0
-        self.names_sessions = sessions
-        self.first_s = min(arrivals)
-        self._order = None
-        if self.report.rows("reordered"):
-            self._order = array("q", sorted(range(len(arrivals)), key=arrivals.__getitem__))
+            if request.blocks:
+                self._names_content = True
+                if max(request.blocks) >= 2**64 or min(request.blocks) < -(2**63):
+                    raise InputError(f"{self.name}, line {line}: an id of a block has more than 64 bits")
+            if request.session:
+                self.names_sessions = True
+            yield request.arrival_s
 
     def __iter__(self) -> Iterator[Request]:
         requests: Iterator[Request] = (request for _, request in self._rows(Notes()))

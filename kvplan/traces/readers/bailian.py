@@ -24,7 +24,7 @@ class _Row(msgspec.Struct, gc=False):
     timestamp: float
     input_length: jsonl.Tokens
     output_length: jsonl.Tokens
-    hash_ids: tuple[jsonl.Id, ...] = ()
+    hash_ids: tuple[int, ...] = ()
     parent_chat_id: int = -1
 
 

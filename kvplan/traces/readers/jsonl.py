@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated, Any, TypeVar
@@ -14,20 +15,37 @@ MAX_TOKENS = 100_000_000
 """A prompt or an answer longer than this is a damaged row."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
-Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding damaged JSON may raise."""
 
 _T = TypeVar("_T")
 
 
 def rows(source: Source, kind: type[_T], *, skip: int = 0) -> Iterator[tuple[int, _T]]:
-    """Line number and record of each line after the first `skip`. Raises InputError with the line that does not fit."""
+    """Line number and record of each line after the first `skip`; of a file that is one JSON array, the place (from 1)
+    and record of each element.
+
+    Raises InputError with the line that does not fit.
+    """
+    if _is_array(source):
+        yield from enumerate(document(source, list[kind]), start=1)  # type: ignore[valid-type]
+        return
     decode = msgspec.json.Decoder(kind).decode
     for number, line in islice(source.lines(), skip, None):
         try:
             row = decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except BROKEN as error:
             raise source.error(number, problem(error)) from None
         yield number, row
+
+
+def document(source: Source, kind: type[_T]) -> _T:
+    """The whole file as one JSON document. Raises InputError with the place in it that does not fit."""
+    try:
+        return msgspec.json.decode(source.document(), type=kind)
+    except BROKEN as error:
+        raise source.error(1, problem(error)) from None
 
 
 def problem(error: Exception) -> str:
@@ -39,9 +57,17 @@ def problem(error: Exception) -> str:
 
 
 def first(source: Source) -> dict[str, Any]:
-    """The keys and values of the first line when it is a JSON object; empty otherwise."""
+    """The first record of a file of JSON lines or of one JSON array; empty where there is none."""
+    head = source.head.lstrip()
     try:
-        row = msgspec.json.decode(source.head.lstrip().split(b"\n", 1)[0])
-    except (msgspec.DecodeError, RecursionError):
+        if _is_array(source):
+            row, _ = json.JSONDecoder().raw_decode(head[1:].decode(errors="replace").lstrip())
+        else:
+            row = msgspec.json.decode(head.split(b"\n", 1)[0])
+    except (*BROKEN, ValueError):
         return {}
     return row if isinstance(row, dict) else {}
+
+
+def _is_array(source: Source) -> bool:
+    return source.head.lstrip().startswith(b"[")

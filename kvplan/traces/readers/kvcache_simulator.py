@@ -20,7 +20,7 @@ from kvplan.workload import Request
 
 
 class _Row(msgspec.Struct, gc=False):
-    hash_ids: tuple[jsonl.Id | str, ...]
+    hash_ids: tuple[int | str, ...]
     input_length: jsonl.Tokens
     block_size: Annotated[int, msgspec.Meta(ge=1, le=jsonl.MAX_TOKENS)] | None = None
     output_length: jsonl.Tokens = 0

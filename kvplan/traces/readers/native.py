@@ -34,7 +34,7 @@ class Row(
     t: float
     prompt: jsonl.Tokens
     output: jsonl.Tokens
-    blocks: tuple[jsonl.Id, ...] = ()
+    blocks: tuple[int, ...] = ()
     session: str = ""
     think: float = -1.0
     row: int = -1

@@ -21,7 +21,7 @@ BLOCK_TOKENS = 16
 class _Call(msgspec.Struct, gc=False):
     input_toks: jsonl.Tokens
     output_toks: jsonl.Tokens
-    input_tok_ids: list[jsonl.Id] | None = None
+    input_tok_ids: list[int] | None = None
     tool_duration_ns: Annotated[float, msgspec.Meta(ge=0, le=4e18)] = 0.0
 
 
@@ -31,7 +31,7 @@ class _Row(msgspec.Struct, gc=False):
     sub_requests: list[_Call] | None = None
     input_toks: jsonl.Tokens | None = None
     output_toks: jsonl.Tokens | None = None
-    input_tok_ids: list[jsonl.Id] | None = None
+    input_tok_ids: list[int] | None = None
 
 
 def _sniff(source: Source) -> bool:

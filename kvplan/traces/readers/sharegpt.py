@@ -4,8 +4,6 @@ all turns before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from kvplan.traces.notes import Notes
@@ -29,7 +27,7 @@ class _Chat(msgspec.Struct):
 
 
 def _sniff(source: Source) -> bool:
-    return source.head.lstrip()[:1] in (b"[", b"{") and b'"conversations"' in source.head
+    return "conversations" in jsonl.first(source)
 
 
 def _read(source: Source, options: Options, notes: Notes) -> Rows:
@@ -37,7 +35,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
     notes.warn(
         "this format has no times: every session starts at 0 s, and each turn follows at once on the last answer"
     )
-    for line, chat in _chats(source):
+    for line, chat in jsonl.rows(source, _Chat):
         past, first = "", True
         for turn in chat.conversations:
             if turn.speaker in _ANSWERS and past:
@@ -56,16 +54,6 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
                 )
                 index, first = index + 1, False
             past += f"<{turn.speaker}>\n{turn.value}\n"
-
-
-def _chats(source: Source) -> Iterator[tuple[int, _Chat]]:
-    if not source.head.lstrip().startswith(b"["):
-        yield from jsonl.rows(source, _Chat)
-        return
-    try:
-        yield from enumerate(msgspec.json.decode(source.document(), type=list[_Chat]), start=1)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise source.error(1, jsonl.problem(error)) from None
 
 
 READER = Reader(_sniff, text.block_tokens, _read)

@@ -58,13 +58,17 @@ def _reader(columns: _Columns) -> Reader:
 
 
 def _header(source: Source) -> list[str]:
+    """Names of the columns; empty when the file does not start with a line of CSV."""
     line = source.head.split(b"\n", 1)[0].decode(errors="replace").strip()
-    return [name.strip() for name in next(csv.reader([line]), [])] if len(line) < 4096 else []
+    try:
+        return [name.strip() for name in next(csv.reader([line]), [])]
+    except csv.Error:
+        return []
 
 
 def _records(source: Source) -> Iterator[tuple[int, _Record]]:
     """Line number and fields by column name."""
-    if source.head.lstrip().startswith(b"{"):
+    if jsonl.first(source):
         for line, row in jsonl.rows(source, dict[str, str | int | float | bool | None]):
             yield line, {name: str(value) for name, value in row.items() if value is not None}
         return

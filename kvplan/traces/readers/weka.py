@@ -53,7 +53,7 @@ def _block_tokens(source: Source, options: Options) -> int:
 
 
 def _read(source: Source, options: Options, notes: Notes) -> Rows:
-    session = _decode(source)
+    session = jsonl.document(source, _Session)
     size, name = session.block_size, session.id or str(source.ordinal)
     seen: set[str] = set()
     for index, (call, start_s, agent) in enumerate(_flatten(source, session.requests, 0.0, name)):
@@ -73,13 +73,6 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
                 think_s=think_s,
             ),
         )
-
-
-def _decode(source: Source) -> _Session:
-    try:
-        return msgspec.json.decode(source.document(), type=_Session)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise source.error(1, jsonl.problem(error)) from None
 
 
 def _flatten(source: Source, calls: list[_Call], start_s: float, session: str) -> Iterator[tuple[_Call, float, str]]:

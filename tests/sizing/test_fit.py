@@ -1,0 +1,163 @@
+"""What fits, what would make it fit, and what offload frees: each answer against the arithmetic and against asking
+again.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kvplan
+from kvplan import catalog
+from kvplan.errors import InputError
+from kvplan.results.size import SizeResult
+from kvplan.sizing.answer import ask
+
+GiB = 2**30
+VLLM = catalog.engine("vllm")
+H100 = catalog.machine("h100-sxm")
+
+
+def options(change: str) -> dict[str, object]:
+    """`--kv-dtype fp8 --tp 2` as keyword arguments."""
+    words = change.split()
+    names = {"ctx": "context_tokens"}
+    found = {}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        found[names.get(name, name)] = int(value) if value.isdigit() else value
+    return found
+
+
+def test_a_question_with_a_known_pool() -> None:
+    # 16 GiB for Llama-3.1-8B at 131,072 B a token: one sequence of 128k, or 4 of 32k, or 16,384 tokens for each of 8.
+    result = ask(catalog.model("llama-3.1-8b"), engine=VLLM, context_tokens=32768, batch=8, pool_bytes=16 * GiB)
+    assert (result.fit.fits, result.fit.max_sequences, result.fit.max_context_tokens) == (False, 4, 16384)
+    assert result.fit.missing_bytes == 8 * 4 * GiB - 16 * GiB
+    assert kvplan.size("llama-3.1-8b", context_tokens=131072, pool_bytes=16 * GiB).fit.fits is True
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "batch", "tp"),
+    [
+        ("llama-3.1-8b", 131072, 8, 1),
+        ("qwen2.5-32b", 131072, 2, 1),
+        ("llama-3.1-70b", 131072, 1, 2),
+        ("gpt-oss-120b", 131072, 64, 1),
+    ],
+)
+def test_ways_out_hold_when_asked_again(name: str, tokens: int, batch: int, tp: int) -> None:
+    asked = {"context_tokens": tokens, "batch": batch, "tp": tp}
+    result = kvplan.size(name, machine=H100, **asked)
+    assert result.fit.fits is False
+    assert 2 <= len(result.fit.ways_out) <= 4
+    assert any(way.fits for way in result.fit.ways_out)
+    for way in result.fit.ways_out:
+        if way.change.startswith("--"):
+            again = kvplan.size(name, machine=H100, **(asked | options(way.change)))
+            assert (again.fit.fits, again.fit.max_sequences) == (way.fits, way.max_sequences), way.change
+
+
+def test_weights_that_do_not_fit() -> None:
+    result = kvplan.size("llama-3.1-70b", machine=H100, context_tokens=8192)
+    assert (result.fit.fits, result.fit.kv_pool_bytes, result.fit.max_context_tokens) == (False, 0, 0)
+    assert any(way.fits and "--tp" in way.change for way in result.fit.ways_out)
+
+
+def row(result: SizeResult, placement: str, kv_dtype: str):  # noqa: ANN201
+    return next(one for one in result.offload if (one.placement, one.kv_dtype) == (placement, kv_dtype))
+
+
+def test_published_offload_figures() -> None:
+    # 32 layers x 4096 hidden, fp16, 8k: 4 GiB; the last 1,024 tokens are 0.5 GiB (87.5 % saved); 80 % and 95 % off
+    # leave 0.8 and 0.2 GiB;
+
+    # int8 halves what 80 % leave: 90 % saved.
+    result = ask(catalog.model("llama-2-7b"), engine=VLLM, context_tokens=8192, kv_dtype="fp16")
+    kept = row(result, "last 1,024 on GPU", "fp16")
+    assert (kept.gpu_bytes, kept.saved_fraction) == (GiB // 2, 0.875)
+    assert row(result, "80 % on CPU", "fp16").gpu_bytes / GiB == pytest.approx(0.8, abs=1e-8)
+    assert row(result, "95 % on CPU", "fp16").gpu_bytes / GiB == pytest.approx(0.2, abs=1e-8)
+    assert row(result, "80 % on CPU", "int8").saved_fraction == pytest.approx(0.9, abs=1e-9)
+    assert row(result, "all on GPU", "fp16").saved_fraction == 0
+
+
+def test_offloaded_windows_and_states() -> None:
+    # gpt-oss: the last 1,024 tokens hold 18 x 1,024 tokens of full layers and the 18 windows of 128 whole: 2,048 B a
+    # token and layer.
+
+    result = ask(catalog.model("gpt-oss-120b"), engine=VLLM, context_tokens=131072)
+    assert row(result, "last 1,024 on GPU", "bf16").gpu_bytes == 18 * (1024 + 128) * 2048
+    # A state never leaves the GPU.
+    hybrid = ask(catalog.model("nemotron-3-nano-30b-a3b"), engine=VLLM, context_tokens=131072)
+    assert min(one.gpu_bytes for one in hybrid.offload) >= hybrid.kv.state_bytes > 0
+
+
+def test_both_prices_by_hand() -> None:
+    # 80 % of 16 GiB over a link of 54.9 GB/s: 13,743,895,347 / 54.9e9 = 250.3 ms at every step, plus the engine's
+    # load overhead when idle.
+
+    result = kvplan.size("llama-3.1-8b", machine=H100, context_tokens=131072)
+    price = row(result, "80 % on CPU", "bf16").price
+    assert price is not None
+    assert price.streamed_added_s == pytest.approx(0.8 * 16 * GiB / H100.link.h2d_Bps)
+    blocks = -(-round(0.8 * 131072) // 16)
+    fixed = VLLM.overhead.load_s + VLLM.overhead.load_block_s * blocks
+    assert price.idle_reload_s == pytest.approx(price.streamed_added_s + fixed)
+    assert price.idle_recompute_s > 10 * price.idle_reload_s
+    both = row(result, "40 % CPU, 40 % disk", "bf16").price
+    assert both is not None and both.streamed_added_s > price.streamed_added_s
+
+
+def test_a_latent_vector_is_stored_once_below() -> None:
+    result = kvplan.size("deepseek-v3", machine="h200-sxm", tp=8, context_tokens=8192)
+    assert result.tier_bytes_per_token == {"gpu": 8 * 70272, "cpu": 70272, "disk": 70272}
+
+
+MODELS = ["llama-3.1-8b", "gpt-oss-20b", "qwen3.5-27b", "mistral-7b-v0.1"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(MODELS),
+    context=st.integers(1, 1 << 17),
+    batch=st.integers(1, 64),
+    pool=st.integers(1 << 20, 80 * GiB),
+)
+def test_fit_is_consistent(name: str, context: int, batch: int, pool: int) -> None:
+    result = ask(catalog.model(name), engine=VLLM, context_tokens=context, batch=batch, pool_bytes=pool)
+    assert result.kv.bytes_total == batch * result.kv.bytes_per_sequence
+    assert result.fit.fits == (result.fit.max_sequences >= batch) == (result.fit.missing_bytes == 0)
+    assert result.fit.max_sequences == int(result.engine.max_concurrency + 1e-9)
+    if result.fit.fits:
+        assert batch * result.engine.reserved_bytes_per_request <= pool
+    longest = result.fit.max_context_tokens
+    if longest and not result.fit.limited_by_model:
+        assert ask(catalog.model(name), engine=VLLM, context_tokens=longest, batch=batch, pool_bytes=pool).fit.fits
+        assert not ask(
+            catalog.model(name), engine=VLLM, context_tokens=longest + 1, batch=batch, pool_bytes=pool
+        ).fit.fits
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch": 0},
+        {"tp": 0},
+        {"context_tokens": -1},
+        {"gpu_fraction": 2.0},
+        {"kv_dtype": "fp7"},
+        {"dtype": "x"},
+        {"ep": -1},
+    ],
+)
+def test_questions_without_meaning(wrong: dict) -> None:
+    with pytest.raises(InputError):
+        kvplan.size("llama-3.1-8b", **wrong)
+
+
+def test_more_than_the_host_can_pin_is_said() -> None:
+    # 64 sequences of 16 GiB are 1 TiB; an L4 host has 128 GiB, of which 80 % can be pinned.
+    result = kvplan.size("llama-3.1-8b", machine="l4", context_tokens=131072, batch=64)
+    assert any("102.4 GiB that the host can pin" in text for text in result.warnings)
