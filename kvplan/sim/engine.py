@@ -27,7 +27,7 @@ class Job:
     """A request on its way through a replica."""
 
     __slots__ = (
-        "request", "prompt", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
+        "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
         "promoted", "weighed_s", "looked", "prefetch", "following", "whole",
     )  # fmt: skip
@@ -35,6 +35,7 @@ class Job:
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
         self.request = request
         self.prompt = request.prompt_tokens
+        self.target = self.prompt  # tokens whose KV it needs before it decodes: the prompt, after a preemption also what it generated
         self.output = output
         self.arrival_s = request.arrival_s
         self.enter_s = enter_s
@@ -61,11 +62,6 @@ class Job:
         self.blocked_on: Any = None  # what the job waits for before it can be admitted
         self.preemptions = 0
         self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
-
-    @property
-    def target(self) -> int:
-        """Tokens whose KV is needed before the next output token: the prompt, and what was generated before a preemption."""
-        return self.prompt + self.emitted if self.preemptions else self.prompt
 
 
 class Plan:
@@ -341,6 +337,7 @@ class Replica:
         self._release(job)
         job.computed = 0
         job.planned = job.emitted
+        job.target = job.prompt + job.emitted
         job.epoch += 1
         job.preemptions += 1
         job.stored = 0

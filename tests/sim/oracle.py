@@ -78,6 +78,7 @@ class Seq:
     def __init__(self, request: Request, output: int, names: list[Name]) -> None:
         self.index, self.prompt, self.output = request.index, request.prompt_tokens, output
         self.arrival = request.arrival_s
+        self.target = self.prompt
         self.prompt_names, self.generated = names, []  # type: ignore[var-annotated]
         self.names: list[Name] = []
         self.blocks = self.named = self.computed = self.planned = self.emitted = 0
@@ -87,9 +88,6 @@ class Seq:
         self.hits = (0, 0, 0)
         self.from_disk: set[int] = set()
         self.first = self.last = self.load = 0.0
-
-    def target(self) -> int:
-        return self.prompt + self.emitted if self.preemptions else self.prompt
 
 
 class Step(dict[str, Any]):
@@ -120,8 +118,11 @@ class Oracle:
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
+        self.after(time - self.now, action)  # rounds as a clock does that knows delays only: ties fall alike
+
+    def after(self, delay: float, action: Callable[[], None]) -> None:
         self.count += 1
-        heapq.heappush(self.heap, (time, self.count, action))
+        heapq.heappush(self.heap, (self.now + delay, self.count, action))
 
     def run(self) -> list[Seq]:
         overhead, kt = self.engine.overhead, self.world.trace.block_tokens
@@ -158,7 +159,7 @@ class Oracle:
     def execute(self, plan: Step) -> None:
         self.executing = plan
         self.steps += 1
-        self.at(max(self.now, plan["inputs"]) + plan["s"], lambda: self.executed(plan))
+        self.after(max(self.now, plan["inputs"]) - self.now + plan["s"], lambda: self.executed(plan))
 
     def executed(self, plan: Step) -> None:
         self.executing = None
@@ -212,7 +213,7 @@ class Oracle:
             plan["inputs"] = max(self.now, self.link.free_at[IN])
         budget, preempted = self.engine.step_tokens, False
         for seq in list(self.running):
-            need = seq.target() - seq.computed
+            need = seq.target - seq.computed
             if not seq.running or (need <= 0 and seq.planned >= seq.output):
                 continue
             if budget <= 0:
@@ -238,10 +239,10 @@ class Oracle:
     def add(self, plan: Step, seq: Seq, new: int) -> None:
         context = seq.computed
         seq.computed += new
-        if context < seq.target():
+        if context < seq.target:
             plan["chunks"].append((seq, new, context))
             self.share(seq)
-            if seq.computed < seq.target():
+            if seq.computed < seq.target:
                 return
         else:
             plan["decodes"].append(seq)
@@ -274,6 +275,7 @@ class Oracle:
         self.release(seq)
         seq.computed = seq.stored = 0
         seq.planned = seq.emitted
+        seq.target = seq.prompt + seq.emitted
         seq.epoch += 1
         seq.preemptions += 1
         self.waiting.insert(0, seq)
@@ -315,12 +317,12 @@ class Oracle:
                 return
 
     def wanted(self, seq: Seq, upto: int) -> int:
-        return max(upto, seq.target()) if self.engine.reserve_full_prompt else upto
+        return max(upto, seq.target) if self.engine.reserve_full_prompt else upto
 
     def attempt(self, seq: Seq, budget: int) -> int | None:
         """Tokens to compute now; 0: waits for a load; None: no room."""
         if seq.blocks:
-            new = min(seq.target() - seq.computed, budget)
+            new = min(seq.target - seq.computed, budget)
             if -(-self.wanted(seq, seq.computed + new) // self.block) - seq.blocks > self.gpu.room():
                 return None
             self.allocate(seq, seq.computed + new)
@@ -331,11 +333,11 @@ class Oracle:
         while seq.generated and not self.known(seq.generated[-1]):
             seq.generated.pop()
         names = seq.names = [*seq.prompt_names, *(name for own in seq.generated for name in own)]
-        reach = min(self.gpu.reach(names, 0), (seq.target() - 1) // self.block)
+        reach = min(self.gpu.reach(names, 0), (seq.target - 1) // self.block)
         outcome = self.begin(seq, names, reach)
         if outcome is not False:
             return 0 if outcome else None
-        new = min(seq.target() - reach * self.block, budget)
+        new = min(seq.target - reach * self.block, budget)
         if not self.hold(seq, reach, reach * self.block + new):
             return None
         seq.computed = reach * self.block
@@ -361,7 +363,7 @@ class Oracle:
         if cpu is None or self.engine.offload.load_rule == "never":
             return False
         cpu.touch(names)
-        limit = seq.target() // self.block
+        limit = seq.target // self.block
         held = min(limit, cpu.reach(names, reach))
         if disk is not None:
             disk.touch(names)
@@ -384,7 +386,7 @@ class Oracle:
             cpu.unpin(names)
             seq.computed = held * self.block
             self.share(seq)
-            seq.computed = min(seq.computed, seq.target() - 1)
+            seq.computed = min(seq.computed, seq.target - 1)
             from_disk = len(seq.from_disk & set(range(reach, held))) * self.block
             seq.hits = seq.hits if seq.counted else (reach * self.block, count * self.block - from_disk, from_disk)
             seq.load += self.now - began
