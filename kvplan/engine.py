@@ -105,6 +105,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     name: str
     version: str
+    base: str = ""  # the engine whose numbers hold where this one gives none
     block_tokens: int = 16
     step_tokens: int = 8192  # token budget of one step
     max_batch: int = 256

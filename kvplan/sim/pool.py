@@ -59,6 +59,13 @@ class Pool:
             count += 1
         return count * self.tree.key_tokens
 
+    def store(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Coming | None:
+        """`expect` for content that comes from the tier above."""
+        coming = self.expect(keys, start, end, keep=keep)
+        if coming is not None:
+            self.tier.stored_tokens += coming.tokens
+        return coming
+
     def expect(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Coming | None:
         """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with `arrived` or `cut`.
 
@@ -77,7 +84,6 @@ class Pool:
         self.tier.pin(leaf)
         self.tier.take(coming.tokens)
         self.tier.expect(coming.gaps)
-        self.tier.stored_tokens += coming.tokens
         return coming
 
     def arrived(self, coming: Coming) -> None:

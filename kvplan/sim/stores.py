@@ -47,7 +47,7 @@ class Stores:
         end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
-        coming = pool.expect(keys, 0, min(end, job.prompt), keep=job.prompt)
+        coming = pool.store(keys, 0, min(end, job.prompt), keep=job.prompt)
         if coming is None:
             self.dropped_tokens += end - job.stored
             return
@@ -76,7 +76,7 @@ class Stores:
 
     def _write(self, lower: Lower, keys: Keys, end: int, keep: int) -> None:
         pool, above = lower.pool, self.host.pool
-        coming = pool.expect(keys, 0, end, keep=keep)
+        coming = pool.store(keys, 0, end, keep=keep)
         if coming is None:
             self.dropped_tokens += end
             return
@@ -97,7 +97,7 @@ class Stores:
         if isinstance(node.keys[0], tuple):  # what a preempted job generated: computed again
             return
         pool, keys = self.host.pool, keys_of(node, self.gpu.tree.key_tokens)
-        coming = pool.expect(keys, start, end)
+        coming = pool.store(keys, start, end)
         if coming is None:
             self.dropped_tokens += end - start
             return
@@ -116,7 +116,7 @@ class Stores:
         """Host memory gives up a part of a run. The write is staged, so that its place can be used at once."""
         keys = keys_of(node, self.host.pool.tree.key_tokens)
         for lower in self.lower:
-            coming = lower.pool.expect(keys, start, end)
+            coming = lower.pool.store(keys, start, end)
             if coming is None:
                 self.dropped_tokens += end - start
             elif not coming.tokens:
