@@ -83,7 +83,7 @@ class Seq:
         self.names: list[Name] = []
         self.blocks = self.named = self.computed = self.planned = self.emitted = 0
         self.stored = self.epoch = self.preemptions = self.seen_step = 0
-        self.running = self.waits = self.counted = self.seen = False
+        self.running = self.waits = self.counted = False
         self.waiters: list[Seq] = []
         self.hits = (0, 0, 0)
         self.from_disk: set[int] = set()
@@ -114,7 +114,8 @@ class Oracle:
         self.executing: Step | None = None
         self.loading: dict[tuple[str, Name], Seq] = {}
         self.stuck, self.steps = False, 0
-        self.pauses = Pauses(self.engine)
+        self.pauses = Pauses(self.engine, offloading=self.cpu is not None)
+        self.busy_until = 0.0
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
@@ -159,13 +160,21 @@ class Oracle:
     def execute(self, plan: Step) -> None:
         self.executing = plan
         self.steps += 1
-        self.after(max(self.now, plan["inputs"]) - self.now + plan["s"], lambda: self.executed(plan))
+        plan["start"] = max(self.inputs_sent(), plan["ready"])
+        self.busy_until = max(plan["start"] + plan["s"], plan["launched"])
+        self.after(self.busy_until - self.now, lambda: self.executed(plan))
+
+    def inputs_sent(self) -> float:
+        if self.cpu is None or not self.engine.offload.loads_exclude_steps:
+            return self.now
+        return max(self.now, self.link.free_at[IN])
 
     def executed(self, plan: Step) -> None:
         self.executing = None
         seen = self.now
         if self.cpu is not None and self.engine.offload.outputs_behind_stores:
             seen = max(seen, self.link.free_at[OUT])
+        seen += self.engine.overhead.collect_s
         for seq, new, context in plan["chunks"]:
             if seq.running:
                 self.store(seq, context + new)
@@ -208,9 +217,8 @@ class Oracle:
         self.stuck = False
 
     def plan(self) -> Step:
-        plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "s": 0.0, "inputs": self.now})
-        if self.cpu is not None and self.engine.offload.inputs_behind_loads:
-            plan["inputs"] = max(self.now, self.link.free_at[IN])
+        plan: Step = Step({"chunks": [], "decodes": [], "sampled": []})
+        plan["ready"] = max(self.now + self.engine.overhead.prepare_s, self.inputs_sent())
         budget, preempted = self.engine.step_tokens, False
         for seq in list(self.running):
             need = seq.target - seq.computed
@@ -230,10 +238,14 @@ class Oracle:
             self.admit(plan, budget)
         chunks, contexts = plan["chunks"], [seq.computed for seq in plan["decodes"]]
         attention = self.cost.decode_attention_s(contexts) if contexts else 0.0
+        if not chunks and not contexts:
+            return plan
         sizes = [(new, context) for _, new, context in chunks]
-        plan["s"] = self.cost.step_s(sizes, len(contexts), attention, len(plan["sampled"]))
-        if chunks or contexts:
-            plan["s"] += self.pauses.due_s()
+        host = self.cost.host_s(sizes, len(contexts))
+        plan["launched"] = self.now + host
+        plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
+        if not chunks:
+            plan["s"] = max(plan["s"], host)
         return plan
 
     def add(self, plan: Step, seq: Seq, new: int) -> None:
@@ -298,6 +310,7 @@ class Oracle:
                 return
             if new:
                 line.remove(seq)
+                self.pauses.owed += 0 if seq.counted else self.pauses.per_request
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 self.add(plan, seq, new)
@@ -327,9 +340,6 @@ class Oracle:
                 return None
             self.allocate(seq, seq.computed + new)
             return new
-        if not seq.seen:
-            seq.seen = True
-            self.pauses.count(seq.prompt / self.block, self.cpu is not None)
         while seq.generated and not self.known(seq.generated[-1]):
             seq.generated.pop()
         names = seq.names = [*seq.prompt_names, *(name for own in seq.generated for name in own)]
@@ -379,7 +389,10 @@ class Oracle:
         cpu.pin(names)
         self.under_way(seq, "gpu", names[reach:held])
         overhead, began, count = self.engine.overhead, self.now, held - reach
-        ready = began + overhead.load_s + overhead.load_block_s * count
+        ready = began
+        if self.engine.offload.loads_exclude_steps and self.executing is not None:
+            ready = max(began, self.busy_until)
+        ready += overhead.load_s + overhead.load_block_s * count
         _, done = self.link.send(IN, ready, self.link_s(IN, count), round(count * self.block * self.world.token_bytes))
 
         def loaded() -> None:

@@ -23,7 +23,7 @@ def request(index: int, arrival_s: float, prompt: int, output: int, *keys: int) 
 
 
 def by_hand(requests: list[Request], engine: dict[str, Any] | None = None, offload: dict[str, Any] | None = None, **tiers: int) -> World:
-    plain = {"outputs_behind_stores": False, "inputs_behind_loads": False, "loads_seen_after_step": False}
+    plain = {"outputs_behind_stores": False, "loads_exclude_steps": False, "loads_seen_after_step": False}
     built = world(
         requests,
         engine={"plan_ahead": False, "reserve_full_prompt": False, "step_tokens": 64, **(engine or {})},
@@ -36,7 +36,8 @@ def by_hand(requests: list[Request], engine: dict[str, Any] | None = None, offlo
     def step_s(chunks: list[tuple[int, int]], decodes: int, attention_s: float, sampled: int) -> float:
         return 1.0 + 0.01 * sum(new for new, _ in chunks) + 0.1 * decodes
 
-    built.cost.step_s = step_s  # type: ignore[assignment]
+    built.cost.busy_s = step_s  # type: ignore[method-assign, assignment]
+    built.cost.host_s = lambda chunks, decodes: 0.0  # type: ignore[method-assign]
     built.link.service_s = lambda direction, size, pieces: 0.5 * pieces  # type: ignore[method-assign]
     if built.disk_queue is not None:
         built.disk_queue.service_s = lambda direction, size, pieces, threads: 2.0 * pieces  # type: ignore[method-assign]

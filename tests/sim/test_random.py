@@ -35,8 +35,9 @@ def options(seed: int) -> dict[str, Any]:
             "store_generated": rng.random() < 0.3,
             "outputs_behind_stores": rng.random() < 0.5,
             "loads_seen_after_step": rng.random() < 0.5,
+            "loads_exclude_steps": rng.random() < 0.5,
         },
-        "overhead": {"step_s": rng.choice([0.0, 0.003, 0.02])},
+        "overhead": {"prepare_s": rng.choice([0.0, 0.003, 0.02]), "collect_s": rng.choice([0.0, 0.001]), "pause_requests": rng.choice([0, 3])},
         "machine": {"link": {"h2d_Bps": rate, "d2h_Bps": rate * rng.choice([1, 0.3])}, "disk": {"read_Bps": rate / 3, "write_Bps": rate / 5}},
         "speedup": rng.choice([0.3, 1.0, 5.0]),
     }
