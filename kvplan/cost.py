@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from kvplan.engine import EngineSpec
-from kvplan.hardware import Machine
+from kvplan.hardware import Machine, pair_flops
 from kvplan.model import Ffn, Layers, ModelSpec, Part
 from kvplan.sizing.formats import DTYPE_BYTES, resolve_kv_dtype, stored_format
 from kvplan.sizing.kv import token_bytes
@@ -139,7 +139,7 @@ class StepCost:
             if group.kind in ("state", "none") or not group.query_heads:
                 continue
             v_dim = group.v_dim or group.k_dim
-            per_pair = PAIR_SCALE * (2.0 * (group.k_dim + v_dim) + PAIR_FLOPS) * group.query_heads / self.tp
+            per_pair = pair_flops(group.k_dim, v_dim) * group.query_heads / self.tp
             found.append((group.count * per_pair, group.window_tokens))
         return found
 
@@ -213,11 +213,3 @@ class StepCost:
             context += chunk
             new -= chunk
         return total
-
-
-PAIR_FLOPS = 288.0
-"""What the softmax of one score costs beside its two products, in FLOPs of the tensor units (cuDNN attention on an H100: heads of 64 run at
-0.73 of the rate of heads of 128)."""
-
-PAIR_SCALE = 512 / (512 + PAIR_FLOPS)
-"""`Gpu.attention_efficiency` is the plain rate at heads of 128: 4 x 128 FLOPs a pair."""

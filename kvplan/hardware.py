@@ -109,3 +109,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def source(self, path: str) -> Source:
         """Where the number at a dotted path comes from; `assumed` when the file does not say."""
         return self.provenance.get(path, Source(kind="assumed", source="default of kvplan"))
+
+
+SOFTMAX_FLOPS = 288.0
+"""What the softmax of one score costs beside its two products, in FLOPs of the tensor units (cuDNN attention on an H100: heads of 64 run at
+0.73 of the rate of heads of 128)."""
+
+
+def pair_flops(k_dim: int, v_dim: int) -> float:
+    """FLOPs that one score pair of one head counts, 2 (k + v) at heads of 128: the softmax makes narrower heads slower and wider ones faster."""
+    return (2.0 * (k_dim + v_dim) + SOFTMAX_FLOPS) * 512 / (512 + SOFTMAX_FLOPS)

@@ -43,7 +43,8 @@ def possible(rows: list[Row], facts: dict[str, Value]) -> tuple[list[Row], list[
         if row.seconds * SLACK >= bound:
             kept.append(row)
         else:
-            text = f"{row.point.key}: {bound / row.seconds:.2f} times what the hardware can do: a cache or a timing error; discarded."
+            above = f"{bound / row.seconds:.2f} times what the hardware can do"
+            text = f"{row.point.key}: {above}: a cache or a timing error; discarded."
             findings.append(Finding(code="G07", level="discard", text=text))
     return kept, findings
 

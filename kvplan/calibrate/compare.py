@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from kvplan.hardware import Machine
 from kvplan.provenance import Source, relative_sigma
 from kvplan.results.calibrate import CompareResult, Difference
@@ -13,11 +11,9 @@ from kvplan.results.calibrate import CompareResult, Difference
 
 def number(machine: Machine, path: str) -> float | None:
     """The number at a dotted path; None when the machine has none there."""
-    value: Any = msgspec.to_builtins(machine)
+    value: Any = machine
     for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
-            return None
-        value = value[name]
+        value = getattr(value, name, None)
     return float(value) if isinstance(value, int | float) else None
 
 

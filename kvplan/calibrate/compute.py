@@ -48,8 +48,9 @@ def _cache(gpu: Gpu, elements: int) -> torch.Tensor:
 def attention_prefill(gpu: Gpu, point: Point) -> Trial:
     """Attention of `new` tokens over `context` cached ones and themselves, causal, one sequence.
 
-    `flash` is torch's FlashAttention-2 with the causal mask aligned to the lower right; `cudnn` is cuDNN's kernel, which has no such mask: new
-    over old without a mask and new over new with one are timed together, which does the same work.
+    `flash` is torch's FlashAttention-2 with the causal mask aligned to the lower right; `cudnn` is cuDNN's kernel,
+    which has no such mask: new over old without a mask and new over new with one are timed together, which does the
+    same work.
     """
     new, before = point.number("new"), point.number("context")
     heads, kv_heads, dim = point.number("heads"), point.number("kv_heads"), point.number("dim")
@@ -74,8 +75,15 @@ def _cudnn_prefill(
     def cudnn(_: int) -> None:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             for keys, values, causal in parts:
-                F.scaled_dot_product_attention(query, keys, values, is_causal=causal, enable_gqa=group > 1)
+                gqa = keys.shape[1] != query.shape[1]
+                F.scaled_dot_product_attention(query, keys, values, is_causal=causal, enable_gqa=gqa)
 
+    try:
+        cudnn(0)
+    except RuntimeError:  # this build has no grouped-query kernel: repeat K and V, which takes the same products
+        parts[:] = [
+            (keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), c) for keys, values, c in parts
+        ]
     return cudnn
 
 
@@ -92,7 +100,8 @@ def _check_prefill(
 def attention_decode(gpu: Gpu, point: Point) -> Trial:
     """One new token for each of `batch` sequences over `context` cached ones, K and V contiguous.
 
-    `flash` is FlashAttention-2 with the work split over the keys (heads that share K and V are folded into rows); `matmul` is two batched products.
+    `flash` is FlashAttention-2 with the work split over the keys (heads that share K and V are folded into rows);
+    `matmul` is two batched products.
     """
     batch, seen = point.number("batch"), point.number("context")
     heads, kv_heads, dim = point.number("heads"), point.number("kv_heads"), point.number("dim")

@@ -1,4 +1,6 @@
-"""What makers promise for a GPU or a link: the bounds that a measurement cannot pass, and the peaks that efficiencies refer to."""
+"""What makers promise for a GPU or a link: the bounds that a measurement cannot pass, and the peaks that
+efficiencies refer to.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
     fp4_flops: float = 0.0
 
 
-# NVIDIA datasheets of each product, dense figures (half of the "with sparsity" ones). Keys are matched against the driver's name, longest first.
+# NVIDIA datasheets of each product, dense figures (half of the "with sparsity" ones). Keys are matched against the
+# driver's name, longest first.
 PEAKS: dict[str, Peak] = {
     "H100 80GB HBM3": Peak(hbm_Bps=3.35e12, bf16_flops=989e12, fp8_flops=1979e12),
     "H100 PCIe": Peak(hbm_Bps=2.0e12, bf16_flops=756e12, fp8_flops=1513e12),
@@ -31,7 +34,8 @@ PEAKS: dict[str, Peak] = {
     "Fake GPU": Peak(hbm_Bps=3.35e12, bf16_flops=989e12),
 }
 
-# PCI Express base specifications: bytes per second for one lane after line coding (128b/130b from generation 3 on, flits from 6 on).
+# PCI Express base specifications: bytes per second for one lane after line coding (128b/130b from generation 3 on,
+# flits from 6 on).
 _LANE_Bps = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 
 

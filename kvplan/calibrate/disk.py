@@ -71,7 +71,7 @@ class DiskInstrument:
         self.noticed: list[Finding] = []
         self.requests: dict[int, float] = {}
         self.fill_Bps = 0.0
-        self.rates: dict[str, float] = {}
+        self.flush_s: list[float] = []
         self.points: dict[str, Callable[[Point, int], list[Sample]]] = {
             "disk_read": self._reads,
             "disk_write": self._writes,
@@ -123,7 +123,8 @@ class DiskInstrument:
             for memory in memories[:writers]:
                 np.frombuffer(memory, dtype=np.int64)[:] = content
         return [
-            Worker(file, point, write=i < writers, memory=memories[i], seed=self.seed_of_block + i) for i in range(count)
+            Worker(file, point, write=i < writers, memory=memories[i], seed=self.seed_of_block + i)
+            for i in range(count)
         ]
 
     def _window(self, workers: list[Worker], window_s: float) -> tuple[float, float]:
@@ -149,7 +150,9 @@ class DiskInstrument:
         return start, start + window_s
 
     def _timed(self, point: Point, workers: list[Worker], window_s: float) -> Sample:
-        """One window: seconds for one block at the rate of all workers together, latency, and whether the device did the work."""
+        """One window: seconds for one block at the rate of all workers together, latency, and whether the device did
+        the work.
+        """
         counted, device = storage.read_bytes(), storage.disk_requests(storage.block_device(self.folder))
         start, end = self._window(workers, window_s)
         notes = _tally(workers, start, end)
@@ -174,7 +177,7 @@ class DiskInstrument:
             taken = [self._timed(point, workers, WINDOW_S) for _ in range(_windows(samples))]
         finally:
             _close(workers)
-        if taken[-1].notes.get("request_bytes") and point.text("pages") == "huge":
+        if taken[-1].notes.get("request_bytes") and point.text("pages") != "small":
             self.requests[point.number("bytes")] = taken[-1].notes["request_bytes"]
         return taken
 
@@ -185,6 +188,7 @@ class DiskInstrument:
             began = time.perf_counter()
             os.fdatasync(workers[0].descriptor)
             flush = time.perf_counter() - began
+            self.flush_s.append(flush)
         finally:
             _close(workers)
         return [Sample(seconds=s.seconds, notes={**s.notes, "flush_s": flush}) for s in taken]
@@ -209,7 +213,7 @@ class DiskInstrument:
         write = point.text("what") == "write"
         workers = self._workers(point, point.number("threads") if write else 0)
         try:
-            start, end = self._window(workers, float(point.params["seconds"]))
+            start, end = self._window(workers, float(point.params["span_s"]))
         finally:
             _close(workers)
         ends = sorted(finish for w in workers for _, finish in w.done if start < finish <= end)
@@ -224,7 +228,9 @@ class DiskInstrument:
         return [Sample(seconds=point.number("bytes") / notes["sustained_Bps"], notes=notes)]
 
     def _paths(self, point: Point, _: int) -> list[Sample]:
-        """Through the page cache and through a mapping, cold and hot, and a small span again and again: what not to take for the disk."""
+        """Through the page cache and through a mapping, cold and hot, and a small span again and again: what not to
+        take for the disk.
+        """
         file, how, size = self.ready(), point.text("how"), min(point.number("bytes"), self.ready().size)
         if how == "again":
             return [self._again(point, file, size)]
@@ -255,9 +261,19 @@ class DiskInstrument:
     def facts(self) -> dict[str, Value]:
         return storage.facts(self.folder)
 
+    def _writes_unflushed(self) -> list[Finding]:
+        """D14: a virtual disk takes gigabytes and has nothing left to flush; its host may hold them in memory."""
+        if not self.flush_s or max(self.flush_s) > 2e-3 or not storage.facts(self.folder)["disk_virtual"]:
+            return []
+        text = (
+            "the virtual disk has nothing to flush after writes: its write figures may be those of its host's memory."
+        )
+        self.flush_s.clear()
+        return [Finding(code="D14", level="warning", text=text)]
+
     def findings(self) -> list[Finding]:
         split = [storage.check_split(size, seen) for size, seen in self.requests.items() if size >= 64 * 1024]
-        found = {f.code: f for f in [*self.noticed, *(f for f in split if f)]}
+        found = {f.code: f for f in [*self.noticed, *(f for f in split if f), *self._writes_unflushed()]}
         self.noticed, self.requests = [], {}
         return list(found.values())
 

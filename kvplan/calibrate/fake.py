@@ -27,7 +27,9 @@ PAGEABLE_Bps = 8e9
 
 
 class FakeInstrument:
-    """Answers every point with what `TRUTH` predicts, times seeded noise that depends on the point and the block only."""
+    """Answers every point with what `TRUTH` predicts, times seeded noise that depends on the point and the block
+    only.
+    """
 
     def __init__(self, truth: Machine = TRUTH, *, gpus: int = 1) -> None:
         self.truth, self.gpus = truth, gpus
@@ -91,8 +93,8 @@ def _copy(truth: Machine, p: Point) -> float:
 
 def _scatter(truth: Machine, p: Point) -> float:
     rate = truth.link.h2d_Bps if p.text("direction") == "h2d" else truth.link.d2h_Bps
-    each = {"loop": 6e-6, "batch": 1.5e-6, "gather": 0.0}[p.text("path")]
-    return truth.link.launch_s + p.number("pieces") * max(each, p.number("bytes") / rate)
+    each = {"loop": 6e-6, "batch": truth.link.copy_s, "gather": 0.0}[p.text("path")]
+    return truth.link.launch_s + p.number("pieces") * (each + p.number("bytes") / rate)
 
 
 def _elementwise(truth: Machine, p: Point) -> float:
@@ -123,7 +125,9 @@ def _path(truth: Machine, p: Point) -> float:
 
 _ANSWERS: dict[str, Callable[[Machine, Point], float]] = {
     **predict.PREDICT,
-    "launch": lambda m, p: {"event_pair": 2e-6, "kernel": 5e-6, "graph_node": 1.2e-6}.get(p.text("what"), m.link.launch_s),
+    "launch": lambda m, p: {"event_pair": 2e-6, "kernel": 5e-6, "graph_node": 1.2e-6}.get(
+        p.text("what"), m.link.launch_s
+    ),
     "pin": lambda m, p: p.number("bytes") * m.host.pin_s_per_byte,
     "copy": _copy,
     "copy_numa": lambda m, p: predict.copy_s(m.link, p.text("direction"), p.number("bytes")) * (1 + p.number("node")),

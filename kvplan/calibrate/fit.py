@@ -1,4 +1,6 @@
-"""From rows to the numbers of a machine: robust fits of relative errors, with intervals from a bootstrap over blocks."""
+"""From rows to the numbers of a machine: robust fits of relative errors, with intervals from a bootstrap over
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """A positive parameter: a weak log-normal prior keeps one that the rows do not determine near `typical` (within a factor e^width)."""
+    """A positive parameter: a weak log-normal prior keeps one that the rows do not determine near `typical` (within
+    a factor e^width).
+    """
 
     name: str
     typical: float
@@ -51,7 +55,8 @@ Model = Callable[[dict[str, float], Row], float]
 def fit(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], *, scale: float, source: str) -> Fit:
     """Parameters that minimise the soft-L1 loss of ln(predicted/measured), weighted by each row's own spread.
 
-    `scale` is the relative error beyond which a row counts less. Raises MissingError without scipy, ValueError with fewer rows than parameters.
+    `scale` is the relative error beyond which a row counts less. Raises MissingError without scipy, ValueError with
+    fewer rows than parameters.
     """
     if len(rows) < len(parameters):
         raise ValueError(f"{len(rows)} rows do not determine {len(parameters)} parameters")
@@ -72,7 +77,9 @@ def fit(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], *, s
     text = f"{source}: {len(rows)} points, median error {error:.1%}"
     return Fit(
         values={
-            p.name: Fitted(value=best[i], lo=float(min(spread[0][i], best[i])), hi=float(max(spread[1][i], best[i])), source=text)
+            p.name: Fitted(
+                value=best[i], lo=float(min(spread[0][i], best[i])), hi=float(max(spread[1][i], best[i])), source=text
+            )
             for i, p in enumerate(parameters)
         },
         median_error=error,
@@ -113,10 +120,10 @@ def _solve(
 
 
 def relative_sigma(row: Row) -> float:
-    """Relative standard deviation of a row from its interval; a tenth when it has none."""
-    if math.isinf(row.hi) or not row.lo:
-        return 0.10
-    return (row.hi - row.lo) / (2 * 1.96 * row.seconds)
+    """Relative standard deviation of a row from its interval; at most a fifth, since intervals of few blocks are
+    wide by themselves.
+    """
+    return min(0.2, (row.hi - row.lo) / (2 * 1.96 * row.seconds))
 
 
 def ratio(above: Sequence[Row], below: Sequence[Row], *, source: str, invert: bool = False) -> Fitted:
@@ -126,7 +133,9 @@ def ratio(above: Sequence[Row], below: Sequence[Row], *, source: str, invert: bo
     if not above:
         raise ValueError("no pair of rows to compare")
     generator = np.random.default_rng(2)
-    draws = np.array([[_draw(a, generator) / _draw(b, generator) for a, b in zip(above, below, strict=True)] for _ in range(200)])
+    draws = np.array(
+        [[_draw(a, generator) / _draw(b, generator) for a, b in zip(above, below, strict=True)] for _ in range(200)]
+    )
     medians = np.median(1 / draws if invert else draws, axis=1)
     exact = [a.seconds / b.seconds for a, b in zip(above, below, strict=True)]
     value = float(np.median([1 / e for e in exact] if invert else exact))
@@ -147,7 +156,7 @@ def direct(rows: Sequence[Row], value: Callable[[Row, float], float], *, source:
     if not rows:
         raise ValueError("no rows")
     middles = [value(row, row.seconds) for row in rows]
-    ends = [sorted((value(row, row.lo or row.seconds), value(row, row.hi if math.isfinite(row.hi) else row.seconds))) for row in rows]
+    ends = [sorted((value(row, row.lo), value(row, row.hi))) for row in rows]
     middle = statistics.median(middles)
     low, high = statistics.median(e[0] for e in ends), statistics.median(e[1] for e in ends)
     return Fitted(value=middle, lo=min(low, middle), hi=max(high, middle), source=source)

@@ -17,7 +17,9 @@ from kvplan.units import GiB, KiB, MiB
 
 
 class Findings(msgspec.Struct, kw_only=True):
-    """Fitted numbers by their dotted place in the machine, quality of each fit, and numbers that only calibration keeps."""
+    """Fitted numbers by their dotted place in the machine, quality of each fit, and numbers that only calibration
+    keeps.
+    """
 
     values: dict[str, Fitted] = {}
     fits: dict[str, Fit] = {}
@@ -43,23 +45,33 @@ class Rows:
 
 
 def _copies(rows: Rows, out: Findings, _: Gpu) -> None:
+    """Rates of both directions, and what one call costs each way; engines that batch pay less for a piece."""
     pinned = rows.of("copy", memory="pinned", gpu=0)
 
     def model(values: dict[str, float], row: Row) -> float:
-        return values["copy_s"] + row.point.number("bytes") / values[f"{row.point.text('direction')}_Bps"]
+        direction = row.point.text("direction")
+        return values[f"call_{direction}_s"] + row.point.number("bytes") / values[f"{direction}_Bps"]
 
     parameters = [
-        Parameter(name="copy_s", typical=3e-6),
+        Parameter(name="call_h2d_s", typical=3e-6),
+        Parameter(name="call_d2h_s", typical=3e-6),
         Parameter(name="h2d_Bps", typical=40e9),
         Parameter(name="d2h_Bps", typical=40e9),
     ]
     found = fit(model, parameters, pinned, scale=0.03, source="pinned copies by size")
     out.fits["copies"] = found
-    out.values |= {f"link.{name}": value for name, value in found.values.items()}
+    for name, value in found.values.items():
+        if name.startswith("call_"):
+            out.kept[name] = value.value
+        else:
+            out.values[f"link.{name}"] = value
+    out.values["link.copy_s"] = found.values["call_h2d_s"]
 
 
 def _lone_copies(rows: Rows, out: Findings, _: Gpu) -> None:
-    alone, queued = rows.pairs(rows.of("copy", memory="alone"), rows.of("copy", memory="pinned", gpu=0), "direction", "bytes")
+    alone, queued = rows.pairs(
+        rows.of("copy", memory="alone"), rows.of("copy", memory="pinned", gpu=0), "direction", "bytes"
+    )
     extra = [a.seconds - q.seconds for a, q in zip(alone, queued, strict=True) if a.point.number("bytes") <= 64 * KiB]
     out.values["link.launch_s"] = Fitted(
         value=max(1e-7, statistics.median(extra)),
@@ -77,6 +89,12 @@ def _small_copies(rows: Rows, out: Findings, _: Gpu) -> None:
     rate = out.values["link.h2d_Bps"].value
     slow = [r for r in pieces if r.rate(r.point.number("bytes") * r.point.number("pieces")) < rate / 2]
     label = f"scattered pieces, {'cudaMemcpyBatchAsync' if path == 'batch' else 'a loop of copies'}"
+    if path == "batch":
+        out.values["link.copy_s"] = direct(
+            [min(pieces, key=lambda r: r.point.number("bytes"))],
+            lambda row, seconds: max(1e-9, seconds / row.point.number("pieces") - row.point.number("bytes") / rate),
+            source=label,
+        )
     if slow:
         each = direct(slow, lambda row, seconds: seconds / row.point.number("pieces"), source=label)
         out.values["link.small_copy_s"] = each
@@ -109,7 +127,7 @@ def _overlap(rows: Rows, out: Findings, _: Gpu) -> None:
 def _pinning(rows: Rows, out: Findings, _: Gpu) -> None:
     for row in rows.of("pin"):
         out.kept[f"pin_{row.point.text('how')}_s_per_GiB"] = row.seconds * GiB / row.point.number("bytes")
-    text = "torch's pinned allocator, 1 GiB at a time"
+    text = "torch's pinned allocator"
     torch_rows = rows.of("pin", how="torch") or rows.of("pin")
     out.values["host.pin_s_per_byte"] = direct(torch_rows, lambda row, s: s / row.point.number("bytes"), source=text)
 
@@ -159,13 +177,14 @@ def fastest(rows: list[Row]) -> list[Row]:
 def _fit_prefill_attention(rows: list[Row], gpu: Gpu, overhead_s: float, source: str) -> Fit:
     def model(v: dict[str, float], row: Row) -> float:
         p = row.point
-        flops = predict.prefill_attention_flops(p.number("heads"), p.number("dim"), p.number("new"), p.number("context"))
-        ramp = 1 + v["attention_n0_tokens"] / p.number("new")
-        return overhead_s + flops / (gpu.bf16_flops * v["attention_efficiency"]) * ramp
+        flops = predict.prefill_attention_flops(
+            p.number("heads"), p.number("dim"), p.number("new"), p.number("context"), v["attention_n0_tokens"]
+        )
+        return overhead_s + flops / (gpu.bf16_flops * v["attention_efficiency"])
 
     parameters = [
         Parameter(name="attention_efficiency", typical=0.5, width=0.5, at_most=1.02),
-        Parameter(name="attention_n0_tokens", typical=300.0),
+        Parameter(name="attention_n0_tokens", typical=500.0),
     ]
     return fit(model, parameters, rows, scale=0.08, source=source)
 
@@ -181,18 +200,34 @@ def _prefill_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
     out.kept |= {f"torch_{name}": value.value for name, value in as_run.items()}
 
 
-def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
-    def model(v: dict[str, float], row: Row) -> float:
-        p = row.point
-        size = 4.0 * p.number("batch") * p.number("context") * p.number("kv_heads") * p.number("dim")
-        return v["attention_overhead_s"] + size / (gpu.hbm_Bps * v["kv_read_efficiency"])
+def _read_bytes(row: Row) -> float:
+    """Bytes of K and V that a row of decode attention reads."""
+    p = row.point
+    return 4.0 * p.number("batch") * p.number("context") * p.number("kv_heads") * p.number("dim")
 
-    parameters = [
-        Parameter(name="attention_overhead_s", typical=8e-6),
-        Parameter(name="kv_read_efficiency", typical=0.85, width=0.3, at_most=1.02),
-    ]
+
+def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
+    """The read rate is the best that large reads reach: torch splits the work over too few blocks at some batches,
+    engines' kernels do not.
+    """
     best = fastest(rows.of("attention_decode"))
-    _keep(out, "decode attention", fit(model, parameters, best, scale=0.08, source="decode attention, the faster of torch's kernels"))
+    large = [r for r in best if _read_bytes(r) >= 64 * MiB]
+    top = sorted(large, key=lambda r: r.seconds / _read_bytes(r))[: max(1, len(large) // 10)]
+    text = "decode attention, the best tenth of reads of 64 MiB and more"
+    rate = direct(top, lambda row, s: _read_bytes(row) / s / gpu.hbm_Bps, source=text)
+    out.values["gpu.kv_read_efficiency"] = rate
+
+    def model(v: dict[str, float], row: Row) -> float:
+        return v["attention_overhead_s"] + _read_bytes(row) / (gpu.hbm_Bps * v["kv_read_efficiency"])
+
+    overhead = Parameter(name="attention_overhead_s", typical=8e-6)
+    torch_rate = Parameter(name="kv_read_efficiency", typical=0.85, width=0.3, at_most=1.02)
+    found = fit(
+        model, [overhead, torch_rate], best, scale=0.08, source="decode attention, the faster of torch's kernels"
+    )
+    out.fits["decode attention"] = found
+    out.values["gpu.attention_overhead_s"] = found.values["attention_overhead_s"]
+    out.kept["torch_kv_read_efficiency"] = found.values["kv_read_efficiency"].value
 
 
 def _elementwise(rows: Rows, out: Findings, gpu: Gpu) -> None:
@@ -210,7 +245,9 @@ def _elementwise(rows: Rows, out: Findings, gpu: Gpu) -> None:
     large = [max(large, key=lambda r: r.point.number("m"))]
     hidden = predict.shape(large[0].point.text("model")).hidden
     out.values["gpu.elementwise_Bps_efficiency"] = direct(
-        large, lambda row, s: 6.0 * row.point.number("m") * hidden / s / gpu.hbm_Bps, source="addition of two large activations"
+        large,
+        lambda row, s: 6.0 * row.point.number("m") * hidden / s / gpu.hbm_Bps,
+        source="addition of two large activations",
     )
 
 
@@ -236,8 +273,52 @@ def _whole_model(rows: Rows, out: Findings, gpu: Gpu) -> None:
     out.kept |= {f"torch_{name}": value.value for name, value in found.values.items()}
 
 
+def _grid(reads: list[Row]) -> list[Row]:
+    """The reads of the grid: those with the buffers that most of the reads used."""
+    kinds = [r.point.text("pages") for r in reads]
+    return [r for r in reads if r.point.text("pages") == statistics.mode(kinds)]
+
+
+def _sustained(rows: Rows, out: Findings, _: Gpu) -> None:
+    """How much longer a whole prefill takes than the sum of its parts: launches, and the clocks that power allows; kept apart."""
+    ratios = [r.seconds / parts for r in rows.of("prefill_step", run="graph") if (parts := _sum_of_parts(rows, r))]
+    if not ratios:
+        raise ValueError("no whole prefill with all of its parts")
+    out.kept["sustained_over_parts"] = statistics.median(ratios)
+
+
+def _sum_of_parts(rows: Rows, step: Row) -> float:
+    """Seconds of a prefill as torch runs it, from the rows of its operations; 0 when one of them was not measured."""
+    (dims, layers), new = predict.model_of(step.point), step.point.number("new")
+    products = {r.point.text("what"): r.seconds for r in rows.of("gemm", model=dims.name, m=new)}
+    attention = rows.of(
+        "attention_prefill",
+        path="flash",
+        new=new,
+        context=step.point.number("context"),
+        heads=dims.heads,
+        dim=dims.head_dim,
+    )
+    other = {r.point.text("what"): r.seconds for r in rows.of("elementwise", m=new, model=dims.name)}
+    if len(products) < 5 or not attention or len(other) < 4 or "hbm_copy_Bps" not in _memory(rows):
+        return 0.0
+    moved = (
+        4.0 * new * dims.head_dim * (dims.heads + 2 * dims.kv_heads)
+    )  # written to the cache, and heads put side by side
+    turned = other["rope"] * (dims.heads + dims.kv_heads) / dims.heads
+    extra = 2 * other["rms_norm"] + other["silu_mul"] + turned + moved / _memory(rows)["hbm_copy_Bps"]
+    layer = sum(products[name] for name in dims.layer_products()) + attention[0].seconds + extra
+    return layers * layer
+
+
+def _memory(rows: Rows) -> dict[str, float]:
+    found = Findings(values={}, fits={}, kept={}, missed={})
+    _hbm(rows, found, Gpu(name="", memory_bytes=0, hbm_Bps=1.0, bf16_flops=1.0))
+    return found.kept
+
+
 def _disk(rows: Rows, out: Findings, _: Gpu) -> None:
-    reads = rows.of("disk_read", pages="huge", order="random")
+    reads = _grid(rows.of("disk_read", order="random"))
 
     def model(v: dict[str, float], row: Row) -> float:
         size, depth, knee = row.point.number("bytes"), row.point.number("threads"), v["queue_knee"]
@@ -253,7 +334,13 @@ def _disk(rows: Rows, out: Findings, _: Gpu) -> None:
         Parameter(name="read_iops", typical=2e5, width=2.0),
         Parameter(name="queue_knee", typical=3.0, width=0.7, at_most=20.0),
     ]
-    found = fit(model, parameters, reads, scale=0.08, source="direct random reads by block and threads")
+    found = fit(
+        model,
+        parameters,
+        reads,
+        scale=0.08,
+        source=f"direct random reads into {reads[0].point.text('pages')} buffers, by block and threads",
+    )
     out.fits["disk reads"] = found
     out.values |= {f"disk.{name}": value for name, value in found.values.items()}
 
@@ -262,7 +349,9 @@ def _disk_writes(rows: Rows, out: Findings, _: Gpu) -> None:
     writes = rows.of("disk_write")
     best = min(writes, key=lambda r: r.seconds / r.point.number("bytes"))
     lasting = rows.of("disk_sustained", what="write")
-    chosen = [best] if not lasting or lasting[0].notes["sustained_Bps"] > best.rate(best.point.number("bytes")) else lasting
+    chosen = (
+        [best] if not lasting or lasting[0].notes["sustained_Bps"] > best.rate(best.point.number("bytes")) else lasting
+    )
     text = "direct writes, sustained" if chosen is lasting else "direct random writes, the best block and threads"
     out.values["disk.write_Bps"] = direct(chosen, lambda row, s: row.point.number("bytes") / s, source=text)
     single = [r for r in writes if r.point.number("threads") == 1]
@@ -278,7 +367,10 @@ def _disk_rest(rows: Rows, out: Findings, _: Gpu) -> None:
         out.kept |= {"disk_mixed_read_Bps": row.notes["Bps"], "disk_mixed_write_Bps": row.notes["write_Bps"]}
     for row in rows.of("disk_sustained"):
         what = row.point.text("what")
-        out.kept |= {f"disk_{what}_burst_Bps": row.notes["burst_Bps"], f"disk_{what}_sustained_Bps": row.notes["sustained_Bps"]}
+        out.kept |= {
+            f"disk_{what}_burst_Bps": row.notes["burst_Bps"],
+            f"disk_{what}_sustained_Bps": row.notes["sustained_Bps"],
+        }
     for row in rows.of("pipeline"):
         rate = row.rate(row.point.number("bytes"))
         out.kept["pipeline_Bps"] = max(out.kept.get("pipeline_Bps", 0.0), rate)
@@ -298,6 +390,7 @@ STEPS: tuple[tuple[str, Callable[[Rows, Findings, Gpu], None]], ...] = (
     ("decode attention", _decode_attention),
     ("prefill attention", _prefill_attention),
     ("elementwise", _elementwise),
+    ("sustained compute", _sustained),
     ("whole model", _whole_model),
     ("disk reads", _disk),
     ("disk writes", _disk_writes),
@@ -306,7 +399,10 @@ STEPS: tuple[tuple[str, Callable[[Rows, Findings, Gpu], None]], ...] = (
 
 
 def fit_all(rows: Iterable[Row], gpu: Gpu) -> Findings:
-    """Fit everything that the rows determine; what they do not is listed in `missed` with the reason. `gpu` supplies the peaks."""
+    """Fit everything that the rows determine; what they do not is listed in `missed` with the reason.
+
+    `gpu` supplies the peaks.
+    """
     have, out = Rows(rows), Findings(values={}, fits={}, kept={}, missed={})
     for name, step in STEPS:
         try:
@@ -319,7 +415,9 @@ def fit_all(rows: Iterable[Row], gpu: Gpu) -> Findings:
 
 
 def peaks(name: str, memory_bytes: int, rows: Iterable[Row]) -> tuple[Gpu, dict[str, str]]:
-    """The GPU with its datasheet peaks, or for one that kvplan does not know with the best that was measured; and where each comes from."""
+    """The GPU with its datasheet peaks, or for one that kvplan does not know with the best that was measured; and
+    where each comes from.
+    """
     known = peak(name)
     if known:
         sources = dict.fromkeys(("hbm_Bps", "bf16_flops", "fp8_flops", "fp4_flops"), f"datasheet of {name}, dense")
@@ -336,5 +434,7 @@ def peaks(name: str, memory_bytes: int, rows: Iterable[Row]) -> tuple[Gpu, dict[
     reads = [r.rate(r.point.number("bytes")) for r in have.of("hbm", what="read")]
     products = [r.rate(2.0 * r.point.number("m") * r.point.number("n") * r.point.number("k")) for r in have.of("gemm")]
     text = "the best that was measured: kvplan has no datasheet of this GPU"
-    top = Gpu(name=name, memory_bytes=memory_bytes, hbm_Bps=max(reads, default=1e12), bf16_flops=max(products, default=1e14))
+    top = Gpu(
+        name=name, memory_bytes=memory_bytes, hbm_Bps=max(reads, default=1e12), bf16_flops=max(products, default=1e14)
+    )
     return top, dict.fromkeys(("hbm_Bps", "bf16_flops"), text)

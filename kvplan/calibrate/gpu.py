@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from kvplan.calibrate import inventory
 from kvplan.calibrate.records import Finding, Point, Sample, Value
+from kvplan.calibrate.testfile import buffer
 from kvplan.calibrate.timing import Guard, Trial, take
 from kvplan.errors import MissingError
 from kvplan.units import GiB, MiB
@@ -74,14 +74,10 @@ class Gpu:
 
 
 class Registered:
-    """Host memory from mmap, page-locked by cudaHostRegister; `huge` asks for 2 MiB pages."""
+    """Touched host memory, page-locked by cudaHostRegister; `huge` asks for 2 MiB pages."""
 
     def __init__(self, size: int, *, huge: bool) -> None:
-        self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if huge:
-            self.map.madvise(mmap.MADV_HUGEPAGE)
-        self.tensor = torch.frombuffer(self.map, dtype=torch.uint8)
-        self.tensor.fill_(1)  # touch every page before it is pinned
+        self.tensor = torch.frombuffer(buffer(size, huge=huge), dtype=torch.uint8)
         self.locked = False
 
     def lock(self) -> None:
@@ -107,15 +103,9 @@ def registered_noise(gpu: Gpu, size: int) -> torch.Tensor:
 
 
 def pinned_pages(size: int) -> Any:
-    """A page-locked, page-aligned host buffer on 2 MiB pages, as the disk's readers take it."""
-    holder = Registered(size, huge=True)
-    holder.lock()
-    array = holder.tensor.numpy()
-    _HOLDERS[array.ctypes.data] = holder
-    return array
+    """A page-locked host buffer from torch's allocator, as engines read a disk into."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
 
-
-_HOLDERS: dict[int, Registered] = {}
 
 Maker = Callable[[Gpu, Point], Trial]
 

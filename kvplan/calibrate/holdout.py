@@ -23,19 +23,19 @@ def _between(order: random.Random, low: int, high: int) -> int:
 def points(context: Context, families: set[Family], order: random.Random) -> list[Point]:
     """About twenty points of the families that were probed."""
     make: dict[Family, list[Callable[[], Point]]] = {
-        "gpu": [lambda: _copy(order)] * 6,
+        "gpu": [lambda: _copy(order)] * 8,
         "compute": [
             *[lambda: _gemm(context, order)] * 4,
             *[lambda: _prefill(context, order)] * 4,
             *[lambda: _decode(context, order)] * 4,
         ],
-        "disk": [lambda: _read(order)] * 4,
+        "disk": [lambda: _read(context, order)] * 4,
     }
     return [one() for family in sorted(families) for one in make[family]]
 
 
 def _copy(order: random.Random) -> Point:
-    size = _between(order, 32 * KiB, 200 * MiB) // 8 * 8
+    size = _between(order, 32 * KiB, 200 * MiB) // 4096 * 4096
     return point("copy", direction=order.choice(("h2d", "d2h")), memory="pinned", bytes=size, gpu=0)
 
 
@@ -54,26 +54,41 @@ def _decode(context: Context, order: random.Random) -> Point:
     return point("decode_step", model=context.model.name, run="graph", batch=batch, context=before)
 
 
-def _read(order: random.Random) -> Point:
+def _read(context: Context, order: random.Random) -> Point:
     size = _between(order, 16 * KiB, 12 * MiB) // 4096 * 4096
-    return point("disk_read", bytes=size, threads=_between(order, 1, 24), pages="huge", order="random")
+    return point("disk_read", bytes=size, threads=_between(order, 1, 24), pages=context.pages, order="random")
 
 
-_FAMILY = {"copy": "copies", "gemm": "matrix products", "prefill_step": "prefill", "decode_step": "decode", "disk_read": "disk reads"}
+_FAMILY = {
+    "copy": "copies",
+    "gemm": "matrix products",
+    "prefill_step": "prefill",
+    "decode_step": "decode",
+    "disk_read": "disk reads",
+}
 
 
-def as_torch_runs(machine: Machine) -> Machine:
-    """The machine with what torch's own kernels reach, for predictions of the torch model: its attention and its unfused operations."""
-    kept = {k: v for k, v in machine.calibration.items() if k.startswith("torch_") and isinstance(v, float)}
-    gpu = msgspec.structs.replace(machine.gpu, **{k.removeprefix("torch_"): v for k, v in kept.items()})
-    return msgspec.structs.replace(machine, gpu=gpu)
+def _with(machine: Machine, prefix: str) -> Machine:
+    """The machine with the GPU's numbers that calibration keeps under a prefix.
+
+    `torch_`: what torch's own kernels reach in whole models; `short_`: what single operations reach before power
+    limits the clock.
+    """
+    kept = {k.removeprefix(prefix): v for k, v in machine.calibration.items() if k.startswith(prefix)}
+    return msgspec.structs.replace(machine, gpu=msgspec.structs.replace(machine.gpu, **kept))
 
 
 def errors(machine: Machine, rows: list[Row]) -> dict[str, list[float]]:
-    """Relative errors of predictions, by family."""
-    torch_machine = as_torch_runs(machine)
+    """Relative errors of predictions, by family; single copies against what one call costs."""
+    whole, short = _with(machine, "torch_"), _with(machine, "short_")
+    judges = {"prefill_step": whole, "decode_step": whole, "gemm": short}
     found: dict[str, list[float]] = {}
     for row in rows:
-        judged = torch_machine if row.point.op.endswith("_step") else machine
-        found.setdefault(_FAMILY[row.point.op], []).append(abs(PREDICT[row.point.op](judged, row.point) / row.seconds - 1))
+        op = row.point.op
+        judge = judges.get(op, machine)
+        if op == "copy":
+            each = float(machine.calibration[f"call_{row.point.text('direction')}_s"])  # type: ignore[arg-type]
+            judge = msgspec.structs.replace(machine, link=msgspec.structs.replace(machine.link, copy_s=each))
+        predicted = PREDICT[op](judge, row.point)
+        found.setdefault(_FAMILY[op], []).append(abs(predicted / row.seconds - 1))
     return found

@@ -149,7 +149,13 @@ def _first_line(path: str) -> str:
 
 
 # NVML clock event reasons that mean the GPU was held back (nvml.h: nvmlClocksEventReason*).
-_HELD_BACK = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal (software)", 0x40: "thermal", 0x80: "power brake"}
+_HELD_BACK = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "thermal (software)",
+    0x40: "thermal",
+    0x80: "power brake",
+}
 
 
 class Monitor:
@@ -157,7 +163,15 @@ class Monitor:
 
     def __init__(self, index: int) -> None:
         fields = "clocks.sm,clocks_event_reasons.active,utilization.gpu"
-        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-lms", "500", "-i", str(index)]
+        command = [
+            "nvidia-smi",
+            f"--query-gpu={fields}",
+            "--format=csv,noheader,nounits",
+            "-lms",
+            "500",
+            "-i",
+            str(index),
+        ]
         try:
             self.process: subprocess.Popen[str] | None = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -191,7 +205,8 @@ class Monitor:
         reasons = sorted({name for _, bits in busy for bit, name in _HELD_BACK.items() if bits & bit})
         if drop <= 0.10 or not reasons:
             return []
-        text = f"GPU clock fell by {drop:.0%} under load ({', '.join(reasons)}): the figures are those of this power and cooling."
+        why = ", ".join(reasons)
+        text = f"GPU clock fell by {drop:.0%} under load ({why}): the figures are those of this power and cooling."
         return [Finding(code="G02", level="warning", text=text)]
 
     def close(self) -> None:

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 def build(
     job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Row]
 ) -> Machine:
-    """Base, facts and fitted numbers together. Raises InputError when a part was neither measured nor given by a base."""
-    families = {probe.family for probe in job.probes}
-    document, provenance = _start(job.base)
+    """Base, facts and fitted numbers together.
+
+    Raises InputError when a part was neither measured nor given by a base.
+    """
+    document, provenance = _start(job.base, job.stand_in)
     if "gpu_name" in facts:
         document["gpu"] = {**document.get("gpu", {}), **_own(gpu)}
         provenance |= {f"gpu.{k}": Source(kind="datasheet", source=text) for k, text in peak_sources.items()}
@@ -42,23 +44,43 @@ def build(
     missing = [part for part in ("gpu", "link", "disk") if not _complete(part, document)]
     if missing:
         raise InputError(
-            f"{', '.join(missing)}: not measured in this run ({'; '.join(sorted(families))} only), so there is no whole machine to write",
-            hint="--merge BASE takes the rest from a machine file or a shipped machine",
+            f"{', '.join(missing)}: not measured in this run, so there is no whole machine to write",
+            hint="--merge FILE takes the rest from a machine file or a shipped machine",
         )
-    name = str(facts.get("gpu_name", job.base.name if job.base else "machine"))
+    name = str(facts.get("gpu_name") or (job.base.name if job.base else "machine"))
+    where = f"measured on {facts.get('host', 'this server')}"
+    if job.fake:
+        where = "fake: no hardware was measured"
+    elif job.stand_in:
+        where = f"only {', '.join(sorted({p.family for p in job.probes}))} {where}"
     document |= {
         "name": name.lower().replace("nvidia ", "").replace(" ", "-"),
-        "title": f"{name}, measured on {facts.get('host', 'this server')}" if not job.fake else "Fake server (no hardware was measured)",
-        "calibration": {**_about(job, facts), **found.kept, "fits": _fits(found), "tables": tables(rows), "domain": _domain(rows)},
+        "title": f"{name}, {where}",
+        "calibration": _over(
+            job,
+            {
+                **_about(job, facts),
+                **found.kept,
+                "fits": _fits(found),
+                "tables": tables(rows),
+                "domain": _domain(rows),
+            },
+        ),
         "provenance": msgspec.to_builtins(provenance),
     }
     return msgspec.convert(document, Machine)
 
 
-def _start(base: Machine | None) -> tuple[dict[str, Any], dict[str, Source]]:
+def _start(base: Machine | None, stand_in: bool) -> tuple[dict[str, Any], dict[str, Source]]:
     if base is None:
         return {}, {}
-    return msgspec.to_builtins(base), dict(base.provenance)
+    provenance = dict(base.provenance)
+    if stand_in:
+        provenance = {
+            path: Source(kind="assumed", source=f"not measured: {base.name}, {s.source}")
+            for path, s in provenance.items()
+        }
+    return msgspec.to_builtins(base), provenance
 
 
 def _own(gpu: Gpu) -> dict[str, Any]:
@@ -81,6 +103,19 @@ def _complete(part: str, document: dict[str, Any]) -> bool:
     return True
 
 
+def _over(job: Job, new: dict[str, Any]) -> dict[str, Any]:
+    """What this run says laid over what the base's own calibration said: a partial rerun keeps the tables of the
+    other parts.
+    """
+    if job.base is None or job.stand_in:
+        return new
+    merged: dict[str, Any] = {**job.base.calibration, **new}
+    for name in ("tables", "fits", "domain"):
+        earlier = job.base.calibration.get(name)
+        merged[name] = {**(earlier if isinstance(earlier, dict) else {}), **new[name]}
+    return merged
+
+
 def _about(job: Job, facts: dict[str, Value]) -> dict[str, Any]:
     return {
         "tool": f"kvplan {__version__}",
@@ -95,7 +130,8 @@ def _about(job: Job, facts: dict[str, Value]) -> dict[str, Any]:
 
 def _fits(found: Findings) -> dict[str, Any]:
     made: dict[str, Any] = {
-        name: {"median_error": f.median_error, "p90_error": f.p90_error, "points": f.rows} for name, f in found.fits.items()
+        name: {"median_error": f.median_error, "p90_error": f.p90_error, "points": f.rows}
+        for name, f in found.fits.items()
     }
     return {**made, "missed": found.missed} if found.missed else made
 
@@ -125,7 +161,7 @@ _SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("link", "to the GPU", "link.h2d_Bps", "B/s"),
     ("link", "from the GPU", "link.d2h_Bps", "B/s"),
     ("link", "share left when both ways are busy", "link.duplex_fraction", ""),
-    ("link", "one copy in a row", "link.copy_s", "s"),
+    ("link", "one piece of many", "link.copy_s", "s"),
     ("link", "one scattered piece", "link.small_copy_s", "s"),
     ("host", "pinning, per GiB", "host.pin_s_per_byte", "s/GiB"),
     ("compute", "matrix products, share of peak", "gpu.gemm_efficiency", ""),
@@ -165,6 +201,14 @@ def figures(machine: Machine, found: Findings, facts: dict[str, Value]) -> tuple
         if what in found.kept:
             value = found.kept[what]
             made.append(
-                Figure(part="memory", name=label, value=value, lo=value, hi=value, unit="B/s", datasheet=known.hbm_Bps if known else 0.0)
+                Figure(
+                    part="memory",
+                    name=label,
+                    value=value,
+                    lo=value,
+                    hi=value,
+                    unit="B/s",
+                    datasheet=known.hbm_Bps if known else 0.0,
+                )
             )
     return tuple(made)

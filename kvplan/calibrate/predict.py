@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from kvplan.calibrate.records import Point
 from kvplan.calibrate.shapes import Shape, shape
-from kvplan.hardware import Disk, Gpu, Link, Machine
+from kvplan.hardware import Disk, Gpu, Link, Machine, pair_flops
 
 
 def gemm_traffic(m: int, n: int, k: int) -> tuple[float, float]:
@@ -27,16 +27,15 @@ def gemm_s(gpu: Gpu, m: int, n: int, k: int) -> float:
     return gpu.gemm_overhead_s + roofline_s(flops, size, peak, gpu.hbm_Bps * gpu.weight_read_efficiency, gpu.gemm_knee)
 
 
-def prefill_attention_flops(heads: int, dim: int, new: int, context: int) -> float:
-    """4 H d (n c + n (n+1)/2): two products of 2 H d FLOPs for each (new token, token it sees)."""
-    return 4.0 * heads * dim * (new * context + new * (new + 1) / 2)
+def prefill_attention_flops(heads: int, dim: int, new: int, context: int, edge_tokens: float = 0.0) -> float:
+    """FLOPs of n c + n (n+1)/2 score pairs, and of `edge_tokens` more keys per new token; see `kvplan.hardware.Gpu`."""
+    return heads * pair_flops(dim, dim) * (new * context + new * (new + 1) / 2 + new * edge_tokens)
 
 
 def prefill_attention_s(gpu: Gpu, heads: int, dim: int, new: int, context: int) -> float:
     """Seconds of one layer's attention over `new` tokens after `context`."""
-    flops = prefill_attention_flops(heads, dim, new, context)
-    ramp = 1 + gpu.attention_n0_tokens / new
-    return gpu.attention_overhead_s + flops / (gpu.bf16_flops * gpu.attention_efficiency) * ramp
+    flops = prefill_attention_flops(heads, dim, new, context, gpu.attention_n0_tokens)
+    return gpu.attention_overhead_s + flops / (gpu.bf16_flops * gpu.attention_efficiency)
 
 
 def decode_attention_s(gpu: Gpu, size: float) -> float:
@@ -44,13 +43,9 @@ def decode_attention_s(gpu: Gpu, size: float) -> float:
     return gpu.attention_overhead_s + size / (gpu.hbm_Bps * gpu.kv_read_efficiency)
 
 
-ELEMENTWISE_PASSES = 14.0
-"""Reads and writes of the hidden state per layer and token with fused kernels; the count that the planner uses."""
-
-
 def layer_extra_s(gpu: Gpu, dims: Shape, tokens: int) -> float:
-    """Seconds of what is neither product nor attention, per layer."""
-    size = 2.0 * tokens * dims.hidden * ELEMENTWISE_PASSES
+    """Seconds of what is neither product nor attention, per layer: fused kernels that read and write once."""
+    size = 2.0 * tokens * (11.5 * dims.hidden + 3 * dims.ffn)
     return gpu.layer_overhead_s + size / (gpu.hbm_Bps * gpu.elementwise_Bps_efficiency)
 
 
@@ -82,7 +77,7 @@ def prefill_step_s(gpu: Gpu, dims: Shape, layers: int, new: int, context: int) -
 
 
 def copy_s(link: Link, direction: str, size: float) -> float:
-    """Seconds of one contiguous pinned copy."""
+    """Seconds of one contiguous pinned copy in a row of copies."""
     return link.copy_s + size / (link.h2d_Bps if direction == "h2d" else link.d2h_Bps)
 
 

@@ -28,8 +28,12 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
 
 MODES: dict[str, Mode] = {
     "quick": Mode(name="quick", blocks=2, max_blocks=3, samples=3, budget_scale=0.3, limit_s=80.0, file_bytes=4 * GiB),
-    "standard": Mode(name="standard", blocks=6, max_blocks=8, samples=3, budget_scale=1.0, limit_s=360.0, file_bytes=16 * GiB),
-    "full": Mode(name="full", blocks=6, max_blocks=40, samples=5, budget_scale=4.0, limit_s=1200.0, file_bytes=32 * GiB),
+    "standard": Mode(
+        name="standard", blocks=6, max_blocks=8, samples=3, budget_scale=1.0, limit_s=360.0, file_bytes=16 * GiB
+    ),
+    "full": Mode(
+        name="full", blocks=6, max_blocks=40, samples=5, budget_scale=4.0, limit_s=1200.0, file_bytes=32 * GiB
+    ),
 }
 
 
@@ -41,6 +45,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int = 1
     numa_nodes: int = 1
     cpus: int = 1
+    pages: str = "huge"  # disk buffers: pinned, as engines use, when there is a GPU; else on 2 MiB pages
 
     @property
     def quick(self) -> bool:
@@ -79,7 +84,7 @@ def _timer(_: Context) -> list[Point]:
 
 
 def _pin(context: Context) -> list[Point]:
-    size = 256 * MiB if context.quick else GiB
+    size = 256 * MiB if context.quick else 512 * MiB
     return [point("pin", how=how, bytes=size) for how in ("torch", "register", "register_huge")]
 
 
@@ -89,7 +94,12 @@ _POWERS = [4 * KiB * 4**i for i in range(10)]  # 4 KiB .. 1 GiB
 def _copies(context: Context) -> list[Point]:
     largest = 256 * MiB if context.quick else GiB
     pinned = sorted([*_POWERS, 24 * KiB, 28 * KiB, 32 * KiB, 48 * KiB])
-    sizes = {"pinned": pinned, "huge": [MiB, 64 * MiB, GiB], "pageable": [64 * KiB, MiB, 16 * MiB, 256 * MiB], "alone": _POWERS}
+    sizes = {
+        "pinned": pinned,
+        "huge": [MiB, 64 * MiB, GiB],
+        "pageable": [64 * KiB, MiB, 16 * MiB, 256 * MiB],
+        "alone": _POWERS,
+    }
     return [
         point("copy", direction=direction, memory=memory, bytes=size, gpu=gpu)
         for gpu, direction, memory in product(range(context.gpus), ("h2d", "d2h"), sizes)
@@ -173,7 +183,7 @@ def _attention_shape(shape: Shape) -> dict[str, int]:
 
 
 def _attention_prefill(context: Context) -> list[Point]:
-    news = [512, 8192] if context.quick else [512, 2048, 4096, 8192]
+    news = [512, 8192] if context.quick else [128, 512, 2048, 4096, 8192]
     contexts = [0, 32768] if context.quick else [0, 8192, 32768, 98304]
     points = [
         point("attention_prefill", path=path, new=new, context=before, **_attention_shape(shape))
@@ -235,7 +245,9 @@ def _prefill_step(context: Context) -> list[Point]:
 
 
 def _layer(context: Context) -> list[Point]:
-    points = [point("decode_step", model=f"{context.model.name}/1", run="graph", batch=b, context=1024) for b in (1, 32)]
+    points = [
+        point("decode_step", model=f"{context.model.name}/1", run="graph", batch=b, context=1024) for b in (1, 32)
+    ]
     return [*points, point("prefill_step", model=f"{context.model.name}/1", run="graph", new=2048, context=0)]
 
 
@@ -244,10 +256,14 @@ def _host_memory(context: Context) -> list[Point]:
     return [point("host_copy", threads=threads, bytes=GiB) for threads in counts]
 
 
+def _disk(op: str, context: Context, size: int, threads: int) -> Point:
+    return point(op, bytes=size, threads=threads, pages=context.pages, order="random")
+
+
 def _disk_write(context: Context) -> list[Point]:
     sizes = [MiB] if context.quick else [64 * KiB, 256 * KiB, MiB, 4 * MiB, 16 * MiB]
     threads = [1, 16] if context.quick else [1, 4, 16]
-    return [point("disk_write", bytes=s, threads=t, pages="huge", order="random") for s, t in product(sizes, threads)]
+    return [_disk("disk_write", context, s, t) for s, t in product(sizes, threads)]
 
 
 def _disk_read(context: Context) -> list[Point]:
@@ -256,16 +272,17 @@ def _disk_read(context: Context) -> list[Point]:
     else:
         sizes = [4 * KiB, 16 * KiB, 64 * KiB, 256 * KiB, MiB, 2 * MiB, 4 * MiB, 16 * MiB]
         threads = [1, 2, 4, 8, 16, 32, 64] if context.full else [1, 4, 16, 32]
-    return [point("disk_read", bytes=s, threads=t, pages="huge", order="random") for s, t in product(sizes, threads)]
+    return [_disk("disk_read", context, s, t) for s, t in product(sizes, threads)]
 
 
 def _disk_buffers(context: Context) -> list[Point]:
     sizes = [MiB] if context.quick else [256 * KiB, MiB, 4 * MiB]
     points = [
         point("disk_read", bytes=size, threads=4, pages=pages, order="random")
-        for size, pages in product(sizes, ("small", "pinned"))
+        for size, pages in product(sizes, ("small", "huge", "pinned"))
+        if pages != context.pages
     ]
-    sequential = [point("disk_read", bytes=size, threads=1, pages="huge", order="sequential") for size in sizes]
+    sequential = [point("disk_read", bytes=size, threads=1, pages=context.pages, order="sequential") for size in sizes]
     return points + sequential
 
 
@@ -273,14 +290,14 @@ def _disk_paths(_: Context) -> list[Point]:
     return [point("disk_path", how=how, bytes=256 * MiB) for how in ("cold", "hot", "mmap_cold", "mmap_hot", "again")]
 
 
-def _disk_mixed(_: Context) -> list[Point]:
-    return [point("disk_mixed", bytes=4 * MiB, threads=16, pages="huge", order="random")]
+def _disk_mixed(context: Context) -> list[Point]:
+    return [_disk("disk_mixed", context, 4 * MiB, 16)]
 
 
 def _disk_sustained(context: Context) -> list[Point]:
     span = 4.0 if context.quick else 60.0 if context.full else 15.0
     return [
-        point("disk_sustained", what=what, bytes=4 * MiB, threads=16, pages="huge", seconds=span)
+        point("disk_sustained", what=what, bytes=4 * MiB, threads=16, pages=context.pages, span_s=span)
         for what in ("read", "write")
     ]
 
@@ -304,23 +321,76 @@ PROBES: tuple[Probe, ...] = (
     Probe(name="all_gpus", family="gpu", title="all GPUs at once", points=_all_gpus, budget_s=15),
     Probe(name="hbm", family="gpu", title="GPU memory", points=_hbm, budget_s=5),
     Probe(name="gemm", family="compute", title="matrix products of model shapes", points=_gemm, budget_s=35),
-    Probe(name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25),
+    Probe(
+        name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25
+    ),
     Probe(name="decode_attention", family="compute", title="decode attention", points=_attention_decode, budget_s=25),
     Probe(name="elementwise", family="compute", title="norms, activations, residuals", points=_elementwise, budget_s=6),
     Probe(name="layer", family="compute", title="one decoder layer", points=_layer, budget_s=8),
-    Probe(name="decode_step", family="compute", title="decode steps of the whole model", points=_decode_step, budget_s=25),
+    Probe(
+        name="decode_step", family="compute", title="decode steps of the whole model", points=_decode_step, budget_s=25
+    ),
     Probe(name="prefill_step", family="compute", title="prefill of the whole model", points=_prefill_step, budget_s=25),
     Probe(name="overlap", family="gpu", title="copies against compute", points=_overlap, tolerance=0.05, budget_s=10),
     Probe(name="pinning", family="gpu", title="cost of pinning", points=_pin, tolerance=0.1, budget_s=12, blocks=3),
-    Probe(name="host_memory", family="disk", title="host memory copies", points=_host_memory, tolerance=0.1, budget_s=6, blocks=3),
-    Probe(name="disk_write", family="disk", title="disk writes", points=_disk_write, tolerance=0.05, budget_s=25, blocks=4),
+    Probe(
+        name="host_memory",
+        family="disk",
+        title="host memory copies",
+        points=_host_memory,
+        tolerance=0.1,
+        budget_s=6,
+        blocks=3,
+    ),
+    Probe(
+        name="disk_write", family="disk", title="disk writes", points=_disk_write, tolerance=0.05, budget_s=25, blocks=4
+    ),
     Probe(name="disk_read", family="disk", title="disk reads", points=_disk_read, tolerance=0.05, budget_s=60),
-    Probe(name="disk_buffers", family="disk", title="disk reads by buffer", points=_disk_buffers, tolerance=0.05, budget_s=20, blocks=4),
-    Probe(name="disk_paths", family="disk", title="page cache and mapped reads", points=_disk_paths, tolerance=0.2, budget_s=10, blocks=2),
-    Probe(name="disk_mixed", family="disk", title="disk reads beside writes", points=_disk_mixed, tolerance=0.1, budget_s=6, blocks=3),
-    Probe(name="pipeline", family="gpu", title="disk to GPU through pinned memory", points=_pipeline, tolerance=0.1, budget_s=20, blocks=3),
+    Probe(
+        name="disk_buffers",
+        family="disk",
+        title="disk reads by buffer",
+        points=_disk_buffers,
+        tolerance=0.05,
+        budget_s=20,
+        blocks=4,
+    ),
+    Probe(
+        name="disk_paths",
+        family="disk",
+        title="page cache and mapped reads",
+        points=_disk_paths,
+        tolerance=0.2,
+        budget_s=10,
+        blocks=2,
+    ),
+    Probe(
+        name="disk_mixed",
+        family="disk",
+        title="disk reads beside writes",
+        points=_disk_mixed,
+        tolerance=0.1,
+        budget_s=6,
+        blocks=3,
+    ),
+    Probe(
+        name="pipeline",
+        family="gpu",
+        title="disk to GPU through pinned memory",
+        points=_pipeline,
+        tolerance=0.1,
+        budget_s=20,
+        blocks=3,
+    ),
     Probe(name="gds", family="gpu", title="GPUDirect Storage", points=_gds, tolerance=0.1, budget_s=10, blocks=3),
-    Probe(name="disk_sustained", family="disk", title="disk, burst and sustained", points=_disk_sustained, budget_s=1, blocks=1),
+    Probe(
+        name="disk_sustained",
+        family="disk",
+        title="disk, burst and sustained",
+        points=_disk_sustained,
+        budget_s=1,
+        blocks=1,
+    ),
 )
 
 

@@ -19,7 +19,9 @@ from kvplan.hardware import Machine
 
 
 def to_toml(document: dict[str, Any]) -> str:
-    """A TOML document from nested dicts of numbers, strings, booleans, lists and dicts; None is left out, tables come after plain keys."""
+    """A TOML document from nested dicts of numbers, strings, booleans, lists and dicts; None is left out, tables
+    come after plain keys.
+    """
     lines: list[str] = []
     _table(document, (), lines)
     return "\n".join(lines).strip() + "\n"
@@ -40,7 +42,11 @@ def _is_table(value: Any, path: tuple[str, ...]) -> bool:
 
 
 def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name, ensure_ascii=False)
+    return (
+        name
+        if name.replace("_", "").replace("-", "").isalnum() and name.isascii()
+        else json.dumps(name, ensure_ascii=False)
+    )
 
 
 def _value(value: Any) -> str:
@@ -81,7 +87,10 @@ def tables(rows: Iterable[Row]) -> dict[str, Any]:
         names = list(dict.fromkeys(name for row in group for name in row.point.params))
         made[op] = {
             "columns": [*names, "seconds", "lo", "hi", "blocks"],
-            "rows": [[*(row.point.params.get(n, "") for n in names), row.seconds, row.lo, row.hi, row.blocks] for row in group],
+            "rows": [
+                [*(row.point.params.get(n, "") for n in names), row.seconds, row.lo, row.hi, row.blocks]
+                for row in group
+            ],
         }
     return made
 

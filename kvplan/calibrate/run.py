@@ -7,7 +7,7 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ from kvplan.calibrate.probes import Context, Probe
 from kvplan.calibrate.profile import journal_path, samples_path, write_machine, write_samples
 from kvplan.calibrate.records import Finding, Instrument, Outcome, Point, Progress, Row, Value
 from kvplan.calibrate.sample import Plan, measure
+from kvplan.errors import InputError
 from kvplan.hardware import Gpu, Machine
 from kvplan.results.calibrate import CalibrateResult, ProbeOutcome, Quality, Remark
 
@@ -35,6 +36,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     output: Path | None = None
     resume: bool = False
     base: Machine | None = None  # supplies what is not measured
+    stand_in: bool = False  # the base is no machine of the user's: its numbers are assumptions here
     created: str = ""
     fake: bool = False
 
@@ -50,17 +52,28 @@ class Journal:
             for line in self.path.read_bytes().splitlines():
                 entry = msgspec.json.decode(line)
                 self.entries[entry["probe"]] = entry
-                self.samples += entry["samples"]
+                self.samples += entry["samples"] if entry["probe"] != "server" else []
         elif self.path:
             self.path.unlink(missing_ok=True)
+
+    def same_server(self, facts: dict[str, Value]) -> None:
+        """Keep what identifies the server. Raises InputError when an earlier run was on another one."""
+        earlier = self.entries.get("server")
+        ours: dict[str, Any] = {name: facts[name] for name in ("uuid", "host", "disk_path") if name in facts}
+        if earlier is None:
+            self.add("server", [], [ours])
+        elif earlier["samples"][0] != ours:
+            raise InputError(f"{self.path}: the interrupted run was on another server", hint="run without --resume")
 
     def rows(self, name: str) -> list[Row] | None:
         """Rows of a probe that an earlier run finished; None when it did not."""
         entry = self.entries.get(name)
         return None if entry is None else msgspec.convert(entry["rows"], list[Row])
 
-    def add(self, name: str, rows: list[Row], samples: list[dict[str, object]]) -> None:
-        self.samples += samples
+    def add(self, name: str, rows: list[Row], samples: Sequence[dict[str, Any]]) -> None:
+        """Keep a probe's rows and samples, on disk as well when a profile is written."""
+        if name != "server":
+            self.samples += samples
         if self.path:
             with self.path.open("ab") as file:
                 file.write(msgspec.json.encode({"probe": name, "rows": rows, "samples": samples}) + b"\n")
@@ -86,9 +99,12 @@ class Run:
         self.facts: dict[str, Value] = {}
         for instrument in dict.fromkeys(instruments.values()):
             self.facts |= instrument.facts()
+        self.journal.same_server(self.facts)
 
     def instrument(self, point: Point) -> Instrument | None:
-        """The instrument of a point's operation: by its name, or by its first word (`disk_read` -> `disk`), or the GPU."""
+        """The instrument of a point's operation: by its name, or by its first word (`disk_read` -> `disk`), or the
+        GPU.
+        """
         for name in (point.op, point.op.split("_")[0], "gpu"):
             if name in self.instruments:
                 return self.instruments[name]
@@ -118,7 +134,7 @@ class Run:
         self.rows += self._possible(found)
         spent = self.clock() - began
         reason = "; ".join(dict.fromkeys([*reasons, *failures.values()]))
-        status = "done" if found else "failed"
+        status: Literal["done", "failed"] = "done" if found else "failed"
         self.outcomes.append(Outcome(name=probe.name, status=status, reason=reason, points=len(found), seconds=spent))
         self.progress(f"{label}: {len(found)} points in {spent:.1f} s" + (f" ({reason})" if reason else ""))
 
@@ -196,9 +212,11 @@ def run(
     clock: Callable[[], float],
     noticed: Sequence[Finding] = (),
 ) -> CalibrateResult:
-    """Calibrate. Writes the profile and its samples when the job names a file; a failing probe is recorded and the others go on.
+    """Calibrate.
 
-    `instruments` maps the first word of an operation (`disk`, `host`, `pipeline`), or `gpu` for all others, to what measures it.
+    Writes the profile and its samples when the job names a file; a failing probe is recorded and the others go on.
+    `instruments` maps the first word of an operation (`disk`, `host`, `pipeline`), or `gpu` for all others, to what
+    measures it.
     """
     began = clock()
     state = Run(job, instruments, progress, clock)
@@ -209,6 +227,10 @@ def run(
     machine = build(job, state.facts, found, gpu, sources, state.rows)
     quality = state.holdout(machine)
     remarks = _remarks(state.findings, found, quality)
+    if job.base and job.stand_in:
+        parts = ", ".join(sorted({p.family for p in job.probes}))
+        text = f"only {parts} was measured: all else in this profile is {job.base.name}'s."
+        remarks += (Remark(code="B01", level="warning", text=text + " --merge FILE takes it from a machine of yours."),)
     calibration: dict[str, object] = {
         **machine.calibration,
         "quality": msgspec.to_builtins(quality),
@@ -238,9 +260,11 @@ def _remarks(findings: list[Finding], found: Findings, quality: Quality) -> tupl
     remarks = [Remark(code=f.code, level=f.level, text=f.text) for f in dict.fromkeys(findings)]
     for name, fitted in found.fits.items():
         if fitted.p90_error > 0.15:
-            text = f"{name}: a tenth of the points is more than {fitted.p90_error:.0%} off the closed form (median {fitted.median_error:.0%})."
+            off = f"more than {fitted.p90_error:.0%} off the closed form (median {fitted.median_error:.0%})"
+            text = f"{name}: a tenth of the points is {off}."
             remarks.append(Remark(code="S02", level="note", text=text))
     if not quality.accepted:
-        text = f"predictions of held-out points are {quality.median_error:.0%} off in the median: take the profile with care."
+        off = f"{quality.median_error:.0%} off in the median"
+        text = f"predictions of held-out points are {off}: take the profile with care."
         remarks.append(Remark(code="S03", level="warning", text=text))
     return tuple(remarks)

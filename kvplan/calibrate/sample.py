@@ -1,4 +1,6 @@
-"""Blocked repetitions: every block has fresh buffers and a fresh order, and points leave once their interval is narrow enough."""
+"""Blocked repetitions: every block has fresh buffers and a fresh order, and points leave once their interval is
+narrow enough.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from kvplan.calibrate.stats import median_interval, relative_half_width
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to go on: at least `blocks` blocks of `samples`, more while an interval is wider than `tolerance`, within `budget_s`."""
+    """How long to go on: at least `blocks` blocks of `samples`, more while an interval is wider than `tolerance`,
+    within `budget_s`.
+    """
 
     blocks: int = 6
     max_blocks: int = 12
@@ -63,14 +67,19 @@ def measure(
 
 
 def estimate(current: Point, blocks: list[list[Sample]], tolerance: float) -> Row:
-    """One row from the blocks of a point. The first block is left out when it is more than 10 % off the median of the rest."""
+    """One row from the blocks of a point.
+
+    The first block is left out when it is more than 10 % off the median of the rest.
+    """
     medians = [statistics.median(s.seconds for s in block) for block in blocks]
     kept = medians
     if len(medians) >= 3 and abs(medians[0] / statistics.median(medians[1:]) - 1) > 0.10:
         kept = medians[1:]
     middle, lo, hi = median_interval(kept)
     samples = [s for block in blocks for s in block]
-    notes = {name: statistics.median(s.notes[name] for s in samples if name in s.notes) for s in samples for name in s.notes}
+    notes = {
+        name: statistics.median(s.notes[name] for s in samples if name in s.notes) for s in samples for name in s.notes
+    }
     if kept is not medians:
         notes["warmup_effect"] = 1.0
     return Row(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.model import ModelSpec
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,26 +52,6 @@ SHAPES: dict[str, Shape] = {
         Shape(name="qwen2.5-7b", layers=28, hidden=3584, heads=28, kv_heads=4, head_dim=128, ffn=18944, vocab=152064),
     )
 }
-
-
-def of_model(spec: ModelSpec) -> Shape:
-    """The shape of a dense model with equal layers. Raises InputError for mixture-of-experts, latent or mixed layers."""
-    if len(spec.layers) != 1 or spec.layers[0].kind != "full" or len(spec.ffn) != 1 or spec.ffn[0].experts:
-        raise InputError(
-            f"{spec.name}: calibrate times dense models with equal full-attention layers",
-            hint="pick one: " + ", ".join(SHAPES) + "; the fitted efficiencies hold for other models of the same GPU",
-        )
-    layer = spec.layers[0]
-    return Shape(
-        name=spec.name,
-        layers=spec.layer_count,
-        hidden=spec.hidden,
-        heads=layer.query_heads,
-        kv_heads=layer.kv_heads,
-        head_dim=layer.k_dim,
-        ffn=spec.ffn[0].width,
-        vocab=spec.vocab,
-    )
 
 
 def shape(name: str) -> Shape:

@@ -26,9 +26,10 @@ def sign_test_rank(count: int) -> int:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, lo, hi) of positive values with a 95 % interval: order statistics from six values on, Student's t on logarithms below.
+    """(median, lo, hi) of positive values with a 95 % interval: order statistics from six values on, Student's t on
+    logarithms below.
 
-    One value has no interval: it comes back as (v, 0, inf).
+    One value tells nothing of its spread: its interval is a factor of two either way.
     """
     middle = statistics.median(values)
     ranked = sorted(values)
@@ -36,7 +37,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     if rank >= 0:
         return middle, ranked[rank], ranked[-1 - rank]
     if len(ranked) == 1:
-        return middle, 0.0, math.inf
+        return middle, middle / 2, middle * 2
     logs = [math.log(value) for value in ranked]
     half = _T95[len(logs) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
     return middle, middle * math.exp(-half), middle * math.exp(half)

@@ -41,14 +41,18 @@ def check_filesystem(path: Path) -> Finding | None:
     kind = filesystem(path)
     kind = "overlayfs" if kind == "overlay" else kind
     if kind in _MEMORY:
-        return Finding(code="D01", level="refuse", text=f"{path} is {kind}: it is RAM, and takes O_DIRECT all the same.")
+        return Finding(
+            code="D01", level="refuse", text=f"{path} is {kind}: it is RAM, and takes O_DIRECT all the same."
+        )
     if kind.split(".")[0] in _INDIRECT:
         return Finding(code="D02", level="refuse", text=f"{path} is {kind}: its speed is not that of one local disk.")
     return None
 
 
 def written_share(descriptor: int) -> float:
-    """Share of a file's bytes that were really written, by SEEK_DATA: neither holes nor allocated-but-unwritten extents count."""
+    """Share of a file's bytes that were really written, by SEEK_DATA: neither holes nor allocated-but-unwritten
+    extents count.
+    """
     size = os.fstat(descriptor).st_size
     at = found = 0
     while at < size:
@@ -73,7 +77,9 @@ def check_written(descriptor: int, path: Path) -> Finding | None:
 
 
 def read_bytes() -> int | None:
-    """Bytes that this process has caused to be read from storage (/proc/self/io); None when the kernel does not count."""
+    """Bytes that this process has caused to be read from storage (/proc/self/io); None when the kernel does not
+    count.
+    """
     return _process_io("read_bytes")
 
 
@@ -148,7 +154,9 @@ def read_limit_Bps(path: Path) -> float:
         for line in (group / name).read_text().splitlines():
             key, _, rest = line.partition(" ")
             if key in wanted:
-                limits += [float(word.removeprefix("rbps=")) for word in rest.split() if word.removeprefix("rbps=").isdigit()]
+                limits += [
+                    float(word.removeprefix("rbps=")) for word in rest.split() if word.removeprefix("rbps=").isdigit()
+                ]
     return min(limits, default=0.0)
 
 
@@ -190,7 +198,9 @@ def check_sustained(slices_Bps: list[float], slice_s: float) -> Finding | None:
 
 
 def direct_alignment(path: Path) -> int:
-    """Alignment in bytes that O_DIRECT needs for offset, length and memory: the file system's block size is always enough."""
+    """Alignment in bytes that O_DIRECT needs for offset, length and memory: the file system's block size is always
+    enough.
+    """
     return max(512, os.statvfs(path).f_bsize if os.statvfs(path).f_bsize <= 65536 else 4096)
 
 

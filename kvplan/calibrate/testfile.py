@@ -20,17 +20,24 @@ from kvplan.errors import InputError, MissingError
 from kvplan.units import MiB, format_bytes
 
 PAGE = 4096
+HUGE = 2 * MiB
 FILL = 8 * MiB
 _open_paths: set[Path] = set()
 
 
-def buffer(size: int, *, huge: bool) -> Any:
-    """Private anonymous memory, page-aligned, touched; on 2 MiB pages when `huge` and the kernel has them."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def buffer(size: int, *, huge: bool) -> memoryview:
+    """Private anonymous memory, touched and aligned to 2 MiB; on 2 MiB pages when `huge` and the kernel has them,
+    never otherwise.
+
+    A mapping of less than two huge pages may hold none, so that more is mapped than is given.
+    """
+    memory = mmap.mmap(-1, -(-size // HUGE) * HUGE + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):
         memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
-    np.frombuffer(memory, dtype=np.uint8)[::PAGE] = 1
-    return memory
+    start = -np.frombuffer(memory, dtype=np.uint8).ctypes.data % HUGE
+    given = memoryview(memory)[start : start + size]
+    np.frombuffer(given, dtype=np.uint8)[::PAGE] = 1
+    return given
 
 
 def stamp(memory: Any, seed: int, offset: int) -> None:
@@ -112,7 +119,10 @@ class TestFile:
 
 
 def _allowed(folder: Path, size: int) -> int:
-    """At most a quarter of the free space, a whole number of fill blocks. Raises InputError when that is too little to measure with."""
+    """At most a quarter of the free space, a whole number of fill blocks.
+
+    Raises InputError when that is too little to measure with.
+    """
     if not folder.is_dir():
         raise InputError(f"--disk-path {folder}: no such folder")
     if not os.access(folder, os.W_OK):
@@ -120,8 +130,9 @@ def _allowed(folder: Path, size: int) -> int:
     space = os.statvfs(folder)
     allowed = min(size, space.f_bavail * space.f_frsize // 4) // FILL * FILL
     if allowed < 64 * MiB:
+        free = format_bytes(space.f_bavail * space.f_frsize)
         raise InputError(
-            f"--disk-path {folder}: {format_bytes(space.f_bavail * space.f_frsize)} free; the test takes a quarter and needs 64 MiB of it",
+            f"--disk-path {folder}: {free} free; the test takes a quarter and needs 64 MiB of it",
             hint="give a folder on a volume with more space",
         )
     return allowed
@@ -135,7 +146,9 @@ def _remove_all() -> None:
 
 
 def _remove_on_signals() -> None:
-    """Termination and hang-up remove the file as well; an interrupt arrives as an exception and is cleaned up on the way out."""
+    """Termination and hang-up remove the file as well; an interrupt arrives as an exception and is cleaned up on the
+    way out.
+    """
     atexit.register(_remove_all)
     for number in (signal.SIGTERM, signal.SIGHUP):
         with contextlib.suppress(ValueError):  # not the main thread

@@ -1,8 +1,8 @@
 """Clocks for GPU work. Each times `repeats` operations of a trial and returns seconds for one.
 
-`spin` holds the stream on a spin kernel until everything is enqueued, so that what is timed is the device and not the host
-(nvbandwidth does the same); `graph` replays a captured graph; `alone` times one operation on an idle stream; `wall` is the host's clock
-around operations and a wait.
+`spin` holds the stream on a spin kernel until everything is enqueued, so that what is timed is the device and not the
+host (nvbandwidth does the same); `graph` replays a captured graph; `alone` times one operation on an idle stream;
+`wall` is the host's clock around operations and a wait.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import torch
 
 from kvplan.calibrate.records import Sample
 
-
-GRAPH_BELOW_S = 0.1  # above this the cost of launching no longer matters, and a graph is not worth its memory
+GRAPH_BELOW_S = (
+    0.05  # above this the host's share no longer matters: neither a graph nor a spin kernel is worth its time
+)
 
 
 @dataclass
 class Trial:
     """An operation ready to run: `enqueue(i)` starts the i-th repetition on the current stream.
 
-    `beside(gate, seconds)` starts, on another stream and behind the event `gate`, what must run for at least `seconds` at the same time;
+    `beside(gate, seconds)` starts, on another stream and behind the event `gate`, what must run for at least
+    `seconds` at the same time;
     `check` raises CheckError when the result is wrong; `limit` bounds the repetitions of one sample.
     """
 
@@ -59,7 +61,9 @@ def _events() -> tuple[Any, Any]:
 
 
 def spin_seconds(guard: Guard, trial: Trial, repeats: int, expected_s: float = 0.0) -> Sample:
-    """Device time of operations enqueued behind a spin kernel; `host_limited` is set when the host was too slow even then."""
+    """Device time of operations enqueued behind a spin kernel; `host_limited` is set when the host was too slow even
+    then.
+    """
     began = time.perf_counter()
     for index in range(min(repeats, 8)):
         trial.enqueue(index)
@@ -117,7 +121,9 @@ def time_graph(guard: Guard, graph: Any, repeats: int) -> Sample:
 
 
 def alone_seconds(_: Guard, trial: Trial, repeats: int) -> Sample:
-    """Device time of one operation on an idle stream, the host's call included: what a single copy costs when nothing is queued."""
+    """Device time of one operation on an idle stream, the host's call included: what a single copy costs when
+    nothing is queued.
+    """
     spans = []
     for index in range(max(repeats, 5)):
         start, stop = _events()
@@ -147,11 +153,13 @@ def take(guard: Guard, trial: Trial, samples: int, window_s: float) -> list[Samp
     """Warm up, choose the repetitions that fill `window_s`, and take samples."""
     trial.enqueue(0)
     torch.cuda.synchronize()
-    once = min(wall_seconds(guard, trial, 1).seconds for _ in range(2))
+    once = min(wall_seconds(guard, trial, 1).seconds for _ in range(2 if samples > 1 else 1))
+    if once > GRAPH_BELOW_S and not trial.beside:
+        return [_with(wall_seconds(guard, trial, 1), trial) for _ in range(samples)]
     if trial.clock in _HOST_CLOCKS:
         repeats = _repeats(once, window_s, trial.limit)
         return [_with(_HOST_CLOCKS[trial.clock](guard, trial, repeats), trial) for _ in range(samples)]
-    if trial.clock == "graph" and once < GRAPH_BELOW_S:
+    if trial.clock == "graph":
         quick = _repeats(once, window_s, min(16, trial.limit))
         once = min(once, graph_seconds(guard, trial, quick).seconds)
         repeats = _repeats(once, window_s, trial.limit)

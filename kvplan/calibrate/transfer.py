@@ -1,4 +1,6 @@
-"""Copies between host and GPU: contiguous, scattered, both ways at once, beside compute, from each NUMA node, to all GPUs."""
+"""Copies between host and GPU: contiguous, scattered, both ways at once, beside compute, from each NUMA node, to all
+GPUs.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,10 @@ def _copier(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> Callabl
 
 
 def _checked(gpu: Gpu, targets: list[torch.Tensor], sources: list[torch.Tensor], what: str) -> Callable[[], None]:
-    """Poison one target, copy once more, compare. (The arenas exchange contents, so earlier equality proves nothing.)"""
+    """Poison one target, copy once more, compare.
+
+    (The arenas exchange contents, so earlier equality proves nothing.)
+    """
 
     def check() -> None:
         targets[0].fill_(_POISON)
@@ -81,7 +86,10 @@ def _checked(gpu: Gpu, targets: list[torch.Tensor], sources: list[torch.Tensor],
 
 
 def contiguous(gpu: Gpu, point: Point) -> Trial:
-    """One copy of `bytes` in a row of copies, or `alone` on an idle stream. Pageable copies block the host, so their time is the host's."""
+    """One copy of `bytes` in a row of copies, or `alone` on an idle stream.
+
+    Pageable copies block the host, so their time is the host's.
+    """
     memory, direction = point.text("memory"), point.text("direction")
     targets, sources = _pair(gpu, direction, _host_arena(gpu, memory), point.number("bytes"))
     clock = {"pageable": "wall", "alone": "alone"}.get(memory, "spin")
@@ -131,7 +139,9 @@ def overlap(gpu: Gpu, point: Point) -> Trial:
 
 
 def _gemm_work(gpu: Gpu) -> Callable[[int], Any]:
-    x, w, y = gpu.keep("overlap gemm", lambda: (gpu.normal(4096, 4096), gpu.normal(14336, 4096), gpu.normal(4096, 14336)))
+    x, w, y = gpu.keep(
+        "overlap gemm", lambda: (gpu.normal(4096, 4096), gpu.normal(14336, 4096), gpu.normal(4096, 14336))
+    )
     return lambda _: torch.mm(x, w.t(), out=y)
 
 
@@ -187,7 +197,9 @@ class _Attributes(ctypes.Structure):
 
 
 def _batch_copy() -> Any:
-    """cudaMemcpyBatchAsync(dsts, srcs, sizes, count, attributes, attribute indexes, count of attributes, stream), or None."""
+    """cudaMemcpyBatchAsync(dsts, srcs, sizes, count, attributes, attribute indexes, count of attributes, stream), or
+    None.
+    """
     if torch.version.cuda is None or int(torch.version.cuda.split(".")[0]) < 13:
         return None
     try:
@@ -216,7 +228,8 @@ def _loop(gpu: Gpu, target: torch.Tensor, there: torch.Tensor, source: torch.Ten
         for one_target, one_source in pairs:
             one_target.copy_(one_source, non_blocking=True)
 
-    # A stream takes about a thousand pending calls: from there on no spin kernel can hide the host, and the host is what a caller waits for.
+    # A stream takes about a thousand pending calls: from there on no spin kernel can hide the host, and the host is
+    # what a caller waits for.
     clock = "spin" if len(pairs) < 512 else "wall"
     return Trial(enqueue, clock=clock, limit=4, check=_scatter_check(enqueue, target, there, source, here))
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kvplan.results.calibrate import CalibrateResult, CompareResult, Figure
-from kvplan.units import format_rate, format_seconds
+from kvplan.results.calibrate import CalibrateResult, CompareResult, Figure, FromLogResult
+from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
 
 
 def _number(value: float, unit: str) -> str:
@@ -15,6 +15,10 @@ def _number(value: float, unit: str) -> str:
         return format_rate(value)
     if unit in ("s", "s/GiB"):
         return format_seconds(value)
+    if unit == "B":
+        return format_bytes(value)
+    if unit.startswith("tokens"):
+        return f"{format_tokens(value)} {unit}"
     return f"{value:.2f}"
 
 
@@ -27,7 +31,13 @@ def _interval(figure: Figure) -> str:
 def render(result: CalibrateResult, console: Console) -> None:
     """Figures with their interval and the datasheet beside them, then what is odd."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, justify in (("", "left"), ("measured", "right"), ("95 %", "right"), ("datasheet", "right"), ("reached", "right")):
+    for header, justify in (
+        ("", "left"),
+        ("measured", "right"),
+        ("95 %", "right"),
+        ("datasheet", "right"),
+        ("reached", "right"),
+    ):
         table.add_column(header, justify=justify, no_wrap=header != "")  # type: ignore[arg-type]
     part = ""
     for figure in result.figures:
@@ -36,7 +46,9 @@ def render(result: CalibrateResult, console: Console) -> None:
             table.add_row(f"[bold]{part}[/]")
         promised = _number(figure.datasheet, figure.unit) if figure.datasheet else ""
         reached = f"{figure.value / figure.datasheet:.0%}" if figure.datasheet else ""
-        table.add_row(f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached)
+        table.add_row(
+            f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached
+        )
     console.print(f"[bold]{escape(result.machine.title)}[/] · {result.mode}")
     console.print()
     console.print(table)
@@ -88,3 +100,26 @@ def render_compare(result: CompareResult, console: Console) -> None:
         console.print(f"{differing} of {len(result.differences)} measured numbers differ by more than their intervals.")
     else:
         console.print(f"All {len(result.differences)} measured numbers agree within their intervals.")
+
+
+def render_log(result: FromLogResult, console: Console) -> None:
+    """Figures from logs, and how to use them."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header, justify in (("", "left"), ("from the log", "right"), ("95 %", "right"), ("source", "left")):
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    for figure in result.figures:
+        table.add_row(
+            f"{figure.part}: {figure.name}",
+            _number(figure.value, figure.unit),
+            _interval(figure),
+            escape(figure.source),
+        )
+    console.print(table)
+    if result.settings:
+        console.print()
+        console.print(
+            "use them: " + " ".join(f"--set {path}={value:.4g}" for path, value in result.settings.items()),
+            soft_wrap=True,
+        )
+    for note in result.notes:
+        console.print(f"! {escape(note)}", soft_wrap=True)

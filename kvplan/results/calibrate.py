@@ -8,7 +8,9 @@ from kvplan.hardware import Machine
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the closing table: a measured number with its 95 % interval, and what the maker promises (0: nothing)."""
+    """One line of the closing table: a measured number with its 95 % interval, and what the maker promises (0:
+    nothing).
+    """
 
     part: str
     name: str
@@ -39,7 +41,9 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """How far predictions of the fitted machine are from points that the fit did not see: median relative error by family."""
+    """How far predictions of the fitted machine are from points that the fit did not see: median relative error by
+    family.
+    """
 
     points: int
     errors: dict[str, float]
@@ -79,3 +83,13 @@ class CompareResult(msgspec.Struct, frozen=True, kw_only=True):
     second: str
     differences: tuple[Difference, ...]
     agree: bool
+
+
+class FromLogResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What the logs of a running engine tell: figures, and the same as settings for `--set`."""
+
+    schema: str = "kvplan.calibrate.log/1"
+    files: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    settings: dict[str, float]
+    notes: tuple[str, ...]

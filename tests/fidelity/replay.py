@@ -1,9 +1,8 @@
-"""Run the measured cases through the simulator and print case, measured, predicted, error."""
+"""The measured cases, run through the simulator."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,17 @@ MEASURED = Path(__file__).resolve().parents[3] / "shared/measured/h100-vllm-0.24
 MODEL = "llama-3.1-8b"
 
 
-def run_rows(rows: list[dict[str, Any]], *, model: str = MODEL, machine: str = "h100-sxm", sets: tuple[str, ...] = (), **tiers: str) -> dict[str, Any]:
+def run_rows(rows: list[dict[str, Any]], **tiers: str) -> dict[str, Any]:
     """Columns of a replay of Mooncake-style rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        loaded = scenario.load(str(path), model=model, machine=machine, tiers=tiers, sets=sets)
+        loaded = scenario.load(str(path), model=MODEL, machine="h100-sxm", tiers=tiers)
         _, world = simulate(loaded)
     return arrays(world.recorder)
 
 
-def single(kind: str, tokens: int, **options: Any) -> float:
+def single(kind: str, tokens: int) -> float:
     """TTFT of one request alone, as the measurement did it: cold, with its prefix on the GPU, or with it in host memory only."""
     cached = tokens if kind == "cold" else tokens - 64
     ids = list(range(-(-cached // 512)))
@@ -37,38 +36,21 @@ def single(kind: str, tokens: int, **options: Any) -> float:
             rows.append({"timestamp": 60_000 * extra, "input_length": 512 * 160, "output_length": 2, "hash_ids": fill})
     if kind != "cold":
         rows.append({"timestamp": 600_000, "input_length": tokens, "output_length": 2, "hash_ids": [*ids, 10**8]})
-    return float(run_rows(rows, gpu_kv="40GiB", cpu="80GiB", **options)["ttft_s"][-1])
+    return float(run_rows(rows, gpu_kv="40GiB", cpu="80GiB")["ttft_s"][-1])
 
 
-def decode(batch: int, context: int, **options: Any) -> float:
+def decode(batch: int, context: int) -> float:
     """Mean time between tokens of the last of `batch` equal requests."""
     rows = [
         {"timestamp": 0, "input_length": context, "output_length": 96, "hash_ids": [10**4 * i + k for k in range(-(-context // 512))]}
         for i in range(batch)
     ]
-    columns = run_rows(rows, gpu_kv="40GiB", cpu="40GiB", **options)
+    columns = run_rows(rows, gpu_kv="40GiB", cpu="40GiB")
     last = columns["arrival_s"] + columns["ttft_s"]
     return float(columns["itl_s"][last.argmax()])
 
 
-def table(**options: Any) -> list[tuple[str, float, float]]:
-    data = json.loads((MEASURED / "single_requests.json").read_text())
-    found = []
-    for kind in ("cold", "gpu_hit", "cpu_hit"):
-        by_size: dict[int, list[float]] = {}
-        for row in data["probe"]:
-            if row["kind"] == kind:
-                by_size.setdefault(row["n"], []).append(row["ttft"])
-        for tokens, times in by_size.items():
-            found.append((f"{kind} {tokens}", statistics.median(times), single(kind, tokens, **options)))
-    for row in data["decode"]:
-        found.append((f"decode {row['batch']} x {row['ctx']}", row["itl_of_last_started"], decode(row["batch"], row["ctx"], **options)))
-    return found
-
-
-if __name__ == "__main__":
-    import sys
-
-    MODEL = sys.argv[1] if len(sys.argv) > 1 else MODEL
-    for name, measured, predicted in table(model=MODEL):
-        print(f"{name:20} {measured * 1e3:10.2f} {predicted * 1e3:10.2f} ms {predicted / measured - 1:+7.1%}")
+def replay(name: str, **tiers: str) -> dict[str, Any]:
+    """Columns of a measured trace replayed with the given tiers."""
+    loaded = scenario.load(str(MEASURED / name), model=MODEL, machine="h100-sxm", tiers=tiers)
+    return arrays(simulate(loaded)[1].recorder)

@@ -18,6 +18,7 @@ from kvplan.calibrate.shapes import shape
 from kvplan.errors import InputError, MissingError, did_you_mean
 from kvplan.hardware import Machine
 from kvplan.results.calibrate import CalibrateResult
+from kvplan.units import format_bytes, format_rate
 
 DEVICES = ("cuda", "fake")
 
@@ -34,6 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     busy_ok: bool = False
     base: Machine | None = None
+    stand_in: bool = False
     seed: int = 1
 
 
@@ -62,11 +64,14 @@ class HostFacts:
 def calibrate(options: Options, progress: Progress) -> CalibrateResult:
     """Measure this server, or the fake one.
 
-    Raises InputError for an unusable option or folder, MissingError without torch, CUDA or scipy, or when the GPU is busy.
+    Raises InputError for an unusable option or folder, MissingError without torch, CUDA or scipy, or when the GPU is
+    busy.
     """
     if options.device not in DEVICES:
         raise InputError(f"--device {options.device}: no such device", hint=did_you_mean(options.device, DEVICES))
     chosen, thoroughness = tuple(probes(options.only)), mode(options.mode)
+    if options.output and not os.access(options.output.parent, os.W_OK):
+        raise InputError(f"{options.output.parent}: no such folder, or not writable")
     _need_scipy()
     if options.device == "fake":
         fake = FakeInstrument()
@@ -77,6 +82,7 @@ def calibrate(options: Options, progress: Progress) -> CalibrateResult:
             output=options.output,
             resume=options.resume,
             base=options.base,
+            stand_in=options.stand_in,
             fake=True,
         )
         return run(job, {"gpu": fake}, progress=progress, clock=lambda: 0.0)
@@ -93,13 +99,14 @@ def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> Ca
         if families & {"gpu", "compute"}:
             gpus, loaded = _gpu(options, instruments, progress)
         if families & {"gpu", "disk"}:
-            _disk(options, thoroughness.file_bytes, instruments)
+            _disk(options, thoroughness.file_bytes, instruments, progress)
         context = Context(
             mode=thoroughness,
             model=shape(options.model),
             gpus=gpus,
             numa_nodes=max(1, len(inventory.numa_cpus())),
             cpus=len(os.sched_getaffinity(0)),
+            pages="pinned" if "gpu" in instruments else "huge",
         )
         job = Job(
             context=context,
@@ -108,6 +115,7 @@ def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> Ca
             output=options.output,
             resume=options.resume,
             base=options.base,
+            stand_in=options.stand_in,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
         return run(job, instruments, progress=progress, clock=time.perf_counter, noticed=loaded)
@@ -137,7 +145,7 @@ def _gpu(options: Options, instruments: dict[str, Instrument], progress: Progres
     return int(facts["gpus"]), [*loaded, *([busy] if busy else [])]
 
 
-def _disk(options: Options, file_bytes: int, instruments: dict[str, Instrument]) -> None:
+def _disk(options: Options, file_bytes: int, instruments: dict[str, Instrument], progress: Progress) -> None:
     from kvplan.calibrate.disk import DiskInstrument
 
     gpu = instruments.get("gpu")
@@ -148,6 +156,9 @@ def _disk(options: Options, file_bytes: int, instruments: dict[str, Instrument])
         pinned = pinned_pages if isinstance(gpu, TorchInstrument) else None
     disk = DiskInstrument(options.disk_path, file_bytes, seed=options.seed, pinned=pinned)
     instruments |= {"disk": disk, "host": disk}
+    progress(f"filling a test file in {options.disk_path}")
+    file = disk.ready()
+    progress(f"filled {format_bytes(file.size)} at {format_rate(disk.fill_Bps)}")
     if pinned is not None:
         from kvplan.calibrate.gpu import TorchInstrument
         from kvplan.calibrate.pipeline import PipelineInstrument
@@ -161,4 +172,6 @@ def _need_scipy() -> None:
     try:
         import scipy.optimize  # noqa: F401
     except ImportError:
-        raise MissingError("calibrate fits with scipy, which is not installed", hint='pip install "kvplan[calibrate]"') from None
+        raise MissingError(
+            "calibrate fits with scipy, which is not installed", hint='pip install "kvplan[calibrate]"'
+        ) from None

@@ -1,0 +1,200 @@
+"""The whole pipeline on the fake server: deterministic, recovers its truth, survives failures, resumes."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kvplan import catalog
+from kvplan.calibrate import run as runner
+from kvplan.calibrate.compare import compare, number
+from kvplan.calibrate.fake import TRUTH, FakeInstrument
+from kvplan.calibrate.profile import journal_path, samples_path
+from kvplan.calibrate.records import Point, Sample
+from kvplan.calibrate.server import Options, calibrate
+from kvplan.errors import InputError
+from kvplan.results.calibrate import CalibrateResult
+
+pytest.importorskip("scipy")
+
+
+def fake(**options: object) -> CalibrateResult:
+    return calibrate(Options(device="fake", **options), lambda _: None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CalibrateResult]:
+    path = tmp_path_factory.mktemp("fake") / "my.toml"
+    return path, fake(output=path)
+
+
+RECOVERED = {
+    "gpu.gemm_efficiency": 0.02,
+    "gpu.weight_read_efficiency": 0.02,
+    "gpu.gemm_overhead_s": 0.05,
+    "gpu.attention_efficiency": 0.02,
+    "gpu.kv_read_efficiency": 0.03,
+    "gpu.attention_overhead_s": 0.03,
+    "link.h2d_Bps": 0.01,
+    "link.d2h_Bps": 0.01,
+    "link.copy_s": 0.03,
+    "link.launch_s": 0.05,
+    "link.duplex_fraction": 0.02,
+    "host.pin_s_per_byte": 0.05,
+    "disk.read_Bps": 0.02,
+    "disk.write_Bps": 0.03,
+    "disk.latency_s": 0.05,
+}
+
+
+@pytest.mark.parametrize("path", RECOVERED)
+def test_truth_is_recovered(standard: tuple[Path, CalibrateResult], path: str) -> None:
+    assert number(standard[1].machine, path) == pytest.approx(number(TRUTH, path), rel=RECOVERED[path])
+
+
+def test_the_profile_is_a_machine_and_says_that_it_is_fake(standard: tuple[Path, CalibrateResult]) -> None:
+    machine = catalog.machine(str(standard[0]))
+    assert "fake" in machine.title
+    assert machine.source("link.h2d_Bps").kind == "fake"
+    assert machine.source("link.h2d_Bps").lo < machine.link.h2d_Bps < machine.source("link.h2d_Bps").hi  # type: ignore[operator]
+    assert machine.calibration["mode"] == "standard"
+    assert machine.calibration["domain"]["gemm_m"] == [1, 8192]  # type: ignore[index]
+
+
+def test_nothing_fails_and_what_cannot_run_is_waived(standard: tuple[Path, CalibrateResult]) -> None:
+    status = {probe.name: probe.status for probe in standard[1].probes}
+    assert {name for name, s in status.items() if s == "waived"} == {"all_gpus", "gds"}
+    assert "failed" not in status.values()
+
+
+def test_held_out_points_are_predicted(standard: tuple[Path, CalibrateResult]) -> None:
+    quality = standard[1].quality
+    assert quality.accepted
+    assert quality.points == 24
+    assert set(quality.errors) == {"copies", "matrix products", "prefill", "decode", "disk reads"}
+    assert max(quality.errors.values()) < 0.05
+
+
+def test_the_same_seed_gives_the_same_bytes(standard: tuple[Path, CalibrateResult], tmp_path: Path) -> None:
+    again = tmp_path / "my.toml"
+    fake(output=again)
+    assert again.read_bytes() == standard[0].read_bytes()
+    assert samples_path(again).read_bytes() == samples_path(standard[0]).read_bytes()
+
+
+def test_the_profile_names_its_samples(standard: tuple[Path, CalibrateResult]) -> None:
+    import gzip
+    import hashlib
+
+    path, result = standard
+    content = samples_path(path).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == result.machine.calibration["samples_sha256"]
+    first = msgspec.json.decode(gzip.decompress(content).splitlines()[0])
+    assert {"point", "block", "seconds"} <= first.keys()
+    assert not journal_path(path).exists()
+
+
+def test_two_runs_agree_within_their_intervals(standard: tuple[Path, CalibrateResult]) -> None:
+    """The noise of the fake is drawn afresh: 95 % intervals of both leave few numbers apart."""
+    result = compare(standard[1].machine, fake(seed=7).machine)
+    apart = [row.path for row in result.differences if not row.agree]
+    assert len(result.differences) >= 20
+    assert len(apart) <= 2, apart
+
+
+def test_a_part_alone_says_what_stands_in() -> None:
+    result = fake(only="disk", base=catalog.machine("h100-sxm"), stand_in=True)
+    assert result.machine.source("disk.read_Bps").kind == "fake"
+    assert result.machine.source("link.h2d_Bps").kind == "assumed"
+    assert any(remark.code == "B01" for remark in result.warnings)
+
+
+def test_a_part_alone_without_a_base_is_refused() -> None:
+    with pytest.raises(InputError, match="gpu, link"):
+        calibrate_disk_only()
+
+
+def calibrate_disk_only() -> None:
+    class NoGpu(FakeInstrument):
+        def facts(self):  # type: ignore[no-untyped-def]
+            return {k: v for k, v in super().facts().items() if not k.startswith("gpu")}
+
+    from kvplan.calibrate.probes import MODES, Context, probes
+    from kvplan.calibrate.shapes import shape
+
+    context = Context(mode=MODES["quick"], model=shape("llama-3.1-8b"))
+    job = runner.Job(context=context, probes=tuple(probes("disk")), fake=True)
+    runner.run(job, {"gpu": NoGpu()}, progress=lambda _: None, clock=lambda: 0.0)
+
+
+class Stumbling(FakeInstrument):
+    """Fails at one operation, or dies at it."""
+
+    def __init__(self, op: str, *, dies: bool) -> None:
+        super().__init__()
+        self.op, self.dies = op, dies
+        self.measured: list[str] = []
+
+    def measure(self, point: Point, samples: int) -> list[Sample]:
+        self.measured.append(point.op)
+        if point.op == self.op:
+            raise KeyboardInterrupt if self.dies else RuntimeError("illegal memory access")
+        return super().measure(point, samples)
+
+
+def _job(path: Path, **more: object) -> runner.Job:
+    from kvplan.calibrate.probes import MODES, Context, probes
+    from kvplan.calibrate.shapes import shape
+
+    context = Context(mode=MODES["quick"], model=shape("llama-3.1-8b"))
+    return runner.Job(context=context, probes=tuple(probes()), output=path, fake=True, **more)  # type: ignore[arg-type]
+
+
+def test_a_failing_probe_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    instrument = Stumbling("duplex", dies=False)
+    result = runner.run(_job(tmp_path / "m.toml"), {"gpu": instrument}, progress=lambda _: None, clock=lambda: 0.0)
+    outcome = {probe.name: probe for probe in result.probes}
+    assert outcome["duplex"].status == "failed"
+    assert "illegal memory access" in outcome["duplex"].reason
+    assert outcome["disk_read"].status == "done"
+    assert "both directions" in result.machine.calibration["fits"]["missed"]  # type: ignore[index,operator]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(_job(path), {"gpu": Stumbling("disk_read", dies=True)}, progress=lambda _: None, clock=lambda: 0.0)
+    assert not path.exists()
+    second = Stumbling("", dies=False)
+    result = runner.run(_job(path, resume=True), {"gpu": second}, progress=lambda _: None, clock=lambda: 0.0)
+    resumed = {probe.name for probe in result.probes if probe.reason == "resumed"}
+    assert {"copies", "gemm", "decode_step"} <= resumed
+    assert "duplex" not in second.measured
+    assert path.exists()
+
+
+def test_resuming_on_another_server_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(_job(path), {"gpu": Stumbling("hbm", dies=True)}, progress=lambda _: None, clock=lambda: 0.0)
+
+    class Other(FakeInstrument):
+        def facts(self):  # type: ignore[no-untyped-def]
+            return {**super().facts(), "uuid": "another"}
+
+    with pytest.raises(InputError, match="another server"):
+        runner.run(_job(path, resume=True), {"gpu": Other()}, progress=lambda _: None, clock=lambda: 0.0)
+
+
+def test_several_gpus_are_measured_apart_and_together(tmp_path: Path) -> None:
+    from kvplan.calibrate.probes import MODES, Context, probes
+    from kvplan.calibrate.shapes import shape
+
+    context = Context(mode=MODES["quick"], model=shape("llama-3.1-8b"), gpus=2, numa_nodes=2)
+    job = runner.Job(context=context, probes=tuple(probes("gpu")), base=TRUTH, fake=True)
+    result = runner.run(job, {"gpu": FakeInstrument(gpus=2)}, progress=lambda _: None, clock=lambda: 0.0)
+    tables = result.machine.calibration["tables"]
+    assert result.machine.gpus == 2
+    assert {"copy_all", "copy_numa"} <= tables.keys()  # type: ignore[attr-defined]
+    column = tables["copy"]["columns"].index("gpu")  # type: ignore[index]
+    assert {row[column] for row in tables["copy"]["rows"]} == {0, 1}  # type: ignore[index]
