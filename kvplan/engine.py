@@ -22,6 +22,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: int = 0
+    streamed_share: float = 0.0  # of active sequences lives in host memory and crosses the link at every step
     exclusive: bool = False  # does content leave a tier when it moves up
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: int = 0

@@ -253,7 +253,7 @@ LIMITS = {
     "run.speedup": (1e-9, 1e9), "run.tp": (1, 1024), "run.warmup": (0.0, 0.99), "run.limit": (0, 1e12), "run.max_input_tokens": (0, 1e12),
     "run.jitter_s": (0.0, 1e6), "run.max_sessions": (0, 1e9), "cluster.replicas": (1, 4096), "cluster.prefill_replicas": (0, 4096),
     "cluster.stale_s": (0.0, 1e6), "remote.parallel": (1, 1e6), "engine.block_tokens": (1, 65536), "engine.step_tokens": (1, 1e9), "engine.max_batch": (1, 1e7),
-    "engine.gpu_fraction": (0.01, 1.0), "machine.gpus": (1, 1024), "machine.link.h2d_Bps": (1.0, 1e15), "machine.link.d2h_Bps": (1.0, 1e15),
+    "engine.gpu_fraction": (0.01, 1.0), "engine.offload.streamed_share": (0.0, 1.0), "machine.gpus": (1, 1024), "machine.link.h2d_Bps": (1.0, 1e15), "machine.link.d2h_Bps": (1.0, 1e15),
     "machine.disk.read_Bps": (1.0, 1e15), "machine.disk.write_Bps": (1.0, 1e15), "machine.gpu.hbm_Bps": (1.0, 1e18),
     "machine.gpu.bf16_flops": (1.0, 1e21), "machine.link.duplex_fraction": (0.01, 1.0),
 }  # fmt: skip

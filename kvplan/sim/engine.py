@@ -252,9 +252,29 @@ class Replica:
         job.last_s = self.env.now
         self.running.remove(job)
         self.transfers.store_generated(job)
+        self._name_answer(job)
         self._release(job)
         self.recorder.finished(job)
         self.done(job)
+
+    def _name_answer(self, job: Job) -> None:
+        """Enter a job's answer into the prefix index under the names that the next turn's prompt gives it, if that goes on from here."""
+        following, leaf = job.following, job.leaf
+        if following is None or leaf is None or job.own_tail is not None or job.shared_tokens != leaf.end or not self.engine.prefix_caching:
+            return
+        end = min((job.computed - 1) // self.block * self.block, following.prompt_tokens)
+        answer = self.tree.path(following.blocks, end)
+        added = span(answer, leaf.end)
+        if not added or added[0].parent is not leaf or any(node.entries[0] is not None for node in added):
+            self.tree.prune(answer)
+            return
+        self.gpu.pin(answer)
+        self.gpu.unpin(leaf)
+        for node in added:
+            entry = node.entries[0]
+            assert entry is not None
+            self.gpu.grow(entry, node.end - node.start)
+        job.leaf, job.shared_tokens = answer, answer.end
 
     def _release(self, job: Job) -> None:
         """Free a job's blocks, the tail first: what nobody can share, then its content from the leaf to the root.

@@ -24,6 +24,7 @@ from kvplan.sim.prefix import PrefixTree
 from kvplan.sim.record import Recorder
 from kvplan.sim.remote import RemoteDevice, Shared
 from kvplan.sim.stores import Stores
+from kvplan.sim.streamed import Streamed
 from kvplan.sim.tiers import Tier
 from kvplan.sim.transfers import Transfers
 from kvplan.sim.user_policy import maker
@@ -65,6 +66,8 @@ class Builder:
     def server(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica with the scenario's tiers."""
         scenario, engine = self.scenario, self.scenario.engine
+        if engine.offload.streamed_share:
+            return self._streamed(gpu_bytes, recorder, done)
         gpu = self._gpu(gpu_bytes)
         link, tiers = HostLink(scenario.machine.link), [gpu]
         transfers, disk, remote = Transfers(engine.offload), None, None
@@ -78,6 +81,18 @@ class Builder:
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
         replica = Replica(self.env, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, tiers, link, disk, remote)
+
+    def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
+        """A replica whose active sequences lie partly in host memory; both together bound how many there are."""
+        scenario, rules = self.scenario, self.scenario.engine.offload
+        share = rules.streamed_share
+        if not scenario.tiers.cpu_bytes:
+            raise InputError(f"{scenario.engine.name} keeps {share:.0%} of the KV in host memory", hint="add --cpu SIZE")
+        bounds = [scenario.tiers.cpu_bytes / share] + ([gpu_bytes / (1 - share)] if share < 1 else [])
+        gpu, link = self._gpu(min(bounds)), HostLink(scenario.machine.link)
+        transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
+        replica = Replica(self.env, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done)
+        return Server(replica, [gpu], link, None, None)
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica that only decodes: the KV of a prompt comes over the network from the one that computed it."""

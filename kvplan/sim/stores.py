@@ -12,6 +12,7 @@ from kvplan.sim.lower import Lower
 from kvplan.sim.pool import Keys, Pool, keys_of
 from kvplan.sim.prefix import Node
 from kvplan.sim.tiers import Tier
+from kvplan.workload import Request
 
 if TYPE_CHECKING:
     from kvplan.sim.engine import Job
@@ -129,6 +130,9 @@ class Stores:
         """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the job ends."""
         if not self.rules.store_generated or self.rules.store == "on_evict":
             return
+        if job.following is not None:
+            self._answer(job, job.following)
+            return
         tier = self.host.pool.tier
         grain = tier.grain_tokens
         tokens = (job.prompt + job.emitted - 1) // grain * grain - max(job.stored, job.prompt // grain * grain)
@@ -138,3 +142,16 @@ class Stores:
         tier.leave(tokens)
         self.host.link.bytes[OUT] += round(tokens * self.host.token_bytes)
         self.host.link.busy_s[OUT] += self.host.service_s(OUT, tokens)
+
+    def _answer(self, job: Job, following: Request) -> None:
+        """The answer as the beginning of the next turn's prompt, which will look for it."""
+        pool, keys = self.host.pool, following.blocks
+        end = min(job.prompt + job.emitted - 1, following.prompt_tokens)
+        coming = pool.store(keys, 0, end)
+        if coming is None:
+            self.dropped_tokens += end - job.prompt
+            return
+        pool.arrived(coming)
+        self._cascade(keys, end, end)
+        self.host.link.bytes[OUT] += round(coming.tokens * self.host.token_bytes)
+        self.host.link.busy_s[OUT] += self.host.service_s(OUT, coming.tokens)

@@ -10,6 +10,7 @@ from kvplan.sim.links import IN, OUT
 from kvplan.sim.loads import Loads, Outcome, StepLoad
 from kvplan.sim.prefix import Node
 from kvplan.sim.stores import Stores
+from kvplan.sim.streamed import Streamed
 
 if TYPE_CHECKING:
     from kvplan.sim.engine import Job, Plan, Replica
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 class Transfers:
     """Stores and loads of one replica; both are None without a tier below."""
 
-    def __init__(self, rules: Offload, stores: Stores | None = None, loads: Loads | None = None) -> None:
-        self.rules, self.stores, self.loads = rules, stores, loads
+    def __init__(
+        self, rules: Offload, stores: Stores | None = None, loads: Loads | None = None, streamed: Streamed | None = None
+    ) -> None:
+        self.rules, self.stores, self.loads, self.streamed = rules, stores, loads, streamed
 
     def on_freed(self, action: Callable[[], None]) -> None:
         """Call `action` when blocks become evictable without a step of the engine."""
@@ -68,6 +71,8 @@ class Transfers:
 
     def stall_s(self, plan: Plan, now: float) -> float:
         """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is still being copied."""
+        if self.streamed is not None:
+            return self.streamed.stall_s(plan, now)
         if self.stores is None:
             return 0.0
         start_s = max(now, self.stores.space_s)
