@@ -83,8 +83,10 @@ def test_a_product_of_one_token_is_a_read_of_its_weights() -> None:
 
 
 def test_attention_counts_the_pairs_that_causal_tokens_see() -> None:
-    # 2 new tokens after 3: they see 3 + 1 and 3 + 2 tokens, 9 pairs of 4 FLOPs for one head of one dimension.
-    assert prefill_attention_flops(1, 1, 2, 3) == 36
+    # 2 new tokens after 3: they see 3 + 1 and 3 + 2 tokens, 9 pairs; 4 x 128 FLOPs each at heads of 128.
+    assert prefill_attention_flops(1, 128, 2, 3) == 9 * 512
+    # 10 more keys for each of the 2 new tokens: 29 pairs. At heads of 64 a pair counts (4 x 64 + 288) x 512 / 800 = 348.16.
+    assert prefill_attention_flops(1, 64, 2, 3, 10) == pytest.approx(29 * 348.16)
 
 
 def test_disk_rate_follows_the_queue_and_then_the_device() -> None:
