@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from kvplan.engine import EngineSpec
     from kvplan.hardware import Machine
     from kvplan.model import ModelSpec
+    from kvplan.results.simulate import SimResult
     from kvplan.results.size import SizeResult
 
 __version__ = "0.1.0"
@@ -26,3 +27,11 @@ def size(
         machine=catalog.machine(machine) if isinstance(machine, str) else machine,
         **options,
     )
+
+
+def simulate(source: str, **options: Any) -> SimResult:
+    """Replay a trace or a scenario file; the options are those of `kvplan.scenario.load`: model, machine, engine, tiers, run, sets."""
+    from kvplan import scenario
+    from kvplan.sim.run import simulate as replay
+
+    return replay(scenario.load(source, **options))[0]

@@ -80,6 +80,14 @@ class TargetCheck(msgspec.Struct, frozen=True, kw_only=True):
     met: bool
 
 
+class Goodput(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that meet every limit of the target themselves."""
+
+    requests: int
+    share: float
+    requests_per_s: float
+
+
 class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `kvplan simulate`."""
 
@@ -96,7 +104,9 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     loads: Loads
     interval: dict[str, Any]
     targets: list[TargetCheck] = []
+    goodput: Goodput | None = None
     largest_cause: str = ""
+    ideal_hit_rate: float | None = None  # of all prompt tokens, with memory for everything; the ceiling of the tiers' hit rates together
     partial: bool = False
     duration_s: float
     wall_s: float

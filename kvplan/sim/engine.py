@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from kvplan.cost import StepCost
@@ -29,7 +30,7 @@ class Job:
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s", "looked", "prefetch", "following", "whole",
+        "promoted", "weighed_s", "looked", "prefetch", "following", "whole", "held_s",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -41,6 +42,7 @@ class Job:
         self.enter_s = enter_s
         self.admit_s = self.first_s = self.last_s = -1.0
         self.load_s = 0.0
+        self.held_s = 0.0  # its first token waited so long behind stores
         self.weighed_s = 0.0  # of load_s, what has been compared with computing again
         self.promoted: dict[int, range] = {}  # by lower tier, tokens that came into host memory for it
         self.looked = False  # has it asked the tiers below before
@@ -68,7 +70,7 @@ class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
     __slots__ = (
-        "chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused",
+        "chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
     def __init__(self, made_s: float, ready_s: float) -> None:
@@ -80,6 +82,7 @@ class Plan:
         self.loads: list[StepLoad] = []
         self.duration_s = 0.0
         self.stall_s = 0.0  # of the duration, what the step waits for transfers
+        self.held_s = 0.0  # its tokens waited so long behind stores
         self.paused = False
         self.start_s = -1.0
 
@@ -134,7 +137,7 @@ class Replica:
         self.pauses = Pauses(engine, offloading=transfers.stores is not None)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
-        self.stuck = False  # nobody can be admitted before something is freed
+        self.stuck: Job | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self._bulk: Bulk | None = None
         self._timer = 0
         transfers.on_freed(self.freed)
@@ -160,8 +163,8 @@ class Replica:
 
     def freed(self) -> None:
         """Blocks have become evictable without a step of the engine."""
-        if self.stuck:
-            self.stuck = False
+        if self.stuck is not None:
+            self.stuck = None
             self.wake()
 
     def loaded(self, job: Job) -> None:
@@ -173,7 +176,7 @@ class Replica:
 
     def unblocked(self) -> None:
         """What a held job waited for has happened."""
-        self.stuck = False
+        self.stuck = None
         self.wake()
 
     def busy_until_s(self) -> float:
@@ -217,7 +220,9 @@ class Replica:
         plan, now = self.executing, self.env.now
         assert plan is not None
         self.executing = None
-        seen_s = self.transfers.outputs_seen_s(now) + self.engine.overhead.collect_s
+        free_s = self.transfers.outputs_seen_s(now)
+        plan.held_s = free_s - now
+        seen_s = free_s + self.engine.overhead.collect_s
         for job, new, context in plan.chunks:
             if job.running:
                 self.transfers.store(job, context + new)
@@ -238,15 +243,24 @@ class Replica:
                 continue
             job.emitted += 1
             if job.emitted == 1:
-                job.first_s = now
+                job.first_s, job.held_s = now, plan.held_s
             else:
                 tokens += 1
             if job.emitted >= job.output:
                 self._finish(job)
         if tokens:
-            self.recorder.intervals(now - self.handled_s, tokens)
+            self._interval(plan, now - self.handled_s, tokens)
         self.handled_s = now
         self._pump()
+
+    def _interval(self, plan: Plan, seconds: float, tokens: int) -> None:
+        """A step has given `tokens` tokens that came `seconds` after the ones before them."""
+        self.recorder.intervals(seconds, tokens)
+        slow = self.recorder.slow
+        if seconds > slow.limit_s and self.recorder.measuring:
+            attention_s = self.cost.decode_attention_s([job.computed for job in plan.decodes])
+            decode_s = self.cost.busy_s((), len(plan.decodes), attention_s, len(plan.decodes))
+            slow.add(seconds, tokens, step_s=plan.duration_s, decode_s=decode_s, held_s=plan.held_s)
 
     def _finish(self, job: Job) -> None:
         job.last_s = self.env.now
@@ -291,7 +305,7 @@ class Replica:
         gpu.unpin(leaf)
         job.blocks = job.shared_tokens = 0
         job.leaf = job.own_tail = None
-        self.stuck = False
+        self.stuck = None
 
     # -- planning a step ---------------------------------------------------------------------------------------------------
 
@@ -384,34 +398,34 @@ class Replica:
     # -- admission ---------------------------------------------------------------------------------------------------------
 
     def _admit(self, plan: Plan, budget: int) -> None:
-        if self.stuck:
-            self._unwedge()
-            return
-        for job in [job for job in self.held if self._ready(job)]:
+        for job in self._line():
             if budget <= 0 or len(self.running) >= self.engine.max_batch:
                 return
             new = self._try(job, budget)
             if new is None:
-                self.stuck = True
-                self._unwedge()
-                return
-            if new:
+                self.stuck = job
+                break
+            if self.waiting and self.waiting[0] is job:
+                self.waiting.popleft()
+                if not new:
+                    self.held.append(job)
+            elif new:
                 self.held.remove(job)
+            if new:
                 self._start(plan, job, new)
                 budget -= new
-        while self.waiting and budget > 0 and len(self.running) < self.engine.max_batch:
-            job = self.waiting[0]
-            new = self._try(job, budget)
-            if new is None:
-                self.stuck = True
-                self._unwedge()
+        if self.stuck is not None:
+            self._unwedge()
+
+    def _line(self) -> Iterator[Job]:
+        """Who may be admitted, in order: held jobs that can go on, then the waiting line; nobody behind one that did not fit."""
+        for job in list(self.held):
+            if job is self.stuck:
                 return
-            self.waiting.popleft()
-            if not new:
-                self.held.append(job)
-                continue
-            self._start(plan, job, new)
-            budget -= new
+            if self._ready(job):
+                yield job
+        while self.waiting and self.stuck is None:
+            yield self.waiting[0]
 
     def _ready(self, job: Job) -> bool:
         """Can a held job go on: nothing is on its way for it, and the scheduler has been told so."""
@@ -589,9 +603,11 @@ class Replica:
 
     def _may_admit(self) -> bool:
         """Could a plan made after the next step admit somebody."""
-        if self.stuck or len(self.running) >= self.engine.max_batch:
+        if len(self.running) >= self.engine.max_batch:
             return False
-        return bool(self.waiting) or any(job.blocked_on is None for job in self.held)
+        if self.waiting and self.stuck is None:
+            return True
+        return any(job.blocked_on is None for job in takewhile(lambda job: job is not self.stuck, self.held))
 
     def _steps_with_blocks(self, jobs: list[Job], steps: int) -> int:
         gpu, block = self.gpu, self.block

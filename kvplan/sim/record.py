@@ -14,34 +14,60 @@ INTEGERS = (
     "index", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens", "remote_hit_tokens", "computed_tokens",
     "preemptions",
 )  # fmt: skip
-SECONDS = ("arrival_s", "queue_s", "load_s", "ttft_s", "itl_s", "e2e_s")
+SECONDS = ("arrival_s", "queue_s", "load_s", "held_s", "ttft_s", "itl_s", "e2e_s")
 STATUS = ("completed", "rejected", "unfinished")
+
+
+class SlowTokens:
+    """Tokens that came more than `limit_s` after the one before them, and what the time between went to."""
+
+    __slots__ = ("limit_s", "decode_s", "chunks_s", "held_s", "other_s")
+
+    def __init__(self, limit_s: float = math.inf) -> None:
+        self.limit_s = limit_s
+        self.decode_s = self.chunks_s = self.held_s = self.other_s = 0.0
+
+    def add(self, seconds: float, tokens: int, *, step_s: float, decode_s: float, held_s: float) -> None:
+        """`tokens` waited `seconds`, of which the step took `step_s`, and would have taken `decode_s` without prefill chunks."""
+        self.decode_s += tokens * min(seconds, decode_s)
+        self.chunks_s += tokens * max(0.0, min(seconds, step_s) - decode_s)
+        self.held_s += tokens * min(held_s, max(0.0, seconds - step_s))
+        self.other_s += tokens * max(0.0, seconds - step_s - held_s)
 
 
 class Recorder:
     """Columns of finished requests in the order in which they end; absent times are NaN."""
 
-    def __init__(self, *, first_token_s: float = 0.0) -> None:
-        self.columns: dict[str, array[int] | array[float]] = {name: array("q") for name in INTEGERS}
-        self.columns |= {name: array("d") for name in SECONDS}
+    def __init__(self, *, first_token_s: float = 0.0, slow_s: float = math.inf) -> None:
+        self.integers: list[array[int]] = [array("q") for _ in INTEGERS]
+        self.seconds: list[array[float]] = [array("d") for _ in SECONDS]
         self.status = array("b")
         self.intervals_s = Histogram()
+        self.slow = SlowTokens(slow_s)
+        self.measuring = True  # false during the warm-up: intervals are not counted
         self.first_token_s = first_token_s
         self.finished_s = 0.0
-
-    def _row(self, status: int, **values: float) -> None:
-        for name, column in self.columns.items():
-            column.append(values[name])  # type: ignore[arg-type]
-        self.status.append(status)
 
     def rejected(self, request: Request) -> None:
         """A request that can never run: longer than the model's context or the whole pool."""
         nan = math.nan
         self._row(
-            1, index=request.index, prompt_tokens=request.prompt_tokens, output_tokens=request.output_tokens, gpu_hit_tokens=0, cpu_hit_tokens=0,
-            disk_hit_tokens=0, remote_hit_tokens=0, computed_tokens=0, preemptions=0, arrival_s=request.arrival_s, queue_s=nan, load_s=nan,
-            ttft_s=nan, itl_s=nan, e2e_s=nan,
-        )  # fmt: skip
+            (request.index, request.prompt_tokens, request.output_tokens, 0, 0, 0, 0, 0, 0),
+            (request.arrival_s, nan, nan, nan, nan, nan, nan),
+            1,
+        )
+
+    def _row(self, integers: tuple[int, ...], seconds: tuple[float, ...], status: int) -> None:
+        for whole, integer in zip(self.integers, integers, strict=True):
+            whole.append(integer)
+        for times, second in zip(self.seconds, seconds, strict=True):
+            times.append(second)
+        self.status.append(status)
+
+    def trim(self) -> None:
+        """Drop a row that an interrupt cut short."""
+        for column in self.columns.values():
+            del column[len(self.status) :]
 
     def admitted(self, job: Job) -> None:
         """Hits are counted when a job first runs."""
@@ -59,32 +85,26 @@ class Recorder:
         request = job.request
         arrival = job.arrival_s
         lag = self.first_token_s
-        hits = sum(job.hits)
         first = job.first_s + lag - arrival if job.first_s >= 0 else math.nan
         last = job.last_s + lag - arrival if job.last_s >= 0 else math.nan
         gaps = job.emitted - 1
-        admit = job.admit_s - job.enter_s - job.load_s if job.admit_s >= 0 else math.nan
-        columns = self.columns
-        columns["index"].append(request.index)
-        columns["prompt_tokens"].append(job.prompt)
-        columns["output_tokens"].append(job.output)
-        columns["gpu_hit_tokens"].append(job.hits[0])
-        columns["cpu_hit_tokens"].append(job.hits[1])
-        columns["disk_hit_tokens"].append(job.hits[2])
-        columns["remote_hit_tokens"].append(job.hits[3])
-        columns["computed_tokens"].append(job.prompt - hits)
-        columns["preemptions"].append(job.preemptions)
-        columns["arrival_s"].append(arrival)
-        columns["queue_s"].append(max(0.0, admit))
-        columns["load_s"].append(job.load_s)
-        columns["ttft_s"].append(first)
-        columns["itl_s"].append((job.last_s - job.first_s) / gaps if gaps > 0 and job.last_s >= 0 else math.nan)
-        columns["e2e_s"].append(last)
-        self.status.append(status)
+        waited = job.admit_s - job.enter_s - job.load_s if job.admit_s >= 0 else math.nan
+        between = (job.last_s - job.first_s) / gaps if gaps > 0 and job.last_s >= 0 else math.nan
+        self._row(
+            (request.index, job.prompt, job.output, *job.hits, job.prompt - sum(job.hits), job.preemptions),
+            (arrival, max(0.0, waited), job.load_s, job.held_s, first, between, last),
+            status,
+        )
 
     def intervals(self, seconds: float, tokens: int) -> None:
         """`tokens` output tokens came `seconds` after the ones before them."""
-        self.intervals_s.add(seconds, tokens)
+        if self.measuring:
+            self.intervals_s.add(seconds, tokens)
+
+    @property
+    def columns(self) -> dict[str, array[int] | array[float]]:
+        """All columns by name."""
+        return {**dict(zip(INTEGERS, self.integers, strict=True)), **dict(zip(SECONDS, self.seconds, strict=True))}
 
 
 class Histogram:

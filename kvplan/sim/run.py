@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+import msgspec
 import simpy
 
 from kvplan.cost import StepCost
 from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Scenario
+from kvplan.sim import targets
+from kvplan.sim.arrivals import Arrivals
 from kvplan.sim.engine import Job
 from kvplan.sim.loads import Tally
 from kvplan.sim.record import Recorder
@@ -34,7 +38,11 @@ class World:
         model, machine, engine, run = scenario.model, scenario.machine, scenario.engine, scenario.run
         self.cost = StepCost(model, machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
-        self.recorder = Recorder(first_token_s=engine.overhead.first_token_s)
+        self.target = targets.parse(run.target)
+        slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
+        self.recorder = Recorder(first_token_s=engine.overhead.first_token_s, slow_s=slow_s)
+        self.arrivals = Arrivals(trace, run, grain_tokens=engine.block_tokens)
+        self.warm_index, self.warm_s = run.warmup * len(trace), 0.0
         self.tally = Tally()
         builder = Builder(self.env, scenario, trace, self.cost, self.tally)
         self.token_bytes, self.host_token_bytes = builder.token_bytes, builder.host_token_bytes
@@ -45,7 +53,7 @@ class World:
         self.prefillers = [builder.server(self.pool_bytes, unseen, self._hand_over) for _ in range(cluster.prefill_replicas)]
         self._router = self._routed(self.servers)
         self._prefill_router = self._routed(self.prefillers) if self.prefillers else None
-        self.sessions = Sessions(trace, most=run.max_sessions) if _has_sessions(trace) else None
+        self.sessions = Sessions(self.arrivals, most=run.max_sessions) if _has_sessions(trace) else None
         self.replica, self.tiers = self.servers[0].replica, (self.prefillers or self.servers)[0].tiers
         self.tree = self.replica.tree
         self.left = len(trace)
@@ -78,6 +86,7 @@ class World:
         try:
             self.env.run(until=self.all_done)
         except KeyboardInterrupt:
+            self.recorder.trim()
             for server in (*self.prefillers, *self.servers):
                 replica = server.replica
                 for job in [*replica.running, *replica.held, *replica.waiting]:
@@ -89,17 +98,19 @@ class World:
 
     def _arrive(self, progress: Progress | None) -> Iterator[Any]:
         env, total = self.env, self.left
-        speedup = self.scenario.run.speedup
-        for count, request in enumerate(self.sessions or self.trace):
-            arrival = request.arrival_s / speedup
+        self.recorder.measuring = not self.warm_index
+        for count, request in enumerate(self.sessions or self.arrivals):
+            arrival = request.arrival_s
             if arrival > env.now:
                 yield env.timeout(arrival - env.now)
+            if not self.recorder.measuring and request.index >= self.warm_index:
+                self.recorder.measuring, self.warm_s = True, arrival
             if progress is not None and count % 64 == 0:
                 progress(total - self.left, total)
             if self.sessions is None or self.sessions.admit(request):
-                self._enter(request, arrival)
+                self._enter(request)
 
-    def _enter(self, request: Request, arrival: float) -> None:
+    def _enter(self, request: Request) -> None:
         """A request reaches the server's front end."""
         output = self._admissible(request)
         if output is None:
@@ -109,8 +120,7 @@ class World:
             return
         overhead = self.scenario.engine.overhead
         front_s = overhead.request_s + overhead.request_token_s * request.prompt_tokens
-        job = Job(request, output, arrival + front_s)
-        job.arrival_s = arrival
+        job = Job(request, output, request.arrival_s + front_s)
         if self.sessions is not None:
             job.following = self.sessions.following(request)
         self.env.timeout(front_s).callbacks.append(lambda _: self._dispatch(job))
@@ -134,7 +144,6 @@ class World:
             _chosen(self._router, self.servers, job).submit(job)
             return
         first = Job(job.request, 1, job.enter_s)
-        first.arrival_s = job.arrival_s
         first.whole = job
         _chosen(self._prefill_router, self.prefillers, first).submit(first)
 
@@ -163,7 +172,7 @@ class World:
             self.all_done.succeed()
 
     def _after(self, request: Request, delay: float) -> None:
-        self.env.timeout(delay).callbacks.append(lambda _: self._enter(request, self.env.now))
+        self.env.timeout(delay).callbacks.append(lambda _: self._enter(msgspec.structs.replace(request, arrival_s=self.env.now)))
 
 
 def _chosen(router: Router | None, servers: list[Server], job: Job) -> Any:
@@ -176,13 +185,13 @@ def _has_sessions(trace: Trace) -> bool:
 
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
-    """What the engine leaves for KV on the GPUs of a replica."""
-    model, machine = scenario.model, scenario.machine
-    pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
-    if pool.kv_bytes <= 0:
+    """What the engine leaves for KV on the GPUs of a replica. Raises InputError when the weights do not fit."""
+    model, machine, engine, tp = scenario.model, scenario.machine, scenario.engine, scenario.run.tp
+    pool = kv_pool(model, machine, engine, tp=tp)
+    if not pool.kv_bytes:
         raise InputError(
-            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
-            hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
+            f"{model.name} leaves no GPU memory for KV on {tp} x {machine.gpu.name}",
+            hint="add --set run.tp=N for more GPUs, or choose a larger machine",
         )
     return pool.kv_bytes
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvplan import __version__
 from kvplan.results.simulate import Loads, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
-from kvplan.sim.links import IN, OUT
+from kvplan.sim import causes, targets
 from kvplan.sim.record import Histogram, Recorder
 
 if TYPE_CHECKING:
@@ -26,9 +26,13 @@ def summarise(world: World, *, partial: bool) -> SimResult:
     ran = status == 0
     kept = ran & (columns["index"] >= world.scenario.run.warmup * len(world.trace))
     duration = max(world.recorder.finished_s, 1e-12)
+    window = max(duration - world.warm_s, 1e-12)  # of the requests after the warm-up
     tokens = {name: int(columns[f"{name}_tokens"][kept].sum()) for name in ("gpu_hit", "cpu_hit", "disk_hit", "remote_hit", "computed")}
     prompt_tokens = int(columns["prompt_tokens"][kept].sum())
     loads = world.tally
+    stats = {name: _stats(columns[f"{name}_s"][kept]) for name in ("ttft", "e2e", "queue")} | {"itl": _histogram_stats(world.recorder.intervals_s)}
+    late = {name: column[kept] for name, column in columns.items()}
+    checks = targets.check(world.target, stats)
     return SimResult(
         name=world.scenario.name,
         requests=Requests(
@@ -39,19 +43,23 @@ def summarise(world: World, *, partial: bool) -> SimResult:
             unfinished=len(world.trace) - int(ran.sum()) - int((status == 1).sum()),
             preempted=int((columns["preemptions"] > 0).sum()),
         ),
-        ttft_s=_stats(columns["ttft_s"][kept]),
-        itl_s=_histogram_stats(world.recorder.intervals_s),
-        e2e_s=_stats(columns["e2e_s"][kept]),
-        queue_s=_stats(columns["queue_s"][kept]),
+        ttft_s=stats["ttft"],
+        itl_s=stats["itl"],
+        e2e_s=stats["e2e"],
+        queue_s=stats["queue"],
         throughput=Throughput(
-            requests_per_s=int(ran.sum()) / duration,
-            prompt_tokens_per_s=int(columns["prompt_tokens"][ran].sum()) / duration,
-            output_tokens_per_s=int(columns["output_tokens"][ran].sum()) / duration,
+            requests_per_s=int(kept.sum()) / window,
+            prompt_tokens_per_s=prompt_tokens / window,
+            output_tokens_per_s=int(late["output_tokens"].sum()) / window,
         ),
         prompt_tokens=PromptTokens(total=prompt_tokens, **tokens),
         tiers=_tiers(world, tokens, prompt_tokens, duration),
         loads=Loads(count=loads.count, losing=loads.losing, stall_s=loads.stall_s, losing_s=loads.losing_s),
         interval={},
+        targets=checks,
+        goodput=targets.goodput(world.target, late, window),
+        largest_cause=causes.largest(world.target, checks, late, world.cost, world.recorder.slow),
+        ideal_hit_rate=world.arrivals.reuse.rate if world.trace.block_tokens else None,
         partial=partial,
         duration_s=duration,
         wall_s=0.0,
@@ -133,6 +141,11 @@ def _provenance(world: World) -> dict[str, Any]:
         "model": {"name": scenario.model.name, "source": scenario.model.source, "kv_bytes_per_token": world.token_bytes},
         "machine": {"name": scenario.machine.name, "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())}},
         "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
+        "gpu_pool": {
+            "bytes": round(world.pool_bytes),
+            "kind": "assumed" if scenario.tiers.gpu_kv_bytes else "derived",
+            "source": "given" if scenario.tiers.gpu_kv_bytes else "GPU memory less weights, activations and context, by the engine's rules",
+        },
     }
 
 
@@ -144,11 +157,16 @@ def _warnings(world: World) -> list[str]:
             f"{rejected} requests with {world.rejected_prompt_tokens:,} prompt tokens were rejected: longer than the context of "
             f"{world.max_context:,} tokens or the GPU pool of {world.tiers[0].capacity_tokens:,} tokens"
         )
+    gap_s = world.arrivals.stamps.gap_s
+    if gap_s and not world.scenario.run.jitter_s:
+        stamps = world.arrivals.stamps
+        found.append(
+            f"arrivals are quantised: {stamps.requests:,} requests on {stamps.distinct:,} stamps, {gap_s:.3g} s apart on average; "
+            f"queueing shorter than that is an artefact (spread it with --set run.jitter_s={gap_s:.3g})"
+        )
     if world.clipped:
         found.append(f"{world.clipped} requests reach the end of the context: their output was cut there")
     if not world.trace.block_tokens:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
     return found
 
-
-__all__ = ["IN", "OUT", "arrays", "summarise"]

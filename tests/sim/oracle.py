@@ -113,7 +113,8 @@ class Oracle:
         self.inflight: list[Step] = []
         self.executing: Step | None = None
         self.loading: dict[tuple[str, Name], Seq] = {}
-        self.stuck, self.steps = False, 0
+        self.stuck: Seq | None = None
+        self.steps = 0
         self.pauses = Pauses(self.engine, offloading=self.cpu is not None)
         self.busy_until = 0.0
         self.done: list[Seq] = []
@@ -214,7 +215,7 @@ class Oracle:
         self.gpu.empty += seq.blocks - max(full, seq.named)
         self.gpu.unpin(seq.names)
         seq.blocks = seq.named = 0
-        self.stuck = False
+        self.stuck = None
 
     def plan(self) -> Step:
         plan: Step = Step({"chunks": [], "decodes": [], "sampled": []})
@@ -295,29 +296,31 @@ class Oracle:
     # -- admission
 
     def admit(self, plan: Step, budget: int) -> None:
-        if self.stuck:
-            self.unwedge()
-            return
         late = self.steps - len(self.inflight)
-        ready = [seq for seq in self.held if not seq.waits and not (self.running and seq.seen_step > late)]
-        for seq, line in [(seq, self.held) for seq in ready] + [(seq, self.waiting) for seq in self.waiting]:
+        line = [(seq, self.held) for seq in self.held] + [(seq, self.waiting) for seq in self.waiting]
+        for seq, place in line:
+            if seq is self.stuck:
+                break
+            if place is self.held and (seq.waits or (self.running and seq.seen_step > late)):
+                continue
             if budget <= 0 or len(self.running) >= self.engine.max_batch:
                 return
             new = self.attempt(seq, budget)
             if new is None:
-                self.stuck = True
-                self.unwedge()
-                return
+                self.stuck = seq
+                break
             if new:
-                line.remove(seq)
+                place.remove(seq)
                 self.pauses.owed += 0 if seq.counted else self.pauses.per_request
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 self.add(plan, seq, new)
                 budget -= new
-            elif line is self.waiting:
+            elif place is self.waiting:
                 self.waiting.remove(seq)
                 self.held.append(seq)
+        if self.stuck is not None:
+            self.unwedge()
 
     def unwedge(self) -> None:
         if self.running or self.inflight:
@@ -451,11 +454,11 @@ class Oracle:
     def over(self, seq: Seq, tier: str, seen_step: int) -> None:
         self.loading = {key: by for key, by in self.loading.items() if by is not seq or key[0] != tier}
         released, seq.waiters = seq.waiters, []
-        seq.waits, self.stuck = False, False
+        seq.waits, self.stuck = False, None
         for waiter in released:
-            waiter.waits, self.stuck = False, False
+            waiter.waits, self.stuck = False, None
             self.pump()
-        seq.seen_step, self.stuck = seen_step, False
+        seq.seen_step, self.stuck = seen_step, None
         self.pump()
 
     def bytes(self, count: int) -> int:
@@ -487,7 +490,7 @@ class Oracle:
             cpu.unpin(names)
             self.gpu.unpin(names)
             if self.stuck:
-                self.stuck = False
+                self.stuck = None
                 self.pump()
 
         self.at(done, stored)
