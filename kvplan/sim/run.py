@@ -185,13 +185,13 @@ def _has_sessions(trace: Trace) -> bool:
 
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
-    """What the engine leaves for KV on the GPUs of a replica. Raises InputError when the weights do not fit."""
-    model, machine, engine, tp = scenario.model, scenario.machine, scenario.engine, scenario.run.tp
-    pool = kv_pool(model, machine, engine, tp=tp)
-    if not pool.kv_bytes:
+    """What the engine leaves for KV on the GPUs of a replica."""
+    model, machine = scenario.model, scenario.machine
+    pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
+    if pool.kv_bytes <= 0:
         raise InputError(
-            f"{model.name} leaves no GPU memory for KV on {tp} x {machine.gpu.name}",
-            hint="add --set run.tp=N for more GPUs, or choose a larger machine",
+            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
+            hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes
 

@@ -44,11 +44,13 @@ class Stores:
 
     def after_step(self, job: Job, upto: int) -> None:
         """Offer the full blocks of a job's prompt up to a token to host memory."""
-        pool, keys = self.host.pool, job.request.blocks
+        pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
+        assert job.leaf is not None and leaf is not None
+        upto = min(upto, job.leaf.end)
         end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
-        coming = pool.store(keys, 0, min(end, job.prompt), keep=job.prompt)
+        coming = pool.store(keys, 0, end, keep=job.prompt)
         if coming is None:
             self.dropped_tokens += end - job.stored
             return
@@ -56,14 +58,12 @@ class Stores:
         if not coming.tokens:
             pool.arrived(coming)
             return
-        leaf = job.own_tail or job.leaf
-        assert leaf is not None
         self.gpu.pin(leaf)
         _, done_s = self.host.send(OUT, self.host.env.now, coming.tokens)
 
         def stored() -> None:
             pool.arrived(coming)
-            self._cascade(keys, min(end, job.prompt), job.prompt)
+            self._cascade(keys, end, job.prompt)
             self.gpu.unpin(leaf)
             self.freed()
 

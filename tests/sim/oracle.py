@@ -468,8 +468,8 @@ class Oracle:
         return self.link.service_s(direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count)
 
     def store(self, seq: Seq, upto: int) -> None:
-        cpu, end = self.cpu, upto // self.block
-        if cpu is None or end * 1 <= seq.stored:
+        cpu, end = self.cpu, min(upto // self.block, len(seq.prompt_names))
+        if cpu is None or end <= seq.stored:
             return
         names, wanted = seq.names, seq.prompt_names[:end]
         cpu.touch(seq.prompt_names)
