@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 from kvplan.sim.prefix import Entry, Node
@@ -248,7 +248,7 @@ class Ghosts:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.tokens = 0.0
-        self._names: dict[int, float] = {}
+        self._names: dict[Hashable, float] = {}
 
     def add(self, entry: Entry) -> None:
         """Remember a run that was evicted to its last token."""
@@ -268,7 +268,7 @@ class Ghosts:
         node = entry.node
         return node is not None and sum([self._drop(key) for key in node.keys]) > 0
 
-    def _drop(self, key: int) -> bool:
+    def _drop(self, key: Hashable) -> bool:
         share = self._names.pop(key, None)
         if share is None:
             return False

@@ -103,8 +103,14 @@ class Builder:
         rate = scenario.cluster.transfer_Bps or network.Bps
         link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0))
         host = Host(
-            self.env, link, Delivery(), gpu_token_bytes=self.token_bytes, token_bytes=self.token_bytes, ranks=1, piece_tokens=self.grain
-        )  # type: ignore[arg-type]
+            self.env,
+            link,
+            Delivery(),  # type: ignore[arg-type]
+            gpu_token_bytes=self.token_bytes,
+            token_bytes=self.token_bytes,
+            ranks=1,
+            piece_tokens=self.grain,
+        )
         loads = Loads(engine, self.cost, gpu, host, (), self.tally)
         replica = Replica(
             self.env, engine, self.cost, gpu.tree, gpu, Transfers(HANDOVER, None, loads), recorder, jump=scenario.run.jump, done=done
