@@ -65,7 +65,7 @@ def _names(scenarios: Sequence[Scenario]) -> list[str]:
 
 
 def _settings(scenarios: Sequence[Scenario]) -> list[Difference]:
-    flat = [_flat(msgspec.to_builtins(scenario)) for scenario in scenarios]
+    flat = [_flat(scenario) for scenario in scenarios]
     found = []
     for path in dict.fromkeys(path for one in flat for path in one):
         values = [one.get(path) for one in flat]
@@ -75,13 +75,12 @@ def _settings(scenarios: Sequence[Scenario]) -> list[Difference]:
 
 
 def _flat(record: Any, path: str = "") -> dict[str, Value]:
-    """Leaves of nested records by dotted path; provenance and lists are left out."""
-    if not isinstance(record, dict):
-        return {} if isinstance(record, list) else {path: record}
+    """Leaves of nested records by dotted path; where numbers come from, lists and tables are left out."""
+    if not isinstance(record, msgspec.Struct):
+        return {path: record} if record is None or isinstance(record, str | int | float) else {}
     found: dict[str, Value] = {}
-    for name, value in record.items():
-        if name not in ("provenance", "calibration", "notes", "kv_formats"):
-            found |= _flat(value, f"{path}.{name}" if path else name)
+    for name in record.__struct_fields__:
+        found |= _flat(getattr(record, name), f"{path}.{name}" if path else name)
     return found
 
 

@@ -319,7 +319,9 @@ class Loads:
 
     def _under_way(self, job: Job, tier: Tier, path: list[Node], start: int, end: int) -> Load:
         """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a job."""
-        load = job.blocked_on = Load(path[-1], tier, start, end)
+        leaf = path[-1] if path else job.leaf
+        assert leaf is not None
+        load = job.blocked_on = Load(leaf, tier, start, end)
         for node in path:
             if node.end > start and node.start < end:
                 node.entries[tier.index].load = load  # type: ignore[union-attr]

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from kvplan.workload import Request
 
-CROWDED_REQUESTS = 32
-CROWDED_RATIO = 1.5
+MATCH_SHARE = 0.5
+"""A replica's cache counts when it was sent at least this share of the prompt: a system prompt that all have seen draws nobody."""
+
+CROWDED_REQUESTS, CROWDED_RATIO = 4, 1.5
 """A replica with so many requests more than the least loaded, and so many times as many, is passed over in spite of its cache."""
 
 
@@ -31,6 +33,7 @@ class Fleet:
     ) -> None:
         self.clock, self.replicas, self.stale_s = clock, replicas, stale_s
         self.cache_keys = max(1, cache_tokens // max(1, key_tokens))
+        self._sent = [0] * replicas
         self._loads, self._heard, self._heard_s = loads, list(loads()), float("-inf")
 
     def loads(self) -> Sequence[int]:
@@ -41,10 +44,17 @@ class Fleet:
             self._heard, self._heard_s = list(self._loads()), self.clock.now
         return self._heard
 
+    def sent(self, replica: int) -> int:
+        """Note that a request goes to a replica; returns it."""
+        self._sent[replica] += 1
+        if self.stale_s:
+            self._heard[replica] += 1
+        return replica
+
     def least(self) -> int:
-        """The replica with the fewest requests; the first of equal ones."""
-        loads = self.loads()
-        return min(range(self.replicas), key=loads.__getitem__)
+        """The replica with the fewest requests; of equal ones the one that was sent the fewest so far."""
+        loads, sent = self.loads(), self._sent
+        return min(range(self.replicas), key=lambda replica: (loads[replica], sent[replica]))
 
 
 class RoundRobin:
@@ -65,7 +75,7 @@ class LeastLoaded:
         self._fleet = fleet
 
     def choose(self, request: Request) -> int:
-        return self._fleet.least()
+        return self._fleet.sent(self._fleet.least())
 
 
 class SessionSticky:
@@ -77,14 +87,14 @@ class SessionSticky:
 
     def choose(self, request: Request) -> int:
         if not request.session:
-            return self._fleet.least()
+            return self._fleet.sent(self._fleet.least())
         if request.session not in self._homes:
             self._homes[request.session] = self._fleet.least()
-        return self._homes[request.session]
+        return self._fleet.sent(self._homes[request.session])
 
 
 class PrefixAware:
-    """The replica that was sent the longest part of the prompt before, unless it is crowded; of equal ones the least loaded.
+    """The replica that was sent the longest part of the prompt before, if that is much and it is not crowded; else the least loaded.
 
     What was sent becomes known after `stale_s` and is forgotten, least recently sent first, beyond what a replica's caches hold.
     """
@@ -100,22 +110,23 @@ class PrefixAware:
         self._hear()
         loads = self._fleet.loads()
         chosen = least = self._fleet.least()
-        holders = self._longest(request.blocks)
-        if holders:
+        matched, holders = self._longest(request.blocks)
+        if holders and matched >= MATCH_SHARE * len(request.blocks):
             best = min((replica for replica in range(self._fleet.replicas) if holders >> replica & 1), key=loads.__getitem__)
-            if loads[best] <= loads[least] + CROWDED_REQUESTS or loads[best] <= loads[least] * CROWDED_RATIO:
+            if loads[best] <= max(loads[least] + CROWDED_REQUESTS, loads[least] * CROWDED_RATIO):
                 chosen = best
         self._unheard.append((self._fleet.clock.now + self._fleet.stale_s, chosen, request.blocks))
-        return chosen
+        return self._fleet.sent(chosen)
 
-    def _longest(self, keys: tuple[int, ...]) -> int:
-        found, left = 0, -1
+    def _longest(self, keys: tuple[int, ...]) -> tuple[int, int]:
+        """Leading keys that some replica was sent, and which replicas, as bits."""
+        matched, found, left = 0, 0, -1
         for key in keys:
             left &= self._holders.get(key, 0)
             if not left:
                 break
-            found = left
-        return found
+            matched, found = matched + 1, left
+        return matched, found
 
     def _hear(self) -> None:
         now = self._fleet.clock.now
