@@ -30,7 +30,8 @@ class Transfers:
             self.stores.freed = action
 
     def outputs_seen_s(self, now: float) -> float:
-        """When the tokens of a step that ends now reach the host: behind the stores already queued, on the same copy engine."""
+        """When the tokens of a step that ends now reach the host: behind the stores already queued, on the same copy
+        engine."""
         if self.stores is None or not self.rules.outputs_behind_stores:
             return now
         return max(now, self.stores.host.link.free_at[OUT])
@@ -70,7 +71,8 @@ class Transfers:
         return loads
 
     def stall_s(self, plan: Plan, now: float) -> float:
-        """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is still being copied."""
+        """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
+        still being copied."""
         if self.streamed is not None:
             return self.streamed.stall_s(plan, now)
         if self.stores is None:
