@@ -70,6 +70,10 @@ class Transfers:
         loads, self.loads.pending = self.loads.pending, []
         return loads
 
+    def space_s(self) -> float:
+        """When the blocks that were given up last have been copied and can be written."""
+        return self.stores.space_s if self.stores is not None else 0.0
+
     def stall_s(self, plan: Plan, now: float) -> float:
         """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
         still being copied."""
