@@ -31,6 +31,14 @@ Engine = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Engine: a catalog name or a .toml file.", autocompletion=_names("engines")),
 ]
+Engines = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[,NAME]",
+        help="Engine: a catalog name or a .toml file. Several are compared.",
+        autocompletion=_names("engines"),
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

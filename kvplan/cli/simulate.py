@@ -11,7 +11,7 @@ import typer
 
 from kvplan import scenario
 from kvplan.cli.console import Exit, emit_json, err, out, warn
-from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set
+from kvplan.cli.options import As_json, Engines, Machine, Model, Quiet, Set
 from kvplan.errors import InputError
 
 EPILOG = """Examples:
@@ -33,7 +33,7 @@ def simulate(
     ],
     model: Model = None,
     machine: Machine = None,
-    engine: Engine = None,
+    engine: Engines = None,
     gpu_kv: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves."),
