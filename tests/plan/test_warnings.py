@@ -12,9 +12,7 @@ from kvplan.results.plan import Notice, Placement
 from kvplan.units import GiB, TiB
 
 GROUPED = Layers(kind="full", count=32, query_heads=32, kv_heads=8, k_dim=128, v_dim=128)
-LLAMA = ModelSpec(
-    name="grouped", depth=32, hidden=4096, vocab=128256, layers=(GROUPED,), ffn=(), max_context_tokens=131072
-)
+LLAMA = ModelSpec(name="grouped", depth=32, hidden=4096, vocab=128256, layers=(GROUPED,), ffn=(), max_context_tokens=131072)
 # 32 layers x 8 heads x 128 x 2 (K and V) x 2 bytes
 LLAMA_TOKEN_BYTES = 131_072
 
