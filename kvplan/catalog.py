@@ -13,6 +13,7 @@ from kvplan.engine import EngineSpec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.hardware import Machine
 from kvplan.model import ModelSpec, from_hf_config
+from kvplan.provenance import Source
 
 _PACKAGE = Path(__file__).resolve().parent
 _PYTHON_CONSTANTS = re.compile(r"-?\bInfinity\b|\bNaN\b")  # json.dump writes them; JSON has no such numbers
@@ -76,12 +77,33 @@ def machine(name: str) -> Machine:
 def engine(name: str) -> EngineSpec:
     """An engine by catalog name or path; `vllm@0.11` has the memory rules of that version."""
     stem, _, version = name.partition("@")
-    found: EngineSpec = _decode_toml(resolve("engines", stem), EngineSpec)  # type: ignore[assignment]
+    found = _engine(resolve("engines", stem))
     if not version:
         return found
     if not re.fullmatch(r"v?\d+(\.\d+){0,2}[\w.+-]*", version):
         raise InputError(f"{name}: {version!r} is not a version", hint=f"write {stem}@{found.version}")
     return msgspec.structs.replace(found, version=version.removeprefix("v"))
+
+
+def _engine(path: Path) -> EngineSpec:
+    """An engine's file. Where it names a `base`, that engine's numbers stand for those it lacks, and count as assumed; `offload` is its own."""
+    written: dict[str, Any] = _decode_toml(path, dict)  # type: ignore[assignment]
+    if "base" not in written:
+        return _decode_toml(path, EngineSpec)  # type: ignore[return-value]
+    base = engine(written["base"])
+    try:
+        own = msgspec.convert({"version": base.version, **written}, EngineSpec)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+    taken = {field: getattr(base, field) for field in base.__struct_fields__ if field not in (*written, "offload", "provenance")}
+    assumed = Source(kind="assumed", source=f"as {base.name}'s")
+    return msgspec.structs.replace(own, **taken, provenance={**dict.fromkeys(_numbers(base, taken), assumed), **own.provenance})
+
+
+def _numbers(base: EngineSpec, taken: dict[str, Any]) -> list[str]:
+    """Dotted paths of the numbers that an engine takes from its base."""
+    plain = [field for field, value in taken.items() if isinstance(value, int | float)]
+    return plain + [f"overhead.{field}" for field in base.overhead.__struct_fields__ if "overhead" in taken]
 
 
 def _decode_json(path: Path) -> Any:

@@ -11,15 +11,24 @@ from kvplan.provenance import Source
 
 
 class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Rules of the tiers below the GPU."""
+    """Rules of the tiers below the GPU. `lower` means the disk and the remote pool, which lie behind host memory."""
 
     chunk_tokens: int = 0  # granularity of lookup and store; 0: the engine's block
     store: Literal["write_through", "selective", "on_evict"] = "write_through"
-    store_after_lookups: int = 0  # selective: a block is stored from its n-th lookup on
+    store_after_lookups: int = 2  # selective: a block is stored once it was asked for so often
     store_generated: bool = True  # are tokens generated while decoding stored as well
+    lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
+    lower_store_after_lookups: int = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: int = 0
+    streamed_share: float = 0.0  # of active sequences lives in host memory and crosses the link at every step
+    exclusive: bool = False  # does content leave a tier when it moves up
+    prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
+    prefetch_min_tokens: int = 0
+    prefetch_timeout_s: float = 0.0  # timeout: wait at most this long,
+    prefetch_timeout_token_s: float = 0.0  # plus this for each token,
+    prefetch_timeout_most_s: float = 0.0  # and never longer than this
     policy: str = "lru"
     disk_policy: str = "lru"
     disk_read_threads: int = 16
@@ -97,6 +106,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     name: str
     version: str
+    base: str = ""  # the engine whose numbers hold where this one gives none
     block_tokens: int = 16
     step_tokens: int = 8192  # token budget of one step
     max_batch: int = 256

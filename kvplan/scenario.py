@@ -24,6 +24,27 @@ class Tiers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     remote_bytes: int = 0
 
 
+class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The way to the remote pool. What is 0 is the machine's network; `total_Bps` 0: the pool itself is never the limit."""
+
+    latency_s: float = 0.0
+    client_Bps: float = 0.0
+    total_Bps: float = 0.0  # of all replicas together, each direction
+    object_bytes: int = 0  # of one put or get; 0: the engine's chunk
+    parallel: int = 16  # puts or gets under way at once
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Several replicas behind a router. The remote pool is always shared, host memory only where this says so."""
+
+    replicas: int = 1
+    router: str = "round_robin"
+    stale_s: float = 0.0  # how old the router's knowledge may be
+    shared_cpu: bool = False  # one host memory of replicas x its size
+    prefill_replicas: int = 0  # more replicas that only prefill; the others then only decode
+    transfer_Bps: float = 0.0  # from a prefill to a decode replica; 0: the machine's network
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a trace is replayed."""
 
@@ -36,6 +57,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     jitter_s: float = 0.0  # spread equal arrival stamps over this long
     seed: int = 0
     jump: bool = True  # take equal decode steps many at a time
+    max_sessions: int = 0  # open at once; 0: any number
     target: str = ""  # such as ttft_p95<2s,itl_p95<50ms
 
 
@@ -49,6 +71,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     engine: EngineSpec
     tiers: Tiers = Tiers()
     run: Run = Run()
+    remote: Remote = Remote()
+    cluster: Cluster = Cluster()
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,9 +86,14 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     why: str = ""
     tiers: dict[str, str | int] = {}
     run: dict[str, Any] = {}
+    remote: dict[str, Any] = {}
+    cluster: dict[str, Any] = {}
     set: dict[str, Any] = {}
     expect: dict[str, Any] = {}
 
+
+SECTIONS = ("machine", "engine", "model", "tiers", "run", "remote", "cluster")
+"""Parts of a scenario whose fields can be set one by one."""
 
 SIZES = {"gpu_kv": "gpu_kv_bytes", "cpu": "cpu_bytes", "disk": "disk_bytes", "remote": "remote_bytes"}
 """What users write -> field of Tiers."""
@@ -107,6 +136,8 @@ def load(
         engine=catalog.engine(engine or written.engine),
         tiers=_build(sizes, Tiers, "tiers"),
         run=_build(settings, Run, "run"),
+        remote=_build(_checked(written.remote, Remote, f"{source}: remote"), Remote, "remote"),
+        cluster=_build(_checked(written.cluster, Cluster, f"{source}: cluster"), Cluster, "cluster"),
     )
     for path, value in written.set.items():
         scenario = with_setting(scenario, path, value)
@@ -121,8 +152,8 @@ def load(
 def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
     """The scenario with one field replaced; a number of the machine or the engine then counts as assumed."""
     parts = path.split(".")
-    if parts[0] not in ("machine", "engine", "model", "tiers", "run"):
-        raise InputError(f"{path} is not a setting", hint="settings start with machine, engine, model, tiers or run")
+    if parts[0] not in SECTIONS:
+        raise InputError(f"{path} is not a setting", hint=f"settings start with {', '.join(SECTIONS)}")
     part = getattr(scenario, parts[0])
     changed = _replace(part, parts[1:], value, path)
     if hasattr(changed, "provenance") and ".".join(parts[1:]) in changed.provenance:
@@ -220,8 +251,9 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
 
 LIMITS = {
     "run.speedup": (1e-9, 1e9), "run.tp": (1, 1024), "run.warmup": (0.0, 0.99), "run.limit": (0, 1e12), "run.max_input_tokens": (0, 1e12),
-    "run.jitter_s": (0.0, 1e6), "engine.block_tokens": (1, 65536), "engine.step_tokens": (1, 1e9), "engine.max_batch": (1, 1e7),
-    "engine.gpu_fraction": (0.01, 1.0), "machine.gpus": (1, 1024), "machine.link.h2d_Bps": (1.0, 1e15), "machine.link.d2h_Bps": (1.0, 1e15),
+    "run.jitter_s": (0.0, 1e6), "run.max_sessions": (0, 1e9), "cluster.replicas": (1, 4096), "cluster.prefill_replicas": (0, 4096),
+    "cluster.stale_s": (0.0, 1e6), "remote.parallel": (1, 1e6), "engine.block_tokens": (1, 65536), "engine.step_tokens": (1, 1e9), "engine.max_batch": (1, 1e7),
+    "engine.gpu_fraction": (0.01, 1.0), "engine.offload.streamed_share": (0.0, 1.0), "machine.gpus": (1, 1024), "machine.link.h2d_Bps": (1.0, 1e15), "machine.link.d2h_Bps": (1.0, 1e15),
     "machine.disk.read_Bps": (1.0, 1e15), "machine.disk.write_Bps": (1.0, 1e15), "machine.gpu.hbm_Bps": (1.0, 1e18),
     "machine.gpu.bf16_flops": (1.0, 1e21), "machine.link.duplex_fraction": (0.01, 1.0),
 }  # fmt: skip

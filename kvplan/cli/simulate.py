@@ -12,18 +12,24 @@ import typer
 from kvplan import scenario
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set
+from kvplan.errors import InputError
 
 EPILOG = """Examples:
 
 kvplan simulate chat
 
+kvplan simulate chat --engine vllm,lmcache,sglang
+
 kvplan simulate trace.jsonl --model llama-3.1-8b --machine h100-sxm --gpu-kv 8GiB --cpu 64GiB"""
 
 
 def simulate(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name."),
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRACE|SCENARIO...",
+            help="A trace file, a scenario .toml, or a shipped scenario's name. Several are compared.",
+        ),
     ],
     model: Model = None,
     machine: Machine = None,
@@ -34,7 +40,12 @@ def simulate(
     ] = None,
     cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
     disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier.")] = None,
+    remote: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Remote pool behind the CPU tier, shared by replicas.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.")
+    ] = None,
     speedup: Annotated[float | None, typer.Option(metavar="X", help="Replay the arrivals X times as fast.")] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
     max_input: Annotated[
@@ -42,6 +53,17 @@ def simulate(
     ] = None,
     target: Annotated[
         str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(metavar="N", help="Servers behind a router.", rich_help_panel="Advanced")
+    ] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="round_robin, least_loaded, prefix_aware or session_sticky.",
+            rich_help_panel="Advanced",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")
@@ -62,25 +84,61 @@ def simulate(
     from kvplan.sim.run import simulate as run
 
     began = time.perf_counter()
-    settings = [*(sets or []), *([f"engine.offload.policy={policy}"] if policy else [])]
-    wanted = scenario.load(
-        source, model=model, machine=machine, engine=engine, sets=settings,
-        tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk},
-        run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
-    )  # fmt: skip
+    settings = [*(sets or [])]
+    for path, value in (("engine.offload.policy", policy), ("cluster.replicas", replicas), ("cluster.router", router)):
+        settings += [] if value is None else [f"{path}={value}"]
+    wanted = [
+        scenario.load(
+            source, model=model, machine=machine, engine=name, sets=settings,
+            tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
+            run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
+        )
+        for source in sources for name in (engine.split(",") if engine else [None])
+    ]  # fmt: skip
+    if len(wanted) > 1:
+        return _compare(wanted, requests_out, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
     with report.progress(err(), hidden=quiet) as progress:
-        result, world = run(wanted, progress=progress)
+        result, world = run(wanted[0], progress=progress)
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if requests_out:
         rows.write(Path(requests_out), world.recorder)
     if as_json:
         emit_json(result)
     else:
-        report.show(out(), result, wanted)
+        report.show(out(), result, wanted[0])
     for text in [] if quiet else result.warnings:
         warn(text)
     if result.partial:
         return Exit.INTERRUPTED
     return Exit.DONE if all(check.met for check in result.targets) else Exit.NO
+
+
+def _compare(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+    from kvplan.report import compare as report
+    from kvplan.report.simulate import progress as shown
+    from kvplan.sim.compare import compare
+    from kvplan.sim.run import simulate as run
+
+    if requests_out:
+        raise InputError(
+            "--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine"
+        )
+    results = []
+    for one in wanted:
+        began = time.perf_counter()
+        with shown(err(), hidden=quiet) as progress:
+            result, _ = run(one, progress=progress)
+        results.append(msgspec.structs.replace(result, wall_s=time.perf_counter() - began))
+    comparison = compare(wanted, results)
+    if as_json:
+        emit_json(comparison)
+    else:
+        report.show(out(), comparison)
+    for name, result in zip(comparison.names, [] if quiet else results, strict=False):
+        for text in result.warnings:
+            warn(f"{name}: {text}")
+    if any(result.partial for result in results):
+        return Exit.INTERRUPTED
+    return Exit.DONE if all(check.met for result in results for check in result.targets) else Exit.NO

@@ -15,6 +15,8 @@ from typing import Any
 
 from kvplan.cost import StepCost
 from kvplan.engine import EngineSpec
+from kvplan.sim.loads import Outcome, Prefetch, StepLoad
+from kvplan.sim.pool import span
 from kvplan.sim.prefix import Node, PrefixTree
 from kvplan.sim.record import Recorder
 from kvplan.sim.tiers import Tier
@@ -28,7 +30,7 @@ class Job:
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
         "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s", "paused_s", "held_s",
+        "promoted", "weighed_s", "looked", "prefetch", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -43,7 +45,11 @@ class Job:
         self.paused_s = -1.0  # when it got the last token before a preemption; -1: it runs
         self.held_s = 0.0  # its first token waited so long behind stores
         self.weighed_s = 0.0  # of load_s, what has been compared with computing again
-        self.promoted: range | None = None  # tokens that it had read from the disk
+        self.promoted: dict[int, range] = {}  # by lower tier, tokens that came into host memory for it
+        self.looked = False  # has it asked the tiers below before
+        self.following: Request | None = None  # the next turn of its session, whose prompt may go on with this one's answer
+        self.whole: Job | None = None  # the request whose prompt this job computes for another replica
+        self.prefetch: Prefetch | None = None  # what is being read for it while it is queued
         self.leaf: Node | None = None  # deepest run of its prompt's content
         self.own_tail: Node | None = None  # what it generated before it was preempted
         self.computed = 0  # tokens whose KV is on the GPU once planned steps have run
@@ -52,7 +58,7 @@ class Job:
         self.blocks = 0  # GPU blocks held, shared ones included
         self.shared_tokens = 0  # of them in the prefix index
         self.stored = 0  # tokens offered to the tier below
-        self.hits = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
+        self.hits: tuple[int, ...] = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
         self.counted = False
         self.running = False
         self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
@@ -64,7 +70,9 @@ class Job:
 class Plan:
     """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
 
-    __slots__ = ("chunks", "decodes", "sampled", "duration_s", "start_s", "ready_s", "launched_s", "paused", "held_s")
+    __slots__ = (
+        "chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
+    )  # fmt: skip
 
     def __init__(self, made_s: float, ready_s: float) -> None:
         self.launched_s = made_s  # when the host has launched all of it
@@ -72,7 +80,9 @@ class Plan:
         self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
         self.decodes: list[Job] = []
         self.sampled: list[tuple[Job, int]] = []  # job and its epoch
+        self.loads: list[StepLoad] = []
         self.duration_s = 0.0
+        self.stall_s = 0.0  # of the duration, what the step waits for transfers
         self.held_s = 0.0  # its tokens waited so long behind stores
         self.paused = False
         self.start_s = -1.0
@@ -125,20 +135,26 @@ class Replica:
         self.running: list[Job] = []
         self.inflight: deque[Plan] = deque()  # planned and not yet handled, oldest first
         self.executing: Plan | None = None
-        self.pauses = Pauses(engine, offloading=transfers.cpu is not None)
+        self.pauses = Pauses(engine, offloading=transfers.stores is not None)
         self.steps = 0  # started
         self.handled_s = 0.0  # when the results of the last step were seen
         self.stuck: Job | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self._bulk: Bulk | None = None
         self._timer = 0
-        transfers.freed = self.freed
+        transfers.on_freed(self.freed)
 
     # -- life of a request -------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
         """A job enters the waiting line."""
         self.waiting.append(job)
+        self.transfers.submitted(self, job)
         self.wake()
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or run."""
+        return len(self.waiting) + len(self.held) + len(self.running)
 
     def wake(self) -> None:
         """Something happened that a plan could use: an arrival, a finished load, space."""
@@ -184,6 +200,8 @@ class Replica:
         self.executing = plan
         self.steps += 1
         plan.start_s = max(self.transfers.inputs_sent_s(self.env.now), plan.ready_s)
+        plan.stall_s = self.transfers.stall_s(plan, plan.start_s)
+        plan.duration_s += plan.stall_s
         end_s = max(plan.start_s + plan.duration_s, plan.launched_s)
         self._alarm(end_s - self.env.now, self._executed)
 
@@ -252,9 +270,29 @@ class Replica:
         job.last_s = self.env.now
         self.running.remove(job)
         self.transfers.store_generated(job)
+        self._name_answer(job)
         self._release(job)
         self.recorder.finished(job)
         self.done(job)
+
+    def _name_answer(self, job: Job) -> None:
+        """Enter a job's answer into the prefix index under the names that the next turn's prompt gives it, if that goes on from here."""
+        following, leaf = job.following, job.leaf
+        if following is None or leaf is None or job.own_tail is not None or job.shared_tokens != leaf.end or not self.engine.prefix_caching:
+            return
+        end = min((job.computed - 1) // self.block * self.block, following.prompt_tokens)
+        answer = self.tree.path(following.blocks, end)
+        added = span(answer, leaf.end)
+        if not added or added[0].parent is not leaf or any(node.entries[0] is not None for node in added):
+            self.tree.prune(answer)
+            return
+        self.gpu.pin(answer)
+        self.gpu.unpin(leaf)
+        for node in added:
+            entry = node.entries[0]
+            assert entry is not None
+            self.gpu.grow(entry, node.end - node.start)
+        job.leaf, job.shared_tokens = answer, answer.end
 
     def _release(self, job: Job) -> None:
         """Free a job's blocks, the tail first: what nobody can share, then its content from the leaf to the root.
@@ -303,6 +341,7 @@ class Replica:
             self._admit(plan, budget)
         if plan.empty:
             return None
+        plan.loads = self.transfers.planned()
         self._time(plan)
         return plan
 
@@ -363,7 +402,6 @@ class Replica:
         self.gpu.grow(entry, end - start)
         job.shared_tokens += end - start
         job.own_tail = node
-        self.transfers.store_own(job, node)
 
     # -- admission ---------------------------------------------------------------------------------------------------------
 
@@ -426,25 +464,40 @@ class Replica:
     def _try(self, job: Job, budget: int) -> int | None:
         """Tokens that a waiting job computes in this step; 0: it waits for a load; None: it does not fit now."""
         if job.blocks:  # what it waited for is in place
-            new = min(job.target - job.computed, budget)
-            if self._missing_tokens(job, self._wanted(job, job.computed + new)) > self.gpu.room_tokens:
-                return None
-            self._allocate(job, job.computed + new)
-            return new
+            return self._resume(job, budget)
         path = self._find(job)
         reach = 0
         if self.engine.prefix_caching:
             reach = min(self.gpu.reach(path, 0), (job.target - 1) // self.block * self.block)
-        outcome = self.transfers.begin(self, job, path, reach)
-        if not outcome:
-            if outcome is None or not self.hold(job, path, reach, reach + min(job.target - reach, budget)):
-                self._drop(job)
-                return None
-            job.computed = reach
-            if not job.counted:
-                job.hits = (reach, 0, 0, 0)
-            return min(job.target - reach, budget)
-        return 0
+        outcome = self.transfers.begin(self, job, path, reach, budget)
+        if outcome is Outcome.WAITS:
+            return 0
+        if outcome is Outcome.IN_STEP:
+            return self._resume(job, budget)
+        if outcome is Outcome.NO_ROOM or not self.hold(job, path, reach, reach + min(job.target - reach, budget)):
+            self._drop(job)
+            return None
+        job.computed = reach
+        if not job.counted:
+            job.hits = (reach, 0, 0, 0)
+        return min(job.target - reach, budget)
+
+    def _resume(self, job: Job, budget: int) -> int | None:
+        """Tokens that a job with blocks computes in this step; None: they do not fit now."""
+        new = min(job.target - job.computed, budget)
+        if self._missing_tokens(job, self._wanted(job, job.computed + new)) > self.gpu.room_tokens:
+            return None
+        self._allocate(job, job.computed + new)
+        return new
+
+    def gpu_reach(self, job: Job) -> int:
+        """Tokens of a job's prompt that the GPU holds now."""
+        if not self.engine.prefix_caching:
+            return 0
+        leaf = self.tree.path(job.request.blocks, job.prompt)
+        reach = self.gpu.reach(span(leaf, 0), 0)
+        self.tree.prune(leaf)
+        return reach
 
     def _wanted(self, job: Job, upto: int) -> int:
         """Tokens that must fit for a job to be admitted."""
@@ -542,7 +595,7 @@ class Replica:
                 return
         if max(self.inflight[1].ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
             return  # the GPU will wait for the host
-        if self._may_admit():
+        if self._may_admit() or any(plan.stall_s for plan in self.inflight):
             return
         if len(jobs) != len(self.running) or max(self.transfers.outputs_seen_s(now), self.transfers.inputs_sent_s(now)) > now:
             return  # copies still hold up tokens or inputs
@@ -565,7 +618,9 @@ class Replica:
         return any(job.blocked_on is None for job in takewhile(lambda job: job is not self.stuck, self.held))
 
     def _steps_with_blocks(self, jobs: list[Job], steps: int) -> int:
-        block, room = self.block, self.gpu.room_tokens // self.block
+        gpu, block = self.gpu, self.block
+        free = gpu.room_tokens if gpu.spill is None else gpu.capacity_tokens - gpu.used_tokens  # what is given up takes time to store
+        room = free // block
         if len(jobs) * (steps // block + 1) <= room:
             return steps
         low, high = 0, steps
@@ -662,6 +717,7 @@ class Bulk:
             job.computed += steps
             job.planned += steps
             job.emitted += steps
-            allocated = replica._allocate(job, job.computed)
-            assert allocated
+            if job.computed > job.blocks * replica.block:
+                allocated = replica._allocate(job, job.computed)
+                assert allocated
         replica.recorder.intervals(self.elapsed_s(steps) / steps, steps * len(self.jobs))

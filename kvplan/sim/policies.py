@@ -1,25 +1,33 @@
 """Eviction policies: the order in which a tier gives up what it holds.
 
-A tier keeps membership and sizes; a policy keeps order. It sees entries (runs of blocks) enter, being used and leave, and names the
-next victim. A new policy is one class and one entry of POLICIES.
+A tier keeps membership and sizes; a policy keeps order. It sees entries (runs of blocks) enter, being used, change size and leave, and
+names the next victim, which the tier trims from its tail. A new policy is one class and one entry of POLICIES; a user's own policy is a
+class in a file (see user_policy).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
-from kvplan.sim.prefix import Entry
+from kvplan.sim.prefix import Entry, Node
 
 
 class Policy(Protocol):
-    """The order of eviction of one tier. Only entries that are not pinned are in it."""
+    """The order of eviction of one tier.
+
+    A pinned entry is removed (its `pins` are above zero then) and appended again when its last user has left; `entry.meta` is the
+    policy's own and survives that. A policy sets `entry.order` to itself while the entry has a place in the order.
+    """
 
     def append(self, entry: Entry) -> None:
-        """An entry becomes evictable: it is new, or its last user has left."""
+        """An entry becomes evictable: it is new (its `meta` is None), or its last user has left."""
 
-    def touch(self, entry: Entry) -> None:
-        """An entry in the order was used."""
+    def touch(self, entry: Entry, again: bool) -> None:
+        """An entry was used; `again`: by a request that has used it before, which is no new evidence of its worth."""
 
     def remove(self, entry: Entry) -> None:
         """An entry leaves the order: it is pinned, or gone."""
@@ -27,8 +35,27 @@ class Policy(Protocol):
     def insert_after(self, entry: Entry, above: Entry) -> None:
         """A run was split: `above` is its leading part and must be evicted right after `entry`."""
 
+    def resized(self, entry: Entry, tokens: int) -> None:
+        """An entry that is not pinned has become larger, or smaller, by `tokens`; called after the change."""
+
     def victim(self) -> Entry | None:
         """The entry to give up tokens next, from its tail."""
+
+
+class Facts:
+    """What a policy may ask about the tier and the run it serves."""
+
+    __slots__ = ("capacity_tokens", "recompute_s", "next_use_s")
+
+    def __init__(
+        self,
+        capacity_tokens: int,
+        recompute_s: Callable[[int, int], float] = lambda start, end: float(end - start),
+        next_use_s: Callable[[Node], float] = lambda node: math.inf,
+    ) -> None:
+        self.capacity_tokens = capacity_tokens
+        self.recompute_s = recompute_s  # seconds of prefill for tokens [start, end) of a prompt
+        self.next_use_s = next_use_s  # when the trace asks for a run again; infinite: never, or not known
 
 
 class Lru:
@@ -50,7 +77,7 @@ class Lru:
         before.next, after.previous = after, before  # type: ignore[union-attr]
         entry.previous = entry.next = entry.order = None
 
-    def touch(self, entry: Entry) -> None:
+    def touch(self, entry: Entry, again: bool) -> None:
         self.remove(entry)
         self.append(entry)
 
@@ -58,6 +85,9 @@ class Lru:
         after = entry.next
         above.previous, above.next, above.order = entry, after, self
         entry.next = after.previous = above  # type: ignore[union-attr]
+
+    def resized(self, entry: Entry, tokens: int) -> None:
+        pass
 
     def victim(self) -> Entry | None:
         oldest = self._head.next
@@ -71,11 +101,364 @@ class Lru:
             entry = entry.next
 
 
-class Fifo(Lru):
-    """First in, first out: use does not matter."""
+class Fifo:
+    """First in, first out: use does not matter, and a pinned entry keeps its place."""
 
-    def touch(self, entry: Entry) -> None:
+    def __init__(self) -> None:
+        self._line = Lru()
+
+    def append(self, entry: Entry) -> None:
+        if entry.order is None:
+            self._line.append(entry)
+
+    def remove(self, entry: Entry) -> None:
+        if not entry.pins:
+            self._line.remove(entry)
+
+    def touch(self, entry: Entry, again: bool) -> None:
         pass
 
+    def insert_after(self, entry: Entry, above: Entry) -> None:
+        self._line.insert_after(entry, above)
 
-POLICIES: dict[str, Callable[[], Policy]] = {"lru": Lru, "fifo": Fifo}
+    def resized(self, entry: Entry, tokens: int) -> None:
+        pass
+
+    def victim(self) -> Entry | None:
+        return _first_free(self._line)
+
+
+class Sieve:
+    """SIEVE (Zhang et al., NSDI 2024): a FIFO queue whose hand spares what was used since it last passed."""
+
+    def __init__(self) -> None:
+        self._line = Lru()
+        self._hand: Entry | None = None
+
+    def append(self, entry: Entry) -> None:
+        if entry.order is None:
+            entry.meta = False
+            self._line.append(entry)
+
+    def touch(self, entry: Entry, again: bool) -> None:
+        entry.meta = entry.meta or not again
+
+    def remove(self, entry: Entry) -> None:
+        if entry.pins:
+            return
+        if entry is self._hand:
+            self._hand = self._newer(entry)
+        self._line.remove(entry)
+
+    def _newer(self, entry: Entry) -> Entry | None:
+        newer = entry.next
+        return newer if newer is not None and newer.order is not None else None
+
+    def insert_after(self, entry: Entry, above: Entry) -> None:
+        self._line.insert_after(entry, above)
+
+    def resized(self, entry: Entry, tokens: int) -> None:
+        pass
+
+    def victim(self) -> Entry | None:
+        entry = self._hand or self._line.victim()
+        for _ in range(3):  # to the newest; a whole round that clears all marks; a round that finds one without
+            while entry is not None:
+                if not entry.pins and not entry.meta:
+                    self._hand = entry
+                    return entry
+                entry.meta = entry.meta and bool(entry.pins)
+                entry = self._newer(entry)
+            entry = self._line.victim()
+        return None
+
+
+class S3Fifo:
+    """S3-FIFO (Yang et al., SOSP 2023): a small queue for what is new, a main queue for what was used again, a list of what left early."""
+
+    SMALL_SHARE = 0.1
+    MOST_USES = 3
+
+    def __init__(self, facts: Facts) -> None:
+        self._small, self._main = Lru(), Lru()
+        self._small_tokens = 0
+        self._small_limit = self.SMALL_SHARE * facts.capacity_tokens
+        self._ghosts = Ghosts(facts.capacity_tokens - self._small_limit)
+
+    def append(self, entry: Entry) -> None:
+        if entry.order is not None:  # was pinned and has kept its place
+            if entry.order is self._small:
+                self._small_tokens += entry.tokens
+            return
+        entry.meta = 0
+        if self._ghosts.take(entry):
+            self._main.append(entry)
+        else:
+            self._small.append(entry)
+            self._small_tokens += entry.tokens
+
+    def touch(self, entry: Entry, again: bool) -> None:
+        if not again:
+            entry.meta = min(self.MOST_USES, entry.meta + 1)
+
+    def remove(self, entry: Entry) -> None:
+        line = entry.order
+        if line is self._small:
+            self._small_tokens -= entry.tokens
+        if entry.pins:
+            return
+        line.remove(entry)
+        if line is self._small:
+            self._ghosts.add(entry)
+
+    def insert_after(self, entry: Entry, above: Entry) -> None:
+        entry.order.insert_after(entry, above)
+
+    def resized(self, entry: Entry, tokens: int) -> None:
+        if entry.order is self._small:
+            self._small_tokens += tokens
+
+    def victim(self) -> Entry | None:
+        """Queues move on first: a used entry of the small queue goes to the main one, one of the main queue round again."""
+        while True:
+            small = _first_free(self._small)
+            main = _first_free(self._main)
+            if small is not None and (main is None or self._small_tokens > self._small_limit):
+                if small.meta <= 1:
+                    return small
+                self._small_tokens -= small.tokens
+                self._small.remove(small)
+                small.meta = 0
+                self._main.append(small)
+            elif main is not None and main.meta:
+                main.meta -= 1
+                self._main.remove(main)
+                self._main.append(main)
+            else:
+                return main
+
+
+def _first_free(line: Lru) -> Entry | None:
+    return next((entry for entry in line if not entry.pins), None)
+
+
+class Ghosts:
+    """Names of content that left lately, oldest first, up to `limit` tokens."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.tokens = 0.0
+        self._names: dict[Hashable, float] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Remember a run that was evicted to its last token."""
+        node = entry.node
+        if node is None or not node.keys:
+            return
+        share = (node.end - node.start) / len(node.keys)
+        for key in node.keys:
+            self._drop(key)
+            self._names[key] = share
+            self.tokens += share
+        while self.tokens > self.limit and self._names:
+            self._drop(next(iter(self._names)))
+
+    def take(self, entry: Entry) -> bool:
+        """Was this run here lately; its name is forgotten."""
+        node = entry.node
+        return node is not None and sum([self._drop(key) for key in node.keys]) > 0
+
+    def _drop(self, key: Hashable) -> bool:
+        share = self._names.pop(key, None)
+        if share is None:
+            return False
+        self.tokens -= share
+        return True
+
+
+class Arc:
+    """Adaptive replacement (Megiddo & Modha, FAST 2003): what was used once, what was used more, and a balance moved by early leavers."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._once, self._more = Lru(), Lru()
+        self._once_tokens = 0
+        self._target = 0.0  # tokens that entries used once may have
+        self._capacity = facts.capacity_tokens
+        self._once_ghosts, self._more_ghosts = Ghosts(self._capacity), Ghosts(self._capacity)
+
+    def append(self, entry: Entry) -> None:
+        if entry.meta is None:
+            entry.meta = self._more if self._adapt(entry) else self._once
+        entry.meta.append(entry)
+        if entry.order is self._once:
+            self._once_tokens += entry.tokens
+
+    def _adapt(self, entry: Entry) -> bool:
+        once, more = self._once_ghosts, self._more_ghosts
+        ahead, behind = (
+            more.tokens / once.tokens if once.tokens else 1.0,
+            once.tokens / more.tokens if more.tokens else 1.0,
+        )
+        if once.take(entry):
+            self._target = min(self._capacity, self._target + max(1.0, ahead) * entry.tokens)
+        elif more.take(entry):
+            self._target = max(0.0, self._target - max(1.0, behind) * entry.tokens)
+        else:
+            return False
+        return True
+
+    def touch(self, entry: Entry, again: bool) -> None:
+        line = entry.order
+        line.remove(entry)
+        if not again and line is self._once:
+            self._once_tokens -= entry.tokens
+            line = entry.meta = self._more
+        line.append(entry)
+
+    def remove(self, entry: Entry) -> None:
+        line = entry.order
+        line.remove(entry)
+        if line is self._once:
+            self._once_tokens -= entry.tokens
+        if not entry.pins:
+            (self._once_ghosts if line is self._once else self._more_ghosts).add(entry)
+
+    def insert_after(self, entry: Entry, above: Entry) -> None:
+        entry.order.insert_after(entry, above)
+
+    def resized(self, entry: Entry, tokens: int) -> None:
+        if entry.order is self._once:
+            self._once_tokens += tokens
+
+    def victim(self) -> Entry | None:
+        once, more = self._once.victim(), self._more.victim()
+        return once if once is not None and (more is None or self._once_tokens > self._target) else more
+
+
+class Ranked:
+    """An order by a rank computed when an entry enters and when it is used: the lowest goes first, then the least recently used.
+
+    `rank(entry, again)` returns a number and may keep what it needs in `entry.meta`; `floating` ranks are looked at again before a victim
+    is named; with `leaves_first` a run waits for the runs that continue it, which are of no use without it.
+    """
+
+    def __init__(
+        self,
+        rank: Callable[[Entry, bool], float],
+        *,
+        evicted: Callable[[float], None] = lambda rank: None,
+        floating: bool = False,
+        leaves_first: bool = False,
+    ) -> None:
+        self._rank, self._evicted, self._floating, self._leaves_first = rank, evicted, floating, leaves_first
+        self._heap: list[tuple[float, int, Entry]] = []
+        self._places: dict[Entry, tuple[float, int]] = {}
+        self._clock = 0
+
+    def _place(self, entry: Entry, rank: float) -> None:
+        self._clock += 1
+        entry.order = self
+        self._places[entry] = (rank, self._clock)
+        heapq.heappush(self._heap, (rank, self._clock, entry))
+        if len(self._heap) > 2 * len(self._places) + 64:
+            self._heap = [(*place, entry) for entry, place in self._places.items()]
+            heapq.heapify(self._heap)
+
+    def append(self, entry: Entry) -> None:
+        self._place(entry, self._rank(entry, entry.meta is not None))
+
+    def touch(self, entry: Entry, again: bool) -> None:
+        self._place(entry, self._rank(entry, again))
+
+    def remove(self, entry: Entry) -> None:
+        rank, _ = self._places.pop(entry)
+        entry.order = None
+        if not entry.pins:
+            self._evicted(rank)
+
+    def insert_after(self, entry: Entry, above: Entry) -> None:
+        self._place(above, self._places[entry][0])
+
+    def resized(self, entry: Entry, tokens: int) -> None:
+        pass
+
+    def victim(self) -> Entry | None:
+        while self._heap:
+            rank, stamp, entry = self._heap[0]
+            if self._places.get(entry) != (rank, stamp):
+                heapq.heappop(self._heap)
+            elif self._floating and self._rank(entry, True) != rank:
+                self._place(entry, self._rank(entry, True))
+            else:
+                return _leaf(entry) if self._leaves_first else entry
+        return None
+
+
+def _leaf(entry: Entry) -> Entry:
+    """The deepest of the runs in the same tier that continue an entry and are not pinned."""
+    while entry.node is not None:
+        tier = entry.node.entries.index(entry)
+        below = (child.entries[tier] for child in entry.node.children.values())
+        deeper = next((found for found in below if found is not None and not found.pins), None)
+        if deeper is None:
+            break
+        entry = deeper
+    return entry
+
+
+def lfu(facts: Facts) -> Policy:
+    """Least frequently used; of equal ones the least recently used."""
+
+    def rank(entry: Entry, again: bool) -> float:
+        entry.meta = (entry.meta or 0) + (not again)
+        return float(entry.meta)
+
+    return Ranked(rank)
+
+
+def mru(facts: Facts) -> Policy:
+    """Most recently used first: right for loops over more content than fits."""
+    uses = itertools.count()
+    return Ranked(lambda entry, again: -float(next(uses)), leaves_first=True)
+
+
+def cost_aware(facts: Facts) -> Policy:
+    """GreedyDual (Cao & Irani, USITS 1997) with recompute seconds per token, hence per byte: what is dear to compute again stays longer."""
+    level = 0.0
+
+    def rank(entry: Entry, again: bool) -> float:
+        node = entry.node
+        entry.meta = True
+        if node is None:
+            return level
+        return level + facts.recompute_s(node.start, node.end) / (node.end - node.start)
+
+    def evicted(rank: float) -> None:
+        nonlocal level
+        level = max(level, rank)
+
+    return Ranked(rank, evicted=evicted, leaves_first=True)
+
+
+def belady(facts: Facts) -> Policy:
+    """The bound: what the trace asks for last goes first (Belady, 1966). Needs a trace whose arrivals are known beforehand."""
+
+    def rank(entry: Entry, again: bool) -> float:
+        entry.meta = True
+        return -facts.next_use_s(entry.node) if entry.node is not None else -math.inf
+
+    return Ranked(rank, floating=True)
+
+
+POLICIES: dict[str, Callable[[Facts], Policy]] = {
+    "lru": lambda facts: Lru(),
+    "arc": Arc,
+    "lfu": lfu,
+    "fifo": lambda facts: Fifo(),
+    "s3fifo": S3Fifo,
+    "sieve": lambda facts: Sieve(),
+    "mru": mru,
+    "cost": cost_aware,
+    "belady": belady,
+}
+"""Policy name -> its maker."""

@@ -52,6 +52,7 @@ class PrefixTree:
         self.grain_tokens = grain_tokens
         self.tiers = tiers
         self.root = Node(None, (), 0, 0, tiers)
+        self.permanent = False  # are runs kept that nobody holds
 
     def path(self, keys: tuple[int, ...], tokens: int) -> Node:
         """The deepest node of the path that names the first `tokens` tokens of `keys`, made where it is missing.
@@ -111,7 +112,7 @@ class PrefixTree:
         node.parent = upper
         node.keys = node.keys[at // key_tokens - first :]
         node.start = at
-        if node.children or any(node.entries):
+        if node.children or self.permanent or any(node.entries):
             upper.children[self._name(node)] = node
         else:  # evicted to before the cut
             node.parent = None
@@ -119,7 +120,7 @@ class PrefixTree:
 
     def prune(self, node: Node) -> None:
         """Forget a run, and its ancestors, once no tier holds it and nothing uses it."""
-        while node.parent is not None and not node.children and not any(node.entries):
+        while node.parent is not None and not self.permanent and not node.children and not any(node.entries):
             parent = node.parent
             del parent.children[self._name(node)]
             node.parent = None

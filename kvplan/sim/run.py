@@ -1,11 +1,13 @@
-"""Replay a scenario: build the replica, feed it the trace, summarise."""
+"""Replay a scenario: build the replicas, feed them the trace, summarise."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
+import msgspec
 import simpy
 
 from kvplan.cost import StepCost
@@ -13,15 +15,12 @@ from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Scenario
 from kvplan.sim import targets
 from kvplan.sim.arrivals import Arrivals
-from kvplan.sim.engine import Job, Replica
-from kvplan.sim.links import DiskQueue, HostLink
-from kvplan.sim.policies import POLICIES
-from kvplan.sim.prefix import PrefixTree
+from kvplan.sim.engine import Job
+from kvplan.sim.loads import Tally
 from kvplan.sim.record import Recorder
-from kvplan.sim.tiers import Tier
-from kvplan.sim.transfers import Transfers
-from kvplan.sizing.formats import resolve_kv_dtype, stored_format
-from kvplan.sizing.kv import token_bytes as layer_token_bytes
+from kvplan.sim.router import ROUTERS, Fleet, Router
+from kvplan.sim.server import Builder, Server, bytes_per_token
+from kvplan.sim.sessions import Sessions
 from kvplan.sizing.pool import kv_pool
 from kvplan.traces import open_trace
 from kvplan.traces.trace import Trace
@@ -31,55 +30,55 @@ Progress = Callable[[int, int], None]
 
 
 class World:
-    """A scenario set up to run: clock, trace, replica, records."""
+    """A scenario set up to run: clock, trace, replicas behind a router, records."""
 
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario, self.trace = scenario, trace
         self.env = simpy.Environment()
         model, machine, engine, run = scenario.model, scenario.machine, scenario.engine, scenario.run
         self.cost = StepCost(model, machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
-        self.token_bytes = bytes_per_token(scenario)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
         self.target = targets.parse(run.target)
         slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
         self.recorder = Recorder(first_token_s=engine.overhead.first_token_s, slow_s=slow_s)
         self.arrivals = Arrivals(trace, run, grain_tokens=engine.block_tokens)
         self.warm_index, self.warm_s = run.warmup * len(trace), 0.0
-        tree = PrefixTree(key_tokens=trace.block_tokens, grain_tokens=engine.block_tokens, tiers=4)
-        usable_bytes = self.pool_bytes - engine.null_blocks * engine.block_tokens * self.token_bytes
-        self.tiers = [self._tier("gpu", 0, tree, usable_bytes, "lru", engine.block_tokens)]
-        grain = engine.offload.chunk_tokens or engine.block_tokens
-        if scenario.tiers.disk_bytes and not scenario.tiers.cpu_bytes:
-            raise InputError("a disk tier needs a CPU tier in front of it", hint=f"{engine.name} promotes through host memory: add --cpu SIZE")
-        for index, (name, size, policy) in enumerate(
-            (("cpu", scenario.tiers.cpu_bytes, engine.offload.policy), ("disk", scenario.tiers.disk_bytes, engine.offload.disk_policy)), 1
-        ):
-            if size:
-                self.tiers.append(self._tier(name, index, tree, size, policy, grain))
-        by_name = {tier.name: tier for tier in self.tiers}
-        self.link = HostLink(machine.link)
-        self.disk_queue = DiskQueue(machine.disk) if "disk" in by_name else None
-        self.transfers = Transfers(
-            self.env, engine, self.cost, by_name["gpu"], by_name.get("cpu"), by_name.get("disk"), self.link, self.disk_queue,
-            token_bytes=self.token_bytes, ranks=run.tp,
-        )  # fmt: skip
-        self.replica = Replica(
-            self.env, engine, self.cost, tree, by_name["gpu"], self.transfers, self.recorder, jump=run.jump, done=self._done
-        )
-        self.tree = tree
+        self.tally = Tally()
+        builder = Builder(self.env, scenario, trace, self.cost, self.tally)
+        self.token_bytes, self.host_token_bytes = builder.token_bytes, builder.host_token_bytes
+        cluster = scenario.cluster
+        serve = builder.decoder if cluster.prefill_replicas else builder.server
+        self.servers = [serve(self.pool_bytes, self.recorder, self._done) for _ in range(cluster.replicas)]
+        unseen = Recorder()  # a prefill replica's part of a request is no request
+        self.prefillers = [builder.server(self.pool_bytes, unseen, self._hand_over) for _ in range(cluster.prefill_replicas)]
+        self._router = self._routed(self.servers)
+        self._prefill_router = self._routed(self.prefillers) if self.prefillers else None
+        self.sessions = Sessions(self.arrivals, most=run.max_sessions) if _has_sessions(trace) else None
+        self.replica, self.tiers = self.servers[0].replica, (self.prefillers or self.servers)[0].tiers
+        self.tree = self.replica.tree
         self.left = len(trace)
         self.all_done = self.env.event()
         self.rejected_prompt_tokens = 0
         self.clipped = 0
         self.max_context = min(filter(None, (engine.max_context_tokens, model.max_context_tokens)), default=1 << 40)
 
-    def _tier(self, name: str, index: int, tree: PrefixTree, size: float, policy: str, grain: int) -> Tier:
-        if policy not in POLICIES:
-            raise InputError(f"no eviction policy named {policy!r}", hint=did_you_mean(policy, POLICIES))
-        capacity = int(size / self.token_bytes)
-        if capacity < grain:
-            raise InputError(f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * self.token_bytes:,.0f} bytes)")
-        return Tier(name, index, tree=tree, policy=POLICIES[policy](), capacity_tokens=capacity, grain_tokens=grain)
+    def _routed(self, servers: list[Server]) -> Router | None:
+        """A router in front of several servers; None for one."""
+        cluster = self.scenario.cluster
+        if cluster.router not in ROUTERS:
+            raise InputError(f"no router named {cluster.router!r}", hint=did_you_mean(cluster.router, ROUTERS))
+        if len(servers) == 1:
+            return None
+        replicas = [server.replica for server in servers]
+        fleet = Fleet(
+            self.env,
+            lambda: [replica.load for replica in replicas],
+            replicas=len(servers),
+            key_tokens=self.trace.block_tokens,
+            cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),
+            stale_s=cluster.stale_s,
+        )
+        return ROUTERS[cluster.router](fleet)
 
     def run(self, progress: Progress | None = None) -> bool:
         """Run to the last token; False when the user interrupted it."""
@@ -88,15 +87,19 @@ class World:
             self.env.run(until=self.all_done)
         except KeyboardInterrupt:
             self.recorder.trim()
-            for job in [*self.replica.running, *self.replica.held, *self.replica.waiting]:
-                self.recorder.unfinished(job)
+            for server in (*self.prefillers, *self.servers):
+                replica = server.replica
+                for job in [*replica.running, *replica.held, *replica.waiting]:
+                    self.recorder.unfinished(job)
             return False
         return True
 
+    # -- arrivals ----------------------------------------------------------------------------------------------------------
+
     def _arrive(self, progress: Progress | None) -> Iterator[Any]:
-        env, overhead, total = self.env, self.scenario.engine.overhead, self.left
+        env, total = self.env, self.left
         self.recorder.measuring = not self.warm_index
-        for count, request in enumerate(self.arrivals):
+        for count, request in enumerate(self.sessions or self.arrivals):
             arrival = request.arrival_s
             if arrival > env.now:
                 yield env.timeout(arrival - env.now)
@@ -104,15 +107,23 @@ class World:
                 self.recorder.measuring, self.warm_s = True, arrival
             if progress is not None and count % 64 == 0:
                 progress(total - self.left, total)
-            output = self._admissible(request)
-            if output is None:
-                self.recorder.rejected(request)
-                self.rejected_prompt_tokens += request.prompt_tokens
-                self._one_less()
-                continue
-            front_s = overhead.request_s + overhead.request_token_s * request.prompt_tokens
-            job = Job(request, output, arrival + front_s)
-            env.timeout(front_s).callbacks.append(lambda _, job=job: self.replica.submit(job))
+            if self.sessions is None or self.sessions.admit(request):
+                self._enter(request)
+
+    def _enter(self, request: Request) -> None:
+        """A request reaches the server's front end."""
+        output = self._admissible(request)
+        if output is None:
+            self.recorder.rejected(request)
+            self.rejected_prompt_tokens += request.prompt_tokens
+            self._ended(request)
+            return
+        overhead = self.scenario.engine.overhead
+        front_s = overhead.request_s + overhead.request_token_s * request.prompt_tokens
+        job = Job(request, output, request.arrival_s + front_s)
+        if self.sessions is not None:
+            job.following = self.sessions.following(request)
+        self.env.timeout(front_s).callbacks.append(lambda _: self._dispatch(job))
 
     def _admissible(self, request: Request) -> int | None:
         """The output tokens that a request may have: fewer when the context ends before, None when it cannot run at all."""
@@ -128,23 +139,49 @@ class World:
             return None
         return output
 
-    def _done(self, _: Job) -> None:
-        self._one_less()
+    def _dispatch(self, job: Job) -> None:
+        if not self.prefillers:
+            _chosen(self._router, self.servers, job).submit(job)
+            return
+        first = Job(job.request, 1, job.enter_s)
+        first.whole = job
+        _chosen(self._prefill_router, self.prefillers, first).submit(first)
 
-    def _one_less(self) -> None:
+    def _hand_over(self, first: Job) -> None:
+        """A prompt is computed: the request goes on where it is decoded."""
+        job = first.whole
+        assert job is not None
+        job.hits, job.counted = first.hits, True
+        job.admit_s, job.load_s, job.weighed_s = first.admit_s, first.load_s, first.load_s
+        _chosen(self._router, self.servers, job).submit(job)
+
+    # -- ends --------------------------------------------------------------------------------------------------------------
+
+    def _done(self, job: Job) -> None:
+        self._ended(job.request)
+
+    def _ended(self, request: Request) -> None:
+        if self.sessions is not None:
+            turn, first = self.sessions.ended(request)
+            if turn is not None:
+                self._after(turn, turn.think_s + self.scenario.engine.overhead.first_token_s)
+            if first is not None:
+                self._after(first, 0.0)
         self.left -= 1
         if not self.left and not self.all_done.triggered:
             self.all_done.succeed()
 
+    def _after(self, request: Request, delay: float) -> None:
+        self.env.timeout(delay).callbacks.append(lambda _: self._enter(msgspec.structs.replace(request, arrival_s=self.env.now)))
 
-def bytes_per_token(scenario: Scenario) -> float:
-    """KV bytes of one token over all layers and ranks, as the engine stores them."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    size = sum(group.count * layer_token_bytes(group, fmt, run.tp) for group in model.layers) * run.tp
-    if not size:
-        raise InputError(f"{model.name} keeps no KV per token: there is nothing to offload")
-    return size
+
+def _chosen(router: Router | None, servers: list[Server], job: Job) -> Any:
+    return servers[router.choose(job.request) if router is not None else 0].replica
+
+
+def _has_sessions(trace: Trace) -> bool:
+    """Does a trace name sessions: one that does, does so early."""
+    return any(request.session for request in islice(trace, 1000))
 
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
@@ -168,3 +205,6 @@ def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[A
     world = World(scenario, trace)
     finished = world.run(progress)
     return summarise(world, partial=not finished), world
+
+
+__all__ = ["World", "bytes_per_token", "gpu_pool_bytes", "simulate"]

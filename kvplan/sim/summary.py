@@ -14,6 +14,7 @@ from kvplan.sim.record import Histogram, Recorder
 
 if TYPE_CHECKING:
     from kvplan.sim.run import World
+    from kvplan.sim.server import Server
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -28,7 +29,7 @@ def summarise(world: World, *, partial: bool) -> SimResult:
     window = max(duration - world.warm_s, 1e-12)  # of the requests after the warm-up
     tokens = {name: int(columns[f"{name}_tokens"][kept].sum()) for name in ("gpu_hit", "cpu_hit", "disk_hit", "remote_hit", "computed")}
     prompt_tokens = int(columns["prompt_tokens"][kept].sum())
-    transfers = world.transfers
+    loads = world.tally
     stats = {name: _stats(columns[f"{name}_s"][kept]) for name in ("ttft", "e2e", "queue")} | {"itl": _histogram_stats(world.recorder.intervals_s)}
     checks, goodput, cause = targets.check(world.target, stats), None, ""
     if world.target:
@@ -56,7 +57,7 @@ def summarise(world: World, *, partial: bool) -> SimResult:
         ),
         prompt_tokens=PromptTokens(total=prompt_tokens, **tokens),
         tiers=_tiers(world, tokens, prompt_tokens, duration),
-        loads=Loads(count=transfers.count, losing=transfers.losing, stall_s=transfers.stall_s, losing_s=transfers.losing_s),
+        loads=Loads(count=loads.count, losing=loads.losing, stall_s=loads.stall_s, losing_s=loads.losing_s),
         interval={},
         targets=checks,
         goodput=goodput,
@@ -98,27 +99,40 @@ def _histogram_stats(histogram: Histogram) -> Stats:
 
 
 def _tiers(world: World, tokens: dict[str, int], prompt_tokens: int, duration: float) -> list[TierUse]:
+    """Tiers by name, added up over the replicas; the busiest link counts."""
+    servers = [*world.prefillers, *world.servers]
     found = []
-    busy = {"gpu": 0.0, "cpu": max(world.link.busy_s) / duration}
-    if world.disk_queue is not None:
-        busy["disk"] = min(1.0, sum(world.disk_queue.busy_s) / duration)
-    for tier in world.tiers:
-        hits = tokens[f"{tier.name}_hit"]
-        size = world.token_bytes
+    for name in ("gpu", "cpu", "disk", "remote"):
+        tiers = {id(tier): tier for server in servers for tier in server.tiers if tier.name == name}.values()
+        if not tiers:
+            continue
+        hits = tokens[f"{name}_hit"]
+        size = world.token_bytes if name == "gpu" else world.host_token_bytes
         found.append(
             TierUse(
-                name=tier.name,
-                capacity_bytes=round(tier.capacity_tokens * size),
-                peak_bytes=round(tier.peak_tokens * size),
+                name=name,
+                capacity_bytes=round(sum(tier.capacity_tokens for tier in tiers) * size),
+                peak_bytes=round(sum(tier.peak_tokens for tier in tiers) * size),
                 hit_tokens=hits,
                 hit_rate=hits / prompt_tokens if prompt_tokens else 0.0,
-                loaded_bytes=round(tier.loaded_tokens * size),
-                stored_bytes=round(tier.stored_tokens * size),
-                evicted_bytes=round(tier.evicted_tokens * size),
-                link_busy_fraction=min(1.0, busy[tier.name]),
+                loaded_bytes=round(sum(tier.loaded_tokens for tier in tiers) * size),
+                stored_bytes=round(sum(tier.stored_tokens for tier in tiers) * size),
+                evicted_bytes=round(sum(tier.evicted_tokens for tier in tiers) * size),
+                link_busy_fraction=min(1.0, max(_busy_s(server, name) for server in servers) / duration),
             )
         )
     return found
+
+
+def _busy_s(server: Server, name: str) -> float:
+    """Seconds that the link or device between a tier and the one above was busy."""
+    if name == "cpu":
+        return max(server.link.busy_s)
+    if name == "disk" and server.disk is not None:
+        return sum(server.disk.busy_s)
+    if name == "remote" and server.remote is not None:
+        return max(server.remote.busy_s)
+    return 0.0
 
 
 def _provenance(world: World) -> dict[str, Any]:

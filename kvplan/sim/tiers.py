@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kvplan.sim.policies import Policy
 from kvplan.sim.prefix import Entry, Node, PrefixTree
 
@@ -31,6 +33,8 @@ class Tier:
         self.evicted_tokens = 0
         self.hit_tokens = 0
         self.loaded_tokens = 0
+        self.spill: Callable[[Node, int, int], None] | None = None  # called with the part of a run that is being evicted
+        self.spill_tokens = 0  # at least so much of a run is evicted at once
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -72,16 +76,28 @@ class Tier:
         while tokens > 0:
             entry = self.policy.victim()
             assert entry is not None
-            taken = min(tokens, entry.tokens)
+            taken = min(max(tokens, self.spill_tokens), entry.tokens)
             tokens -= taken
             self.used_tokens -= taken
             self.evictable_tokens -= taken
             entry.tokens -= taken
-            if entry.node is not None:
-                self.evicted_tokens += taken
+            self.policy.resized(entry, -taken)
             if not entry.tokens:
                 self.policy.remove(entry)
-                self._forget(entry)
+            node = entry.node
+            if node is not None:
+                self.evicted_tokens += taken
+                if self.spill is not None:
+                    self.spill(node, node.start + entry.tokens, node.start + entry.tokens + taken)
+                if not entry.tokens:
+                    self._forget(entry)
+
+    def drop(self, entry: Entry) -> None:
+        """Forget an entry that is not pinned: its content has moved elsewhere."""
+        self.policy.remove(entry)
+        self.used_tokens -= entry.tokens
+        self.evictable_tokens -= entry.tokens
+        self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
         node = entry.node
@@ -116,10 +132,12 @@ class Tier:
             entry = node.entries[index]
             if entry is None:
                 entry = node.entries[index] = Entry(node, 0)
-            elif not entry.pins:
-                self.evictable_tokens -= entry.tokens
-                self.policy.remove(entry)
-            entry.pins += 1
+                entry.pins = 1
+            else:
+                entry.pins += 1
+                if entry.pins == 1:
+                    self.evictable_tokens -= entry.tokens
+                    self.policy.remove(entry)
             node = node.parent
 
     def unpin(self, leaf: Node) -> None:
@@ -134,6 +152,8 @@ class Tier:
                     self.policy.append(entry)
                     self.evictable_tokens += entry.tokens
                 else:
+                    if entry.order is not None:  # the policy has kept its place, and a split has emptied it
+                        self.policy.remove(entry)
                     self._forget(entry)
             node = above
 
@@ -176,10 +196,24 @@ class Tier:
                 entry.tokens += tokens
                 node = parent
 
-    def touch(self, path: list[Node]) -> None:
-        """Mark a path as used, deepest run first, so that an ancestor is always newer than its descendants."""
+    def abandoned(self, gaps: list[Gap]) -> None:
+        """What was expected does not come; its space is free again."""
+        for leaf, have, want in gaps:
+            node = leaf
+            while node.end > have:
+                entry, parent = node.entries[self.index], node.parent
+                assert entry is not None and parent is not None
+                entry.coming -= max(0, min(node.end, want) - max(node.start, have))
+                node = parent
+        self.give_back(sum(want - have for _, have, want in gaps))
+
+    def touch(self, path: list[Node], *, again: bool = False) -> None:
+        """Mark a path as used, deepest run first, so that an ancestor is always newer than its descendants.
+
+        `again`: by a request that has used it before.
+        """
         index, policy = self.index, self.policy
         for node in reversed(path):
             entry = node.entries[index]
             if entry is not None and not entry.pins:
-                policy.touch(entry)
+                policy.touch(entry, again)

@@ -17,11 +17,11 @@ def nodes(root: Node) -> Iterator[Node]:
 
 
 def check(world: World) -> None:
-    everything = list(nodes(world.tree.root))
-    for node in everything:
-        assert node.parent is not None and node.start == node.parent.end < node.end
-        assert any(node.entries) or node.children or _is_wanted(world, node)
     for tier in world.tiers:
+        everything = list(nodes(tier.tree.root))
+        for node in everything:
+            assert node.parent is not None and node.start == node.parent.end < node.end
+            assert any(node.entries) or node.children or (tier.name == "gpu" and _is_wanted(world, node))
         _check_tier(world, tier, everything)
     jobs = world.replica.running + world.replica.held
     for job in jobs:
@@ -51,7 +51,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
     nameless = sum(entry.tokens for entry in order if entry.node is None)
     held = sum(entry.tokens + entry.coming for _, entry in entries)
     private = 0
-    if tier.index == 0:
+    if tier.name == "gpu":
         private = sum(
             job.blocks * tier.grain_tokens - job.shared_tokens for job in world.replica.running + world.replica.held
         )
@@ -87,7 +87,7 @@ def walk(world: World) -> None:
     while env.peek() != float("inf"):
         env.step()
         check(world)
-    for node in nodes(world.tree.root):
-        assert all(entry is None or entry.pins == entry.coming == 0 for entry in node.entries)
     for tier in world.tiers:
+        for node in nodes(tier.tree.root):
+            assert all(entry is None or entry.pins == entry.coming == 0 for entry in node.entries)
         assert tier.used_tokens == tier.evictable_tokens

@@ -284,11 +284,6 @@ class Oracle:
             self.gpu.pin(own)
             self.gpu.held |= set(own)
             seq.generated.append(own)
-            if self.cpu is not None and self.engine.offload.store_generated and seq.stored >= start:
-                self.cpu.pin([*seq.names, *own])
-                if not self.cpu.lacking(seq.names) and self.cpu.take(len(own)):
-                    self.cpu.held |= set(own)
-                self.cpu.unpin([*seq.names, *own])
             seq.names = [*seq.names, *own]
             seq.named = end
         self.release(seq)
@@ -364,9 +359,7 @@ class Oracle:
         return new
 
     def known(self, names: list[Name]) -> bool:
-        return any(
-            name in tier.held or tier.pins[name] for name in names for tier in (self.gpu, self.cpu, self.disk) if tier
-        )
+        return any(name in self.gpu.held or self.gpu.pins[name] for name in names)
 
     def hold(self, seq: Seq, reach: int, upto: int) -> bool:
         evictable = sum(name in self.gpu.order for name in seq.names)

@@ -40,9 +40,9 @@ def by_hand(
 
     built.cost.busy_s = step_s  # type: ignore[method-assign, assignment]
     built.cost.host_s = lambda chunks, decodes: 0.0  # type: ignore[method-assign]
-    built.link.service_s = lambda direction, size, pieces: 0.5 * pieces  # type: ignore[method-assign]
-    if built.disk_queue is not None:
-        built.disk_queue.service_s = lambda direction, size, pieces, threads: 2.0 * pieces  # type: ignore[method-assign]
+    built.servers[0].link.service_s = lambda direction, size, pieces: 0.5 * pieces  # type: ignore[method-assign]
+    if built.servers[0].disk is not None:
+        built.servers[0].disk.service_s = lambda direction, size, pieces, threads: 2.0 * pieces  # type: ignore[method-assign]
     return built
 
 
@@ -96,7 +96,7 @@ def test_the_tail_goes_first_and_host_memory_gives_it_back() -> None:
     ]
     assert built.tiers[1].loaded_tokens == 48
     assert built.tiers[1].stored_tokens == 64 + 80 + 16
-    assert built.link.bytes[0] == round(48 * built.token_bytes)
+    assert built.servers[0].link.bytes[0] == round(48 * built.token_bytes)
 
 
 def test_what_only_the_disk_holds_goes_through_host_memory() -> None:
@@ -143,7 +143,7 @@ def test_requests_that_share_blocks_being_loaded_wait_for_one_load() -> None:
         (0, 64, 2.0, 3.32),
         (64, 0, 0, 3.22),
     ]
-    assert built.transfers.count == 1
+    assert built.tally.count == 1
 
 
 @pytest.mark.parametrize(("rule", "hits"), [("always", 48), ("never", 0), ("break_even", 0)])
@@ -158,4 +158,4 @@ def test_load_rules(rule: str, hits: int) -> None:
     built = by_hand(trace, gpu_blocks=6, cpu_blocks=100, offload={"load_rule": rule}, engine={"step_tokens": 8192})
     built.cost.prefill_s = lambda new, context, step_tokens: 0.01 * new  # type: ignore[method-assign]
     assert rows(built, "cpu_hit_tokens")[2] == (hits,)
-    assert (built.transfers.losing, round(built.transfers.losing_s, 9)) == ((1, 1.02) if hits else (0, 0))
+    assert (built.tally.losing, round(built.tally.losing_s, 9)) == ((1, 1.02) if hits else (0, 0))
