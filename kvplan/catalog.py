@@ -86,7 +86,8 @@ def engine(name: str) -> EngineSpec:
 
 
 def _engine(path: Path) -> EngineSpec:
-    """An engine's file. Where it names a `base`, that engine's numbers stand for those it lacks, and count as assumed; `offload` is its own."""
+    """An engine's file. Where it names a `base`, that engine's numbers stand for those it lacks, and count as assumed;
+    `offload` is its own."""
     written: dict[str, Any] = _decode_toml(path, dict)  # type: ignore[assignment]
     if "base" not in written:
         return _decode_toml(path, EngineSpec)  # type: ignore[return-value]
@@ -95,9 +96,15 @@ def _engine(path: Path) -> EngineSpec:
         own = msgspec.convert({"version": base.version, **written}, EngineSpec)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from None
-    taken = {field: getattr(base, field) for field in base.__struct_fields__ if field not in (*written, "offload", "provenance")}
+    taken = {
+        field: getattr(base, field)
+        for field in base.__struct_fields__
+        if field not in (*written, "offload", "provenance")
+    }
     assumed = Source(kind="assumed", source=f"as {base.name}'s")
-    return msgspec.structs.replace(own, **taken, provenance={**dict.fromkeys(_numbers(base, taken), assumed), **own.provenance})
+    return msgspec.structs.replace(
+        own, **taken, provenance={**dict.fromkeys(_numbers(base, taken), assumed), **own.provenance}
+    )
 
 
 def _numbers(base: EngineSpec, taken: dict[str, Any]) -> list[str]:

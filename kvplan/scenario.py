@@ -16,7 +16,8 @@ from kvplan.model import ModelSpec
 
 
 class Tiers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Capacities of one replica, over all its ranks. `gpu_kv_bytes` 0: what the engine leaves on the GPU; other tiers 0: absent."""
+    """Capacities of one replica, over all its ranks. `gpu_kv_bytes` 0: what the engine leaves on the GPU; other tiers
+    0: absent."""
 
     gpu_kv_bytes: int = 0
     cpu_bytes: int = 0
@@ -25,7 +26,8 @@ class Tiers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The way to the remote pool. What is 0 is the machine's network; `total_Bps` 0: the pool itself is never the limit."""
+    """The way to the remote pool. What is 0 is the machine's network; `total_Bps` 0: the pool itself is never the
+    limit."""
 
     latency_s: float = 0.0
     client_Bps: float = 0.0
@@ -116,18 +118,23 @@ def load(
 ) -> Scenario:
     """A scenario from a TOML file or a trace, with what is given here laid over it.
 
-    `tiers` maps gpu_kv, cpu, disk, remote to sizes; `sets` are `path=value` for any field, such as `machine.disk.read_Bps=1.7GB/s`.
-    Raises InputError naming the field that is unknown, missing or out of range.
+    `tiers` maps gpu_kv, cpu, disk, remote to sizes; `sets` are `path=value` for any field, such as
+    `machine.disk.read_Bps=1.7GB/s`. Raises InputError naming the field that is unknown, missing or out of range.
     """
     written = _read(source) if is_scenario(source) else _File(trace=source, model="", machine="")
     for what, given in (("model", model or written.model), ("machine", machine or written.machine)):
         if not given:
-            raise InputError(f"{source}: which {what}?", hint=f"add --{what} NAME; `kvplan size --list` shows the names")
+            raise InputError(
+                f"{source}: which {what}?", hint=f"add --{what} NAME; `kvplan size --list` shows the names"
+            )
     sizes = {SIZES[key]: units.parse_bytes(value) for key, value in _known_sizes(written, source) if value is not None}
     for key, value in (tiers or {}).items():
         if value is not None:
             sizes[SIZES[key]] = _positive_size(key, value)
-    settings = {**_checked(written.run, Run, f"{source}: run"), **{key: value for key, value in (run or {}).items() if value is not None}}
+    settings = {
+        **_checked(written.run, Run, f"{source}: run"),
+        **{key: value for key, value in (run or {}).items() if value is not None},
+    }
     scenario = Scenario(
         name=written.name or Path(source).stem,
         trace=written.trace,
@@ -168,7 +175,12 @@ def parse_value(name: str, value: Any) -> Any:
     """A setting's value by the unit that its name carries; text without one is a number, a truth value or itself."""
     if not isinstance(value, str):
         return value
-    for suffix, parse in (("_bytes", units.parse_bytes), ("_Bps", units.parse_rate), ("_tokens", units.parse_tokens), ("_s", units.parse_seconds)):
+    for suffix, parse in (
+        ("_bytes", units.parse_bytes),
+        ("_Bps", units.parse_rate),
+        ("_tokens", units.parse_tokens),
+        ("_s", units.parse_seconds),
+    ):
         if name.endswith(suffix) and not (suffix == "_tokens" and value == "0"):
             return parse(value)
     if value.lower() in ("true", "false"):
@@ -231,7 +243,10 @@ def _known_sizes(written: _File, source: str) -> list[tuple[str, str | int]]:
 def _positive_size(key: str, value: str | int) -> int:
     size = units.parse_bytes(value)
     if size <= 0:
-        raise InputError(f"--{key.replace('_', '-')} {value}: a capacity must be above zero", hint="leave the option out for no such tier")
+        raise InputError(
+            f"--{key.replace('_', '-')} {value}: a capacity must be above zero",
+            hint="leave the option out for no such tier",
+        )
     return size
 
 

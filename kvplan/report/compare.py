@@ -30,7 +30,11 @@ def _table(title: str, names: list[str], differences: list[Difference]) -> Table
         table.add_column(escape(name), justify="right", no_wrap=True)
     table.add_column("because", style="dim")
     for difference in differences:
-        table.add_row(difference.what.removeprefix("engine."), *(_shown(difference.what, value) for value in difference.values), difference.reason)
+        table.add_row(
+            difference.what.removeprefix("engine."),
+            *(_shown(difference.what, value) for value in difference.values),
+            difference.reason,
+        )
     return table
 
 
@@ -43,7 +47,11 @@ def _shown(what: str, value: object) -> str:
         return escape(value)
     assert isinstance(value, int | float)
     if what.endswith("_bytes"):
-        return units.format_traffic(int(value)) if what in ("stored_bytes", "loaded_bytes") else units.format_bytes(int(value))
+        return (
+            units.format_traffic(int(value))
+            if what in ("stored_bytes", "loaded_bytes")
+            else units.format_bytes(int(value))
+        )
     if what.endswith("_per_s"):
         return f"{value:,.2f}"
     if what.endswith("_s"):

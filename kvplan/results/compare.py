@@ -8,7 +8,8 @@ from kvplan.results.simulate import SimResult
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting or figure that is not the same in all runs, in the order of the runs, and why it matters or where it comes from."""
+    """One setting or figure that is not the same in all runs, in the order of the runs, and why it matters or where it
+    comes from."""
 
     what: str
     values: list[str | int | float | bool | None]

@@ -1,4 +1,5 @@
-"""Several runs side by side: what was put in differently, what came out differently, and the cause of each difference in one line."""
+"""Several runs side by side: what was put in differently, what came out differently, and the cause of each difference
+in one line."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from kvplan.scenario import Scenario
 Value = str | int | float | bool | None
 
 MEANING = {
-    "engine.offload.store": "write_through copies every block once it is computed, selective those asked for again, on_evict those given up",
-    "engine.offload.load": "whole_request loads before scheduling; blocking holds up the whole step; layerwise overlaps layer by layer",
+    "engine.offload.store": "write_through copies all blocks, selective those asked for again, on_evict those given up",
+    "engine.offload.load": "whole_request loads before scheduling, blocking stops the step, layerwise overlaps",
     "engine.offload.chunk_tokens": "what ends inside a chunk is neither stored nor found (0: the engine's block)",
     "engine.offload.store_generated": "are answers stored below the GPU as well",
     "engine.offload.exclusive": "does content leave a tier when it moves up: more room, but it must be stored again",
@@ -47,7 +48,9 @@ def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comp
         if all(value == values[0] for value in values):
             same.append(name)
         else:
-            figures.append((_spread(values), Difference(what=name, values=list(values), reason=_cause(name, values, results))))
+            figures.append(
+                (_spread(values), Difference(what=name, values=list(values), reason=_cause(name, values, results)))
+            )
     figures.sort(key=lambda pair: -pair[0])
     return Comparison(
         names=_names(scenarios),
@@ -69,7 +72,12 @@ def _settings(scenarios: Sequence[Scenario]) -> list[Difference]:
     found = []
     for path in dict.fromkeys(path for one in flat for path in one):
         values = [one.get(path) for one in flat]
-        if any(value != values[0] for value in values) and path not in ("name", "engine.name", "engine.base", "engine.version"):
+        if any(value != values[0] for value in values) and path not in (
+            "name",
+            "engine.name",
+            "engine.base",
+            "engine.version",
+        ):
             found.append(Difference(what=path, values=values, reason=MEANING.get(path, "")))
     return sorted(found, key=lambda difference: not difference.reason)
 
@@ -84,7 +92,7 @@ def _flat(record: Any, path: str = "") -> dict[str, Value]:
     return found
 
 
-# -- figures ---------------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------------------------
 
 Figure = Callable[[SimResult], float | None]
 
@@ -139,11 +147,15 @@ def _waits(low: SimResult, high: SimResult) -> str:
     def parts(result: SimResult) -> dict[str, float]:
         queue = result.queue_s.mean or 0.0
         loads = result.loads.stall_s / max(1, result.requests.completed)
-        return {"queueing": queue, "loads": loads, "prefill and front end": max(0.0, (result.ttft_s.mean or 0.0) - queue - loads)}
+        return {
+            "queueing": queue,
+            "loads": loads,
+            "prefill and front end": max(0.0, (result.ttft_s.mean or 0.0) - queue - loads),
+        }
 
     ours, theirs = parts(low), parts(high)
     largest = max(ours, key=lambda part: theirs[part] - ours[part])
-    return f"mostly {largest}: {units.format_seconds(ours[largest])} against {units.format_seconds(theirs[largest])} a request"
+    return f"mostly {largest}: {units.format_seconds(ours[largest])} against {units.format_seconds(theirs[largest])}"
 
 
 def _intervals(low: SimResult, high: SimResult) -> str:
@@ -156,7 +168,8 @@ def _intervals(low: SimResult, high: SimResult) -> str:
 
 def _rate(low: SimResult, high: SimResult) -> str:
     computed = [result.prompt_tokens.computed for result in (low, high)]
-    return f"{computed[0]:,} against {computed[1]:,} prompt tokens computed, in {low.duration_s:,.0f} against {high.duration_s:,.0f} s"
+    seconds = f"{low.duration_s:,.0f} against {high.duration_s:,.0f} s"
+    return f"{computed[0]:,} against {computed[1]:,} prompt tokens computed, in {seconds}"
 
 
 def _hits(low: SimResult, high: SimResult) -> str:
@@ -183,7 +196,7 @@ def _counts(low: SimResult, high: SimResult) -> str:
 
 
 CAUSES: dict[str, Callable[[SimResult, SimResult], str]] = {
-    "ttft": _waits, "itl": _intervals, "requests": _rate, "gpu": _hits, "cpu": _hits, "disk": _hits, "remote": _hits, "computed": _hits,
-    "stored": _moved, "loaded": _moved,
+    "ttft": _waits, "itl": _intervals, "requests": _rate, "gpu": _hits, "cpu": _hits, "disk": _hits, "remote": _hits,
+    "computed": _hits, "stored": _moved, "loaded": _moved,
 }  # fmt: skip
 """First word of a figure -> the line that tells the runs with its lowest and highest value apart."""

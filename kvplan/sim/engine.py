@@ -595,7 +595,7 @@ class Replica:
                 return
         if max(self.inflight[1].ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
             return  # the GPU will wait for the host
-        if self._may_admit() or any(plan.stall_s for plan in self.inflight):
+        if self._may_admit() or any(plan.stall_s for plan in self.inflight) or self.transfers.space_s() > now:
             return
         if len(jobs) != len(self.running) or max(self.transfers.outputs_seen_s(now), self.transfers.inputs_sent_s(now)) > now:
             return  # copies still hold up tokens or inputs

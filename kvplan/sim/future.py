@@ -14,7 +14,8 @@ from kvplan.workload import Request
 
 
 class Future:
-    """When each run is asked for. Makes all runs of the trace in the index beforehand and keeps them, so that none is split later."""
+    """When each run is asked for. Makes all runs of the trace in the index beforehand and keeps them, so that none is
+    split later."""
 
     def __init__(self, tree: PrefixTree, requests: Iterable[Request], clock: Any, speedup: float = 1.0) -> None:
         tree.permanent = True

@@ -10,7 +10,8 @@ class _Counter:
 
 
 class Delivery:
-    """Stands for host memory on a replica that only decodes: all of a prompt is there to be loaded, and nothing is kept."""
+    """Stands for host memory on a replica that only decodes: all of a prompt is there to be loaded, and nothing is
+    kept."""
 
     def __init__(self) -> None:
         self.tier = _Counter()

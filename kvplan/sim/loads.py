@@ -1,15 +1,16 @@
 """What is loaded back, and how a step meets its loads.
 
-`whole_request`: everything is on the GPU before the request is scheduled, as vLLM's native connector does. `blocking`: the step that
-starts a request waits for its loads, and everybody in it. `layerwise`: that step starts at once and each layer waits for its own part.
-What only a lower tier holds first comes into host memory: on demand, or while the request is queued (`prefetch`).
+`whole_request`: everything is on the GPU before the request is scheduled, as vLLM's native connector does. `blocking`:
+the step that starts a request waits for its loads, and everybody in it. `layerwise`: that step starts at once and each
+layer waits for its own part. What only a lower tier holds first comes into host memory: on demand, or while the request
+is queued (`prefetch`).
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvplan.cost import StepCost
 from kvplan.engine import EngineSpec
@@ -52,7 +53,8 @@ class Load:
 
 
 class StepLoad:
-    """A load that runs inside a step: tokens [reach, held) of host memory, and what comes into that from below first."""
+    """A load that runs inside a step: tokens [reach, held) of host memory, and what comes into that from
+    below first."""
 
     __slots__ = ("job", "reach", "held", "source", "parts")
 
@@ -65,7 +67,9 @@ class Prefetch:
 
     __slots__ = ("lower", "coming", "source", "start", "began_s", "done_s", "deadline_s", "over")
 
-    def __init__(self, lower: Lower, coming: Coming, source: Node, start: int, began_s: float, done_s: float, deadline_s: float) -> None:
+    def __init__(
+        self, lower: Lower, coming: Coming, source: Node, start: int, began_s: float, done_s: float, deadline_s: float
+    ) -> None:
         self.lower, self.coming, self.source, self.start = lower, coming, source, start
         self.began_s, self.done_s, self.deadline_s = began_s, done_s, deadline_s
         self.over = False
@@ -77,14 +81,18 @@ def _blocking(start_s: float, step_s: float, first_s: float, last_s: float, laye
 
 
 def _layerwise(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
-    """Layer l computes when layer l-1 has and its own part is there: the later of a step behind the first layer's part and of the last
-    layer's computation behind the last part."""
+    """Layer l computes when layer l-1 has and its own part is there: the later of a step behind the first layer's part
+    and of the last layer's computation behind the last part."""
     first_layer_s = first_s + (last_s - first_s) / layers
     return max(max(start_s, first_layer_s) + step_s, last_s + step_s / layers) - start_s
 
 
-IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {"blocking": _blocking, "layerwise": _layerwise}
-"""Load rule -> seconds of a step that starts at `start_s`, computes for `step_s`, and whose loads take the link from `first_s` to `last_s`."""
+IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {
+    "blocking": _blocking,
+    "layerwise": _layerwise,
+}
+"""Load rule -> seconds of a step that starts at `start_s`, computes for `step_s`, and whose loads take the link from
+`first_s` to `last_s`."""
 
 
 class Loads:
@@ -97,7 +105,7 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
 
-    # -- a waiting job -----------------------------------------------------------------------------------------------------
+    # -- a waiting job ------------------------------------------------------------------------------------------------
 
     def begin(self, replica: Replica, job: Job, path: list[Node], reach: int, budget: int) -> Outcome:
         """Start what a waiting job needs from below, of whose prompt the GPU has `reach` tokens."""
@@ -125,7 +133,9 @@ class Loads:
 
     def _whole(self, replica: Replica, job: Job, path: list[Node], reach: int, held: int) -> Outcome:
         """Load tokens [reach, held) of host memory before the job is scheduled."""
-        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(job, reach, held, []):
+        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(
+            job, reach, held, []
+        ):
             return Outcome.NOTHING
         if self._wait_for(replica, job, self.gpu, path, reach, held):
             return Outcome.WAITS
@@ -169,11 +179,13 @@ class Loads:
                 hits[1] -= tokens
             job.hits = tuple(hits)
 
-    # -- loads inside a step -----------------------------------------------------------------------------------------------
+    # -- loads inside a step ------------------------------------------------------------------------------------------
 
     def _in_step(self, replica: Replica, job: Job, path: list[Node], reach: int, held: int, budget: int) -> Outcome:
         parts, upto = self._parts(job, reach, held)
-        if upto - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(job, reach, upto, []):
+        if upto - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(
+            job, reach, upto, []
+        ):
             self._give_up(parts)
             return Outcome.NOTHING
         if not replica.hold(job, path, reach, min(job.target, upto + budget)):
@@ -233,10 +245,11 @@ class Loads:
             lower.pool.unpin(source)
         self._unpin(load.source, load.reach)
 
-    # -- from lower tiers into host memory ---------------------------------------------------------------------------------
+    # -- from lower tiers into host memory ----------------------------------------------------------------------------
 
     def _behind(self, held: int) -> int:
-        """From which token on content comes into host memory: without a gap, unless the GPU's part is meant to be missing there."""
+        """From which token on content comes into host memory: without a gap, unless the GPU's part is meant to be
+        missing there."""
         return held if self.rules.store == "on_evict" else 0
 
     def _promote(self, replica: Replica, job: Job, lower: Lower, held: int, below: int) -> bool:
@@ -282,7 +295,7 @@ class Loads:
             )
             done_s = lower.device.send(IN, now, coming.tokens) if coming.tokens else now
             job.prefetch = Prefetch(lower, coming, lower.pool.pin(keys, below), held, now, done_s, now + patience_s)
-            self.host.at(done_s, lambda: self._prefetched(replica, job, coming.tokens))
+            self.host.at(done_s, lambda tokens=coming.tokens: self._prefetched(replica, job, tokens))  # type: ignore[misc]
             return
 
     def _prefetching(self, replica: Replica, job: Job, fetch: Prefetch) -> bool:
@@ -315,7 +328,7 @@ class Loads:
             job.load_s += self.host.env.now - fetch.began_s
             replica.unblocked()
 
-    # -- waiting for a load of somebody else -------------------------------------------------------------------------------
+    # -- waiting for a load of somebody else --------------------------------------------------------------------------
 
     def _under_way(self, job: Job, tier: Tier, path: list[Node], start: int, end: int) -> Load:
         """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a job."""
@@ -348,7 +361,7 @@ class Loads:
                 return True
         return False
 
-    # -- worth -------------------------------------------------------------------------------------------------------------
+    # -- worth --------------------------------------------------------------------------------------------------------
 
     def recompute_s(self, job: Job, start: int, end: int) -> float:
         """Seconds of prefill that having tokens [start, end) saves a job."""
@@ -356,7 +369,8 @@ class Loads:
         return self.cost.prefill_s(job.target - start, start, steps) - self.cost.prefill_s(job.target - end, end, steps)
 
     def _worth(self, job: Job, start: int, end: int, parts: list[tuple[Lower, int]]) -> bool:
-        """By the break-even rule: do the queues in front of the links and the transfers take less than computing again."""
+        """By the break-even rule: do the queues in front of the links and the transfers take less than
+        computing again."""
         if self.rules.load_rule != "break_even":
             return True
         seconds = self.engine.overhead.load_s + self.host.wait_s(IN) + self.host.service_s(IN, end - start)

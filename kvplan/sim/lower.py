@@ -1,4 +1,5 @@
-"""Tiers behind host memory: a local disk, a remote pool. Content reaches them from host memory and comes back into it."""
+"""Tiers behind host memory: a local disk, a remote pool. Content reaches them from host memory and comes back
+into it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Device(Protocol):
 
 
 class Lower:
-    """One such tier: what it holds, what moves its bytes, and its place among the hits of a request (2 disk, 3 remote)."""
+    """One such tier: what it holds, what moves its bytes, and its place among the hits of a request (2 disk,
+    3 remote)."""
 
     __slots__ = ("pool", "device", "slot")
 
@@ -34,7 +36,14 @@ class DiskDevice:
     """A local disk, shared by the ranks of a replica, read and written in pieces."""
 
     def __init__(
-        self, env: Any, queue: DiskQueue, *, token_bytes: float, piece_tokens: int, read_threads: int, write_threads: int
+        self,
+        env: Any,
+        queue: DiskQueue,
+        *,
+        token_bytes: float,
+        piece_tokens: int,
+        read_threads: int,
+        write_threads: int,
     ) -> None:
         self.env, self.queue, self.token_bytes, self.piece_tokens = env, queue, token_bytes, piece_tokens
         self.threads = (read_threads, write_threads)
@@ -44,7 +53,11 @@ class DiskDevice:
 
     def service_s(self, direction: int, tokens: int) -> float:
         pieces = max(1, tokens // self.piece_tokens)
-        return self.queue.service_s(direction, round(tokens * self.token_bytes), pieces, self.threads[0 if direction == IN else 1])
+        return self.queue.service_s(
+            direction, round(tokens * self.token_bytes), pieces, self.threads[0 if direction == IN else 1]
+        )
 
     def send(self, direction: int, ready_s: float, tokens: int) -> float:
-        return self.queue.send(direction, ready_s, self.service_s(direction, tokens), round(tokens * self.token_bytes))[1]
+        return self.queue.send(direction, ready_s, self.service_s(direction, tokens), round(tokens * self.token_bytes))[
+            1
+        ]

@@ -1,8 +1,8 @@
 """Eviction policies: the order in which a tier gives up what it holds.
 
-A tier keeps membership and sizes; a policy keeps order. It sees entries (runs of blocks) enter, being used, change size and leave, and
-names the next victim, which the tier trims from its tail. A new policy is one class and one entry of POLICIES; a user's own policy is a
-class in a file (see user_policy).
+A tier keeps membership and sizes; a policy keeps order. It sees entries (runs of blocks) enter, being used, change size
+and leave, and names the next victim, which the tier trims from its tail. A new policy is one class and one entry of
+POLICIES; a user's own policy is a class in a file (see user_policy).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from kvplan.sim.prefix import Entry, Node
 class Policy(Protocol):
     """The order of eviction of one tier.
 
-    A pinned entry is removed (its `pins` are above zero then) and appended again when its last user has left; `entry.meta` is the
-    policy's own and survives that. A policy sets `entry.order` to itself while the entry has a place in the order.
+    A pinned entry is removed (its `pins` are above zero then) and appended again when its last user has left;
+    `entry.meta` is the policy's own and survives that. A policy sets `entry.order` to itself while the entry has a
+    place in the order.
     """
 
     def append(self, entry: Entry) -> None:
@@ -174,7 +175,8 @@ class Sieve:
 
 
 class S3Fifo:
-    """S3-FIFO (Yang et al., SOSP 2023): a small queue for what is new, a main queue for what was used again, a list of what left early."""
+    """S3-FIFO (Yang et al., SOSP 2023): a small queue for what is new, a main queue for what was used again, a list of
+    what left early."""
 
     SMALL_SHARE = 0.1
     MOST_USES = 3
@@ -219,7 +221,8 @@ class S3Fifo:
             self._small_tokens += tokens
 
     def victim(self) -> Entry | None:
-        """Queues move on first: a used entry of the small queue goes to the main one, one of the main queue round again."""
+        """Queues move on first: a used entry of the small queue goes to the main one, one of the main queue round
+        again."""
         while True:
             small = _first_free(self._small)
             main = _first_free(self._main)
@@ -277,7 +280,8 @@ class Ghosts:
 
 
 class Arc:
-    """Adaptive replacement (Megiddo & Modha, FAST 2003): what was used once, what was used more, and a balance moved by early leavers."""
+    """Adaptive replacement (Megiddo & Modha, FAST 2003): what was used once, what was used more, and a balance moved by
+    early leavers."""
 
     def __init__(self, facts: Facts) -> None:
         self._once, self._more = Lru(), Lru()
@@ -336,10 +340,12 @@ class Arc:
 
 
 class Ranked:
-    """An order by a rank computed when an entry enters and when it is used: the lowest goes first, then the least recently used.
+    """An order by a rank computed when an entry enters and when it is used: the lowest goes first, then the least
+    recently used.
 
-    `rank(entry, again)` returns a number and may keep what it needs in `entry.meta`; `floating` ranks are looked at again before a victim
-    is named; with `leaves_first` a run waits for the runs that continue it, which are of no use without it.
+    `rank(entry, again)` returns a number and may keep what it needs in `entry.meta`; `floating` ranks are looked at
+    again before a victim is named; with `leaves_first` a run waits for the runs that continue it, which are of no use
+    without it.
     """
 
     def __init__(
@@ -423,7 +429,8 @@ def mru(facts: Facts) -> Policy:
 
 
 def cost_aware(facts: Facts) -> Policy:
-    """GreedyDual (Cao & Irani, USITS 1997) with recompute seconds per token, hence per byte: what is dear to compute again stays longer."""
+    """GreedyDual (Cao & Irani, USITS 1997) with recompute seconds per token, hence per byte: what is dear to compute
+    again stays longer."""
     level = 0.0
 
     def rank(entry: Entry, again: bool) -> float:
@@ -441,7 +448,8 @@ def cost_aware(facts: Facts) -> Policy:
 
 
 def belady(facts: Facts) -> Policy:
-    """The bound: what the trace asks for last goes first (Belady, 1966). Needs a trace whose arrivals are known beforehand."""
+    """The bound: what the trace asks for last goes first (Belady, 1966). Needs a trace whose arrivals are known
+    beforehand."""
 
     def rank(entry: Entry, again: bool) -> float:
         entry.meta = True

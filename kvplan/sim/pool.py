@@ -1,6 +1,8 @@
-"""A tier below the GPU, with an index of its own: what it holds of some content, what it lacks, and what must stay meanwhile.
+"""A tier below the GPU, with an index of its own: what it holds of some content, what it lacks, and what must stay
+meanwhile.
 
-Content is named by a request's keys and by token positions, so that replicas with trees of their own can share one pool.
+Content is named by a request's keys and by token positions, so that replicas with trees of their own can share one
+pool.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Coming:
 
 
 class Pool:
-    """Host memory, a disk or a remote store. Lookups are counted for the last `tracked` block names, as engines bound their trackers."""
+    """Host memory, a disk or a remote store. Lookups are counted for the last `tracked` block names, as engines bound
+    their trackers."""
 
     def __init__(self, tier: Tier, *, tracked: int = 64_000) -> None:
         self.tier, self.tree, self.grain_tokens = tier, tier.tree, tier.grain_tokens
@@ -33,7 +36,8 @@ class Pool:
         self._tracked = tracked
 
     def look(self, keys: Keys, start: int, limit: int, *, again: bool) -> int:
-        """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as used."""
+        """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as
+        used."""
         limit = limit // self.grain_tokens * self.grain_tokens
         leaf = self.tree.path(keys, limit)  # type: ignore[arg-type]
         path = span(leaf, 0)
@@ -67,7 +71,8 @@ class Pool:
         return coming
 
     def expect(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Coming | None:
-        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with `arrived` or `cut`.
+        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with `arrived` or
+        `cut`.
 
         What it has of the first `keep` tokens of the content stays as long.
         """
@@ -122,7 +127,8 @@ class Pool:
 
 
 def span(leaf: Node, start: int) -> list[Node]:
-    """The runs that cover the content from token `start` to the end of `leaf`, in order. Splits since then are followed."""
+    """The runs that cover the content from token `start` to the end of `leaf`, in order. Splits since then are
+    followed."""
     found: list[Node] = []
     node: Node | None = leaf
     while node is not None and node.parent is not None and node.end > start:

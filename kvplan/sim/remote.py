@@ -17,10 +17,13 @@ class Shared:
 
 
 class RemoteDevice:
-    """One client's connection. Objects of `object_bytes` are asked for `parallel` at a time, a round trip each; the client's own network
-    and the pool's share of all clients limit the rate. Reads and writes do not slow each other (full duplex)."""
+    """One client's connection. Objects of `object_bytes` are asked for `parallel` at a time, a round trip each; the
+    client's own network and the pool's share of all clients limit the rate. Reads and writes do not slow each other
+    (full duplex)."""
 
-    def __init__(self, env: Any, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
+    def __init__(
+        self, env: Any, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int
+    ) -> None:
         self.env, self.shared, self.token_bytes = env, shared, token_bytes
         self.Bps = remote.client_Bps or network.Bps
         self.latency_s = remote.latency_s or network.latency_s
@@ -48,5 +51,3 @@ class RemoteDevice:
         self.free_at[direction] = end_s
         self.busy_s[direction] += end_s - start_s
         return end_s
-
-

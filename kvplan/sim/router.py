@@ -1,4 +1,5 @@
-"""Which replica a request goes to. A router knows how many requests each replica has, and what it has sent where: not what was evicted."""
+"""Which replica a request goes to. A router knows how many requests each replica has, and what it has sent where: not
+what was evicted."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ from typing import Any, Protocol
 from kvplan.workload import Request
 
 MATCH_SHARE = 0.5
-"""A replica's cache counts when it was sent at least this share of the prompt: a system prompt that all have seen draws nobody."""
+"""A replica's cache counts when it was sent at least this share of the prompt: a system prompt that all have seen draws
+nobody."""
 
 CROWDED_REQUESTS, CROWDED_RATIO = 4, 1.5
-"""A replica with so many requests more than the least loaded, and so many times as many, is passed over in spite of its cache."""
+"""A replica with so many requests more than the least loaded, and so many times as many, is passed over in spite of its
+cache."""
 
 
 class Router(Protocol):
@@ -25,11 +28,19 @@ class Router(Protocol):
 class Fleet:
     """What a router may know: the number of replicas, requests on each, and what fits into their caches.
 
-    `loads()` are the requests that wait or run; what a router hears is up to `stale_s` old. `cache_tokens` is what one replica can hold.
+    `loads()` are the requests that wait or run; what a router hears is up to `stale_s` old. `cache_tokens` is what one
+    replica can hold.
     """
 
     def __init__(
-        self, clock: Any, loads: Callable[[], Sequence[int]], *, replicas: int, key_tokens: int, cache_tokens: int, stale_s: float
+        self,
+        clock: Any,
+        loads: Callable[[], Sequence[int]],
+        *,
+        replicas: int,
+        key_tokens: int,
+        cache_tokens: int,
+        stale_s: float,
     ) -> None:
         self.clock, self.replicas, self.stale_s = clock, replicas, stale_s
         self.cache_keys = max(1, cache_tokens // max(1, key_tokens))
@@ -94,9 +105,11 @@ class SessionSticky:
 
 
 class PrefixAware:
-    """The replica that was sent the longest part of the prompt before, if that is much and it is not crowded; else the least loaded.
+    """The replica that was sent the longest part of the prompt before, if that is much and it is not crowded; else the
+    least loaded.
 
-    What was sent becomes known after `stale_s` and is forgotten, least recently sent first, beyond what a replica's caches hold.
+    What was sent becomes known after `stale_s` and is forgotten, least recently sent first, beyond what a replica's
+    caches hold.
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -112,7 +125,9 @@ class PrefixAware:
         chosen = least = self._fleet.least()
         matched, holders = self._longest(request.blocks)
         if holders and matched >= MATCH_SHARE * len(request.blocks):
-            best = min((replica for replica in range(self._fleet.replicas) if holders >> replica & 1), key=loads.__getitem__)
+            best = min(
+                (replica for replica in range(self._fleet.replicas) if holders >> replica & 1), key=loads.__getitem__
+            )
             if loads[best] <= max(loads[least] + CROWDED_REQUESTS, loads[least] * CROWDED_RATIO):
                 chosen = best
         self._unheard.append((self._fleet.clock.now + self._fleet.stale_s, chosen, request.blocks))

@@ -50,7 +50,9 @@ class World:
         serve = builder.decoder if cluster.prefill_replicas else builder.server
         self.servers = [serve(self.pool_bytes, self.recorder, self._done) for _ in range(cluster.replicas)]
         unseen = Recorder()  # a prefill replica's part of a request is no request
-        self.prefillers = [builder.server(self.pool_bytes, unseen, self._hand_over) for _ in range(cluster.prefill_replicas)]
+        self.prefillers = [
+            builder.server(self.pool_bytes, unseen, self._hand_over) for _ in range(cluster.prefill_replicas)
+        ]
         self._router = self._routed(self.servers)
         self._prefill_router = self._routed(self.prefillers) if self.prefillers else None
         self.sessions = Sessions(self.arrivals, most=run.max_sessions) if _has_sessions(trace) else None
@@ -94,7 +96,7 @@ class World:
             return False
         return True
 
-    # -- arrivals ----------------------------------------------------------------------------------------------------------
+    # -- arrivals -----------------------------------------------------------------------------------------------------
 
     def _arrive(self, progress: Progress | None) -> Iterator[Any]:
         env, total = self.env, self.left
@@ -126,7 +128,8 @@ class World:
         self.env.timeout(front_s).callbacks.append(lambda _: self._dispatch(job))
 
     def _admissible(self, request: Request) -> int | None:
-        """The output tokens that a request may have: fewer when the context ends before, None when it cannot run at all."""
+        """The output tokens that a request may have: fewer when the context ends before, None when it cannot run at
+        all."""
         room = self.max_context - request.prompt_tokens
         if room < 1:
             return None
@@ -155,7 +158,7 @@ class World:
         job.admit_s, job.load_s, job.weighed_s = first.admit_s, first.load_s, first.load_s
         _chosen(self._router, self.servers, job).submit(job)
 
-    # -- ends --------------------------------------------------------------------------------------------------------------
+    # -- ends ---------------------------------------------------------------------------------------------------------
 
     def _done(self, job: Job) -> None:
         self._ended(job.request)
@@ -172,7 +175,9 @@ class World:
             self.all_done.succeed()
 
     def _after(self, request: Request, delay: float) -> None:
-        self.env.timeout(delay).callbacks.append(lambda _: self._enter(msgspec.structs.replace(request, arrival_s=self.env.now)))
+        self.env.timeout(delay).callbacks.append(
+            lambda _: self._enter(msgspec.structs.replace(request, arrival_s=self.env.now))
+        )
 
 
 def _chosen(router: Router | None, servers: list[Server], job: Job) -> Any:
@@ -190,7 +195,8 @@ def gpu_pool_bytes(scenario: Scenario) -> int:
     pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
     if pool.kv_bytes <= 0:
         raise InputError(
-            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
+            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take "
+            f"{pool.weight_bytes:,} bytes of each",
             hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes

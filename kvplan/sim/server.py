@@ -37,16 +37,20 @@ DISK, REMOTE = 2, 3
 
 
 class Server:
-    """A replica and what belongs to it. `tiers` are in the order gpu, cpu, disk, remote; shared ones appear in every server."""
+    """A replica and what belongs to it. `tiers` are in the order gpu, cpu, disk, remote; shared ones appear in every
+    server."""
 
     __slots__ = ("replica", "tiers", "link", "disk", "remote")
 
-    def __init__(self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None) -> None:
+    def __init__(
+        self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None
+    ) -> None:
         self.replica, self.tiers, self.link, self.disk, self.remote = replica, tiers, link, disk, remote
 
 
 class Builder:
-    """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory if so asked."""
+    """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory
+    if so asked."""
 
     def __init__(self, env: Any, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
         self.env, self.scenario, self.trace, self.cost, self.tally = env, scenario, trace, cost, tally
@@ -57,9 +61,14 @@ class Builder:
         for name, size in (("disk", tiers.disk_bytes), ("remote", tiers.remote_bytes)):
             if size and not tiers.cpu_bytes:
                 raise InputError(
-                    f"a {name} tier needs a CPU tier in front of it", hint=f"{engine.name} promotes through host memory: add --cpu SIZE"
+                    f"a {name} tier needs a CPU tier in front of it",
+                    hint=f"{engine.name} promotes through host memory: add --cpu SIZE",
                 )
-        self._shared_host = self._pool("cpu", tiers.cpu_bytes * scenario.cluster.replicas) if scenario.cluster.shared_cpu and tiers.cpu_bytes else None
+        self._shared_host = (
+            self._pool("cpu", tiers.cpu_bytes * scenario.cluster.replicas)
+            if scenario.cluster.shared_cpu and tiers.cpu_bytes
+            else None
+        )
         self._remote = self._pool("remote", tiers.remote_bytes) if tiers.remote_bytes else None
         self._remote_rate = Shared(scenario.remote.total_Bps)
 
@@ -79,7 +88,9 @@ class Builder:
             stores = Stores(engine.offload, gpu, host, lower, block_tokens=engine.block_tokens)
             transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, gpu, host, lower, self.tally))
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
-        replica = Replica(self.env, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(
+            self.env, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done
+        )
         return Server(replica, tiers, link, disk, remote)
 
     def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -87,11 +98,15 @@ class Builder:
         scenario, rules = self.scenario, self.scenario.engine.offload
         share = rules.streamed_share
         if not scenario.tiers.cpu_bytes:
-            raise InputError(f"{scenario.engine.name} keeps {share:.0%} of the KV in host memory", hint="add --cpu SIZE")
+            raise InputError(
+                f"{scenario.engine.name} keeps {share:.0%} of the KV in host memory", hint="add --cpu SIZE"
+            )
         bounds = [scenario.tiers.cpu_bytes / share] + ([gpu_bytes / (1 - share)] if share < 1 else [])
         gpu, link = self._gpu(min(bounds)), HostLink(scenario.machine.link)
         transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
-        replica = Replica(self.env, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done)
+        replica = Replica(
+            self.env, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done
+        )
         return Server(replica, [gpu], link, None, None)
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -113,7 +128,15 @@ class Builder:
         )
         loads = Loads(engine, self.cost, gpu, host, (), self.tally)
         replica = Replica(
-            self.env, engine, self.cost, gpu.tree, gpu, Transfers(HANDOVER, None, loads), recorder, jump=scenario.run.jump, done=done
+            self.env,
+            engine,
+            self.cost,
+            gpu.tree,
+            gpu,
+            Transfers(HANDOVER, None, loads),
+            recorder,
+            jump=scenario.run.jump,
+            done=done,
         )
         return Server(replica, [gpu], link, None, None)
 
@@ -168,7 +191,8 @@ class Builder:
         capacity = int(size / token_bytes)
         if capacity < grain:
             raise InputError(
-                f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * token_bytes:,.0f} bytes)"
+                f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens "
+                f"({grain * token_bytes:,.0f} bytes)"
             )
         tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain, tiers=1)
         facts = Facts(capacity, self._recompute_s)
@@ -186,7 +210,9 @@ HANDOVER = Offload(load="whole_request", store_generated=False)
 
 def _network(scenario: Scenario) -> Network:
     if scenario.machine.network is None:
-        raise InputError(f"{scenario.machine.name} has no network", hint="--set remote.client_Bps=10GB/s, or another machine")
+        raise InputError(
+            f"{scenario.machine.name} has no network", hint="--set remote.client_Bps=10GB/s, or another machine"
+        )
     return scenario.machine.network
 
 
@@ -201,7 +227,8 @@ def bytes_per_token(scenario: Scenario) -> float:
 
 
 def host_bytes_per_token(scenario: Scenario) -> float:
-    """The same below the GPUs: a latent is equal on every rank, and stored once unless the engine stores each rank's copy."""
+    """The same below the GPUs: a latent is equal on every rank, and stored once unless the engine stores each rank's
+    copy."""
     model, engine, run = scenario.model, scenario.engine, scenario.run
     fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
     size = 0.0

@@ -11,7 +11,8 @@ from kvplan.workload import Request
 class Sessions:
     """The turns of a trace by session, in the order of the file.
 
-    A turn with `think_s` >= 0 arrives that long after the answer to the one before it; `most` sessions are open at once (0: any number).
+    A turn with `think_s` >= 0 arrives that long after the answer to the one before it; `most` sessions are open at once
+    (0: any number).
     """
 
     def __init__(self, requests: Iterable[Request], *, most: int = 0) -> None:
@@ -51,7 +52,8 @@ class Sessions:
         return False
 
     def ended(self, request: Request) -> tuple[Request | None, Request | None]:
-        """A request has its answer: the turn that now waits for its user to think, and a session's first request that may enter."""
+        """A request has its answer: the turn that now waits for its user to think, and a session's first request that
+        may enter."""
         following = self._next.get(request.index)
         if following is not None:
             return (following if following.think_s >= 0 else None), None

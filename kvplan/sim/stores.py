@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from kvplan.sim.engine import Job
 
 SPILL_BLOCKS = 64
-"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single blocks."""
+"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single
+blocks."""
 
 DUE: dict[str, Callable[[Pool, Keys, int, int], int]] = {
     "write_through": lambda pool, keys, end, times: end,
@@ -47,7 +48,11 @@ class Stores:
         pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
         assert job.leaf is not None and leaf is not None
         upto = min(upto, job.leaf.end)
-        end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
+        end = (
+            DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups)
+            // pool.grain_tokens
+            * pool.grain_tokens
+        )
         if end <= job.stored:
             return
         coming = pool.store(keys, 0, end, keep=job.prompt)
@@ -70,7 +75,8 @@ class Stores:
         self.host.at(done_s, stored)
 
     def _cascade(self, keys: Keys, end: int, keep: int) -> None:
-        """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays meanwhile."""
+        """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
+        meanwhile."""
         for lower in self.lower:
             due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
             self._write(lower, keys, due, keep)
@@ -127,7 +133,8 @@ class Stores:
                 self.host.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
 
     def generated(self, job: Job) -> None:
-        """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the job ends."""
+        """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the
+        job ends."""
         if not self.rules.store_generated or self.rules.store == "on_evict":
             return
         if job.following is not None:

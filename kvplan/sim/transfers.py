@@ -30,7 +30,8 @@ class Transfers:
             self.stores.freed = action
 
     def outputs_seen_s(self, now: float) -> float:
-        """When the tokens of a step that ends now reach the host: behind the stores already queued, on the same copy engine."""
+        """When the tokens of a step that ends now reach the host: behind the stores already queued, on the same copy
+        engine."""
         if self.stores is None or not self.rules.outputs_behind_stores:
             return now
         return max(now, self.stores.host.link.free_at[OUT])
@@ -69,8 +70,13 @@ class Transfers:
         loads, self.loads.pending = self.loads.pending, []
         return loads
 
+    def space_s(self) -> float:
+        """When the blocks that were given up last have been copied and can be written."""
+        return self.stores.space_s if self.stores is not None else 0.0
+
     def stall_s(self, plan: Plan, now: float) -> float:
-        """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is still being copied."""
+        """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
+        still being copied."""
         if self.streamed is not None:
             return self.streamed.stall_s(plan, now)
         if self.stores is None:

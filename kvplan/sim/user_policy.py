@@ -1,7 +1,8 @@
 """A policy from a user's own file, `./my.py:MyPolicy`: loaded, checked, and watched while it runs.
 
-The class is called with the tier's Facts and needs four methods: `append(entry)`, `touch(entry, again)`, `remove(entry)` and `victim()`;
-`insert_after(entry, above)` (default: append) and `resized(entry, tokens)` (default: nothing) are optional. See Policy for their meaning.
+The class is called with the tier's Facts and needs four methods: `append(entry)`, `touch(entry, again)`,
+`remove(entry)` and `victim()`; `insert_after(entry, above)` (default: append) and `resized(entry, tokens)` (default:
+nothing) are optional. See Policy for their meaning.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ NEEDED = {"append": 1, "touch": 2, "remove": 1, "victim": 0}
 
 
 def maker(name: str) -> Callable[[Facts], Policy]:
-    """What makes a policy, by a name of POLICIES or by `FILE.py:CLASS`. Raises InputError when there is no such policy or it lacks a method."""
+    """What makes a policy, by a name of POLICIES or by `FILE.py:CLASS`. Raises InputError when there is no such policy
+    or it lacks a method."""
     if name in POLICIES:
         return POLICIES[name]
     file, colon, attribute = name.rpartition(":")
@@ -72,7 +74,8 @@ def _made(name: str, kind: Any, facts: Facts) -> Any:
 
 
 class Watched:
-    """A user's policy behind the tier: keeps its entries marked, and stops with a sentence when it names a victim that it cannot have."""
+    """A user's policy behind the tier: keeps its entries marked, and stops with a sentence when it names a victim that
+    it cannot have."""
 
     def __init__(self, name: str, policy: Any) -> None:
         self._name, self._policy = name, policy

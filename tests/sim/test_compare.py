@@ -1,4 +1,5 @@
-"""Runs side by side: differences first, each with its reason; and the command line of engines, policies and replicas."""
+"""Runs side by side: differences first, each with its reason; and the command line of engines, policies and
+replicas."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 def test_differences_come_first_and_each_has_its_reason() -> None:
     docs = documents(12, 8192, rounds=3, every_s=2)
-    runs = [run(docs, engine=engine, gpu_kv="8GiB", **tiers) for engine, tiers in (("vllm", {}), ("lmcache", {"cpu": "16GiB"}))]
+    runs = [
+        run(docs, engine=engine, gpu_kv="8GiB", **tiers)
+        for engine, tiers in (("vllm", {}), ("lmcache", {"cpu": "16GiB"}))
+    ]
     result = compare([world.scenario for _, world in runs], [result for result, _ in runs])
     assert result.names == ["vllm", "lmcache"]
     figures = {difference.what: difference for difference in result.figures}
@@ -33,7 +37,8 @@ def test_differences_come_first_and_each_has_its_reason() -> None:
 
 
 TRACE = [{"kvplan": "trace/1", "block_tokens": 16, "name": "small"}] + [
-    {"t": turn * 2.0, "in": 4096, "out": 4, "blocks": [doc * 1000 + key for key in range(256)]} for turn, doc in enumerate([1, 2, 3, 1, 2, 3])
+    {"t": turn * 2.0, "in": 4096, "out": 4, "blocks": [doc * 1000 + key for key in range(256)]}
+    for turn, doc in enumerate([1, 2, 3, 1, 2, 3])
 ]
 
 
@@ -46,7 +51,9 @@ def trace(tmp_path: Path) -> str:
 
 def kvplan(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kvplan", "simulate", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, check=False
+    )
 
 
 BASE = ("--model", "llama-3.1-8b", "--machine", "h100-sxm", "--gpu-kv", "0.6GiB", "--cpu", "4GiB")
@@ -57,13 +64,17 @@ def test_several_engines_print_one_table_and_one_document(trace: str) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "what came out differently" in shown.stdout and "layerwise" in shown.stdout
     document = json.loads(kvplan(trace, *BASE, "--engine", "vllm,lmcache,sglang", "--json").stdout)
-    assert document["schema"] == "kvplan.compare/1" and [run["schema"] for run in document["runs"]] == ["kvplan.simulate/1"] * 3
+    assert (
+        document["schema"] == "kvplan.compare/1"
+        and [run["schema"] for run in document["runs"]] == ["kvplan.simulate/1"] * 3
+    )
 
 
 def test_several_scenarios_are_compared(trace: str, tmp_path: Path) -> None:
     for name, cpu in (("small", "1GiB"), ("large", "4GiB")):
         (tmp_path / f"{name}.toml").write_text(
-            f'trace = "{trace}"\nmodel = "llama-3.1-8b"\nmachine = "h100-sxm"\n[tiers]\ngpu_kv = "0.6GiB"\ncpu = "{cpu}"\n'
+            f'trace = "{trace}"\nmodel = "llama-3.1-8b"\nmachine = "h100-sxm"\n'
+            f'[tiers]\ngpu_kv = "0.6GiB"\ncpu = "{cpu}"\n'
             '[cluster]\nreplicas = 2\nrouter = "prefix_aware"\n[remote]\nclient_Bps = "10GB/s"\n'
         )
     document = json.loads(kvplan(str(tmp_path / "small.toml"), str(tmp_path / "large.toml"), "--json").stdout)
@@ -100,6 +111,7 @@ def test_a_policy_from_a_file_on_the_command_line(trace: str, tmp_path: Path) ->
         "    def victim(self): return next(iter(self.line), None)\n"
     )
     mine, lru = (
-        json.loads(kvplan(trace, *BASE[:-1], "1GiB", "--policy", policy, "--json").stdout)["prompt_tokens"] for policy in (f"{file}:Oldest", "lru")
+        json.loads(kvplan(trace, *BASE[:-1], "1GiB", "--policy", policy, "--json").stdout)["prompt_tokens"]
+        for policy in (f"{file}:Oldest", "lru")
     )
     assert mine == lru

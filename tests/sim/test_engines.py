@@ -33,13 +33,14 @@ def test_numbers_that_an_engine_takes_from_another_count_as_assumed() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_finds_below_what_the_gpu_has_lost(engine: str) -> None:
-    """12 documents of 8k tokens (1 GiB each) in 8 GiB: in the second and third round all but the last block comes from host memory."""
+    """12 documents of 8k tokens (1 GiB each) in 8 GiB: in the second and third round all but the last block comes from
+    host memory."""
     result, _ = run(documents(12, 8192, rounds=3, every_s=2), engine=engine, gpu_kv="8GiB", cpu="32GiB")
     assert result.prompt_tokens.gpu_hit == 0
     assert result.prompt_tokens.cpu_hit == pytest.approx(2 / 3 * result.prompt_tokens.total, rel=0.01)
 
 
-# -- how a step meets its loads --------------------------------------------------------------------------------------------
+# -- how a step meets its loads --------------------------------------------------------------------------------------
 
 
 def half_cached(load: str) -> tuple[float, float]:
@@ -65,7 +66,8 @@ def half_cached(load: str) -> tuple[float, float]:
 
 
 def test_layerwise_loads_hide_behind_the_computation() -> None:
-    """2 GiB over 55 GB/s take 39 ms and the overheads 16 ms, of which a step of 0.7 s hides all but the first layer's 1/32."""
+    """2 GiB over 55 GB/s take 39 ms and the overheads 16 ms, of which a step of 0.7 s hides all but the first layer's
+    1/32."""
     whole, blocking, layerwise = half_cached("whole_request"), half_cached("blocking"), half_cached("layerwise")
     transfer_s = 16384 * 131072 / 5.49e10
     assert blocking[1] >= transfer_s and whole[1] >= transfer_s
@@ -75,7 +77,8 @@ def test_layerwise_loads_hide_behind_the_computation() -> None:
 
 
 def test_a_blocking_load_stops_everybody_in_the_step() -> None:
-    """A sequence decodes while a 32k prompt is loaded: its longest gap holds the whole load under LMCache, and not under SGLang."""
+    """A sequence decodes while a 32k prompt is loaded: its longest gap holds the whole load under LMCache, and not
+    under SGLang."""
     first, other, again = documents(2, 32768, rounds=2)[:3]
     decoding = Request(index=3, arrival_s=49.5, prompt_tokens=64, output_tokens=200)
     trace = [
@@ -92,11 +95,12 @@ def test_a_blocking_load_stops_everybody_in_the_step() -> None:
     assert longest["blocking"] > longest["whole_request"] + 0.06  # 4 GiB take 78 ms
 
 
-# -- inclusive, exclusive, on evict ----------------------------------------------------------------------------------------
+# -- inclusive, exclusive, on evict ----------------------------------------------------------------------------------
 
 
 def test_an_inclusive_tier_no_larger_than_the_gpu_adds_no_hits_and_costs() -> None:
-    """12 documents of 1 GiB in turn, 8 GiB on the GPU: 4 and 8 GiB of host memory hit nothing, 16 GiB hit all but the first round."""
+    """12 documents of 1 GiB in turn, 8 GiB on the GPU: 4 and 8 GiB of host memory hit nothing, 16 GiB hit all but the
+    first round."""
     docs = documents(12, 8192, rounds=3, every_s=2)
     alone, _ = run(docs, gpu_kv="8GiB")
     for cpu in ("4GiB", "8GiB"):
@@ -109,7 +113,8 @@ def test_an_inclusive_tier_no_larger_than_the_gpu_adds_no_hits_and_costs() -> No
 
 
 def test_an_exclusive_tier_adds_its_size() -> None:
-    """The same documents: 8 GiB on the GPU and 6 GiB below hold all twelve when content is in one place only; when what came up stays below as well, less than half is found."""
+    """The same documents: 8 GiB on the GPU and 6 GiB below hold all twelve when content is in one place only; when what
+    came up stays below as well, less than half is found."""
     docs = documents(12, 8192, rounds=3, every_s=2)
     both, _ = run(docs, engine="trtllm", gpu_kv="8GiB", cpu="6GiB", sets={"engine.offload.exclusive": False})
     one, _ = run(docs, engine="trtllm", gpu_kv="8GiB", cpu="6GiB")
@@ -118,7 +123,8 @@ def test_an_exclusive_tier_adds_its_size() -> None:
 
 
 def test_on_evict_stores_move_nothing_while_all_fits_and_again_what_comes_back() -> None:
-    """Six documents of 1 GiB fit 8 GiB: write-through moves 6 GiB, on-evict none. Twelve do not: on-evict moves what is given up, over and over."""
+    """Six documents of 1 GiB fit 8 GiB: write-through moves 6 GiB, on-evict none. Twelve do not: on-evict moves what is
+    given up, over and over."""
     fits = {
         engine: run(documents(6, 8192, rounds=3, every_s=2), engine=engine, gpu_kv="8GiB", cpu="32GiB")[0]
         for engine in ("vllm", "trtllm")
@@ -148,11 +154,12 @@ def test_the_disk_filter_of_dynamo_keeps_what_is_asked_for_once_off_the_disk() -
     assert all_of_it.tiers[2].stored_bytes >= 7 * 2**30  # the run ends before the last write does
 
 
-# -- what was measured elsewhere -------------------------------------------------------------------------------------------
+# -- what was measured elsewhere -------------------------------------------------------------------------------------
 
 
 def rounds(seed: int, *, clients: int = 80, turns: int = 10, tokens: int = 2048, page: int = 64) -> list[Request]:
-    """Each client's prompt grows by `tokens` a round; rounds follow one another, clients in random order, four at a time."""
+    """Each client's prompt grows by `tokens` a round; rounds follow one another, clients in random order, four at a
+    time."""
     rng, found, per = random.Random(seed), [], tokens // page
     for turn in range(turns):
         order = list(range(clients))
@@ -183,10 +190,11 @@ def hit_percent_by_round(**tiers: str) -> Any:
 
 
 def test_hit_rates_by_round_and_the_cliff_on_8_h800() -> None:
-    """Mooncake's measurement of HiCache with 30 GB a rank: (r-1)/r per round until the pool is full, then a fall to 8 %.
+    """Mooncake's measurement of HiCache with 30 GB a rank: (r-1)/r per round until the pool is full, then a fall to 8
+    %.
 
-    A pool of 68 GB on the GPUs gives what was measured without host memory. Where the pool has just filled (rounds 4 and 5) the measured
-    rates are lower than any LRU of 240 GB gives.
+    A pool of 68 GB on the GPUs gives what was measured without host memory. Where the pool has just filled (rounds 4
+    and 5) the measured rates are lower than any LRU of 240 GB gives.
     """
     measured = np.array([0, 49, 66, 64, 34, 27, 21, 15, 9, 8])
     found = hit_percent_by_round(gpu_kv="68GB", cpu="240GB")
@@ -197,9 +205,11 @@ def test_hit_rates_by_round_and_the_cliff_on_8_h800() -> None:
 
 
 def test_a_latent_stored_on_each_rank_loses_a_third_of_the_hits() -> None:
-    """PegaFlow, DeepSeek-V3.2 on TP 8: 97.2 % with one copy of the latent, 65.2 % with one a rank, an eighth of the room.
+    """PegaFlow, DeepSeek-V3.2 on TP 8: 97.2 % with one copy of the latent, 65.2 % with one a rank, an eighth of the
+    room.
 
-    The same shape at a tenth of the size: documents asked for at random, so that the smaller pool holds about two thirds of them.
+    The same shape at a tenth of the size: documents asked for at random, so that the smaller pool holds about two
+    thirds of them.
     """
     rng, docs, tokens = random.Random(2), 74, 1984
     pool_tokens = docs * tokens * 0.66 * 8
@@ -232,7 +242,7 @@ def test_a_latent_stored_on_each_rank_loses_a_third_of_the_hits() -> None:
     assert hits[False] - hits[True] == pytest.approx(32, abs=4)
 
 
-# -- from storage while queued ---------------------------------------------------------------------------------------------
+# -- from storage while queued ---------------------------------------------------------------------------------------
 
 
 def from_storage(tokens: int, **sets: Any) -> Any:
@@ -251,8 +261,8 @@ def test_storage_is_read_only_beyond_its_threshold() -> None:
 
 
 def test_a_prefetch_is_cut_when_patience_ends() -> None:
-    """1 GiB from a disk of 0.2 GB/s takes 5.4 s. Best effort takes what has come when the request is scheduled: nothing; a patience of
-    2 s + 0.1 s per 1,024 tokens = 2.8 s about half; waiting to the end all of it."""
+    """1 GiB from a disk of 0.2 GB/s takes 5.4 s. Best effort takes what has come when the request is scheduled:
+    nothing; a patience of 2 s + 0.1 s per 1,024 tokens = 2.8 s about half; waiting to the end all of it."""
     slow = {"machine.disk.read_Bps": 2e8}
     whole, waited = from_storage(8192, **slow, **{"engine.offload.prefetch": "wait_complete"})
     assert whole == 8192 and waited == pytest.approx(8192 * 131072 / 2e8, rel=0.05)
@@ -265,11 +275,12 @@ def waited_s(tokens: int) -> float:
     return tokens * 131072 / 2e8
 
 
-# -- active sequences below the GPU ----------------------------------------------------------------------------------------
+# -- active sequences below the GPU ----------------------------------------------------------------------------------
 
 
 def streamed(share: float, kv_dtype: str = "auto") -> tuple[float, float]:
-    """Median gap between tokens and stalled seconds of the decode steps of eight sequences of 30,000 tokens over 25 GB/s."""
+    """Median gap between tokens and stalled seconds of the decode steps of eight sequences of 30,000 tokens over 25
+    GB/s."""
     trace = [Request(index=at, arrival_s=0.0, prompt_tokens=30_000, output_tokens=30) for at in range(8)]
     sets = {
         "machine.link.h2d_Bps": 25e9,
@@ -301,7 +312,7 @@ def test_streamed_needs_host_memory() -> None:
         run(documents(1, 64), engine="streamed", gpu_kv="8GiB")
 
 
-# -- remote ----------------------------------------------------------------------------------------------------------------
+# -- remote ----------------------------------------------------------------------------------------------------------
 
 
 def remote_load_s(**sets: Any) -> float:

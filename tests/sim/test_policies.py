@@ -27,7 +27,8 @@ def requests(paths: list[tuple[int, ...]]) -> list[Request]:
 
 
 def conversations(seed: int, turns: int) -> list[Request]:
-    """Chats that grow by a few blocks a turn, picked with a bias to the recent ones, between scans that never come back."""
+    """Chats that grow by a few blocks a turn, picked with a bias to the recent ones, between scans that never come
+    back."""
     rng, chats, paths, key = random.Random(seed), [], [], 0
     for _ in range(turns):
         kind = rng.random()
@@ -267,7 +268,8 @@ def test_arc_keeps_what_was_used_twice_through_a_scan() -> None:
 
 @pytest.mark.parametrize("capacity", (10, 50, 200))
 def test_arc_misses_as_often_as_the_textbook(capacity: int) -> None:
-    """The balance moves after the eviction here and before it in the paper, so single misses differ; their number hardly does."""
+    """The balance moves after the eviction here and before it in the paper, so single misses differ; their number
+    hardly does."""
     keys = skewed(seed=capacity)
     assert missed_blocks("arc", single(keys), capacity) == pytest.approx(arc_misses(keys, capacity), rel=0.01)
 
@@ -280,16 +282,18 @@ def test_mru_keeps_most_of_a_loop_that_is_a_little_too_long() -> None:
 
 
 def test_cost_aware_keeps_what_is_dear_to_compute_again() -> None:
-    """Two runs of equal size were used once each; the one that starts at 30 tokens costs more per token and stays, although it is older."""
+    """Two runs of equal size were used once each; the one that starts at 30 tokens costs more per token and stays,
+    although it is older."""
     paths = requests(
         [tuple(range(40)), (50, 51, 52, 53, 54, 55, 56, 57, 58, 59), tuple(range(70, 80)), tuple(range(40))]
     )
-    # 60 blocks: the third request evicts ten; LRU takes the tail of the first (10 missed on return), cost-aware the second run.
+    # 60 blocks: the third request evicts ten. LRU takes the tail of the first (10 missed on return), cost-aware
+    # the second run.
     assert missed_blocks("lru", paths, 50) == 40 + 10 + 10 + 10
     assert missed_blocks("cost", paths, 50) == 40 + 10 + 10
 
 
-# -- policies of users -----------------------------------------------------------------------------------------------------
+# -- policies of users -----------------------------------------------------------------------------------------------
 
 RANDOM = '''
 import random

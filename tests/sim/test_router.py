@@ -1,4 +1,5 @@
-"""Several replicas: one behind a router is the single server; routers differ in whose cache a request meets; prefill apart from decode."""
+"""Several replicas: one behind a router is the single server; routers differ in whose cache a request meets; prefill
+apart from decode."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ from tests.sim.worlds import random_requests
 def test_one_replica_is_byte_identical_to_the_single_server(router: str) -> None:
     trace = random_requests(4, 60, longest_keys=30)
     tiers = {"gpu_kv": "0.2GiB", "cpu": "0.5GiB", "disk": "1GiB"}
-    plain, routed = run(trace, **tiers)[0], run(trace, **tiers, sets={"cluster.router": router, "cluster.replicas": 1})[0]
+    plain, routed = (
+        run(trace, **tiers)[0],
+        run(trace, **tiers, sets={"cluster.router": router, "cluster.replicas": 1})[0],
+    )
     assert msgspec.json.encode(plain) == msgspec.json.encode(routed)
 
 
@@ -34,7 +38,11 @@ class Clock:
 
 
 def fleet(loads: list[int], **options: Any) -> Fleet:
-    return Fleet(Clock(), lambda: loads, **{"replicas": len(loads), "key_tokens": 16, "cache_tokens": 160, "stale_s": 0.0, **options})
+    return Fleet(
+        Clock(),
+        lambda: loads,
+        **{"replicas": len(loads), "key_tokens": 16, "cache_tokens": 160, "stale_s": 0.0, **options},
+    )
 
 
 def ask(*keys: int, session: str = "") -> Request:
@@ -89,7 +97,14 @@ def chats(seed: int, users: int = 40, turns: int = 6) -> list[Request]:
         done[user] += 1
         blocks = tuple(user * 10_000 + key for key in range(1, done[user] * 32 + 1))
         found.append(
-            Request(index=len(found), arrival_s=len(found) * 0.2, prompt_tokens=512 * done[user], output_tokens=8, blocks=blocks, session=f"u{user}")
+            Request(
+                index=len(found),
+                arrival_s=len(found) * 0.2,
+                prompt_tokens=512 * done[user],
+                output_tokens=8,
+                blocks=blocks,
+                session=f"u{user}",
+            )
         )
     return found
 
@@ -100,23 +115,33 @@ def hit_rate(**sets: Any) -> float:
 
 
 def test_prefix_aware_and_sticky_routing_keep_what_round_robin_scatters() -> None:
-    """A prompt's reusable share is (turn - 1)/turn: 15/21 of all tokens. Two routers find it all; turn by turn elsewhere, less than half."""
+    """A prompt's reusable share is (turn - 1)/turn: 15/21 of all tokens. Two routers find it all; turn by turn
+    elsewhere, less than half."""
     for router in ("prefix_aware", "session_sticky"):
         assert hit_rate(**{"cluster.router": router}) == pytest.approx(15 / 21, abs=1e-9)
     assert hit_rate(**{"cluster.router": "round_robin"}) < 0.5
 
 
 def test_a_shared_pool_multiplies_the_hits_of_isolated_ones() -> None:
-    """PegaFlow, eight instances on one host: 11.8 % with 62.5 GiB each, 52.4 % with 500 GiB in common. The same shape, smaller."""
+    """PegaFlow, eight instances on one host: 11.8 % with 62.5 GiB each, 52.4 % with 500 GiB in common. The same shape,
+    smaller."""
     rng = random.Random(5)
     asked = [rng.randrange(150) for _ in range(400)]
     trace = [
-        Request(index=at, arrival_s=at * 0.5, prompt_tokens=2048, output_tokens=1, blocks=tuple(range(doc * 1000 + 1, doc * 1000 + 129)))
+        Request(
+            index=at,
+            arrival_s=at * 0.5,
+            prompt_tokens=2048,
+            output_tokens=1,
+            blocks=tuple(range(doc * 1000 + 1, doc * 1000 + 129)),
+        )
         for at, doc in enumerate(asked)
     ]
     found = {}
     for shared in (False, True):
-        result, _ = run(trace, gpu_kv="0.6GiB", cpu="3.2GiB", sets={"cluster.replicas": 8, "cluster.shared_cpu": shared})
+        result, _ = run(
+            trace, gpu_kv="0.6GiB", cpu="3.2GiB", sets={"cluster.replicas": 8, "cluster.shared_cpu": shared}
+        )
         found[shared] = (result.prompt_tokens.cpu_hit + result.prompt_tokens.gpu_hit) / result.prompt_tokens.total
         capacity = next(tier.capacity_bytes for tier in result.tiers if tier.name == "cpu")
         assert capacity == pytest.approx(8 * 3.2 * 2**30, rel=0.01)
@@ -129,7 +154,11 @@ def interference(prefill_replicas: int, Bps: float = 25e9) -> Any:
     long = [Request(index=0, arrival_s=0.5 + at * 1.5, prompt_tokens=16384, output_tokens=20) for at in range(6)]
     trace = sorted(short + long, key=lambda request: request.arrival_s)
     trace = [msgspec.structs.replace(request, index=index) for index, request in enumerate(trace)]
-    sets = {"cluster.replicas": 2 - prefill_replicas, "cluster.prefill_replicas": prefill_replicas, "cluster.transfer_Bps": Bps}
+    sets = {
+        "cluster.replicas": 2 - prefill_replicas,
+        "cluster.prefill_replicas": prefill_replicas,
+        "cluster.transfer_Bps": Bps,
+    }
     return run(trace, gpu_kv="40GiB", sets=sets)
 
 

@@ -12,7 +12,9 @@ from kvplan.workload import Request
 from tests.sim.runs import run
 
 
-def turns(session: str, first: int, count: int, *, arrival_s: float = 0.0, think_s: float = 3.0, at: int = 0) -> list[Request]:
+def turns(
+    session: str, first: int, count: int, *, arrival_s: float = 0.0, think_s: float = 3.0, at: int = 0
+) -> list[Request]:
     """Turn t asks 160 tokens after everything before; each answer has 160 tokens and is part of the next prompt."""
     return [
         Request(
@@ -40,7 +42,8 @@ def test_a_turn_arrives_when_the_answer_before_it_was_read() -> None:
 
 
 def test_the_next_turn_finds_the_answer_on_the_gpu() -> None:
-    """The last of 160 answer tokens has no KV yet, so 19 of the 20 blocks of prompt and answer are found; then 39 of 40."""
+    """The last of 160 answer tokens has no KV yet, so 19 of the 20 blocks of prompt and answer are found; then 39 of
+    40."""
     _, world = run(turns("a", 1, 3), gpu_kv="8GiB")
     assert column(world, "gpu_hit_tokens") == [0, 19 * 16, 39 * 16]
 
@@ -60,12 +63,16 @@ def test_sessions_beyond_the_limit_wait_for_one_to_end() -> None:
     trace = [request for user in range(3) for request in turns(f"u{user}", 1 + 1000 * user, 2, at=2 * user)]
     _, free = run(trace, gpu_kv="8GiB")
     _, limited = run(trace, gpu_kv="8GiB", sets={"run.max_sessions": 1})
-    ends = [arrival + whole for arrival, whole in zip(column(limited, "arrival_s"), column(limited, "e2e_s"), strict=True)]
+    ends = [
+        arrival + whole for arrival, whole in zip(column(limited, "arrival_s"), column(limited, "e2e_s"), strict=True)
+    ]
     assert column(free, "arrival_s")[::2] == [0.0, 0.0, 0.0]
     arrivals = column(limited, "arrival_s")
     lag = limited.recorder.first_token_s
     assert arrivals[0] == 0.0
-    assert arrivals[2] == pytest.approx(ends[1] - lag, abs=1e-9) and arrivals[4] == pytest.approx(ends[3] - lag, abs=1e-9)
+    assert arrivals[2] == pytest.approx(ends[1] - lag, abs=1e-9) and arrivals[4] == pytest.approx(
+        ends[3] - lag, abs=1e-9
+    )
 
 
 def test_belady_needs_arrivals_that_are_known() -> None:

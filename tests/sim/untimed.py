@@ -18,7 +18,8 @@ class Clock:
 
 
 def missed_blocks(policy: str, requests: Iterable[Request], capacity: int) -> int:
-    """Blocks of one token that were not found in a tier of `capacity` of them; what is missing is then stored, leading part first."""
+    """Blocks of one token that were not found in a tier of `capacity` of them; what is missing is then stored, leading
+    part first."""
     tree = PrefixTree(key_tokens=1, grain_tokens=1, tiers=1)
     requests, facts, clock = (
         list(requests),
