@@ -26,6 +26,8 @@ from kvplan.scenario import Scenario
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
 
+LEAST_YEARS = 3.0
+
 SECONDS_PER_YEAR = 365.25 * 86400
 
 
@@ -52,7 +54,13 @@ def plan(
         placement = places.nothing(space)
         emission = emit(placement, emit_for) if emit_for else None
         return _finish(
-            space, notes, verdict=early, objective=target.goal or "none", placement=placement, emission=emission
+            space,
+            notes,
+            verdict=early,
+            objective=target.goal or "none",
+            placement=placement,
+            emission=emission,
+            notices=_notices(space, placement),
         )
     with runner(space.traffic.requests) as run:
         return _simulated(space, run, notes, emit_for, disk_path)
@@ -112,6 +120,7 @@ def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_
         assumptions=tuple(doubts),
         target_met=not chosen.missed,
         disk_life_years=_disk_life(space, chosen),
+        notices=(*_worn(_disk_life(space, chosen)), *_notices(space, placement)),
         emission=emit(placement, emit_for) if emit_for else None,
     )
 
@@ -195,7 +204,6 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         claims=_claims(base),
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
-        notices=_notices(space, placement),
         provenance=_provenance(space),
         warnings=tuple(dict.fromkeys(notes)),
         **answer,  # type: ignore[arg-type]
@@ -221,6 +229,15 @@ def _disk_life(space: Space, chosen: Option) -> float | None:
         return None
     share = space.base.run.tp / space.base.machine.gpus
     return disk.endurance_bytes * share / (written / chosen.duration_s) / SECONDS_PER_YEAR
+
+
+def _worn(years: float | None) -> tuple[Notice, ...]:
+    """A drive is bought for five years of a write a day; KV traffic can use that up in days."""
+    if years is None or years >= LEAST_YEARS:
+        return ()
+    sentence = f"Writing at this rate, this replica wears out its share of the disk in {years * 365.25:,.0f} days."
+    hint = "store only what is asked for again, or take drives of higher endurance"
+    return (Notice(code="disk_wears_out", sentence=sentence, hint=hint),)
 
 
 def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.results.simulate import SimResult
-from kvplan.units import parse_seconds
-
-METRICS = ("ttft", "itl", "e2e", "queue")
-STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
-_CLAUSE = re.compile(r"^(?P<metric>[a-z0-9]+)_(?P<statistic>[a-z0-9]+)\s*<=?\s*(?P<limit>.+)$")
-
-
-class Clause(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit of a target: a statistic of a time that must stay below so many seconds."""
-
-    metric: str
-    statistic: str
-    limit_s: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.metric}_{self.statistic}"
-
-    def value_s(self, result: SimResult) -> float | None:
-        """What came out."""
-        value: float | None = getattr(getattr(result, f"{self.metric}_s"), self.statistic)
-        return value
+from kvplan.results.simulate import SimResult, TargetCheck
+from kvplan.sim import targets
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +22,7 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Limits to be met, and the goal by which what meets them is ranked."""
 
-    clauses: tuple[Clause, ...] = ()
+    clauses: tuple[targets.Clause, ...] = ()
     goal: str = ""  # a name in GOALS; empty: the plan's choice
 
     @property
@@ -54,34 +32,28 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def missed(self, result: SimResult) -> tuple[str, ...]:
         """Names of the clauses that a result misses."""
-        return tuple(one.name for one in self.clauses if (value := one.value_s(result)) is None or value > one.limit_s)
+        return tuple(one.name for one in self._checks(result) if not one.met)
+
+    def farthest(self, result: SimResult) -> float:
+        """The clause that is farthest from being met, as a multiple of its limit."""
+        return max((one.value_s or 0.0) / one.limit_s for one in self._checks(result))
+
+    def _checks(self, result: SimResult) -> list[TargetCheck]:
+        stats = {metric: getattr(result, f"{metric}_s") for metric in targets.METRICS}
+        return targets.check(list(self.clauses), stats)
 
 
 def parse_target(text: str) -> Target:
     """A target from `ttft_p95<2s,itl_p95<50ms`, `throughput`, `cost` or several of them. Raises InputError."""
-    clauses, goal = [], ""
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        if part in ASKED:
-            if goal:
-                raise InputError(f"--target {text}: {goal} and {part} are two goals", hint="name one")
-            goal = part
-            continue
-        match = _CLAUSE.match(part)
-        if not match:
-            raise InputError(
-                f"--target: {part!r} is not a limit or a goal",
-                hint=f"write ttft_p95<2s, or one of {', '.join(ASKED)}; {did_you_mean(part, ASKED)}",
-            )
-        for given, known in ((match["metric"], METRICS), (match["statistic"], STATISTICS)):
-            if given not in known:
-                raise InputError(
-                    f"--target: {given!r} is not one of {', '.join(known)}", hint=did_you_mean(given, known)
-                )
-        limit_s = parse_seconds(match["limit"].strip())
-        if not limit_s:
-            raise InputError(f"--target: {part!r} cannot be met: the limit is 0 s")
-        clauses.append(Clause(metric=match["metric"], statistic=match["statistic"], limit_s=limit_s))
-    return Target(clauses=tuple(clauses), goal=goal)
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    goals = [part for part in parts if part in ASKED]
+    if len(goals) > 1:
+        raise InputError(f"--target {text}: {goals[0]} and {goals[1]} are two goals", hint="name one")
+    limits = [part for part in parts if part not in ASKED]
+    for part in limits:
+        if "<" not in part:
+            raise InputError(f"--target: {part!r} is not a goal", hint=did_you_mean(part, ASKED))
+    return Target(clauses=tuple(targets.parse(",".join(limits))), goal="".join(goals))
 
 
 def parse_prices(text: str) -> Prices:
@@ -111,9 +83,7 @@ def _ttft(judged: Judged) -> float:
 
 
 def _limits(judged: Judged) -> float:
-    """The clause that is farthest from being met, as a multiple of its limit."""
-    values = [(one.value_s(judged.result), one.limit_s) for one in judged.target.clauses]
-    return max(float("inf") if value is None else value / limit_s for value, limit_s in values)
+    return judged.target.farthest(judged.result)
 
 
 def _throughput(judged: Judged) -> float:

@@ -14,10 +14,13 @@ from kvplan.plan.space import Space
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Option, Pruned
 from kvplan.results.simulate import SimResult
-from kvplan.units import format_bytes
+from kvplan.units import GiB, format_bytes
 
 SAME = 0.01
 """Scores this close are equal: the cheaper placement is chosen."""
+
+WIDE = 1.3
+"""Neighbouring capacities in a larger ratio than this leave room for one between them."""
 
 NEEDED = 0.05
 """Share of the requests preempted that makes an 8-bit KV needed rather than nice to have."""
@@ -42,6 +45,7 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
     cpus, pruned = places.cpu_tiers(space)
     found = Simulated(options=[], results=[], pruned=pruned, goal=goal)
     _try(space, run, found, [none, *cpus])
+    _try(space, run, found, _between(space, found))
     disks, left_out = places.disk_tiers(space, [one.cpu_bytes for one in cpus])
     found.pruned.extend([*left_out, *places.remote_tier(space)])
     _try(space, run, found, disks)
@@ -64,6 +68,20 @@ def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Place
             continue
         found.options.append(option(space, placement, outcome, found.goal))
         found.results.append(outcome)
+
+
+def _between(space: Space, found: Simulated) -> list[Placement]:
+    """The CPU capacity halfway, in ratio, between the one to choose and the next smaller one that does worse."""
+    tiers = sorted((one for one in found.options if one.placement.offloads), key=lambda one: one.placement.cpu_bytes)
+    if len(tiers) < 2:
+        return []
+    best = choose(space, tiers)
+    at = tiers.index(best)
+    low, high = tiers[at - 1].placement.cpu_bytes, best.placement.cpu_bytes
+    if not at or high < WIDE * low:
+        return []
+    middle = int((low * high) ** 0.5 // GiB * GiB)
+    return [msgspec.structs.replace(best.placement, cpu_bytes=middle)] if low < middle < high else []
 
 
 def _variations(space: Space, found: Simulated, best: Placement) -> list[Placement]:

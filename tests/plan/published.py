@@ -26,14 +26,10 @@ Row = tuple[str, float, float]
 
 def of(model: str, machine: str, *, tp: int = 1, sets: tuple[str, ...] = ()) -> scenario.Scenario:
     """A scenario for closed forms; its trace is never read."""
-    return scenario.load(
-        "none.jsonl", model=model, machine=machine, tiers={"gpu_kv": "20GiB"}, run={"tp": tp}, sets=sets
-    )
+    return scenario.load("none.jsonl", model=model, machine=machine, tiers={"gpu_kv": "20GiB"}, run={"tp": tp}, sets=sets)
 
 
-def run_rows(
-    rows: list[dict[str, Any]], *, machine: str = "h100-sxm", sets: tuple[str, ...] = (), **tiers: str
-) -> dict[str, Any]:
+def run_rows(rows: list[dict[str, Any]], *, machine: str = "h100-sxm", sets: tuple[str, ...] = (), **tiers: str) -> dict[str, Any]:
     """Columns of a replay of Mooncake-style rows, Llama-3.1-8B."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
@@ -54,13 +50,7 @@ def single(
 
     def rows(entry: dict[str, Any]) -> Iterator[Row]:
         base = of(model, machine, tp=tp, sets=sets)
-        published = (
-            entry["offload_value"][key]
-            if key
-            else [float(entry["ratio"])]
-            if isinstance(entry["ratio"], int | float)
-            else [8.0]
-        )
+        published = entry["offload_value"][key] if key else [float(entry["ratio"])] if isinstance(entry["ratio"], int | float) else [8.0]
         for size, ratio in zip(tokens, published, strict=True):
             yield f"{entry['id']} {size // 1000}k", ratio, ttft_ratio(base, size, tier)
 
@@ -71,9 +61,7 @@ def batch_hits(share: float) -> Callable[[Any], Iterator[Row]]:
     """Prefill throughput of 512-token prompts of which a share lies in host memory, the GPU keeping nothing of them."""
 
     def rows(entry: dict[str, Any]) -> Iterator[Row]:
-        known = [
-            {"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [i, 10**6 + i]} for i in range(400)
-        ]
+        known = [{"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [i, 10**6 + i]} for i in range(400)]
         timed = []
         for i in range(400):
             hit = int((i + 1) * share) > int(i * share)
@@ -157,10 +145,8 @@ CASES: dict[str, Callable[[Any], Iterator[Row]]] = {
 """Entry -> what kvplan says to it."""
 
 EXPLAINED: dict[str, str] = {
-    "vllm-native-tput-8b-h0": "a loss of 3 % comes out as none: stores hide behind the next step, but for "
-    "the pauses left out here",
-    "vllm-pr10874 64 documents": "64 documents in turn through room for 30: LRU hits nothing; the version "
-    "measured kept some",
+    "vllm-native-tput-8b-h0": "a loss of 3 % comes out as none: stores hide behind the next step, but for the pauses left out here",
+    "vllm-pr10874 64 documents": "64 documents in turn through room for 30: LRU hits nothing; the version measured kept some",
 }
 """Rows whose sign comes out differently, and why."""
 

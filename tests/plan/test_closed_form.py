@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from kvplan import scenario
@@ -18,6 +19,7 @@ from kvplan.plan.closed_form import (
     ttft_s,
     worth,
 )
+from kvplan.provenance import Source
 from kvplan.scenario import Scenario, with_setting
 
 
@@ -66,10 +68,18 @@ def test_the_interval_holds_the_value_and_widens_with_doubt(base: Scenario) -> N
     found = worth(base, "disk", 8192).break_even_Bps
     assert found.lo is not None and found.value is not None and found.hi is not None
     assert found.lo < found.value < found.hi
-    measured, assumed = sigma(base, "machine.link.h2d_Bps"), sigma(base, "machine.disk.stream_Bps")
-    # 51.2 to 55.6 GB/s is a 95 % interval: 4.4 / (2 x 1.96 x 54.9) = 0.0204.
-    assert measured == pytest.approx(4.4e9 / (2 * 1.96 * 5.49e10), rel=1e-3)
-    assert assumed == 0.30
+
+
+def test_sigma_comes_from_the_interval_or_from_the_kind(base: Scenario) -> None:
+    # 51.2 to 55.6 GB/s is a 95 % interval: 4.4 / (2 x 1.96 x 54.9) = 0.0204. An assumed number has 0.30.
+    spans = {
+        "link.h2d_Bps": Source(kind="measured", lo=5.12e10, hi=5.56e10),
+        "disk.stream_Bps": Source(kind="assumed"),
+    }
+    machine = msgspec.structs.replace(with_setting(base, "machine.link.h2d_Bps", 5.49e10).machine, provenance=spans)
+    known = msgspec.structs.replace(base, machine=machine)
+    assert sigma(known, "machine.link.h2d_Bps") == pytest.approx(4.4 / (2 * 1.96 * 54.9), rel=1e-6)
+    assert sigma(known, "machine.disk.stream_Bps") == 0.30
 
 
 def test_a_speed_up_is_bounded_by_what_is_not_in_the_tier(base: Scenario) -> None:

@@ -98,9 +98,7 @@ def test_vllm_disk_tier_lies_below_the_cpu_tier_and_is_not_bounded() -> None:
 
 
 def test_lmcache_file_with_all_tiers() -> None:
-    placement = change(
-        chunk_tokens=256, disk_bytes=8 * TiB, disk_path="/mnt/kv", remote_url="redis://cache:6379", load_min_tokens=512
-    )
+    placement = change(chunk_tokens=256, disk_bytes=8 * TiB, disk_path="/mnt/kv", remote_url="redis://cache:6379", load_min_tokens=512)
     emission = emit(placement, "lmcache")
     assert document(emission) == {
         "chunk_size": 256,
@@ -120,9 +118,7 @@ def test_lmcache_file_with_all_tiers() -> None:
 
 
 def test_sglang_flags_and_its_disk_per_rank() -> None:
-    exports, flags = script(
-        emit(change(disk_bytes=8 * 10**12, disk_path="/mnt/kv", store="on_evict", kv_dtype="fp8"), "sglang")
-    )
+    exports, flags = script(emit(change(disk_bytes=8 * 10**12, disk_path="/mnt/kv", store="on_evict", kv_dtype="fp8"), "sglang"))
     assert exports == {
         "SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": "/mnt/kv",
         "SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE": "1000000000000",

@@ -191,10 +191,7 @@ def test_a_file_and_its_refusals(tmp_path: Path) -> None:
         explain_config(tmp_path / "none")
 
 
-@given(
-    text=st.text(max_size=60)
-    | st.sampled_from(["a: 1\n b: 2\n", "vllm --kv-x", "kv_cache_config: 3", "sglang --hicache-size -1"])
-)
+@given(text=st.text(max_size=60) | st.sampled_from(["a: 1\n b: 2\n", "vllm --kv-x", "kv_cache_config: 3", "sglang --hicache-size -1"]))
 def test_any_text_is_explained_or_refused_with_a_sentence(text: str) -> None:
     try:
         assert explain(text).engine in TARGETS

@@ -16,9 +16,7 @@ def test_a_target_has_limits_and_a_goal() -> None:
     assert target.goal == "cost"
 
 
-@pytest.mark.parametrize(
-    "text", ["ttft<2s", "ttft_p95<fast", "ttft_p42<2s", "tff_p95<2s", "ttft_p95<0s", "cost,throughput", "ttft_p95>2s"]
-)
+@pytest.mark.parametrize("text", ["ttft<2s", "ttft_p95<fast", "ttft_p42<2s", "tff_p95<2s", "ttft_p95<0s", "cost,throughput", "ttft_p95>2s"])
 def test_a_bad_target_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         parse_target(text)

@@ -6,9 +6,7 @@ import pytest
 
 from tests.plan.published import EXPLAINED, FILE, sign, table
 
-pytestmark = pytest.mark.skipif(
-    not FILE.exists(), reason="the collected published figures are not beside this checkout"
-)
+pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the collected published figures are not beside this checkout")
 
 
 def test_the_sign_of_nine_published_effects_in_ten_is_predicted() -> None:

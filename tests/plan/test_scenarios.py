@@ -40,3 +40,15 @@ def test_verdict_is_the_expected_one(path: Path) -> None:
     if result.verdict.kind == "offload":
         assert result.target_met
         assert result.gain is not None and (result.gain.lo or 0) > 0
+
+
+AGENTS = Path(__file__).resolve().parents[3] / "shared/traces/weka"
+
+
+@pytest.mark.skipif(not AGENTS.exists(), reason="the public agent sessions are not beside this checkout")
+def test_recorded_agent_sessions_win_on_a_gpu_that_holds_two_of_them() -> None:
+    result = plan(scenario.load(str(AGENTS), model="llama-3.1-8b", machine="l40s"))
+    assert result.verdict.kind == "offload", result.verdict.sentence
+    assert result.traffic.ideal_hit > 0.9
+    assert result.chosen is not None and result.without is not None
+    assert result.chosen.computed < 0.5 * result.without.computed
