@@ -19,9 +19,7 @@ def _names(kind: str) -> Callable[[str], list[str]]:
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", help="Model: a catalog name or the path of a config.json.", autocompletion=_names("models")
-    ),
+    typer.Option(metavar="NAME", help="Model: a catalog name or the path of a config.json.", autocompletion=_names("models")),
 ]
 Machine = Annotated[
     str | None,

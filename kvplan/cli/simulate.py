@@ -40,23 +40,13 @@ def simulate(
     ] = None,
     cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
     disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
-    remote: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Remote pool behind the CPU tier, shared by replicas.")
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.")
-    ] = None,
+    remote: Annotated[str | None, typer.Option(metavar="SIZE", help="Remote pool behind the CPU tier, shared by replicas.")] = None,
+    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.")] = None,
     speedup: Annotated[float | None, typer.Option(metavar="X", help="Replay the arrivals X times as fast.")] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
-    max_input: Annotated[
-        int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')
-    ] = None,
-    replicas: Annotated[
-        int | None, typer.Option(metavar="N", help="Servers behind a router.", rich_help_panel="Advanced")
-    ] = None,
+    max_input: Annotated[int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,
+    target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')] = None,
+    replicas: Annotated[int | None, typer.Option(metavar="N", help="Servers behind a router.", rich_help_panel="Advanced")] = None,
     router: Annotated[
         str | None,
         typer.Option(
@@ -65,15 +55,11 @@ def simulate(
             rich_help_panel="Advanced",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")] = None,
     sets: Set = None,
     requests_out: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"
-        ),
+        typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"),
     ] = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -122,9 +108,7 @@ def _compare(wanted: list[scenario.Scenario], requests_out: str | None, *, as_js
     from kvplan.sim.run import simulate as run
 
     if requests_out:
-        raise InputError(
-            "--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine"
-        )
+        raise InputError("--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine")
     results = []
     for one in wanted:
         began = time.perf_counter()

@@ -47,11 +47,7 @@ def _shown(what: str, value: object) -> str:
         return escape(value)
     assert isinstance(value, int | float)
     if what.endswith("_bytes"):
-        return (
-            units.format_traffic(int(value))
-            if what in ("stored_bytes", "loaded_bytes")
-            else units.format_bytes(int(value))
-        )
+        return units.format_traffic(int(value)) if what in ("stored_bytes", "loaded_bytes") else units.format_bytes(int(value))
     if what.endswith("_per_s"):
         return f"{value:,.2f}"
     if what.endswith("_s"):

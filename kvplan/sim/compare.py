@@ -48,9 +48,7 @@ def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comp
         if all(value == values[0] for value in values):
             same.append(name)
         else:
-            figures.append(
-                (_spread(values), Difference(what=name, values=list(values), reason=_cause(name, values, results)))
-            )
+            figures.append((_spread(values), Difference(what=name, values=list(values), reason=_cause(name, values, results))))
     figures.sort(key=lambda pair: -pair[0])
     return Comparison(
         names=_names(scenarios),

@@ -24,9 +24,7 @@ class Future:
         asked = []
         for request in requests:
             if request.think_s >= 0:
-                raise InputError(
-                    "the policy belady needs to know when requests arrive; in this trace turns wait for answers"
-                )
+                raise InputError("the policy belady needs to know when requests arrive; in this trace turns wait for answers")
             tree.path(request.blocks, request.prompt_tokens)
             asked.append((request.arrival_s / speedup, request.blocks, request.prompt_tokens))
         for arrival, blocks, tokens in asked:

@@ -67,9 +67,7 @@ class Prefetch:
 
     __slots__ = ("lower", "coming", "source", "start", "began_s", "done_s", "deadline_s", "over")
 
-    def __init__(
-        self, lower: Lower, coming: Coming, source: Node, start: int, began_s: float, done_s: float, deadline_s: float
-    ) -> None:
+    def __init__(self, lower: Lower, coming: Coming, source: Node, start: int, began_s: float, done_s: float, deadline_s: float) -> None:
         self.lower, self.coming, self.source, self.start = lower, coming, source, start
         self.began_s, self.done_s, self.deadline_s = began_s, done_s, deadline_s
         self.over = False
@@ -98,9 +96,7 @@ IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {
 class Loads:
     """Loads of one replica."""
 
-    def __init__(
-        self, engine: EngineSpec, cost: StepCost, gpu: Tier, host: Host, lower: Sequence[Lower], tally: Tally
-    ) -> None:
+    def __init__(self, engine: EngineSpec, cost: StepCost, gpu: Tier, host: Host, lower: Sequence[Lower], tally: Tally) -> None:
         self.engine, self.rules, self.cost = engine, engine.offload, cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
@@ -133,9 +129,7 @@ class Loads:
 
     def _whole(self, replica: Replica, job: Job, path: list[Node], reach: int, held: int) -> Outcome:
         """Load tokens [reach, held) of host memory before the job is scheduled."""
-        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(
-            job, reach, held, []
-        ):
+        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(job, reach, held, []):
             return Outcome.NOTHING
         if self._wait_for(replica, job, self.gpu, path, reach, held):
             return Outcome.WAITS
@@ -183,9 +177,7 @@ class Loads:
 
     def _in_step(self, replica: Replica, job: Job, path: list[Node], reach: int, held: int, budget: int) -> Outcome:
         parts, upto = self._parts(job, reach, held)
-        if upto - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(
-            job, reach, upto, []
-        ):
+        if upto - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(job, reach, upto, []):
             self._give_up(parts)
             return Outcome.NOTHING
         if not replica.hold(job, path, reach, min(job.target, upto + budget)):
@@ -290,9 +282,7 @@ class Loads:
             if coming is None:
                 return
             now = self.host.env.now
-            patience_s = min(
-                rules.prefetch_timeout_most_s, rules.prefetch_timeout_s + rules.prefetch_timeout_token_s * coming.tokens
-            )
+            patience_s = min(rules.prefetch_timeout_most_s, rules.prefetch_timeout_s + rules.prefetch_timeout_token_s * coming.tokens)
             done_s = lower.device.send(IN, now, coming.tokens) if coming.tokens else now
             job.prefetch = Prefetch(lower, coming, lower.pool.pin(keys, below), held, now, done_s, now + patience_s)
             self.host.at(done_s, lambda tokens=coming.tokens: self._prefetched(replica, job, tokens))  # type: ignore[misc]

@@ -53,11 +53,7 @@ class DiskDevice:
 
     def service_s(self, direction: int, tokens: int) -> float:
         pieces = max(1, tokens // self.piece_tokens)
-        return self.queue.service_s(
-            direction, round(tokens * self.token_bytes), pieces, self.threads[0 if direction == IN else 1]
-        )
+        return self.queue.service_s(direction, round(tokens * self.token_bytes), pieces, self.threads[0 if direction == IN else 1])
 
     def send(self, direction: int, ready_s: float, tokens: int) -> float:
-        return self.queue.send(direction, ready_s, self.service_s(direction, tokens), round(tokens * self.token_bytes))[
-            1
-        ]
+        return self.queue.send(direction, ready_s, self.service_s(direction, tokens), round(tokens * self.token_bytes))[1]

@@ -21,9 +21,7 @@ class RemoteDevice:
     client's own network and the pool's share of all clients limit the rate. Reads and writes do not slow each other
     (full duplex)."""
 
-    def __init__(
-        self, env: Any, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int
-    ) -> None:
+    def __init__(self, env: Any, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
         self.env, self.shared, self.token_bytes = env, shared, token_bytes
         self.Bps = remote.client_Bps or network.Bps
         self.latency_s = remote.latency_s or network.latency_s

@@ -125,9 +125,7 @@ class PrefixAware:
         chosen = least = self._fleet.least()
         matched, holders = self._longest(request.blocks)
         if holders and matched >= MATCH_SHARE * len(request.blocks):
-            best = min(
-                (replica for replica in range(self._fleet.replicas) if holders >> replica & 1), key=loads.__getitem__
-            )
+            best = min((replica for replica in range(self._fleet.replicas) if holders >> replica & 1), key=loads.__getitem__)
             if loads[best] <= max(loads[least] + CROWDED_REQUESTS, loads[least] * CROWDED_RATIO):
                 chosen = best
         self._unheard.append((self._fleet.clock.now + self._fleet.stale_s, chosen, request.blocks))

@@ -50,9 +50,7 @@ class World:
         serve = builder.decoder if cluster.prefill_replicas else builder.server
         self.servers = [serve(self.pool_bytes, self.recorder, self._done) for _ in range(cluster.replicas)]
         unseen = Recorder()  # a prefill replica's part of a request is no request
-        self.prefillers = [
-            builder.server(self.pool_bytes, unseen, self._hand_over) for _ in range(cluster.prefill_replicas)
-        ]
+        self.prefillers = [builder.server(self.pool_bytes, unseen, self._hand_over) for _ in range(cluster.prefill_replicas)]
         self._router = self._routed(self.servers)
         self._prefill_router = self._routed(self.prefillers) if self.prefillers else None
         self.sessions = Sessions(self.arrivals, most=run.max_sessions) if _has_sessions(trace) else None
@@ -175,9 +173,7 @@ class World:
             self.all_done.succeed()
 
     def _after(self, request: Request, delay: float) -> None:
-        self.env.timeout(delay).callbacks.append(
-            lambda _: self._enter(msgspec.structs.replace(request, arrival_s=self.env.now))
-        )
+        self.env.timeout(delay).callbacks.append(lambda _: self._enter(msgspec.structs.replace(request, arrival_s=self.env.now)))
 
 
 def _chosen(router: Router | None, servers: list[Server], job: Job) -> Any:
@@ -195,8 +191,7 @@ def gpu_pool_bytes(scenario: Scenario) -> int:
     pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
     if pool.kv_bytes <= 0:
         raise InputError(
-            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take "
-            f"{pool.weight_bytes:,} bytes of each",
+            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
             hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes

@@ -18,7 +18,7 @@ from kvplan.sim.host import Host
 from kvplan.sim.links import DiskQueue, HostLink
 from kvplan.sim.loads import Loads, Tally
 from kvplan.sim.lower import DiskDevice, Lower
-from kvplan.sim.policies import Facts
+from kvplan.sim.orders import Facts
 from kvplan.sim.pool import Pool
 from kvplan.sim.prefix import PrefixTree
 from kvplan.sim.record import Recorder
@@ -42,9 +42,7 @@ class Server:
 
     __slots__ = ("replica", "tiers", "link", "disk", "remote")
 
-    def __init__(
-        self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None
-    ) -> None:
+    def __init__(self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None) -> None:
         self.replica, self.tiers, self.link, self.disk, self.remote = replica, tiers, link, disk, remote
 
 
@@ -65,9 +63,7 @@ class Builder:
                     hint=f"{engine.name} promotes through host memory: add --cpu SIZE",
                 )
         self._shared_host = (
-            self._pool("cpu", tiers.cpu_bytes * scenario.cluster.replicas)
-            if scenario.cluster.shared_cpu and tiers.cpu_bytes
-            else None
+            self._pool("cpu", tiers.cpu_bytes * scenario.cluster.replicas) if scenario.cluster.shared_cpu and tiers.cpu_bytes else None
         )
         self._remote = self._pool("remote", tiers.remote_bytes) if tiers.remote_bytes else None
         self._remote_rate = Shared(scenario.remote.total_Bps)
@@ -88,9 +84,7 @@ class Builder:
             stores = Stores(engine.offload, gpu, host, lower, block_tokens=engine.block_tokens)
             transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, gpu, host, lower, self.tally))
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
-        replica = Replica(
-            self.env, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done
-        )
+        replica = Replica(self.env, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, tiers, link, disk, remote)
 
     def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -98,15 +92,11 @@ class Builder:
         scenario, rules = self.scenario, self.scenario.engine.offload
         share = rules.streamed_share
         if not scenario.tiers.cpu_bytes:
-            raise InputError(
-                f"{scenario.engine.name} keeps {share:.0%} of the KV in host memory", hint="add --cpu SIZE"
-            )
+            raise InputError(f"{scenario.engine.name} keeps {share:.0%} of the KV in host memory", hint="add --cpu SIZE")
         bounds = [scenario.tiers.cpu_bytes / share] + ([gpu_bytes / (1 - share)] if share < 1 else [])
         gpu, link = self._gpu(min(bounds)), HostLink(scenario.machine.link)
         transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
-        replica = Replica(
-            self.env, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done
-        )
+        replica = Replica(self.env, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done)
         return Server(replica, [gpu], link, None, None)
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -191,8 +181,7 @@ class Builder:
         capacity = int(size / token_bytes)
         if capacity < grain:
             raise InputError(
-                f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens "
-                f"({grain * token_bytes:,.0f} bytes)"
+                f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * token_bytes:,.0f} bytes)"
             )
         tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain, tiers=1)
         facts = Facts(capacity, self._recompute_s)
@@ -210,9 +199,7 @@ HANDOVER = Offload(load="whole_request", store_generated=False)
 
 def _network(scenario: Scenario) -> Network:
     if scenario.machine.network is None:
-        raise InputError(
-            f"{scenario.machine.name} has no network", hint="--set remote.client_Bps=10GB/s, or another machine"
-        )
+        raise InputError(f"{scenario.machine.name} has no network", hint="--set remote.client_Bps=10GB/s, or another machine")
     return scenario.machine.network
 
 

@@ -48,11 +48,7 @@ class Stores:
         pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
         assert job.leaf is not None and leaf is not None
         upto = min(upto, job.leaf.end)
-        end = (
-            DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups)
-            // pool.grain_tokens
-            * pool.grain_tokens
-        )
+        end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
         coming = pool.store(keys, 0, end, keep=job.prompt)

@@ -22,22 +22,15 @@ class Streamed:
 
     def __init__(self, cost: StepCost, link: HostLink, tally: Tally, *, share: float) -> None:
         self.link, self.tally, self.share, self.layers = link, tally, share, cost.model.depth
-        self._groups = [
-            (group.count * token_bytes(group, cost.kv_format, cost.tp), group.window_tokens)
-            for group in cost.model.layers
-        ]
+        self._groups = [(group.count * token_bytes(group, cost.kv_format, cost.tp), group.window_tokens) for group in cost.model.layers]
 
     def bytes_read(self, contexts: Iterable[int]) -> float:
         """Bytes that one rank reads for sequences of these lengths; a window layer reads its window."""
-        return self.share * sum(
-            size * (min(length, window) if window else length) for length in contexts for size, window in self._groups
-        )
+        return self.share * sum(size * (min(length, window) if window else length) for length in contexts for size, window in self._groups)
 
     def stall_s(self, plan: Plan, start_s: float) -> float:
         """Seconds that a step waits for the link beyond its own computation."""
-        read = self.bytes_read(
-            [job.computed for job in plan.decodes] + [context for _, _, context in plan.chunks if context]
-        )
+        read = self.bytes_read([job.computed for job in plan.decodes] + [context for _, _, context in plan.chunks if context])
         written = self.bytes_read([len(plan.decodes)]) + self.bytes_read([new for _, new, _ in plan.chunks])
         began_s, done_s = self._send(IN, start_s, read)
         _, down_s = self._send(OUT, start_s, written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvplan.sim.policies import Policy
+from kvplan.sim.orders import Policy
 from kvplan.sim.prefix import Entry, Node, PrefixTree
 
 Gap = tuple[Node, int, int]

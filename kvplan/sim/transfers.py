@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 class Transfers:
     """Stores and loads of one replica; both are None without a tier below."""
 
-    def __init__(
-        self, rules: Offload, stores: Stores | None = None, loads: Loads | None = None, streamed: Streamed | None = None
-    ) -> None:
+    def __init__(self, rules: Offload, stores: Stores | None = None, loads: Loads | None = None, streamed: Streamed | None = None) -> None:
         self.rules, self.stores, self.loads, self.streamed = rules, stores, loads, streamed
 
     def on_freed(self, action: Callable[[], None]) -> None:

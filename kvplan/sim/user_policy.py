@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.sim.policies import POLICIES, Facts, Policy
+from kvplan.sim.orders import Facts, Policy
+from kvplan.sim.policies import POLICIES
 from kvplan.sim.prefix import Entry
 
 NEEDED = {"append": 1, "touch": 2, "remove": 1, "victim": 0}
@@ -52,15 +53,11 @@ def _load(path: Path, attribute: str, name: str) -> Any:
     for method, arguments in NEEDED.items():
         function = getattr(kind, method, None)
         if not callable(function):
-            raise InputError(
-                f"--policy {name}: {attribute} has no method {method}", hint=f"a policy needs {', '.join(NEEDED)}"
-            )
+            raise InputError(f"--policy {name}: {attribute} has no method {method}", hint=f"a policy needs {', '.join(NEEDED)}")
         try:
             inspect.signature(function).bind(*range(arguments + 1))
         except TypeError:
-            raise InputError(
-                f"--policy {name}: {attribute}.{method} must take {arguments} argument(s) besides self"
-            ) from None
+            raise InputError(f"--policy {name}: {attribute}.{method} must take {arguments} argument(s) besides self") from None
     return kind
 
 
@@ -68,9 +65,7 @@ def _made(name: str, kind: Any, facts: Facts) -> Any:
     try:
         return kind(facts)
     except TypeError as error:
-        raise InputError(
-            f"--policy {name}: {error}", hint="the class is called with one argument, the facts of its tier"
-        ) from None
+        raise InputError(f"--policy {name}: {error}", hint="the class is called with one argument, the facts of its tier") from None
 
 
 class Watched:
@@ -109,13 +104,9 @@ class Watched:
     def victim(self) -> Entry | None:
         entry = self._ask("victim")
         if entry is None and self._entries:
-            raise InputError(
-                f"--policy {self._name}: victim() returned None although {len(self._entries)} entries can be evicted"
-            )
+            raise InputError(f"--policy {self._name}: victim() returned None although {len(self._entries)} entries can be evicted")
         if entry is not None and (not isinstance(entry, Entry) or entry not in self._entries):
-            raise InputError(
-                f"--policy {self._name}: victim() returned {entry!r}, which is pinned, evicted or not an entry"
-            )
+            raise InputError(f"--policy {self._name}: victim() returned {entry!r}, which is pinned, evicted or not an entry")
         return entry
 
     def _ask(self, method: str, *arguments: Any) -> Any:

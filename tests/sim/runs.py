@@ -42,9 +42,7 @@ def run(
     return summarise(world, partial=False), world
 
 
-def documents(
-    count: int, tokens: int, *, rounds: int = 1, every_s: float = 10.0, output: int = 1, key_tokens: int = 16
-) -> list[Request]:
+def documents(count: int, tokens: int, *, rounds: int = 1, every_s: float = 10.0, output: int = 1, key_tokens: int = 16) -> list[Request]:
     """So many documents asked one after the other, round after round, each far apart."""
     per = -(-tokens // key_tokens)
     return [

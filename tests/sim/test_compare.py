@@ -19,10 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_differences_come_first_and_each_has_its_reason() -> None:
     docs = documents(12, 8192, rounds=3, every_s=2)
-    runs = [
-        run(docs, engine=engine, gpu_kv="8GiB", **tiers)
-        for engine, tiers in (("vllm", {}), ("lmcache", {"cpu": "16GiB"}))
-    ]
+    runs = [run(docs, engine=engine, gpu_kv="8GiB", **tiers) for engine, tiers in (("vllm", {}), ("lmcache", {"cpu": "16GiB"}))]
     result = compare([world.scenario for _, world in runs], [result for result, _ in runs])
     assert result.names == ["vllm", "lmcache"]
     figures = {difference.what: difference for difference in result.figures}
@@ -51,9 +48,7 @@ def trace(tmp_path: Path) -> str:
 
 def kvplan(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kvplan", "simulate", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, check=False)
 
 
 BASE = ("--model", "llama-3.1-8b", "--machine", "h100-sxm", "--gpu-kv", "0.6GiB", "--cpu", "4GiB")
@@ -64,10 +59,7 @@ def test_several_engines_print_one_table_and_one_document(trace: str) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "what came out differently" in shown.stdout and "layerwise" in shown.stdout
     document = json.loads(kvplan(trace, *BASE, "--engine", "vllm,lmcache,sglang", "--json").stdout)
-    assert (
-        document["schema"] == "kvplan.compare/1"
-        and [run["schema"] for run in document["runs"]] == ["kvplan.simulate/1"] * 3
-    )
+    assert document["schema"] == "kvplan.compare/1" and [run["schema"] for run in document["runs"]] == ["kvplan.simulate/1"] * 3
 
 
 def test_several_scenarios_are_compared(trace: str, tmp_path: Path) -> None:

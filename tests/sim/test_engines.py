@@ -24,9 +24,7 @@ def column(world: Any, name: str) -> Any:
 def test_numbers_that_an_engine_takes_from_another_count_as_assumed() -> None:
     engine = catalog.engine("lmcache")
     assert engine.overhead == catalog.engine("vllm").overhead
-    assert (
-        engine.provenance["overhead.load_s"].kind == "assumed" and "vllm" in engine.provenance["overhead.load_s"].source
-    )
+    assert engine.provenance["overhead.load_s"].kind == "assumed" and "vllm" in engine.provenance["overhead.load_s"].source
     assert engine.provenance["offload.chunk_tokens"].kind == "datasheet"
     assert catalog.engine("sglang").block_tokens == 64 and "block_tokens" in catalog.engine("sglang").provenance
 
@@ -47,9 +45,7 @@ def half_cached(load: str) -> tuple[float, float]:
     """TTFT and load seconds of a 32k prompt whose first half lies in host memory, for LMCache with a load rule."""
     first, other = (
         documents(1, 16384)[0],
-        Request(
-            index=1, arrival_s=30.0, prompt_tokens=32768, output_tokens=1, blocks=tuple(range(10**5, 10**5 + 2048))
-        ),
+        Request(index=1, arrival_s=30.0, prompt_tokens=32768, output_tokens=1, blocks=tuple(range(10**5, 10**5 + 2048))),
     )
     later = Request(
         index=2,
@@ -58,9 +54,7 @@ def half_cached(load: str) -> tuple[float, float]:
         output_tokens=1,
         blocks=(*first.blocks, *range(10**6, 10**6 + 1024)),
     )
-    _, world = run(
-        [first, other, later], engine="lmcache", gpu_kv="4.02GiB", cpu="64GiB", sets={"engine.offload.load": load}
-    )
+    _, world = run([first, other, later], engine="lmcache", gpu_kv="4.02GiB", cpu="64GiB", sets={"engine.offload.load": load})
     assert column(world, "cpu_hit_tokens")[2] > 16_000
     return float(column(world, "ttft_s")[2]), float(column(world, "load_s")[2])
 
@@ -126,14 +120,12 @@ def test_on_evict_stores_move_nothing_while_all_fits_and_again_what_comes_back()
     """Six documents of 1 GiB fit 8 GiB: write-through moves 6 GiB, on-evict none. Twelve do not: on-evict moves what is
     given up, over and over."""
     fits = {
-        engine: run(documents(6, 8192, rounds=3, every_s=2), engine=engine, gpu_kv="8GiB", cpu="32GiB")[0]
-        for engine in ("vllm", "trtllm")
+        engine: run(documents(6, 8192, rounds=3, every_s=2), engine=engine, gpu_kv="8GiB", cpu="32GiB")[0] for engine in ("vllm", "trtllm")
     }
     assert fits["vllm"].tiers[1].stored_bytes == 6 * 2**30
     assert fits["trtllm"].tiers[1].stored_bytes == 0
     spills = {
-        engine: run(documents(12, 8192, rounds=3, every_s=2), engine=engine, gpu_kv="8GiB", cpu="32GiB")[0]
-        for engine in ("vllm", "trtllm")
+        engine: run(documents(12, 8192, rounds=3, every_s=2), engine=engine, gpu_kv="8GiB", cpu="32GiB")[0] for engine in ("vllm", "trtllm")
     }
     assert spills["vllm"].tiers[1].stored_bytes == 12 * 2**30
     assert spills["trtllm"].tiers[1].stored_bytes == pytest.approx(28 * 2**30, rel=0.01)  # 36 come in, 8 stay
@@ -167,11 +159,7 @@ def rounds(seed: int, *, clients: int = 80, turns: int = 10, tokens: int = 2048,
         for client in order:
             blocks = tuple(client * 10_000 + block for block in range(1, (turn + 1) * per + 1))
             at = len(found) // 4 * 12.0
-            found.append(
-                Request(
-                    index=len(found), arrival_s=at, prompt_tokens=(turn + 1) * tokens, output_tokens=1, blocks=blocks
-                )
-            )
+            found.append(Request(index=len(found), arrival_s=at, prompt_tokens=(turn + 1) * tokens, output_tokens=1, blocks=blocks))
     return found
 
 
@@ -179,13 +167,9 @@ def hit_percent_by_round(**tiers: str) -> Any:
     """Qwen3-235B, TP 8 on 8 x H800, SGLang HiCache: mean over eight orders."""
     found = []
     for seed in range(8):
-        _, world = run(
-            rounds(seed), engine="sglang", model="qwen3-235b-a22b", machine="h800-sxm", key_tokens=64, tp=8, **tiers
-        )
+        _, world = run(rounds(seed), engine="sglang", model="qwen3-235b-a22b", machine="h800-sxm", key_tokens=64, tp=8, **tiers)
         prompt, hits = column(world, "prompt_tokens"), column(world, "gpu_hit_tokens") + column(world, "cpu_hit_tokens")
-        found.append(
-            [100 * hits[prompt == 2048 * turn].sum() / prompt[prompt == 2048 * turn].sum() for turn in range(1, 11)]
-        )
+        found.append([100 * hits[prompt == 2048 * turn].sum() / prompt[prompt == 2048 * turn].sum() for turn in range(1, 11)])
     return np.mean(found, axis=0)
 
 
@@ -235,9 +219,7 @@ def test_a_latent_stored_on_each_rank_loses_a_third_of_the_hits() -> None:
             cpu=size,
             sets={"engine.offload.latent_per_rank": per_rank},
         )
-        hits[per_rank] = (
-            100 * (result.prompt_tokens.cpu_hit + result.prompt_tokens.gpu_hit) / result.prompt_tokens.total
-        )
+        hits[per_rank] = 100 * (result.prompt_tokens.cpu_hit + result.prompt_tokens.gpu_hit) / result.prompt_tokens.total
     assert hits[False] == pytest.approx(97.2, abs=3)
     assert hits[False] - hits[True] == pytest.approx(32, abs=4)
 
@@ -327,9 +309,7 @@ def remote_load_s(**sets: Any) -> float:
 def test_remote_reads_take_latency_and_the_slower_of_client_and_pool() -> None:
     fast = remote_load_s(**{"remote.client_Bps": 1e12, "remote.latency_s": 1e-6})
     size = 8192 * 131072
-    assert remote_load_s(**{"remote.client_Bps": 1e10, "remote.latency_s": 1e-6}) - fast == pytest.approx(
-        size / 1e10, rel=0.02
-    )
+    assert remote_load_s(**{"remote.client_Bps": 1e10, "remote.latency_s": 1e-6}) - fast == pytest.approx(size / 1e10, rel=0.02)
     shared = {"remote.client_Bps": 1e10, "remote.total_Bps": 5e9, "remote.latency_s": 1e-6}
     assert remote_load_s(**shared) - fast == pytest.approx(size / 5e9, rel=0.02)
     # an object store: 64 objects of 16 MiB, four at a time, 50 ms each: 16 rounds

@@ -284,9 +284,7 @@ def test_mru_keeps_most_of_a_loop_that_is_a_little_too_long() -> None:
 def test_cost_aware_keeps_what_is_dear_to_compute_again() -> None:
     """Two runs of equal size were used once each; the one that starts at 30 tokens costs more per token and stays,
     although it is older."""
-    paths = requests(
-        [tuple(range(40)), (50, 51, 52, 53, 54, 55, 56, 57, 58, 59), tuple(range(70, 80)), tuple(range(40))]
-    )
+    paths = requests([tuple(range(40)), (50, 51, 52, 53, 54, 55, 56, 57, 58, 59), tuple(range(70, 80)), tuple(range(40))])
     # 60 blocks: the third request evicts ten. LRU takes the tail of the first (10 missed on return), cost-aware
     # the second run.
     assert missed_blocks("lru", paths, 50) == 40 + 10 + 10 + 10

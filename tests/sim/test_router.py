@@ -139,9 +139,7 @@ def test_a_shared_pool_multiplies_the_hits_of_isolated_ones() -> None:
     ]
     found = {}
     for shared in (False, True):
-        result, _ = run(
-            trace, gpu_kv="0.6GiB", cpu="3.2GiB", sets={"cluster.replicas": 8, "cluster.shared_cpu": shared}
-        )
+        result, _ = run(trace, gpu_kv="0.6GiB", cpu="3.2GiB", sets={"cluster.replicas": 8, "cluster.shared_cpu": shared})
         found[shared] = (result.prompt_tokens.cpu_hit + result.prompt_tokens.gpu_hit) / result.prompt_tokens.total
         capacity = next(tier.capacity_bytes for tier in result.tiers if tier.name == "cpu")
         assert capacity == pytest.approx(8 * 3.2 * 2**30, rel=0.01)

@@ -12,9 +12,7 @@ from kvplan.workload import Request
 from tests.sim.runs import run
 
 
-def turns(
-    session: str, first: int, count: int, *, arrival_s: float = 0.0, think_s: float = 3.0, at: int = 0
-) -> list[Request]:
+def turns(session: str, first: int, count: int, *, arrival_s: float = 0.0, think_s: float = 3.0, at: int = 0) -> list[Request]:
     """Turn t asks 160 tokens after everything before; each answer has 160 tokens and is part of the next prompt."""
     return [
         Request(
@@ -63,16 +61,12 @@ def test_sessions_beyond_the_limit_wait_for_one_to_end() -> None:
     trace = [request for user in range(3) for request in turns(f"u{user}", 1 + 1000 * user, 2, at=2 * user)]
     _, free = run(trace, gpu_kv="8GiB")
     _, limited = run(trace, gpu_kv="8GiB", sets={"run.max_sessions": 1})
-    ends = [
-        arrival + whole for arrival, whole in zip(column(limited, "arrival_s"), column(limited, "e2e_s"), strict=True)
-    ]
+    ends = [arrival + whole for arrival, whole in zip(column(limited, "arrival_s"), column(limited, "e2e_s"), strict=True)]
     assert column(free, "arrival_s")[::2] == [0.0, 0.0, 0.0]
     arrivals = column(limited, "arrival_s")
     lag = limited.recorder.first_token_s
     assert arrivals[0] == 0.0
-    assert arrivals[2] == pytest.approx(ends[1] - lag, abs=1e-9) and arrivals[4] == pytest.approx(
-        ends[3] - lag, abs=1e-9
-    )
+    assert arrivals[2] == pytest.approx(ends[1] - lag, abs=1e-9) and arrivals[4] == pytest.approx(ends[3] - lag, abs=1e-9)
 
 
 def test_belady_needs_arrivals_that_are_known() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvplan.sim.policies import Lru
+from kvplan.sim.orders import Lru
 from kvplan.sim.prefix import Node, PrefixTree
 from kvplan.sim.tiers import Tier
 from tests.sim.oracle import Blocks, Name

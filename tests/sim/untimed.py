@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kvplan.sim.future import Future
-from kvplan.sim.policies import Facts
+from kvplan.sim.orders import Facts
 from kvplan.sim.pool import span
 from kvplan.sim.prefix import Node, PrefixTree
 from kvplan.sim.tiers import Gap, Tier
