@@ -66,8 +66,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     captured_tokens: int = 0  # largest step that is captured
     step_sequence_s: float = 0.0  # per sequence in a step: sampling, output
     pause_s: float = 0.0  # the engine's process stops for its garbage collector this long
-    pause_requests: int = 0  # once per so many requests; 0: never
-    pause_offload_requests: int = 0  # and once more per so many while it offloads
+    pause_tokens: int = 0  # once per so many output tokens; 0: never
+    pause_offload_tokens: int = 0  # and once more per so many while it offloads
     load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: float = 0.0  # and per block: lookup, pointers
 

@@ -93,13 +93,13 @@ class Plan:
 
 
 class Pauses:
-    """Stops of the engine's process for its garbage collector: one per so many requests that it has admitted."""
+    """Stops of the engine's process for its garbage collector: one per so many output tokens of the jobs it has admitted."""
 
     def __init__(self, engine: EngineSpec, *, offloading: bool) -> None:
         overhead = engine.overhead
         self.pause_s = overhead.pause_s
-        rates = [overhead.pause_requests, overhead.pause_offload_requests if offloading else 0]
-        self.per_request = sum(1 / requests for requests in rates if requests)
+        rates = [overhead.pause_tokens, overhead.pause_offload_tokens if offloading else 0]
+        self.per_token = sum(1 / tokens for tokens in rates if tokens)
         self.owed = 0.0
 
     def due_s(self) -> float:
@@ -455,7 +455,7 @@ class Replica:
             job.admit_s = self.env.now
         if not job.counted:
             job.counted = True
-            self.pauses.owed += self.pauses.per_request
+            self.pauses.owed += self.pauses.per_token * job.output
             self.recorder.admitted(job)
         job.running = True
         self.running.append(job)

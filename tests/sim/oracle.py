@@ -312,7 +312,7 @@ class Oracle:
                 break
             if new:
                 place.remove(seq)
-                self.pauses.owed += 0 if seq.counted else self.pauses.per_request
+                self.pauses.owed += 0 if seq.counted else self.pauses.per_token * seq.output
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 self.add(plan, seq, new)

@@ -272,8 +272,8 @@ def streamed(share: float, kv_dtype: str = "auto") -> tuple[float, float]:
     }
     sets |= {
         "engine.step_tokens": 262_144,
-        "engine.overhead.pause_requests": 0,
-        "engine.overhead.pause_offload_requests": 0,
+        "engine.overhead.pause_tokens": 0,
+        "engine.overhead.pause_offload_tokens": 0,
     }
     result, _ = run(trace, engine="streamed", gpu_kv="64GiB", cpu="512GiB", sets=sets)
     return result.itl_s.p50, result.loads.stall_s  # type: ignore[return-value]

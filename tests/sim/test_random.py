@@ -40,7 +40,7 @@ def options(seed: int) -> dict[str, Any]:
         "overhead": {
             "prepare_s": rng.choice([0.0, 0.003, 0.02]),
             "collect_s": rng.choice([0.0, 0.001]),
-            "pause_requests": rng.choice([0, 3]),
+            "pause_tokens": rng.choice([0, 30]),
         },
         "machine": {
             "link": {"h2d_Bps": rate, "d2h_Bps": rate * rng.choice([1, 0.3])},
