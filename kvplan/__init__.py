@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def size(
-    model: str | ModelSpec, *, engine: str | EngineSpec = "vllm", machine: str | Machine | None = None, **options: Any
-) -> SizeResult:
+def size(model: str | ModelSpec, *, engine: str | EngineSpec = "vllm", machine: str | Machine | None = None, **options: Any) -> SizeResult:
     """Sizes of a model by catalog name, path or record; the options are those of `kvplan.sizing.answer.ask`."""
     from kvplan import catalog
     from kvplan.sizing.answer import ask

@@ -31,9 +31,7 @@ def score_pairs(new: int, context: int, window: int = 0) -> float:
 class StepCost:
     """Step times of one replica: `tp` tensor-parallel ranks of `machine`'s GPU, each holding 1/tp of the weights."""
 
-    def __init__(
-        self, model: ModelSpec, machine: Machine, engine: EngineSpec, *, tp: int = 1, kv_dtype: str = "auto"
-    ) -> None:
+    def __init__(self, model: ModelSpec, machine: Machine, engine: EngineSpec, *, tp: int = 1, kv_dtype: str = "auto") -> None:
         self.model, self.machine, self.engine, self.tp = model, machine, engine, tp
         gpu = machine.gpu
         self.activation_bytes = DTYPE_BYTES[model.dtype]
@@ -179,8 +177,9 @@ class StepCost:
         return max(self.host_s(chunks, decodes), self.busy_s(chunks, decodes, decode_attention_s, sampled))
 
     def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
-        """Least seconds of a step: the host prepares and launches it, and collects the one before; decode steps are captured in CUDA graphs,
-        prefill up to `captured_tokens` piece by piece, larger steps not.
+        """Least seconds of a step: the host prepares and launches it, and collects the one before.
+
+        Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not.
         """
         overhead = self.engine.overhead
         if not chunks:

@@ -24,9 +24,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     load_min_tokens: int = 0
     streamed_share: float = 0.0  # of active sequences lives in host memory and crosses the link at every step
     exclusive: bool = False  # does content leave a tier when it moves up
-    prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = (
-        "none"  # from lower tiers while a request is queued
-    )
+    prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: int = 0
     prefetch_timeout_s: float = 0.0  # timeout: wait at most this long,
     prefetch_timeout_token_s: float = 0.0  # plus this for each token,
@@ -35,15 +33,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_policy: str = "lru"
     disk_read_threads: int = 16
     disk_write_threads: int = 16
-    loads_seen_after_step: bool = (
-        False  # is a finished load reported by the step that starts after it, and known when that has ended
-    )
-    loads_exclude_steps: bool = (
-        False  # does a load wait for the step in progress, and the next step for queued loads: they add up
-    )
-    outputs_behind_stores: bool = (
-        False  # do sampled tokens reach the host behind queued stores, on the same copy engine
-    )
+    loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
+    loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
+    outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
@@ -54,13 +46,9 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_s: float = 0.0  # front end, once per request
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
-    prepare_s: float = (
-        0.0  # scheduling and preparing a step: hidden while another runs, and the least time between two steps
-    )
+    prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs, and the least time between two steps
     gap_s: float = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
-    collect_s: float = (
-        0.0  # from the end of a step on the GPU until its tokens are handled and the next step can be planned
-    )
+    collect_s: float = 0.0  # from the end of a step on the GPU until its tokens are handled and the next step can be planned
     launch_layer_s: float = 0.0  # launching a step with prefill, per layer, while its size is captured in CUDA graphs
     launch_layer_eager_s: float = 0.0  # and per layer when it is not
     captured_tokens: int = 0  # largest step that is captured
@@ -124,7 +112,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_batch: int = 256
     max_context_tokens: int = 0  # 0: the model's
     gpu_fraction: float = 0.9
-    kernel_share: float = 1.0  # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
+    kernel_share: float = (
+        1.0  # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
+    )
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: int = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits

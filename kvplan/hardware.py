@@ -117,5 +117,5 @@ SOFTMAX_FLOPS = 288.0
 
 
 def pair_flops(k_dim: int, v_dim: int) -> float:
-    """FLOPs that one score pair of one head counts, 2 (k + v) at heads of 128: the softmax makes narrower heads slower and wider ones faster."""
+    """FLOPs that one score pair of one head counts: 2 (k + v) at heads of 128; the softmax makes narrower heads slower."""
     return (2.0 * (k_dim + v_dim) + SOFTMAX_FLOPS) * 512 / (512 + SOFTMAX_FLOPS)

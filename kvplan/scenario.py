@@ -124,9 +124,7 @@ def load(
     written = _read(source) if is_scenario(source) else _File(trace=source, model="", machine="")
     for what, given in (("model", model or written.model), ("machine", machine or written.machine)):
         if not given:
-            raise InputError(
-                f"{source}: which {what}?", hint=f"add --{what} NAME; `kvplan size --list` shows the names"
-            )
+            raise InputError(f"{source}: which {what}?", hint=f"add --{what} NAME; `kvplan size --list` shows the names")
     sizes = {SIZES[key]: units.parse_bytes(value) for key, value in _known_sizes(written, source) if value is not None}
     for key, value in (tiers or {}).items():
         if value is not None:
@@ -177,7 +175,7 @@ def parse_value(name: str, value: Any) -> Any:
         return value
     for suffix, parse in (
         ("_bytes", units.parse_bytes),
-        ("_Bps", units.parse_rate),
+        ("Bps", units.parse_rate),
         ("_tokens", units.parse_tokens),
         ("_s", units.parse_seconds),
     ):
@@ -265,13 +263,31 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
 
 
 LIMITS = {
-    "run.speedup": (1e-9, 1e9), "run.tp": (1, 1024), "run.warmup": (0.0, 0.99), "run.limit": (0, 1e12), "run.max_input_tokens": (0, 1e12),
-    "run.jitter_s": (0.0, 1e6), "run.max_sessions": (0, 1e9), "cluster.replicas": (1, 4096), "cluster.prefill_replicas": (0, 4096),
-    "cluster.stale_s": (0.0, 1e6), "remote.parallel": (1, 1e6), "engine.block_tokens": (1, 65536), "engine.step_tokens": (1, 1e9), "engine.max_batch": (1, 1e7),
-    "engine.gpu_fraction": (0.01, 1.0), "engine.offload.streamed_share": (0.0, 1.0), "machine.gpus": (1, 1024), "machine.link.h2d_Bps": (1.0, 1e15), "machine.link.d2h_Bps": (1.0, 1e15),
-    "machine.disk.read_Bps": (1.0, 1e15), "machine.disk.write_Bps": (1.0, 1e15), "machine.gpu.hbm_Bps": (1.0, 1e18),
-    "machine.gpu.bf16_flops": (1.0, 1e21), "machine.link.duplex_fraction": (0.01, 1.0),
-}  # fmt: skip
+    "run.speedup": (1e-9, 1e9),
+    "run.tp": (1, 1024),
+    "run.warmup": (0.0, 0.99),
+    "run.limit": (0, 1e12),
+    "run.max_input_tokens": (0, 1e12),
+    "run.jitter_s": (0.0, 1e6),
+    "run.max_sessions": (0, 1e9),
+    "cluster.replicas": (1, 4096),
+    "cluster.prefill_replicas": (0, 4096),
+    "cluster.stale_s": (0.0, 1e6),
+    "remote.parallel": (1, 1e6),
+    "engine.block_tokens": (1, 65536),
+    "engine.step_tokens": (1, 1e9),
+    "engine.max_batch": (1, 1e7),
+    "engine.gpu_fraction": (0.01, 1.0),
+    "engine.offload.streamed_share": (0.0, 1.0),
+    "machine.gpus": (1, 1024),
+    "machine.link.h2d_Bps": (1.0, 1e15),
+    "machine.link.d2h_Bps": (1.0, 1e15),
+    "machine.disk.read_Bps": (1.0, 1e15),
+    "machine.disk.write_Bps": (1.0, 1e15),
+    "machine.gpu.hbm_Bps": (1.0, 1e18),
+    "machine.gpu.bf16_flops": (1.0, 1e21),
+    "machine.link.duplex_fraction": (0.01, 1.0),
+}
 """What a setting may be, where nonsense would make a run endless or a division by zero."""
 
 

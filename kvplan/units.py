@@ -30,6 +30,7 @@ _BYTES = {
 _TOKENS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BIT_RATES = {"Kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9, "Tbit": 1e12, "Kb": 1e3, "Mb": 1e6, "Gb": 1e9, "Tb": 1e12}
+_SCALES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ/]*)\s*$")
 
 
@@ -129,9 +130,7 @@ def format_seconds(seconds: float, digits: int = 3) -> str:
         return f"{seconds / 3600:,.1f} h"
     if size >= 300:
         return f"{seconds / 60:,.1f} min"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
-        if size >= scale:
-            break
+    unit, scale = next(((unit, scale) for unit, scale in _SCALES if size >= scale), _SCALES[-1])
     value = seconds / scale
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f} {unit}"

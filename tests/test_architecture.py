@@ -44,9 +44,7 @@ def imports(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, "imports are absolute"
-            found |= (
-                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "kvplan" else {node.module}
-            )
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "kvplan" else {node.module}
     return found
 
 
@@ -77,9 +75,7 @@ def test_no_print_outside_cli_and_no_clock_or_global_random_outside_calibrate(pa
     if room not in {"calibrate", "cli"}:  # the command line shows how long a run took
         assert calls.isdisjoint(CLOCKS_AND_GLOBAL_RANDOM | {"time.perf_counter"})
         assert "random" not in imports(tree)
-        assert not {
-            call for call in calls if call.startswith(("np.random.", "numpy.random.")) and "Generator" not in call
-        } - {
+        assert not {call for call in calls if call.startswith(("np.random.", "numpy.random.")) and "Generator" not in call} - {
             "np.random.default_rng",
             "np.random.SeedSequence",
         }
@@ -94,9 +90,7 @@ def loaded_by(*arguments: str) -> set[str]:
         "except SystemExit as stop: assert not stop.code, stop.code\n"
         "sys.stderr.write(' '.join({name.partition('.')[0] for name in sys.modules}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
     return set(done.stderr.split())
 
 

@@ -23,8 +23,6 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("machine", "tp", "model", "tokens", "seconds", "error", "source"), PUBLISHED)
-def test_cold_prefill(
-    machine: str, tp: int, model: str, tokens: int, seconds: float, error: float, source: str
-) -> None:
+def test_cold_prefill(machine: str, tp: int, model: str, tokens: int, seconds: float, error: float, source: str) -> None:
     cost = StepCost(catalog.model(model), catalog.machine(machine), catalog.engine("vllm"), tp=tp)
     assert cost.prefill_s(tokens, 0, 8192) == pytest.approx(seconds, rel=error), source

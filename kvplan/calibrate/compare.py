@@ -36,6 +36,4 @@ def compare(first: Machine, second: Machine) -> CompareResult:
         other_low, other_high = _interval(second.source(path), two)
         agree = low <= other_high and other_low <= high
         rows.append(Difference(path=path, first=one, second=two, ratio=two / one if one else float("nan"), agree=agree))
-    return CompareResult(
-        first=first.title, second=second.title, differences=tuple(rows), agree=all(row.agree for row in rows)
-    )
+    return CompareResult(first=first.title, second=second.title, differences=tuple(rows), agree=all(row.agree for row in rows))

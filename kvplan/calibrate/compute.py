@@ -65,9 +65,7 @@ def attention_prefill(gpu: Gpu, point: Point) -> Trial:
     return Trial(_cudnn_prefill(query, key, value, before, heads // kv_heads), limit=64, clock="graph")
 
 
-def _cudnn_prefill(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, before: int, group: int
-) -> Callable[[int], None]:
+def _cudnn_prefill(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, before: int, group: int) -> Callable[[int], None]:
     parts = [(key[:, :, before:], value[:, :, before:], True)]
     if before:
         parts.append((key[:, :, :before], value[:, :, :before], False))
@@ -81,15 +79,11 @@ def _cudnn_prefill(
     try:
         cudnn(0)
     except RuntimeError:  # this build has no grouped-query kernel: repeat K and V, which takes the same products
-        parts[:] = [
-            (keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), c) for keys, values, c in parts
-        ]
+        parts[:] = [(keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), c) for keys, values, c in parts]
     return cudnn
 
 
-def _check_prefill(
-    found: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, point: Point
-) -> None:
+def _check_prefill(found: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, point: Point) -> None:
     """The last token sees everything, the first sees the context and itself: compare both, first head, in float32."""
     before, dim = point.number("context"), point.number("dim")
     for row, seen in ((-1, key.shape[2]), (0, before + 1)):
@@ -136,9 +130,7 @@ def _kept_elements(gpu: Gpu) -> int:
     return 0 if arena is None else arena.numel()
 
 
-def _check_decode(
-    found: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, point: Point
-) -> None:
+def _check_decode(found: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, point: Point) -> None:
     scores = (key[-1, -1].float() @ query[-1, -1, 0].float()) / point.number("dim") ** 0.5
     _near(found[-1, -1, 0].float(), scores.softmax(0) @ value[-1, -1].float(), point.key)
 

@@ -122,10 +122,7 @@ class DiskInstrument:
             content = np.random.default_rng(self.seed_of_block).integers(0, 2**63, point.number("bytes") // 8)
             for memory in memories[:writers]:
                 np.frombuffer(memory, dtype=np.int64)[:] = content
-        return [
-            Worker(file, point, write=i < writers, memory=memories[i], seed=self.seed_of_block + i)
-            for i in range(count)
-        ]
+        return [Worker(file, point, write=i < writers, memory=memories[i], seed=self.seed_of_block + i) for i in range(count)]
 
     def _window(self, workers: list[Worker], window_s: float) -> tuple[float, float]:
         """Run all workers for a ramp and a window; returns the window's start and end."""
@@ -265,9 +262,7 @@ class DiskInstrument:
         """D14: a virtual disk takes gigabytes and has nothing left to flush; its host may hold them in memory."""
         if not self.flush_s or max(self.flush_s) > 2e-3 or not storage.facts(self.folder)["disk_virtual"]:
             return []
-        text = (
-            "the virtual disk has nothing to flush after writes: its write figures may be those of its host's memory."
-        )
+        text = "the virtual disk has nothing to flush after writes: its write figures may be those of its host's memory."
         self.flush_s.clear()
         return [Finding(code="D14", level="warning", text=text)]
 

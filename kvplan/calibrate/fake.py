@@ -125,9 +125,7 @@ def _path(truth: Machine, p: Point) -> float:
 
 _ANSWERS: dict[str, Callable[[Machine, Point], float]] = {
     **predict.PREDICT,
-    "launch": lambda m, p: {"event_pair": 2e-6, "kernel": 5e-6, "graph_node": 1.2e-6}.get(
-        p.text("what"), m.link.launch_s
-    ),
+    "launch": lambda m, p: {"event_pair": 2e-6, "kernel": 5e-6, "graph_node": 1.2e-6}.get(p.text("what"), m.link.launch_s),
     "pin": lambda m, p: p.number("bytes") * m.host.pin_s_per_byte,
     "copy": _copy,
     "copy_numa": lambda m, p: predict.copy_s(m.link, p.text("direction"), p.number("bytes")) * (1 + p.number("node")),

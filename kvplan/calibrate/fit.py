@@ -77,9 +77,7 @@ def fit(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], *, s
     text = f"{source}: {len(rows)} points, median error {error:.1%}"
     return Fit(
         values={
-            p.name: Fitted(
-                value=best[i], lo=float(min(spread[0][i], best[i])), hi=float(max(spread[1][i], best[i])), source=text
-            )
+            p.name: Fitted(value=best[i], lo=float(min(spread[0][i], best[i])), hi=float(max(spread[1][i], best[i])), source=text)
             for i, p in enumerate(parameters)
         },
         median_error=error,
@@ -133,9 +131,7 @@ def ratio(above: Sequence[Row], below: Sequence[Row], *, source: str, invert: bo
     if not above:
         raise ValueError("no pair of rows to compare")
     generator = np.random.default_rng(2)
-    draws = np.array(
-        [[_draw(a, generator) / _draw(b, generator) for a, b in zip(above, below, strict=True)] for _ in range(200)]
-    )
+    draws = np.array([[_draw(a, generator) / _draw(b, generator) for a, b in zip(above, below, strict=True)] for _ in range(200)])
     medians = np.median(1 / draws if invert else draws, axis=1)
     exact = [a.seconds / b.seconds for a, b in zip(above, below, strict=True)]
     value = float(np.median([1 / e for e in exact] if invert else exact))

@@ -69,9 +69,7 @@ def _copies(rows: Rows, out: Findings, _: Gpu) -> None:
 
 
 def _lone_copies(rows: Rows, out: Findings, _: Gpu) -> None:
-    alone, queued = rows.pairs(
-        rows.of("copy", memory="alone"), rows.of("copy", memory="pinned", gpu=0), "direction", "bytes"
-    )
+    alone, queued = rows.pairs(rows.of("copy", memory="alone"), rows.of("copy", memory="pinned", gpu=0), "direction", "bytes")
     extra = [a.seconds - q.seconds for a, q in zip(alone, queued, strict=True) if a.point.number("bytes") <= 64 * KiB]
     out.values["link.launch_s"] = Fitted(
         value=max(1e-7, statistics.median(extra)),
@@ -222,9 +220,7 @@ def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
 
     overhead = Parameter(name="attention_overhead_s", typical=8e-6)
     torch_rate = Parameter(name="kv_read_efficiency", typical=0.85, width=0.3, at_most=1.02)
-    found = fit(
-        model, [overhead, torch_rate], best, scale=0.08, source="decode attention, the faster of torch's kernels"
-    )
+    found = fit(model, [overhead, torch_rate], best, scale=0.08, source="decode attention, the faster of torch's kernels")
     out.fits["decode attention"] = found
     out.values["gpu.attention_overhead_s"] = found.values["attention_overhead_s"]
     out.kept["torch_kv_read_efficiency"] = found.values["kv_read_efficiency"].value
@@ -302,9 +298,7 @@ def _sum_of_parts(rows: Rows, step: Row) -> float:
     other = {r.point.text("what"): r.seconds for r in rows.of("elementwise", m=new, model=dims.name)}
     if len(products) < 5 or not attention or len(other) < 4 or "hbm_copy_Bps" not in _memory(rows):
         return 0.0
-    moved = (
-        4.0 * new * dims.head_dim * (dims.heads + 2 * dims.kv_heads)
-    )  # written to the cache, and heads put side by side
+    moved = 4.0 * new * dims.head_dim * (dims.heads + 2 * dims.kv_heads)  # written to the cache, and heads put side by side
     turned = other["rope"] * (dims.heads + dims.kv_heads) / dims.heads
     extra = 2 * other["rms_norm"] + other["silu_mul"] + turned + moved / _memory(rows)["hbm_copy_Bps"]
     layer = sum(products[name] for name in dims.layer_products()) + attention[0].seconds + extra
@@ -349,9 +343,7 @@ def _disk_writes(rows: Rows, out: Findings, _: Gpu) -> None:
     writes = rows.of("disk_write")
     best = min(writes, key=lambda r: r.seconds / r.point.number("bytes"))
     lasting = rows.of("disk_sustained", what="write")
-    chosen = (
-        [best] if not lasting or lasting[0].notes["sustained_Bps"] > best.rate(best.point.number("bytes")) else lasting
-    )
+    chosen = [best] if not lasting or lasting[0].notes["sustained_Bps"] > best.rate(best.point.number("bytes")) else lasting
     text = "direct writes, sustained" if chosen is lasting else "direct random writes, the best block and threads"
     out.values["disk.write_Bps"] = direct(chosen, lambda row, s: row.point.number("bytes") / s, source=text)
     single = [r for r in writes if r.point.number("threads") == 1]
@@ -434,7 +426,5 @@ def peaks(name: str, memory_bytes: int, rows: Iterable[Row]) -> tuple[Gpu, dict[
     reads = [r.rate(r.point.number("bytes")) for r in have.of("hbm", what="read")]
     products = [r.rate(2.0 * r.point.number("m") * r.point.number("n") * r.point.number("k")) for r in have.of("gemm")]
     text = "the best that was measured: kvplan has no datasheet of this GPU"
-    top = Gpu(
-        name=name, memory_bytes=memory_bytes, hbm_Bps=max(reads, default=1e12), bf16_flops=max(products, default=1e14)
-    )
+    top = Gpu(name=name, memory_bytes=memory_bytes, hbm_Bps=max(reads, default=1e12), bf16_flops=max(products, default=1e14))
     return top, dict.fromkeys(("hbm_Bps", "bf16_flops"), text)

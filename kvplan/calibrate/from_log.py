@@ -53,9 +53,7 @@ def read(paths: Iterable[Path]) -> FromLogResult:
             f"{', '.join(map(str, files))}: no vLLM start-up line, benchmark result or LMCache line was recognised",
             hint="give the engine's log, or the JSON that `vllm bench serve --save-result --save-detailed` writes",
         )
-    return FromLogResult(
-        files=tuple(map(str, files)), figures=tuple(figures), settings=settings, notes=tuple(found.notes)
-    )
+    return FromLogResult(files=tuple(map(str, files)), figures=tuple(figures), settings=settings, notes=tuple(found.notes))
 
 
 def _one(path: Path, found: _Found) -> None:
@@ -64,9 +62,7 @@ def _one(path: Path, found: _Found) -> None:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     if text.lstrip().startswith("{"):
-        documents = (
-            [line for line in text.splitlines() if line.strip().startswith("{")] if "\n{" in text.strip() else [text]
-        )
+        documents = [line for line in text.splitlines() if line.strip().startswith("{")] if "\n{" in text.strip() else [text]
         for document in documents:
             _benchmark(path, document, found)
         return
@@ -97,15 +93,12 @@ def _benchmark(path: Path, text: str, found: _Found) -> None:
     elif "median_itl_ms" in document:
         found.gaps_s.append(float(document["median_itl_ms"]) / 1e3)
     if not lengths or not times:
-        found.notes.append(
-            f"{path}: no single requests (run vllm bench serve with --save-detailed): only its medians were used"
-        )
+        found.notes.append(f"{path}: no single requests (run vllm bench serve with --save-detailed): only its medians were used")
         return
     busy = document.get("max_concurrency")
     if busy != 1:
         found.notes.append(
-            f"{path}: requests overlapped, so times to the first token hold queueing; "
-            "--max-concurrency 1 measures the engine"
+            f"{path}: requests overlapped, so times to the first token hold queueing; --max-concurrency 1 measures the engine"
         )
     found.first_tokens += [(n, t) for n, t in zip(lengths, times, strict=False) if n and t > 0]
 
@@ -127,9 +120,7 @@ def _figures(found: _Found) -> tuple[list[Figure], dict[str, float]]:
     if found.first_tokens:
         _prefill(found.first_tokens, figures, settings)
     if found.gaps_s:
-        figures.append(
-            _plain("vLLM", "between tokens", statistics.median(found.gaps_s), "s", "median of the benchmark")
-        )
+        figures.append(_plain("vLLM", "between tokens", statistics.median(found.gaps_s), "s", "median of the benchmark"))
     return figures, settings
 
 
@@ -165,9 +156,7 @@ def _moves(
     sizes = [size for size, _ in moves]
     if len(moves) < 4 or max(sizes) < 2 * min(sizes):
         rate = statistics.median(size / seconds for size, seconds in moves)
-        figures.append(
-            _plain("LMCache", f"{verb}, effective", rate, "B/s", f"lines in the log: {len(moves)}, of about one size")
-        )
+        figures.append(_plain("LMCache", f"{verb}, effective", rate, "B/s", f"lines in the log: {len(moves)}, of about one size"))
         settings[rate_path] = rate
         return
     start, rate = _line_fit(moves, 1e-3, 20e9, f"{len(moves)} LMCache {verb}")
@@ -211,11 +200,7 @@ def _prefill(pairs: list[tuple[int, float]], figures: list[Figure], settings: di
     """
     short = [(float(n), t) for n, t in pairs if n <= 8192]
     if len(short) < 4 or max(n for n, _ in short) < 2 * min(n for n, _ in short):
-        figures.append(
-            _plain(
-                "vLLM", "to the first token", statistics.median(t for _, t in pairs), "s", "prompts of about one length"
-            )
-        )
+        figures.append(_plain("vLLM", "to the first token", statistics.median(t for _, t in pairs), "s", "prompts of about one length"))
         return
     start, rate = _line_fit(short, 2e-2, 4e4, f"{len(short)} requests of a benchmark")
     figures += [

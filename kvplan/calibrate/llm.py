@@ -50,9 +50,7 @@ class Decoder:
             for _ in range(pairs)
         ]
 
-    def forward(
-        self, x: torch.Tensor, batch: int, cached: list[tuple[torch.Tensor, torch.Tensor]], wave: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, batch: int, cached: list[tuple[torch.Tensor, torch.Tensor]], wave: torch.Tensor) -> torch.Tensor:
         """Hidden states of `batch` x new tokens through all layers; logits of the last token of each sequence."""
         dims, (tokens, _) = self.dims, x.shape
         new = tokens // batch
@@ -65,13 +63,9 @@ class Decoder:
             grouped = turned.view(batch, new, heads, dims.head_dim).transpose(1, 2)
             key[:, :, -new:].copy_(grouped[:, dims.heads :])
             value[:, :, -new:].copy_(qkv[:, heads:].view(batch, new, dims.kv_heads, dims.head_dim).transpose(1, 2))
-            seen = torch.ops.aten._scaled_dot_product_flash_attention(
-                grouped[:, : dims.heads], key, value, 0.0, new > 1
-            )[0]
+            seen = torch.ops.aten._scaled_dot_product_flash_attention(grouped[:, : dims.heads], key, value, 0.0, new > 1)[0]
             x = torch.addmm(x, seen.transpose(1, 2).reshape(tokens, -1), layer.o.t())
-            gate, up = torch.mm(F.rms_norm(x, (dims.hidden,), layer.norms[1], 1e-5), layer.gate_up.t()).split(
-                dims.ffn, 1
-            )
+            gate, up = torch.mm(F.rms_norm(x, (dims.hidden,), layer.norms[1], 1e-5), layer.gate_up.t()).split(dims.ffn, 1)
             x = torch.addmm(x, F.silu(gate).mul_(up), layer.down.t())
         last = F.rms_norm(x.view(batch, new, -1)[:, -1], (dims.hidden,), self.norm, 1e-5)
         return torch.mm(last, self.head.t())

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from kvplan.calibrate.run import Job
 
 
-def build(
-    job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Row]
-) -> Machine:
+def build(job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Row]) -> Machine:
     """Base, facts and fitted numbers together.
 
     Raises InputError when a part was neither measured nor given by a base.
@@ -76,10 +74,7 @@ def _start(base: Machine | None, stand_in: bool) -> tuple[dict[str, Any], dict[s
         return {}, {}
     provenance = dict(base.provenance)
     if stand_in:
-        provenance = {
-            path: Source(kind="assumed", source=f"not measured: {base.name}, {s.source}")
-            for path, s in provenance.items()
-        }
+        provenance = {path: Source(kind="assumed", source=f"not measured: {base.name}, {s.source}") for path, s in provenance.items()}
     return msgspec.to_builtins(base), provenance
 
 
@@ -130,8 +125,7 @@ def _about(job: Job, facts: dict[str, Value]) -> dict[str, Any]:
 
 def _fits(found: Findings) -> dict[str, Any]:
     made: dict[str, Any] = {
-        name: {"median_error": f.median_error, "p90_error": f.p90_error, "points": f.rows}
-        for name, f in found.fits.items()
+        name: {"median_error": f.median_error, "p90_error": f.p90_error, "points": f.rows} for name, f in found.fits.items()
     }
     return {**made, "missed": found.missed} if found.missed else made
 

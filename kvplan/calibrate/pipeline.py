@@ -48,10 +48,7 @@ class PipelineInstrument:
         for index in range(count):
             free.put(index)
         stop_at = time.perf_counter() + WINDOW_S
-        threads = [
-            threading.Thread(target=_reader, args=(file, size, slots, free, full, stop_at, i), daemon=True)
-            for i in range(readers)
-        ]
+        threads = [threading.Thread(target=_reader, args=(file, size, slots, free, full, stop_at, i), daemon=True) for i in range(readers)]
         began = time.perf_counter()
         for thread in threads:
             thread.start()

@@ -71,9 +71,7 @@ def decode_step_s(gpu: Gpu, dims: Shape, layers: int, batch: int, context: int) 
 def prefill_step_s(gpu: Gpu, dims: Shape, layers: int, new: int, context: int) -> float:
     """Seconds of one prefill chunk of one sequence; only its last token reaches the output head."""
     attention = prefill_attention_s(gpu, dims.heads, dims.head_dim, new, context)
-    return layers * (_products_s(gpu, dims, new) + attention + layer_extra_s(gpu, dims, new)) + gemm_s(
-        gpu, 1, dims.vocab, dims.hidden
-    )
+    return layers * (_products_s(gpu, dims, new) + attention + layer_extra_s(gpu, dims, new)) + gemm_s(gpu, 1, dims.vocab, dims.hidden)
 
 
 def copy_s(link: Link, direction: str, size: float) -> float:
@@ -95,9 +93,7 @@ def _decode_bytes(p: Point) -> float:
 PREDICT: dict[str, Callable[[Machine, Point], float]] = {
     "copy": lambda m, p: copy_s(m.link, p.text("direction"), p.number("bytes")),
     "gemm": lambda m, p: gemm_s(m.gpu, p.number("m"), p.number("n"), p.number("k")),
-    "attention_prefill": lambda m, p: prefill_attention_s(
-        m.gpu, p.number("heads"), p.number("dim"), p.number("new"), p.number("context")
-    ),
+    "attention_prefill": lambda m, p: prefill_attention_s(m.gpu, p.number("heads"), p.number("dim"), p.number("new"), p.number("context")),
     "attention_decode": lambda m, p: decode_attention_s(m.gpu, _decode_bytes(p)),
     "decode_step": lambda m, p: decode_step_s(m.gpu, *model_of(p), p.number("batch"), p.number("context")),
     "prefill_step": lambda m, p: prefill_step_s(m.gpu, *model_of(p), p.number("new"), p.number("context")),

@@ -28,12 +28,8 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
 
 MODES: dict[str, Mode] = {
     "quick": Mode(name="quick", blocks=2, max_blocks=3, samples=3, budget_scale=0.3, limit_s=80.0, file_bytes=4 * GiB),
-    "standard": Mode(
-        name="standard", blocks=6, max_blocks=8, samples=3, budget_scale=1.0, limit_s=360.0, file_bytes=16 * GiB
-    ),
-    "full": Mode(
-        name="full", blocks=6, max_blocks=40, samples=5, budget_scale=4.0, limit_s=1200.0, file_bytes=32 * GiB
-    ),
+    "standard": Mode(name="standard", blocks=6, max_blocks=8, samples=3, budget_scale=1.0, limit_s=360.0, file_bytes=16 * GiB),
+    "full": Mode(name="full", blocks=6, max_blocks=40, samples=5, budget_scale=4.0, limit_s=1200.0, file_bytes=32 * GiB),
 }
 
 
@@ -245,9 +241,7 @@ def _prefill_step(context: Context) -> list[Point]:
 
 
 def _layer(context: Context) -> list[Point]:
-    points = [
-        point("decode_step", model=f"{context.model.name}/1", run="graph", batch=b, context=1024) for b in (1, 32)
-    ]
+    points = [point("decode_step", model=f"{context.model.name}/1", run="graph", batch=b, context=1024) for b in (1, 32)]
     return [*points, point("prefill_step", model=f"{context.model.name}/1", run="graph", new=2048, context=0)]
 
 
@@ -296,10 +290,7 @@ def _disk_mixed(context: Context) -> list[Point]:
 
 def _disk_sustained(context: Context) -> list[Point]:
     span = 4.0 if context.quick else 60.0 if context.full else 15.0
-    return [
-        point("disk_sustained", what=what, bytes=4 * MiB, threads=16, pages=context.pages, span_s=span)
-        for what in ("read", "write")
-    ]
+    return [point("disk_sustained", what=what, bytes=4 * MiB, threads=16, pages=context.pages, span_s=span) for what in ("read", "write")]
 
 
 def _pipeline(context: Context) -> list[Point]:
@@ -321,15 +312,11 @@ PROBES: tuple[Probe, ...] = (
     Probe(name="all_gpus", family="gpu", title="all GPUs at once", points=_all_gpus, budget_s=15),
     Probe(name="hbm", family="gpu", title="GPU memory", points=_hbm, budget_s=5),
     Probe(name="gemm", family="compute", title="matrix products of model shapes", points=_gemm, budget_s=35),
-    Probe(
-        name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25
-    ),
+    Probe(name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25),
     Probe(name="decode_attention", family="compute", title="decode attention", points=_attention_decode, budget_s=25),
     Probe(name="elementwise", family="compute", title="norms, activations, residuals", points=_elementwise, budget_s=6),
     Probe(name="layer", family="compute", title="one decoder layer", points=_layer, budget_s=8),
-    Probe(
-        name="decode_step", family="compute", title="decode steps of the whole model", points=_decode_step, budget_s=25
-    ),
+    Probe(name="decode_step", family="compute", title="decode steps of the whole model", points=_decode_step, budget_s=25),
     Probe(name="prefill_step", family="compute", title="prefill of the whole model", points=_prefill_step, budget_s=25),
     Probe(name="overlap", family="gpu", title="copies against compute", points=_overlap, tolerance=0.05, budget_s=10),
     Probe(name="pinning", family="gpu", title="cost of pinning", points=_pin, tolerance=0.1, budget_s=12, blocks=3),
@@ -342,9 +329,7 @@ PROBES: tuple[Probe, ...] = (
         budget_s=6,
         blocks=3,
     ),
-    Probe(
-        name="disk_write", family="disk", title="disk writes", points=_disk_write, tolerance=0.05, budget_s=25, blocks=4
-    ),
+    Probe(name="disk_write", family="disk", title="disk writes", points=_disk_write, tolerance=0.05, budget_s=25, blocks=4),
     Probe(name="disk_read", family="disk", title="disk reads", points=_disk_read, tolerance=0.05, budget_s=60),
     Probe(
         name="disk_buffers",

@@ -42,11 +42,7 @@ def _is_table(value: Any, path: tuple[str, ...]) -> bool:
 
 
 def _key(name: str) -> str:
-    return (
-        name
-        if name.replace("_", "").replace("-", "").isalnum() and name.isascii()
-        else json.dumps(name, ensure_ascii=False)
-    )
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name, ensure_ascii=False)
 
 
 def _value(value: Any) -> str:
@@ -87,10 +83,7 @@ def tables(rows: Iterable[Row]) -> dict[str, Any]:
         names = list(dict.fromkeys(name for row in group for name in row.point.params))
         made[op] = {
             "columns": [*names, "seconds", "lo", "hi", "blocks"],
-            "rows": [
-                [*(row.point.params.get(n, "") for n in names), row.seconds, row.lo, row.hi, row.blocks]
-                for row in group
-            ],
+            "rows": [[*(row.point.params.get(n, "") for n in names), row.seconds, row.lo, row.hi, row.blocks] for row in group],
         }
     return made
 

@@ -87,9 +87,7 @@ class Journal:
 class Run:
     """State of one calibration."""
 
-    def __init__(
-        self, job: Job, instruments: dict[str, Instrument], progress: Progress, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, job: Job, instruments: dict[str, Instrument], progress: Progress, clock: Callable[[], float]) -> None:
         self.job, self.instruments, self.progress, self.clock = job, instruments, progress, clock
         self.began = clock()
         self.journal = Journal(job)

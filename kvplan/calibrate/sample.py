@@ -34,9 +34,7 @@ class Measured(msgspec.Struct, kw_only=True):
     failures: dict[str, str]
 
 
-def measure(
-    instrument: Instrument, points: Iterable[Point], plan: Plan, *, seed: int, clock: Callable[[], float]
-) -> Measured:
+def measure(instrument: Instrument, points: Iterable[Point], plan: Plan, *, seed: int, clock: Callable[[], float]) -> Measured:
     """Measure points under a plan. A point that fails is recorded and dropped; the others go on."""
     open_points = list(points)
     blocks: dict[str, list[list[Sample]]] = {p.key: [] for p in open_points}
@@ -77,9 +75,7 @@ def estimate(current: Point, blocks: list[list[Sample]], tolerance: float) -> Ro
         kept = medians[1:]
     middle, lo, hi = median_interval(kept)
     samples = [s for block in blocks for s in block]
-    notes = {
-        name: statistics.median(s.notes[name] for s in samples if name in s.notes) for s in samples for name in s.notes
-    }
+    notes = {name: statistics.median(s.notes[name] for s in samples if name in s.notes) for s in samples for name in s.notes}
     if kept is not medians:
         notes["warmup_effect"] = 1.0
     return Row(

@@ -172,6 +172,4 @@ def _need_scipy() -> None:
     try:
         import scipy.optimize  # noqa: F401
     except ImportError:
-        raise MissingError(
-            "calibrate fits with scipy, which is not installed", hint='pip install "kvplan[calibrate]"'
-        ) from None
+        raise MissingError("calibrate fits with scipy, which is not installed", hint='pip install "kvplan[calibrate]"') from None

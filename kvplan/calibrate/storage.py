@@ -41,9 +41,7 @@ def check_filesystem(path: Path) -> Finding | None:
     kind = filesystem(path)
     kind = "overlayfs" if kind == "overlay" else kind
     if kind in _MEMORY:
-        return Finding(
-            code="D01", level="refuse", text=f"{path} is {kind}: it is RAM, and takes O_DIRECT all the same."
-        )
+        return Finding(code="D01", level="refuse", text=f"{path} is {kind}: it is RAM, and takes O_DIRECT all the same.")
     if kind.split(".")[0] in _INDIRECT:
         return Finding(code="D02", level="refuse", text=f"{path} is {kind}: its speed is not that of one local disk.")
     return None
@@ -154,9 +152,7 @@ def read_limit_Bps(path: Path) -> float:
         for line in (group / name).read_text().splitlines():
             key, _, rest = line.partition(" ")
             if key in wanted:
-                limits += [
-                    float(word.removeprefix("rbps=")) for word in rest.split() if word.removeprefix("rbps=").isdigit()
-                ]
+                limits += [float(word.removeprefix("rbps=")) for word in rest.split() if word.removeprefix("rbps=").isdigit()]
     return min(limits, default=0.0)
 
 

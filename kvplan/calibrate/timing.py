@@ -17,9 +17,7 @@ import torch
 
 from kvplan.calibrate.records import Sample
 
-GRAPH_BELOW_S = (
-    0.05  # above this the host's share no longer matters: neither a graph nor a spin kernel is worth its time
-)
+GRAPH_BELOW_S = 0.05  # above this the host's share no longer matters: neither a graph nor a spin kernel is worth its time
 
 
 @dataclass

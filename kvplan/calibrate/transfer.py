@@ -139,9 +139,7 @@ def overlap(gpu: Gpu, point: Point) -> Trial:
 
 
 def _gemm_work(gpu: Gpu) -> Callable[[int], Any]:
-    x, w, y = gpu.keep(
-        "overlap gemm", lambda: (gpu.normal(4096, 4096), gpu.normal(14336, 4096), gpu.normal(4096, 14336))
-    )
+    x, w, y = gpu.keep("overlap gemm", lambda: (gpu.normal(4096, 4096), gpu.normal(14336, 4096), gpu.normal(4096, 14336)))
     return lambda _: torch.mm(x, w.t(), out=y)
 
 

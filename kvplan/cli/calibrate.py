@@ -17,25 +17,17 @@ STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the 
 
 
 def calibrate(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the machine profile here.", rich_help_panel=COMMON)
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the machine profile here.", rich_help_panel=COMMON)] = None,
     only: Annotated[str, typer.Option(help="Measure one part: gpu, disk or compute.", rich_help_panel=COMMON)] = "",
     disk_path: Annotated[Path, typer.Option(help="Folder on the disk to measure.", rich_help_panel=COMMON)] = Path(),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.", rich_help_panel=COMMON)
-    ] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Measure finely, in about 20 min.", rich_help_panel=COMMON)
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.", rich_help_panel=COMMON)] = False,
+    full: Annotated[bool, typer.Option("--full", help="Measure finely, in about 20 min.", rich_help_panel=COMMON)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=COMMON)] = False,
     model: Annotated[
         str, typer.Option(help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", rich_help_panel=ADVANCED)
     ] = "llama-3.1-8b",
     device: Annotated[str, typer.Option(help="cuda, or fake: no hardware.", rich_help_panel=ADVANCED)] = "cuda",
-    merge: Annotated[
-        str, typer.Option(help="Machine that supplies what is not measured.", rich_help_panel=ADVANCED)
-    ] = "",
+    merge: Annotated[str, typer.Option(help="Machine that supplies what is not measured.", rich_help_panel=ADVANCED)] = "",
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="Compare two profiles instead.", metavar="A B", rich_help_panel=ADVANCED),
@@ -44,12 +36,8 @@ def calibrate(
         list[Path] | None,
         typer.Option(help="Read a running engine's logs instead.", metavar="FILE", rich_help_panel=ADVANCED),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=ADVANCED)
-    ] = False,
-    busy_ok: Annotated[
-        bool, typer.Option("--busy-ok", help="Measure a GPU that is in use.", rich_help_panel=ADVANCED)
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=ADVANCED)] = False,
+    busy_ok: Annotated[bool, typer.Option("--busy-ok", help="Measure a GPU that is in use.", rich_help_panel=ADVANCED)] = False,
 ) -> int:
     """Measure this server's link, disk and compute, and write the profile that --machine takes."""
     from kvplan.calibrate.server import Options, calibrate

@@ -50,9 +50,7 @@ def arguments(command: Callable[..., int], words: list[str]) -> dict[str, Any] |
     return _assign(positional, values, found)
 
 
-def _assign(
-    positional: list[tuple[str, bool, bool]], values: list[str], found: dict[str, Any]
-) -> dict[str, Any] | None:
+def _assign(positional: list[tuple[str, bool, bool]], values: list[str], found: dict[str, Any]) -> dict[str, Any] | None:
     """Positional words to their parameters: (name, takes several, has a default)."""
     for name, several, optional in positional:
         if several:

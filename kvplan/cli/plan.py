@@ -32,9 +32,7 @@ def plan(
     engine: Engine = None,
     sessions: Annotated[
         str | None,
-        typer.Option(
-            metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."
-        ),
+        typer.Option(metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."),
     ] = None,
     target: Annotated[
         str | None,
@@ -66,9 +64,7 @@ def plan(
     ] = None,
     price: Annotated[
         str | None,
-        typer.Option(
-            metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED
-        ),
+        typer.Option(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED),
     ] = None,
     sets: Set = None,
     as_json: As_json = False,
@@ -78,17 +74,13 @@ def plan(
     if explain_config:
         return _explain(explain_config, machine, gpu_kv, as_json)
     if bool(source) == bool(sessions):
-        raise InputError(
-            "which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s"
-        )
+        raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
     from kvplan.plan.answer import plan as answer
     from kvplan.plan.objective import parse_prices, parse_target
     from kvplan.report import plan as report
 
     with _traffic(source, sessions) as path:
-        wanted = scenarios.load(
-            path, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv}
-        )
+        wanted = scenarios.load(path, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv})
         result = answer(
             wanted,
             target=parse_target(wanted.run.target if target is None else target),

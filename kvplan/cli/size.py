@@ -44,12 +44,8 @@ def size(
     batch: Annotated[int, typer.Option(metavar="N", help="Sequences at once.")] = 1,
     machine: Machine = None,
     engine: Engine = "vllm",
-    kv_dtype: Annotated[
-        str, typer.Option(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")
-    ] = "",
+    kv_dtype: Annotated[str, typer.Option(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
     tp: Annotated[int, typer.Option(metavar="N", help="Tensor-parallel ranks.")] = 1,
     pp: Annotated[int, typer.Option(metavar="N", help="Pipeline stages.", rich_help_panel=_ADVANCED)] = 1,
     ep: Annotated[
@@ -62,16 +58,10 @@ def size(
     ] = 0,
     gpu_fraction: Annotated[
         float,
-        typer.Option(
-            metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", rich_help_panel=_ADVANCED
-        ),
+        typer.Option(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", rich_help_panel=_ADVANCED),
     ] = 0.0,
-    gpu_kv: Annotated[
-        str, typer.Option(metavar="SIZE", help="KV pool over all ranks, where known.", rich_help_panel=_ADVANCED)
-    ] = "",
-    keep: Annotated[
-        str, typer.Option(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", rich_help_panel=_ADVANCED)
-    ] = "1k",
+    gpu_kv: Annotated[str, typer.Option(metavar="SIZE", help="KV pool over all ranks, where known.", rich_help_panel=_ADVANCED)] = "",
+    keep: Annotated[str, typer.Option(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", rich_help_panel=_ADVANCED)] = "1k",
     listing: Annotated[bool, typer.Option("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -80,9 +70,7 @@ def size(
     if listing:
         return _list(models or [], as_json)
     if not models:
-        raise InputError(
-            "name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well"
-        )
+        raise InputError("name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well")
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
     where, serving = catalog.machine(machine) if machine else None, catalog.engine(engine or "vllm")
     results = [
@@ -111,9 +99,7 @@ def size(
         from kvplan.report import size as report
 
         report.show(out(), results[0]) if single else report.compare(out(), results)
-    for text in dict.fromkeys(
-        text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet
-    ):
+    for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
         warn(text)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
 
@@ -121,10 +107,7 @@ def size(
 def _list(words: list[str], as_json: bool) -> int:
     from kvplan.report import size as report
 
-    found = {
-        kind: [name for name in catalog.names(kind) if all(word.lower() in name for word in words)]
-        for kind in ("models", "machines")
-    }
+    found = {kind: [name for name in catalog.names(kind) if all(word.lower() in name for word in words)] for kind in ("models", "machines")}
     models, machines = (
         [catalog.model(name) for name in found["models"]],
         [catalog.machine(name) for name in found["machines"]],
@@ -135,9 +118,7 @@ def _list(words: list[str], as_json: bool) -> int:
             {
                 "schema": "kvplan.size-list/1",
                 "models": rows,
-                "machines": [
-                    {"name": one.name, "title": one.title, "gpu_memory_bytes": one.gpu.memory_bytes} for one in machines
-                ],
+                "machines": [{"name": one.name, "title": one.title, "gpu_memory_bytes": one.gpu.memory_bytes} for one in machines],
             }
         )
     else:

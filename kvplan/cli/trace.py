@@ -24,9 +24,7 @@ TracePath = Annotated[str, typer.Argument(metavar="TRACE", help="A file or folde
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.", rich_help_panel="Common")]
 Model = Annotated[str | None, typer.Option(help="Show sizes in GiB for this model.", rich_help_panel="Common")]
 Limit = Annotated[int | None, typer.Option(help="Read the first requests only.", rich_help_panel="Common")]
-Format = Annotated[
-    str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)
-]
+Format = Annotated[str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)]
 BlockTokens = Annotated[int | None, typer.Option(help="Tokens of a block.", rich_help_panel=_ADVANCED)]
 TimeUnit = Annotated[str | None, typer.Option(help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
 Tokenizer = Annotated[str | None, typer.Option(help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
@@ -62,9 +60,7 @@ def curve(
     trace: TracePath,
     policy: Annotated[str, typer.Option(help="lru, fifo, opt; commas.", rich_help_panel="Common")] = "lru",
     capacity: Annotated[str, typer.Option(help="Blocks, or GiB with --model; commas.", rich_help_panel="Common")] = "",
-    warmup: Annotated[
-        float, typer.Option(help="Share of the requests left out of the rates.", rich_help_panel="Common")
-    ] = 0.0,
+    warmup: Annotated[float, typer.Option(help="Share of the requests left out of the rates.", rich_help_panel="Common")] = 0.0,
     model: Model = None,
     tiers: Annotated[str, typer.Option(help="Tiers from the top down, as --capacity.", rich_help_panel="Common")] = "",
     json: Json = False,
@@ -91,16 +87,12 @@ def curve(
     return _emit(result, curve_view, json)
 
 
-@app.command(
-    epilog="kvplan trace convert trace.jsonl trace.csv --to azure\n\nkvplan trace convert sessions/ all.jsonl.gz"
-)
+@app.command(epilog="kvplan trace convert trace.jsonl trace.csv --to azure\n\nkvplan trace convert sessions/ all.jsonl.gz")
 @guard
 def convert(
     trace: TracePath,
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[
-        str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")
-    ] = "native",
+    to: Annotated[str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")] = "native",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -118,16 +110,12 @@ def convert(
     return Exit.DONE
 
 
-@app.command(
-    epilog="kvplan trace generate chat.toml chat.jsonl\n\nkvplan trace generate twice.toml twice.jsonl.gz --to mooncake"
-)
+@app.command(epilog="kvplan trace generate chat.toml chat.jsonl\n\nkvplan trace generate twice.toml twice.jsonl.gz --to mooncake")
 @guard
 def generate(
     spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[
-        str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")
-    ] = "native",
+    to: Annotated[str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")] = "native",
     seed: Annotated[int | None, typer.Option(help="In place of the specification's.", rich_help_panel="Common")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.

@@ -26,9 +26,7 @@ def hidden_size(fields: Fields) -> int:
 
 
 def query_heads(fields: Fields) -> int:
-    return fields.need(
-        "num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads"
-    )
+    return fields.need("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads")
 
 
 _ALWAYS_MULTI_HEAD = {
@@ -79,9 +77,7 @@ def kv_heads(fields: Fields, heads: int) -> int:
         return own
     if fields.family in _ALWAYS_MULTI_HEAD or fields.whole:
         return heads
-    raise fields.refuse(
-        "num_key_value_heads is missing and there is no model_type that would settle it", "architectures"
-    )
+    raise fields.refuse("num_key_value_heads is missing and there is no model_type that would settle it", "architectures")
 
 
 def geometry(fields: Fields) -> dict[str, int]:
@@ -90,9 +86,7 @@ def geometry(fields: Fields) -> dict[str, int]:
     given = fields.number("head_dim", "attention_head_dim", "d_kv", "kv_channels", "head_size")
     hidden = hidden_size(fields)
     if not given and hidden % heads:
-        raise fields.refuse(
-            "the width is not a multiple of the heads and head_dim is missing", "hidden_size", "num_attention_heads"
-        )
+        raise fields.refuse("the width is not a multiple of the heads and head_dim is missing", "hidden_size", "num_attention_heads")
     dim = given or hidden // heads
     return {
         "query_heads": heads,
@@ -139,9 +133,7 @@ def layer_types(fields: Fields) -> list[str]:
         names = {"attention": FULL, "full": FULL, "global": FULL, "sliding": SLIDING, "local": SLIDING}
         types = [names.get(str(kind), str(kind)) for kind in given]
         if unknown := set(types) - {FULL, SLIDING}:
-            raise fields.refuse(
-                f"layer types {', '.join(sorted(unknown))} are not known for this family", "layer_types"
-            )
+            raise fields.refuse(f"layer types {', '.join(sorted(unknown))} are not known for this family", "layer_types")
         return types
     rule = _TYPES.get(fields.family)
     return rule(fields, count) if rule else [FULL] * count
@@ -233,9 +225,9 @@ def latent(fields: Fields) -> tuple[Layers, ...]:
     if unknown := {str(kind) for kind in types} - {"full", "shared"}:
         raise fields.refuse(f"indexer types {', '.join(sorted(unknown))} are not known", "indexer_types")
     hidden = hidden_size(fields)
-    extra = index * (
-        (fields.number("q_lora_rank") or hidden) * fields.need("index_n_heads") + hidden
-    ) + hidden * fields.need("index_n_heads")
+    extra = index * ((fields.number("q_lora_rank") or hidden) * fields.need("index_n_heads") + hidden) + hidden * fields.need(
+        "index_n_heads"
+    )
     indexed = msgspec.structs.replace(
         layer, index_dim=index, params=layer.params + extra, replicated_params=layer.replicated_params + extra
     )

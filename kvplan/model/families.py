@@ -47,9 +47,7 @@ def falcon(fields: Fields) -> tuple[Layers, ...]:
 
 def bigcode(fields: Fields) -> tuple[Layers, ...]:
     """GPT-BigCode: one KV head unless `multi_query` is off."""
-    shape = geometry(fields) | (
-        {"kv_heads": 1} if fields.get("multi_query") in (None, True) else {"kv_heads": query_heads(fields)}
-    )
+    shape = geometry(fields) | ({"kv_heads": 1} if fields.get("multi_query") in (None, True) else {"kv_heads": query_heads(fields)})
     return (many(attention_layer(hidden_size(fields), "full", shape), layer_count(fields)),)
 
 
@@ -118,11 +116,7 @@ def gemma_shared(fields: Fields) -> tuple[Layers, ...]:
     window = fields.need("sliding_window")
     layers = []
     for i, kind in enumerate(types):
-        layer = (
-            attention_layer(hidden, "window", shape, window)
-            if kind == SLIDING
-            else attention_layer(hidden, "full", wide)
-        )
+        layer = attention_layer(hidden, "window", shape, window) if kind == SLIDING else attention_layer(hidden, "full", wide)
         if kind == FULL and fields.get("attention_k_eq_v"):  # one matrix makes both, but both are stored
             layer = msgspec.structs.replace(layer, params=layer.params - hidden * wide["kv_heads"] * wide["v_dim"])
         if i >= alone:
@@ -189,17 +183,11 @@ def block_configs(fields: Fields) -> tuple[Layers, ...]:
     blocks = fields.sequence("block_configs", count)
     per_layer = fields.sequence("num_key_value_heads_per_layer", count)
     if not blocks and not per_layer:
-        raise fields.refuse(
-            "the KV heads of its layers are not clear", "block_configs", "num_key_value_heads_per_layer"
-        )
+        raise fields.refuse("the KV heads of its layers are not clear", "block_configs", "num_key_value_heads_per_layer")
     layers = []
     for i in range(count):
         attention = blocks[i].get("attention", {}) if blocks else {"n_heads_in_group": heads // per_layer[i]}  # type: ignore[index]
-        if strange := [
-            name
-            for name in ("sparsify", "window_length", "unshifted_sink", "num_sink_tokens", "mamba")
-            if attention.get(name)
-        ]:
+        if strange := [name for name in ("sparsify", "window_length", "unshifted_sink", "num_sink_tokens", "mamba") if attention.get(name)]:
             raise fields.refuse(f"block_configs[{i}].attention has {', '.join(strange)}, which kvplan cannot interpret")
         if attention.get("no_op"):
             layers.append(Layers(kind="none", count=1))
@@ -210,9 +198,7 @@ def block_configs(fields: Fields) -> tuple[Layers, ...]:
             kv = heads // shared if shared else int(attention.get("num_key_value_heads") or 0)
             if not kv:
                 raise fields.refuse(f"block_configs[{i}].attention names no KV heads")
-            layers.append(
-                attention_layer(hidden, "full", {"query_heads": heads, "kv_heads": kv, "k_dim": dim, "v_dim": dim})
-            )
+            layers.append(attention_layer(hidden, "full", {"query_heads": heads, "kv_heads": kv, "k_dim": dim, "v_dim": dim}))
     return group(layers)
 
 

@@ -73,16 +73,12 @@ def experts(fields: Fields) -> int:
     if fields.family == "nemotron_h":
         return int(fields.given("n_routed_experts") or 0)
     nested = fields.get("ffn_config") or {}
-    return fields.number("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts") or int(
-        nested.get("moe_num_experts", 0)
-    )
+    return fields.number("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts") or int(nested.get("moe_num_experts", 0))
 
 
 def _expert_width(fields: Fields) -> int:
     nested = fields.get("ffn_config") or {}
-    own = fields.number("moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size") or int(
-        nested.get("ffn_hidden_size", 0)
-    )
+    own = fields.number("moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size") or int(nested.get("ffn_hidden_size", 0))
     return own or fields.need("intermediate_size")
 
 
@@ -120,11 +116,7 @@ def _sparse_layers(fields: Fields, count: int) -> int:
         return sum(i % period == offset for i in range(count))
     dense = fields.number("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index") or 0
     only = set(fields.get("mlp_only_layers") or ())
-    step = (
-        fields.number("decoder_sparse_step")
-        or (frequency if isinstance(frequency, int) and not isinstance(frequency, bool) else 1)
-        or 1
-    )
+    step = fields.number("decoder_sparse_step") or (frequency if isinstance(frequency, int) and not isinstance(frequency, bool) else 1) or 1
     if fields.number("decoder_sparse_step"):
         return sum(i not in only and (i + 1) % step == 0 for i in range(count))
     return sum(i >= dense and i % step == 0 for i in range(count))

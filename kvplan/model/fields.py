@@ -49,9 +49,7 @@ class Fields:
         while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
             own = part
         self.own = own
-        self.family = str(
-            own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config)
-        )
+        self.family = str(own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config))
         self.whole = bool(own.get("model_type") or config.get("model_type"))
         self.defaulted: list[str] = []
 
@@ -126,9 +124,7 @@ def _of_architecture(config: dict[str, Any]) -> str:
 
 def _snake(name: str) -> str:
     known = {"LLaMA": "llama", "GPTNeoX": "gpt_neox", "GPT2": "gpt2", "GPTJ": "gptj", "OPT": "opt", "MPT": "mpt"}
-    return known.get(
-        name, "".join(f"_{char.lower()}" if char.isupper() and i else char.lower() for i, char in enumerate(name))
-    )
+    return known.get(name, "".join(f"_{char.lower()}" if char.isupper() and i else char.lower() for i, char in enumerate(name)))
 
 
 def _short(value: Any) -> str:

@@ -58,9 +58,7 @@ READERS: dict[str, Callable[[Fields], tuple[Layers, ...]]] = {
     **dict.fromkeys(("step3p5", "step3p7"), families.step3),
     **dict.fromkeys(("bamba", "granitemoehybrid"), recurrent.bamba),
     **dict.fromkeys(("mamba", "falcon_mamba"), recurrent.mamba),
-    **dict.fromkeys(
-        ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), recurrent.qwen_hybrid
-    ),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), recurrent.qwen_hybrid),
     **dict.fromkeys(("minimax", "minimax_text_01", "minimax_m1"), recurrent.minimax),
     **dict.fromkeys(("lfm2", "lfm2_moe"), recurrent.lfm2),
     **dict.fromkeys(("nemotron-nas", "deci"), families.block_configs),
@@ -122,9 +120,7 @@ _ORDINARY = re.compile(
 """Fields of plain decoders. A family that kvplan does not know may have these and no others that are set."""
 
 
-def from_hf_config(
-    config: dict[str, Any], *, name: str, where: str = "", source: str = "", params: int = 0
-) -> ModelSpec:
+def from_hf_config(config: dict[str, Any], *, name: str, where: str = "", source: str = "", params: int = 0) -> ModelSpec:
     """A model from a Hugging Face config.json (the decoder inside it when nested).
 
     `params` is the maker's total where known. Raises InputError, naming the fields, when the family is unknown

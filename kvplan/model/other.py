@@ -27,9 +27,7 @@ def _vision(fields: Fields) -> int:
         return 0
     merged = width * int(vision.get("spatial_merge_size") or 1) ** 2
     projectors = 1 + len(vision.get("deepstack_visual_indexes") or ())
-    return depth * (4 * width * width + 2 * width * inner) + projectors * (
-        merged * merged + merged * hidden_size(fields)
-    )
+    return depth * (4 * width * width + 2 * width * inner) + projectors * (merged * merged + merged * hidden_size(fields))
 
 
 def _encoder(fields: Fields) -> int:
@@ -49,6 +47,4 @@ def _per_layer_embeddings(fields: Fields) -> int:
     if not fields.family.startswith(("gemma3n", "gemma4")) or not width:
         return 0
     count, hidden = layer_count(fields), hidden_size(fields)
-    return (
-        count * width * fields.need("vocab_size_per_layer_input") + hidden * count * width + count * 2 * hidden * width
-    )
+    return count * width * fields.need("vocab_size_per_layer_input") + hidden * count * width + count * 2 * hidden * width

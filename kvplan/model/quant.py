@@ -27,11 +27,7 @@ _SAMPLES = {
 def quantization(fields: Fields, *, expert_model: bool) -> Quantization | None:
     """The weight format of a config's `quantization_config`; None when the weights are in the model's dtype."""
     raw = next(
-        (
-            c["quantization_config"]
-            for c in (fields.own, fields.outer)
-            if isinstance(c.get("quantization_config"), dict)
-        ),
+        (c["quantization_config"] for c in (fields.own, fields.outer) if isinstance(c.get("quantization_config"), dict)),
         None,
     )
     if not raw:

@@ -33,12 +33,8 @@ def _state_dtype(fields: Fields, *names: str) -> str:
 
 def _mamba1(hidden: int, inner: int, state: int, kernel: int, rank: int) -> Layers:
     """Mamba-1: SSM state inner x state, convolution state inner x (kernel - 1). arXiv 2312.00752."""
-    params = (
-        hidden * 2 * inner + inner * kernel + inner * (rank + 2 * state) + rank * inner + inner * state + inner * hidden
-    )
-    return Layers(
-        kind="state", count=1, state_elements=inner * state, conv_elements=inner * (kernel - 1), params=params
-    )
+    params = hidden * 2 * inner + inner * kernel + inner * (rank + 2 * state) + rank * inner + inner * state + inner * hidden
+    return Layers(kind="state", count=1, state_elements=inner * state, conv_elements=inner * (kernel - 1), params=params)
 
 
 def _mamba2(hidden: int, heads: int, head_dim: int, state: int, groups: int, kernel: int, dtype: str = "") -> Layers:
@@ -83,9 +79,7 @@ def mamba2(fields: Fields) -> tuple[Layers, ...]:
         fields.need("conv_kernel"),
     )
     if layer.state_elements != (fields.number("expand") or 2) * hidden * fields.need("state_size"):
-        raise fields.refuse(
-            "expand x hidden_size is not num_heads x head_dim", "expand", "hidden_size", "num_heads", "head_dim"
-        )
+        raise fields.refuse("expand x hidden_size is not num_heads x head_dim", "expand", "hidden_size", "num_heads", "head_dim")
     return (msgspec.structs.replace(layer, count=layer_count(fields)),)
 
 
@@ -118,9 +112,7 @@ def _mamba2_of_mixers(fields: Fields) -> Layers:
     )
     given = fields.get("mamba_d_head")
     dim = inner // heads if given in (None, "auto") else fields.need("mamba_d_head")
-    return _mamba2(
-        hidden, heads, dim, fields.need("mamba_d_state"), fields.need("mamba_n_groups"), fields.need("mamba_d_conv")
-    )
+    return _mamba2(hidden, heads, dim, fields.need("mamba_d_state"), fields.need("mamba_n_groups"), fields.need("mamba_d_conv"))
 
 
 def bamba(fields: Fields) -> tuple[Layers, ...]:
@@ -264,9 +256,7 @@ def kimi_linear(fields: Fields) -> tuple[Layers, ...]:
     )
     inner = heads * dim
     gate = hidden * inner if linear.get("use_full_rank_gate") else hidden * dim + dim * inner
-    params = (
-        3 * hidden * inner + hidden * dim + dim * inner + gate + hidden * heads + 3 * inner * kernel + inner * hidden
-    )
+    params = 3 * hidden * inner + hidden * dim + dim * inner + gate + hidden * heads + 3 * inner * kernel + inner * hidden
     state = Layers(
         kind="state",
         count=len(kda),
@@ -277,9 +267,7 @@ def kimi_linear(fields: Fields) -> tuple[Layers, ...]:
     )
     attention = latent_layer(fields)
     if fields.get("mla_use_output_gate"):
-        attention = msgspec.structs.replace(
-            attention, params=attention.params + hidden * attention.query_heads * attention.v_dim
-        )
+        attention = msgspec.structs.replace(attention, params=attention.params + hidden * attention.query_heads * attention.v_dim)
     return (msgspec.structs.replace(attention, count=len(full)), state)
 
 
@@ -295,9 +283,7 @@ def minimax(fields: Fields) -> tuple[Layers, ...]:
             raise fields.refuse("the kinds of its layers are not clear", "attn_type_list", "layer_types")
         types = [FULL if flag else LINEAR for flag in flags]
     heads, dim = shape["query_heads"], shape["k_dim"]
-    state = Layers(
-        kind="state", count=1, state_elements=heads * dim * dim, state_dtype="fp32", params=5 * hidden * heads * dim
-    )
+    state = Layers(kind="state", count=1, state_elements=heads * dim * dim, state_dtype="fp32", params=5 * hidden * heads * dim)
     return _mixed(fields, types, {FULL: attention_layer(hidden, "full", shape), LINEAR: state})
 
 

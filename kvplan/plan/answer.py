@@ -134,11 +134,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     if needs_eight_bits(space, found):
         wide, space = found, narrowed(space)
         found = search(space, run, goal)
-        kept = [
-            at
-            for at, one in enumerate(wide.options)
-            if one.placement not in [other.placement for other in found.options]
-        ]
+        kept = [at for at, one in enumerate(wide.options) if one.placement not in [other.placement for other in found.options]]
         found.options.extend(wide.options[at] for at in kept)
         found.results.extend(wide.results[at] for at in kept)
     span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
@@ -152,9 +148,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
 
 def _flips(doubts: list[Assumption]) -> bool:
     """Does any single assumption change the sign of the gain within its own 95 % interval."""
-    return any(
-        one.flips_at is not None and abs(math.log(one.flips_at)) < closed_form.Z95 * one.sigma_rel for one in doubts
-    )
+    return any(one.flips_at is not None and abs(math.log(one.flips_at)) < closed_form.Z95 * one.sigma_rel for one in doubts)
 
 
 def _speedups(space: Space, over: float) -> list[float]:
@@ -173,8 +167,7 @@ def _steps(found: Simulated, chosen: Option) -> tuple[Step, ...]:
     alike = [
         one
         for one in found.options
-        if one.placement.cpu_bytes
-        and msgspec.structs.replace(one.placement, cpu_bytes=chosen.placement.cpu_bytes) == chosen.placement
+        if one.placement.cpu_bytes and msgspec.structs.replace(one.placement, cpu_bytes=chosen.placement.cpu_bytes) == chosen.placement
     ]
     alike.sort(key=lambda one: one.placement.cpu_bytes)
     at = alike.index(chosen)

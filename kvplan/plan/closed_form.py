@@ -57,11 +57,7 @@ def load_s(scenario: Scenario, tier: str, tokens: int) -> float:
     overhead, block = scenario.engine.overhead, scenario.engine.block_tokens
     pieces = max(1, tokens // block)
     size = tokens * bytes_per_token(scenario)
-    return (
-        overhead.load_s
-        + overhead.load_block_s * pieces
-        + sum(seconds(scenario, size, pieces) for seconds, _ in WAY[tier])
-    )
+    return overhead.load_s + overhead.load_block_s * pieces + sum(seconds(scenario, size, pieces) for seconds, _ in WAY[tier])
 
 
 def recompute_s(scenario: Scenario, tokens: int, tail_tokens: int = TAIL_TOKENS) -> float:
@@ -133,9 +129,7 @@ def worth(scenario: Scenario, tier: str, prefix_tokens: int, tail_tokens: int = 
         break_even_Bps=interval(scenario, "", lambda one: break_even_Bps(one, tier, prefix, tail_tokens)),
         Bps=prefix
         * bytes_per_token(scenario)
-        / sum(
-            seconds(scenario, prefix * bytes_per_token(scenario), max(1, prefix // block)) for seconds, _ in WAY[tier]
-        ),
+        / sum(seconds(scenario, prefix * bytes_per_token(scenario), max(1, prefix // block)) for seconds, _ in WAY[tier]),
         source=source(scenario, path).kind,
     )
 
@@ -146,9 +140,7 @@ def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 
     prefix = min(int(prompt_tokens * hit), prompt_tokens - 1) // block * block if tier else 0
     front_s = overhead.request_s + overhead.request_token_s * prompt_tokens + overhead.first_token_s
     moved_s = load_s(scenario, tier, prefix) if prefix else 0.0
-    return (
-        front_s + moved_s + step_cost(scenario).prefill_s(prompt_tokens - prefix, prefix, scenario.engine.step_tokens)
-    )
+    return front_s + moved_s + step_cost(scenario).prefill_s(prompt_tokens - prefix, prefix, scenario.engine.step_tokens)
 
 
 def prompt_for(scenario: Scenario, tier: str, speedup: float, hit: float = 1.0) -> int | None:

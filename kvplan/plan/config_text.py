@@ -29,9 +29,7 @@ def parse_config(text: str, where: str) -> Config:
     """The configuration in a text of any of the known forms. Raises InputError with the place of a fault."""
     config = Config()
     for part in _PART.split(text):
-        first = next(
-            (line.strip() for line in part.splitlines() if line.strip() and not line.lstrip().startswith("#")), ""
-        )
+        first = next((line.strip() for line in part.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
         if not first:
             continue
         if first.startswith("{"):
@@ -89,9 +87,7 @@ def _yaml(text: str, where: str) -> dict[str, Any]:
         indent = len(line) - len(line.lstrip(" "))
         match = re.match(r"\s*(\"[^\"]+\"|'[^']+'|[\w./-]+)\s*:(?:\s+(.*))?$", line)
         if not match:
-            raise InputError(
-                f"{where}, line {number}: not `key: value`", hint="lists and block text are not understood"
-            )
+            raise InputError(f"{where}, line {number}: not `key: value`", hint="lists and block text are not understood")
         key, value = match[1].strip("\"'"), (match[2] or "").strip()
         while indent <= open_maps[-1][0]:
             open_maps.pop()

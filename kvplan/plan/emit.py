@@ -35,9 +35,7 @@ def _size(engine: str, total_bytes: int, tp: int) -> tuple[str, str]:
     """The number for a tier in the engine's unit, and the words that say what it is in total."""
     unit = TARGETS[engine].unit
     total = format_bytes(total_bytes)
-    ranks = (
-        f"{format_bytes(total_bytes / tp)} per rank x {tp} = {total}" if unit.per_rank else f"{total} over all ranks"
-    )
+    ranks = f"{format_bytes(total_bytes / tp)} per rank x {tp} = {total}" if unit.per_rank else f"{total} over all ranks"
     return _number(unit.number(total_bytes, tp)), ranks
 
 
@@ -110,9 +108,7 @@ def _vllm_offload(placement: Placement) -> list[Line]:
     """The short flag when it says everything, the connector's JSON otherwise."""
     selective = placement.store == "selective"
     if selective and placement.disk_bytes:
-        raise refuse(
-            "vllm", "store selectively with a disk tier", "its tiering spec rejects a store_threshold of 2 or more"
-        )
+        raise refuse("vllm", "store selectively with a disk tier", "its tiering spec rejects a store_threshold of 2 or more")
     own_chunk = placement.chunk_tokens not in (0, placement.block_tokens)
     number, total = _size("vllm", placement.cpu_bytes, placement.tp)
     if not (selective or placement.disk_bytes or placement.store_generated or own_chunk or placement.policy != "lru"):
@@ -133,9 +129,7 @@ def _vllm_offload(placement: Placement) -> list[Line]:
     if placement.disk_bytes:
         disk = [{"type": "fs", "root_dir": placement.disk_path}]
         settings.append(("spec_name", "TieringOffloadingSpec", "a tier below the CPU"))
-        settings.append(
-            ("secondary_tiers", disk, f"disk tier, {format_bytes(placement.disk_bytes)} decided, not enforced")
-        )
+        settings.append(("secondary_tiers", disk, f"disk tier, {format_bytes(placement.disk_bytes)} decided, not enforced"))
     extra = {key: value for key, value, _ in settings}
     config = {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}
     return [(_connector(config), [f"{key}: {why}" for key, _, why in settings])]
@@ -196,9 +190,7 @@ def _sglang(placement: Placement) -> Written:
 def _hicache(placement: Placement) -> list[Line]:
     """SGLang takes whole GB per rank: the size is rounded down."""
     if placement.store == "selective" and placement.store_after_lookups != 2:
-        raise refuse(
-            "sglang", f"store from lookup {placement.store_after_lookups} on", "its selective rule is the second"
-        )
+        raise refuse("sglang", f"store from lookup {placement.store_after_lookups} on", "its selective rule is the second")
     engine = TARGETS["sglang"]
     size = int(engine.unit.number(placement.cpu_bytes, placement.tp))
     if size < 1:
@@ -240,17 +232,11 @@ def _dynamo(placement: Placement) -> Written:
     if placement.disk_bytes:
         number, total = _size("dynamo", placement.disk_bytes, placement.tp)
         before.append((f"export DYN_KVBM_DISK_CACHE_GB={number}", [f"disk tier in GB of 10^9 bytes: {total}"]))
-        before.append(
-            (f"export DYN_KVBM_DISK_CACHE_DIR={shlex.quote(placement.disk_path)}", ["where the disk tier lives"])
-        )
-        before.append(
-            ("export DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER=true", ["store every block, not only those seen twice"])
-        )
+        before.append((f"export DYN_KVBM_DISK_CACHE_DIR={shlex.quote(placement.disk_path)}", ["where the disk tier lives"]))
+        before.append(("export DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER=true", ["store every block, not only those seen twice"]))
         if not placement.cpu_bytes:
             sentence = "KVBM calls a disk tier without a CPU tier experimental."
-            notices.append(
-                Notice(code="disk_without_cpu", sentence=sentence, hint="add a CPU tier larger than the GPU's KV")
-            )
+            notices.append(Notice(code="disk_without_cpu", sentence=sentence, hint="add a CPU tier larger than the GPU's KV"))
     arguments = _vllm_arguments(placement)
     if placement.offloads:
         module = "kvbm.vllm_integration.connector"

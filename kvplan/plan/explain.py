@@ -16,9 +16,7 @@ from kvplan.results.plan import Explanation, Notice, Placement, TierSize
 from kvplan.units import format_bytes
 
 
-def explain_config(
-    path: str | Path, *, tp: int = 0, pool_bytes: int = 0, host: Host | None = None, replicas: int = 1
-) -> Explanation:
+def explain_config(path: str | Path, *, tp: int = 0, pool_bytes: int = 0, host: Host | None = None, replicas: int = 1) -> Explanation:
     """What a configuration file means, and what is wrong with it.
 
     The file may hold a command line, a script of exports, JSON, YAML, or an emitted configuration of several parts.
@@ -30,9 +28,7 @@ def explain_config(
     return explain_text(read_text(file), str(path), tp=tp, pool_bytes=pool_bytes, host=host, replicas=replicas)
 
 
-def explain_text(
-    text: str, where: str, *, tp: int = 0, pool_bytes: int = 0, host: Host | None = None, replicas: int = 1
-) -> Explanation:
+def explain_text(text: str, where: str, *, tp: int = 0, pool_bytes: int = 0, host: Host | None = None, replicas: int = 1) -> Explanation:
     """What the text of a configuration means; as `explain_config`."""
     config = parse_config(text, where)
     engine = _engine_of(config, where)
@@ -58,9 +54,7 @@ def explain_text(
 _GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
-def _shared_checks(
-    placement: Placement, engine: str, pool_bytes: int, host: Host | None, replicas: int
-) -> list[Notice]:
+def _shared_checks(placement: Placement, engine: str, pool_bytes: int, host: Host | None, replicas: int) -> list[Notice]:
     """The traps that any engine's configuration can fall into."""
     target = TARGETS[engine]
     found = [

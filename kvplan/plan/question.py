@@ -62,10 +62,7 @@ def narrowed(space: Space) -> Space:
     base = msgspec.structs.replace(space.base, run=msgspec.structs.replace(space.base.run, kv_dtype=EIGHT_BITS))
     token_bytes = bytes_per_token(base)
     ratio = token_bytes / space.token_bytes
-    points = (
-        HitPoint(capacity_bytes=round(one.capacity_bytes * ratio), token_hit=one.token_hit)
-        for one in space.traffic.curve
-    )
+    points = (HitPoint(capacity_bytes=round(one.capacity_bytes * ratio), token_hit=one.token_hit) for one in space.traffic.curve)
     known = msgspec.structs.replace(space.traffic, curve=tuple(points))
     changed = msgspec.structs.replace(space, base=base, token_bytes=token_bytes, traffic=known)
     return msgspec.structs.replace(changed, when=_when(changed))
@@ -84,9 +81,7 @@ def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:
         if pool > 0:
             notes = [] if tp == scenario.run.tp else [f"the weights need {tp} GPUs: planned with run.tp={tp}"]
             tiers = msgspec.structs.replace(scenario.tiers, gpu_kv_bytes=pool)
-            return msgspec.structs.replace(
-                scenario, tiers=tiers, run=msgspec.structs.replace(scenario.run, tp=tp)
-            ), notes
+            return msgspec.structs.replace(scenario, tiers=tiers, run=msgspec.structs.replace(scenario.run, tp=tp)), notes
         tp *= 2
     raise InputError(
         f"the weights of {scenario.model.name} leave no room for KV on {machine.gpus} GPU(s) of {machine.name}",

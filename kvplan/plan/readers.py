@@ -64,9 +64,7 @@ def _vllm_connector(reading: Reading, connector: dict[str, Any]) -> None:
     name = connector.get("kv_connector", "")
     if name != "OffloadingConnector":
         sentence = f"The connector {name!r} is not one that kvplan can explain."
-        reading.fault(
-            "unknown_connector", sentence, key="kv_connector", hint="OffloadingConnector is vLLM's own", level="warning"
-        )
+        reading.fault("unknown_connector", sentence, key="kv_connector", hint="OffloadingConnector is vLLM's own", level="warning")
         return
     if connector.get("kv_role") != "kv_both":
         reading.fault("role", 'OffloadingConnector needs "kv_role": "kv_both".', key="kv_role")
@@ -83,9 +81,7 @@ def _vllm_connector(reading: Reading, connector: dict[str, Any]) -> None:
     reading.fields["store_generated"] = stored
     reading.mean("offload_prompt_only", not stored, f"generated tokens are {'' if stored else 'not '}stored")
     if "block_size" in extra:
-        reading.tokens(
-            "chunk_tokens", "block_size", extra["block_size"], f"chunks of {extra['block_size']} tokens below the GPU"
-        )
+        reading.tokens("chunk_tokens", "block_size", extra["block_size"], f"chunks of {extra['block_size']} tokens below the GPU")
         if "blocks_per_chunk" in extra:
             reading.fault("exclusive", "block_size and blocks_per_chunk exclude each other.", key="blocks_per_chunk")
     _vllm_lower_tiers(reading, extra)
@@ -125,14 +121,10 @@ def _lmcache(reading: Reading) -> None:
     settings = {name[8:].lower(): value for name, value in environment.items() if name.startswith("LMCACHE_")}
     file = settings.pop("config_file", "")
     if document and settings:
-        sentence = (
-            f"LMCache reads its file and ignores {', '.join(sorted('LMCACHE_' + key.upper() for key in settings))}."
-        )
+        sentence = f"LMCache reads its file and ignores {', '.join(sorted('LMCACHE_' + key.upper() for key in settings))}."
         reading.fault("ignored", sentence, hint="write them into the file", level="warning")
     elif file and not document:
-        reading.fault(
-            "elsewhere", f"The settings are in {file}, which was not given.", hint=f"explain {file}", level="note"
-        )
+        reading.fault("elsewhere", f"The settings are in {file}, which was not given.", hint=f"explain {file}", level="note")
     settings = dict(document) or settings
     reading.unknown(settings, "file", level="warning")
     if not (reading.tp_given or {"--tensor-parallel-size", "-tp"} & set(reading.config.flags)):
@@ -235,9 +227,7 @@ def _hicache_size(reading: Reading, flags: dict[str, str]) -> None:
     if size:
         reading.tier("cpu", "--hicache-size", flags["--hicache-size"])
         if "--hicache-ratio" in flags:
-            reading.fault(
-                "no_effect", "--hicache-size counts; --hicache-ratio is ignored.", key="--hicache-ratio", level="note"
-            )
+            reading.fault("no_effect", "--hicache-size counts; --hicache-ratio is ignored.", key="--hicache-ratio", level="note")
         return
     text = flags.get("--hicache-ratio", 2.0)
     ratio = reading.number("--hicache-ratio", text)
@@ -264,9 +254,7 @@ def _trtllm(reading: Reading) -> None:
         share = reading.number("free_gpu_memory_fraction", cache["free_gpu_memory_fraction"])
         if share is not None:
             reading.fields["gpu_fraction"] = share
-            reading.mean(
-                "free_gpu_memory_fraction", share, f"{share:.0%} of what the weights leave free on each GPU is for KV"
-            )
+            reading.mean("free_gpu_memory_fraction", share, f"{share:.0%} of what the weights leave free on each GPU is for KV")
     if "dtype" in cache:
         reading.dtype("dtype", str(cache["dtype"]))
     if "tokens_per_block" in cache:
@@ -274,9 +262,7 @@ def _trtllm(reading: Reading) -> None:
         reading.tokens("block_tokens", "tokens_per_block", tokens, f"blocks of {tokens} tokens")
     if "host_cache_size" in cache:
         reading.tier("cpu", "host_cache_size", cache["host_cache_size"])
-        reading.mean(
-            "(always)", "", "a block is copied to the host when it is evicted from the GPU, and back before reuse"
-        )
+        reading.mean("(always)", "", "a block is copied to the host when it is evicted from the GPU, and back before reuse")
         if cache.get("enable_block_reuse", True) is False and reading.fields.get("cpu_bytes"):
             sentence = "enable_block_reuse: false turns reuse off: nothing that is offloaded is found again."
             reading.fault("no_prefix_cache", sentence, key="enable_block_reuse")
@@ -300,15 +286,11 @@ def _dynamo(reading: Reading) -> None:
         if key in environment:
             reading.mean(key, environment[key], f"{tier} tier of {environment[key]} blocks, whatever its GB")
     if not any(name.endswith(("_CACHE_GB", "_NUM_BLOCKS")) for name in environment):
-        reading.fault(
-            "no_size", "Neither a CPU nor a disk tier is given: KVBM refuses to start.", hint="DYN_KVBM_CPU_CACHE_GB"
-        )
+        reading.fault("no_size", "Neither a CPU nor a disk tier is given: KVBM refuses to start.", hint="DYN_KVBM_CPU_CACHE_GB")
     cache = reading.mapping("kv_cache_config", reading.config.document)
     if cache and cache.get("enable_partial_reuse", True) is not False:
         sentence = "With KVBM under TensorRT-LLM partial reuse lowers the hits from its tiers."
-        reading.fault(
-            "partial_reuse", sentence, key="enable_partial_reuse", hint="enable_partial_reuse: false", level="warning"
-        )
+        reading.fault("partial_reuse", sentence, key="enable_partial_reuse", hint="enable_partial_reuse: false", level="warning")
 
 
 READERS: dict[str, Callable[[Reading], None]] = {

@@ -110,9 +110,7 @@ class Reading:
         self.fields["tp"] = tp
         self.mean(key, value, f"{tp} tensor-parallel rank{'s' * (tp > 1)}")
         if self.tp_given not in (0, tp):
-            sentence = (
-                f"{key} = {tp} differs from the {self.tp_given} ranks that were given beside the file; {tp} counts."
-            )
+            sentence = f"{key} = {tp} differs from the {self.tp_given} ranks that were given beside the file; {tp} counts."
             self.fault("tp_differs", sentence, key=key, level="warning")
 
     def dtype(self, key: str, value: str) -> None:
@@ -128,9 +126,7 @@ class Reading:
             self.fields[field] = tokens
             self.mean(key, value, sentence)
 
-    def tier(
-        self, name: Literal["cpu", "disk"], key: str, value: object, *, where: str = "", scale_bytes: int = 0
-    ) -> None:
+    def tier(self, name: Literal["cpu", "disk"], key: str, value: object, *, where: str = "", scale_bytes: int = 0) -> None:
         """A tier whose size is written in the engine's unit, or in another of so many bytes."""
         if (number := self.number(key, value)) is None:
             return
@@ -151,9 +147,5 @@ class Reading:
         self.fields[f"{name}_bytes"] = total
         per_rank = total // self.tp
         self.tiers.append(TierSize(name=name, bytes_per_rank=per_rank, bytes_total=total, where=where))
-        sizes = (
-            format_bytes(total)
-            if self.tp == 1
-            else f"{format_bytes(per_rank)} per rank x {self.tp} = {format_bytes(total)}"
-        )
+        sizes = format_bytes(total) if self.tp == 1 else f"{format_bytes(per_rank)} per rank x {self.tp} = {format_bytes(total)}"
         self.mean(key, value, f"{'CPU' if name == 'cpu' else name} tier of {sizes}")

@@ -73,9 +73,7 @@ def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[
     """
     ladder = LADDER if space.traffic.requests <= LONG_REQUESTS else LADDER[:1]
     wanted = [(doubt, _factors(doubt, pair.gain, ladder)) for doubt in doubts(pair.offload.placement)]
-    moves = [
-        (scaled(space.base, doubt.paths, factor), doubt, factor) for doubt, factors in wanted for factor in factors
-    ]
+    moves = [(scaled(space.base, doubt.paths, factor), doubt, factor) for doubt, factors in wanted for factor in factors]
     gains = iter(_gains(space, run, goal, pair, moves))
     found = [_assumption(space, doubt, factors, [next(gains) for _ in factors], pair.gain) for doubt, factors in wanted]
     found.sort(key=lambda one: abs(math.log(one.flips_at)) / one.sigma_rel if one.flips_at else math.inf)

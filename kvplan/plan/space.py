@@ -94,10 +94,7 @@ def ruled_out(space: Space) -> str:
         return f"the traffic repeats {known.ideal_hit:.1%} of its prompt tokens: there is nothing to load"
     everything = known.curve[-1].capacity_bytes
     if everything <= space.pool_bytes / 2:
-        return (
-            f"all that is reused lies within {format_bytes(everything)}: the GPU's pool of "
-            f"{format_bytes(space.pool_bytes)} keeps it"
-        )
+        return f"all that is reused lies within {format_bytes(everything)}: the GPU's pool of {format_bytes(space.pool_bytes)} keeps it"
     return ""
 
 
@@ -112,16 +109,11 @@ def loses(space: Space, tier: str) -> str:
         return ""
     needs = worth.break_even_Bps.value
     wanted = (
-        f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has "
-        f"{format_rate(worth.Bps)}"
-        if needs
-        else ""
+        f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has {format_rate(worth.Bps)}" if needs else ""
     )
     if least is None:
         return f"loading takes longer than computing at any length{wanted}"
-    return (
-        f"loading wins from {format_tokens(least)} tokens on, the longest prompt has {format_tokens(longest)}{wanted}"
-    )
+    return f"loading wins from {format_tokens(least)} tokens on, the longest prompt has {format_tokens(longest)}{wanted}"
 
 
 def cpu_tiers(space: Space) -> Found:
@@ -141,8 +133,7 @@ def cpu_tiers(space: Space) -> Found:
         return [], [
             Pruned(
                 what="CPU",
-                why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the "
-                "prompt tokens",
+                why=f"a cache of {format_bytes(limit)} would serve {hit_at(space.traffic, limit):.1%} of the prompt tokens",
             )
         ]
     knee = capacity_for(space.traffic, 0.95 * hit_at(space.traffic, limit))
@@ -185,11 +176,7 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     limit = space.disk_limit_bytes
     target = TARGETS.get(space.base.engine.name)
     alone = target is not None and target.disk_alone
-    pruned = (
-        []
-        if alone
-        else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
-    )
+    pruned = [] if alone else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
     if why := loses(space, "disk"):
         return [], [*pruned, Pruned(what="disk", why=why)]
     if not cpu_sizes:
@@ -216,9 +203,7 @@ def remote_tier(space: Space) -> list[Pruned]:
     """Why a remote pool is not among the simulated placements."""
     if why := loses(space, "remote"):
         return [Pruned(what="remote", why=why)]
-    return [
-        Pruned(what="remote", why="the simulator has no remote pool; the closed form says from which prefix on it wins")
-    ]
+    return [Pruned(what="remote", why="the simulator has no remote pool; the closed form says from which prefix on it wins")]
 
 
 Variation = Callable[[Space, Placement, EngineSpec], Placement | Pruned]

@@ -68,9 +68,7 @@ TARGETS: dict[str, Target] = {
     "lmcache": Target(
         title="LMCache",
         version="0.5",
-        unit=SizeUnit(
-            word="GB", scale_bytes=GiB, per_rank=True, source="max_local_cpu_size x 1024^3, allocated by each worker"
-        ),
+        unit=SizeUnit(word="GB", scale_bytes=GiB, per_rank=True, source="max_local_cpu_size x 1024^3, allocated by each worker"),
         dtypes=_VLLM_DTYPES,
         stores={"write_through": ""},
         policies={"lru": "LRU", "lfu": "LFU", "fifo": "FIFO", "mru": "MRU"},
@@ -90,9 +88,7 @@ TARGETS: dict[str, Target] = {
     "trtllm": Target(
         title="TensorRT-LLM",
         version="1.2",
-        unit=SizeUnit(
-            word="bytes", scale_bytes=1, per_rank=True, source="host_cache_size, allocated by each rank (PR 16106)"
-        ),
+        unit=SizeUnit(word="bytes", scale_bytes=1, per_rank=True, source="host_cache_size, allocated by each rank (PR 16106)"),
         dtypes={"auto": "auto", "bf16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8", "nvfp4": "nvfp4"},
         stores={"on_evict": ""},
         policies={"lru": ""},
@@ -143,9 +139,7 @@ def check(placement: Placement, name: str) -> None:
     if placement.disk_bytes and not engine.disk:
         raise refuse(name, "keep KV on disk", "emit dynamo, lmcache, sglang or vllm, or drop the disk tier")
     if (placement.disk_bytes or placement.remote_url) and not placement.cpu_bytes and not engine.disk_alone:
-        raise refuse(
-            name, "use a lower tier without CPU memory", "its transfers pass through CPU memory: give it cpu_bytes"
-        )
+        raise refuse(name, "use a lower tier without CPU memory", "its transfers pass through CPU memory: give it cpu_bytes")
     if placement.remote_url and not engine.remote:
         raise refuse(name, "use a remote tier by its address alone", "emit lmcache, or set its remote store up by hand")
     if placement.load_min_tokens and not engine.min_load:
@@ -164,6 +158,4 @@ def _check_sound(placement: Placement) -> None:
     if min(placement.cpu_bytes, placement.disk_bytes) < 0:
         raise InputError("a tier cannot have a negative size")
     if bool(placement.disk_bytes) != bool(placement.disk_path):
-        raise InputError(
-            "a disk tier needs both a size and a directory", hint="set disk_bytes and disk_path, or neither"
-        )
+        raise InputError("a disk tier needs both a size and a directory", hint="set disk_bytes and disk_path, or neither")

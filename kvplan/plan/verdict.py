@@ -40,8 +40,7 @@ def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float)
     pool, size = format_bytes(space.pool_bytes), format_bytes(context_tokens * space.token_bytes)
     if off_bytes > space.cpu_limit_bytes:
         return refused(
-            f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of "
-            f"{pool} and host memory together"
+            f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of {pool} and host memory together"
         )
     return Verdict(
         kind="stream",
@@ -62,9 +61,7 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
         effect += f", for {best.cost_per_hour:.3g} instead of {without.cost_per_hour:.3g} an hour"
     interval = f"95 % interval {lo:+.0%} to {hi:+.0%}"
     if value >= WORTH and lo > 0 and not flips:
-        return Verdict(
-            kind="offload", sentence=f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}."
-        )
+        return Verdict(kind="offload", sentence=f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}.")
     if hi < WORTH or (value < WORTH and not flips):
         reason = f"the best tier ({best.name}) changes the {WORDS[goal]} by {value:+.1%} ({interval})"
         return Verdict(kind="do_not_offload", sentence=f"Do not offload: {reason}{_missed(without)}.", reason=reason)
@@ -90,10 +87,7 @@ def _effect(goal: str, best: Option, without: Option, space: Space) -> str:
         return words
     if goal == "limits":
         worst = max(space.target.clauses, key=lambda one: _of(without, one.metric, one.statistic) / one.limit_s)
-        return (
-            f"{worst.name} "
-            f"{_pair(_of(best, worst.metric, worst.statistic), _of(without, worst.metric, worst.statistic))}"
-        )
+        return f"{worst.name} {_pair(_of(best, worst.metric, worst.statistic), _of(without, worst.metric, worst.statistic))}"
     return f"mean time to first token {_pair(best.ttft_s.mean or 0.0, without.ttft_s.mean or 0.0)}"
 
 

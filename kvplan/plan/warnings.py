@@ -58,9 +58,7 @@ def small_tier(placement: Placement, pool_bytes: int) -> Notice | None:
     pool = f"the GPU's KV pool ({format_bytes(pool_bytes)})"
     hint = f"give it at least {format_bytes(2 * pool_bytes)}, or no CPU tier"
     if cpu <= pool_bytes:
-        sentence = (
-            f"{sizes} is not larger than {pool}: under write-through it repeats what the GPU holds and adds no hits."
-        )
+        sentence = f"{sizes} is not larger than {pool}: under write-through it repeats what the GPU holds and adds no hits."
         return Notice(code="tier_adds_nothing", sentence=sentence, hint=hint)
     sentence = f"{sizes} is under twice {pool}: under write-through most of it repeats what the GPU holds."
     return Notice(code="small_tier", sentence=sentence, hint=hint)
@@ -90,9 +88,7 @@ def host_exhausted(placement: Placement, host: Host, replicas: int = 1) -> Notic
         f"The CPU tier pins {format_bytes(wanted)}{of}, more than the {format_bytes(usable)} "
         f"({host.usable_fraction:.0%} of {format_bytes(host.memory_bytes)}) of host memory that can be used."
     )
-    return Notice(
-        code="host_exhausted", level="error", sentence=sentence, hint="make the tier smaller, or set host.memory_bytes"
-    )
+    return Notice(code="host_exhausted", level="error", sentence=sentence, hint="make the tier smaller, or set host.memory_bytes")
 
 
 def slow_start(placement: Placement, host: Host) -> Notice | None:
@@ -101,9 +97,7 @@ def slow_start(placement: Placement, host: Host) -> Notice | None:
     if pin_s < LONG_PIN_S:
         return None
     size = format_bytes(placement.cpu_bytes)
-    return Notice(
-        code="slow_start", level="note", sentence=f"Pinning {size} adds about {format_seconds(pin_s)} to each start."
-    )
+    return Notice(code="slow_start", level="note", sentence=f"Pinning {size} adds about {format_seconds(pin_s)} to each start.")
 
 
 def disk_without_cpu(placement: Placement, title: str, allowed: bool = False) -> Notice | None:
@@ -137,9 +131,7 @@ def small_copies(case: Case) -> Notice | None:
     piece = _smallest_copy(case)
     if not 0 < piece < cliff:
         return None
-    sentence = (
-        f"A block is copied in pieces of {format_bytes(piece)}, below {format_bytes(cliff)} where copies become slow."
-    )
+    sentence = f"A block is copied in pieces of {format_bytes(piece)}, below {format_bytes(cliff)} where copies become slow."
     hint = "larger blocks or chunks, or a layout with all layers of a block together"
     return Notice(code="small_copies", sentence=sentence, hint=hint)
 
@@ -166,9 +158,7 @@ def disk_for_short_prefixes(case: Case) -> Notice | None:
         f"Half of the reused prefixes are under {format_tokens(reused)} tokens; "
         f"below about {SHORT_PREFIX_TOKENS:,} reading from disk has often taken longer than computing."
     )
-    return Notice(
-        code="disk_short_prefix", sentence=sentence, hint="set a least length for loading, or drop the disk tier"
-    )
+    return Notice(code="disk_short_prefix", sentence=sentence, hint="set a least length for loading, or drop the disk tier")
 
 
 def convoy(case: Case) -> Notice | None:
@@ -182,9 +172,7 @@ def convoy(case: Case) -> Notice | None:
         f"Up to {sharers} requests share a prefix of {format_tokens(prefix)} tokens: when it has left the GPU, "
         f"all of them wait for one load of {format_seconds(load_s)}."
     )
-    return Notice(
-        code="convoy", sentence=sentence, hint="keep the shared prefix on the GPU: a larger pool, or fewer sequences"
-    )
+    return Notice(code="convoy", sentence=sentence, hint="keep the shared prefix on the GPU: a larger pool, or fewer sequences")
 
 
 def latent_per_rank(case: Case) -> Notice | None:
@@ -194,12 +182,9 @@ def latent_per_rank(case: Case) -> Notice | None:
         return None
     tp = case.placement.tp
     sentence = (
-        f"{case.engine.name} stores the latent KV of {case.model.name} on each of {tp} ranks: "
-        f"the tiers hold 1/{tp} of what they could."
+        f"{case.engine.name} stores the latent KV of {case.model.name} on each of {tp} ranks: the tiers hold 1/{tp} of what they could."
     )
-    return Notice(
-        code="latent_per_rank", sentence=sentence, hint="an engine that stores it once, or data-parallel attention"
-    )
+    return Notice(code="latent_per_rank", sentence=sentence, hint="an engine that stores it once, or data-parallel attention")
 
 
 def pool_too_small(case: Case) -> Notice | None:
@@ -208,9 +193,7 @@ def pool_too_small(case: Case) -> Notice | None:
     pool_tokens = int(case.pool_bytes / case.token_bytes) if case.token_bytes else 0
     if not longest or not pool_tokens or pool_tokens >= 2 * longest:
         return None
-    sentence = (
-        f"The GPU's KV pool holds {format_tokens(pool_tokens)} tokens, the longest prompt {format_tokens(longest)}: "
-    )
+    sentence = f"The GPU's KV pool holds {format_tokens(pool_tokens)} tokens, the longest prompt {format_tokens(longest)}: "
     hint = "an 8-bit KV dtype, more ranks, or a smaller model"
     if pool_tokens < longest:
         sentence += "it cannot run, with or without offloading."

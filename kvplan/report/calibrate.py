@@ -46,9 +46,7 @@ def render(result: CalibrateResult, console: Console) -> None:
             table.add_row(f"[bold]{part}[/]")
         promised = _number(figure.datasheet, figure.unit) if figure.datasheet else ""
         reached = f"{figure.value / figure.datasheet:.0%}" if figure.datasheet else ""
-        table.add_row(
-            f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached
-        )
+        table.add_row(f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached)
     console.print(f"[bold]{escape(result.machine.title)}[/] · {result.mode}")
     console.print()
     console.print(table)

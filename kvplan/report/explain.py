@@ -16,11 +16,7 @@ def show(console: Console, result: Explanation) -> None:
     """Print what a configuration means, tier by tier and setting by setting, then what is wrong with it."""
     console.print(f"[bold]{escape(result.source)}[/] · {result.engine} {result.version}\n")
     for tier in result.tiers:
-        size = (
-            f"{format_bytes(tier.bytes_total)} in all, {format_bytes(tier.bytes_per_rank)} per rank"
-            if tier.bytes_total
-            else "no bound"
-        )
+        size = f"{format_bytes(tier.bytes_total)} in all, {format_bytes(tier.bytes_per_rank)} per rank" if tier.bytes_total else "no bound"
         console.print(f"  {tier.name:<7} {size}{f', {escape(tier.where)}' if tier.where else ''}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
     for one in result.meanings:

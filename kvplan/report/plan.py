@@ -117,17 +117,13 @@ def _when(result: PlanResult) -> Iterator[str | Table]:
         )
     for hit in sorted({one.hit for one in result.claims}, reverse=True):
         places = [
-            f"{one.speedup:g} times from {format_tokens(one.prompt_tokens)} tokens"
-            if one.prompt_tokens
-            else f"{one.speedup:g} times never"
+            f"{one.speedup:g} times from {format_tokens(one.prompt_tokens)} tokens" if one.prompt_tokens else f"{one.speedup:g} times never"
             for one in result.claims
             if one.hit == hit
         ]
         yield f"a first token can come, with {hit:.0%} of the prompt in host memory, " + ", ".join(places)
     if result.at_load:
-        yield "gain when the traffic arrives " + ", ".join(
-            f"{speed} times as fast: {gain:+.0%}" for speed, gain in result.at_load.items()
-        )
+        yield "gain when the traffic arrives " + ", ".join(f"{speed} times as fast: {gain:+.0%}" for speed, gain in result.at_load.items())
 
 
 def _tokens(span: Range) -> str:
@@ -150,10 +146,7 @@ def _how_much(result: PlanResult) -> Iterator[str]:
         return
     placement = result.placement
     sizes = [(placement.cpu_bytes, "host memory"), (placement.disk_bytes, "disk")]
-    yield (
-        " and ".join(f"{format_bytes(size)} of {what}" for size, what in sizes if size)
-        + " for this replica, over all its ranks"
-    )
+    yield (" and ".join(f"{format_bytes(size)} of {what}" for size, what in sizes if size) + " for this replica, over all its ranks")
     for step in result.steps:
         word = "down" if step.capacity_bytes < placement.cpu_bytes else "up"
         yield (
@@ -199,9 +192,7 @@ def _losing(one: Option) -> str:
 def _assumption(one: Assumption) -> str:
     how = f"{one.kind}, ±{1.96 * one.sigma_rel:.0%}"
     if one.flips_at is None:
-        return (
-            f"{one.name} ({how}): holds up to {one.tested_to:g} times" if one.tested_to != 1 else f"{one.name} ({how})"
-        )
+        return f"{one.name} ({how}): holds up to {one.tested_to:g} times" if one.tested_to != 1 else f"{one.name} ({how})"
     return f"{one.name} ({how}): another verdict from {one.flips_at:.2g} times on"
 
 

@@ -48,8 +48,7 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     )
     if requests.rejected:
         console.print(
-            f"[yellow]rejected {requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens: "
-            "they can never fit[/]"
+            f"[yellow]rejected {requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens: they can never fit[/]"
         )
     if result.partial:
         console.print(f"[yellow]partial: interrupted with {requests.unfinished:,} requests not finished[/]")
@@ -137,11 +136,7 @@ def _lines(console: Console, result: SimResult) -> None:
         console.print(f"{'✓ met' if check.met else '✗ missed'}: {check.name} {value}, target {limit}")
     if result.goodput is not None:
         good = result.goodput
-        console.print(
-            f"goodput {good.requests_per_s:,.2f} requests/s: {good.share:.1%} of the requests meet every limit"
-        )
+        console.print(f"goodput {good.requests_per_s:,.2f} requests/s: {good.share:.1%} of the requests meet every limit")
     if result.largest_cause:
         console.print(result.largest_cause)
-    console.print(
-        f"[dim]simulated in {result.wall_s:.1f} s · seed {result.provenance['seed']} · --json for everything[/]"
-    )
+    console.print(f"[dim]simulated in {result.wall_s:.1f} s · seed {result.provenance['seed']} · --json for everything[/]")

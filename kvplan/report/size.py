@@ -89,15 +89,11 @@ def _sizes(result: SizeResult) -> Table:
     kv, engine = result.kv, result.engine
     table = _grid("left", "right", "left")
     mean, growth = format_bytes(kv.bytes_per_token_mean), format_bytes(kv.growth_bytes_per_token)
-    table.add_row(
-        "(a) logical", format_bytes(kv.bytes_per_sequence), f"one sequence: {mean} a token, the next one adds {growth}"
-    )
+    table.add_row("(a) logical", format_bytes(kv.bytes_per_sequence), f"one sequence: {mean} a token, the next one adds {growth}")
     blocks = f"blocks of {engine.block_tokens} tokens" if engine.block_tokens else "a state, no blocks"
     groups = f", {engine.groups} groups" if engine.groups > 1 else ""
     ranks = f" on {result.tp * result.pp} ranks" if result.tp * result.pp > 1 else ""
-    table.add_row(
-        "(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}"
-    )
+    table.add_row("(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}")
     if engine.pool_tokens is not None:
         table.add_row(
             "(c) printed",
@@ -148,8 +144,7 @@ def _verdict(console: Console, result: SizeResult) -> None:
         longest = "nothing grows with the context"
     if fit.fits:
         console.print(
-            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of "
-            f"{format_tokens(result.context_tokens)} tokens; {longest}."
+            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}."
         )
         return
     console.print(
@@ -166,11 +161,7 @@ def _verdict(console: Console, result: SizeResult) -> None:
 def _way(way: WayOut) -> tuple[str, str]:
     if way.note:
         return ("possible" if way.fits else "no"), way.note
-    return (
-        ("fits", f"up to {way.max_sequences} at once")
-        if way.fits
-        else ("no", f"{format_bytes(way.missing_bytes)} short")
-    )
+    return ("fits", f"up to {way.max_sequences} at once") if way.fits else ("no", f"{format_bytes(way.missing_bytes)} short")
 
 
 def _offload(console: Console, result: SizeResult) -> Table:

@@ -42,8 +42,7 @@ def sparkline(counts: Sequence[float]) -> str:
 def _headline(result: CurveResult) -> Text:
     window = f", the first {result.warmup_requests:,} as warm-up" if result.warmup_requests else ""
     return Text(
-        f"{result.trace}: {result.requests:,} requests{window}, {result.unique_blocks:,} distinct blocks "
-        f"of {result.block_tokens} tokens",
+        f"{result.trace}: {result.requests:,} requests{window}, {result.unique_blocks:,} distinct blocks of {result.block_tokens} tokens",
         style="bold",
     )
 
@@ -77,9 +76,7 @@ def _curve_words(result: CurveResult) -> list[str]:
     ideal = result.ideal
     lines = [f"A cache without end hits {_percent(ideal.token_hit)} of tokens, {_percent(ideal.block_hit)} of blocks."]
     if result.knee:
-        lines.append(
-            f"The LRU curve bends at {_size(result, result.knee.capacity_blocks)}: {_percent(result.knee.token_hit)}."
-        )
+        lines.append(f"The LRU curve bends at {_size(result, result.knee.capacity_blocks)}: {_percent(result.knee.token_hit)}.")
     if "0.9" in result.share_of_ideal:
         lines.append(
             f"Nine tenths of the ideal take {_size(result, result.share_of_ideal['0.9'])}, "

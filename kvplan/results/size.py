@@ -87,9 +87,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
     idle_reload_s: float
     idle_recompute_s: float
-    idle_break_even_tokens: (
-        int | None
-    )  # prefixes from this length on return faster than they are recomputed; null: none
+    idle_break_even_tokens: int | None  # prefixes from this length on return faster than they are recomputed; null: none
     streamed_added_s: float  # per decode step
     streamed_tokens_per_s: float  # of the batch
 

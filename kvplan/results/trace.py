@@ -33,8 +33,7 @@ class ReadReport(msgspec.Struct, frozen=True, kw_only=True):
     def sentences(self) -> list[str]:
         """One sentence for each thing that the user should know."""
         counts = (
-            f"{count.rows:,} row{'s' if count.rows != 1 else ''} {count.kind}: {count.what} "
-            f"(first on line {count.first_line})"
+            f"{count.rows:,} row{'s' if count.rows != 1 else ''} {count.kind}: {count.what} (first on line {count.first_line})"
             for count in self.counts
             if count.kind != "quirk"
         )

@@ -30,9 +30,7 @@ class Arrivals:
 
     def __iter__(self) -> Iterator[Request]:
         """Requests with `arrival_s` as the engine sees it."""
-        requests = (
-            _jittered(self._watched(), self.run.jitter_s, self.run.seed) if self.run.jitter_s else self._watched()
-        )
+        requests = _jittered(self._watched(), self.run.jitter_s, self.run.seed) if self.run.jitter_s else self._watched()
         if self.run.speedup == 1:
             yield from requests
             return
@@ -106,9 +104,7 @@ class Reuse:
                 if key not in seen:
                     break
                 leading += 1
-            self.hit_tokens += (
-                min(leading * self.key_tokens, request.prompt_tokens) // self.grain_tokens * self.grain_tokens
-            )
+            self.hit_tokens += min(leading * self.key_tokens, request.prompt_tokens) // self.grain_tokens * self.grain_tokens
             self.tokens += request.prompt_tokens
         seen.update(blocks)
         if len(seen) > MOST_KEYS:

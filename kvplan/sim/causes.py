@@ -19,9 +19,7 @@ SAMPLE = 2000
 """Late requests whose own prefill is computed; more are sampled evenly."""
 
 
-def largest(
-    clauses: list[Clause], checks: list[TargetCheck], columns: dict[str, Any], cost: StepCost, slow: SlowTokens
-) -> str:
+def largest(clauses: list[Clause], checks: list[TargetCheck], columns: dict[str, Any], cost: StepCost, slow: SlowTokens) -> str:
     """A sentence on the missed clause that is missed by most; empty when all are met."""
     missed = [
         (check.value_s / check.limit_s, clause, check)
@@ -33,11 +31,7 @@ def largest(
     over, clause, check = max(missed, key=lambda entry: entry[0])
     parts = _of_tokens(slow) if clause.metric == "itl" else _of_requests(clause, columns, cost)
     total = sum(parts.values())
-    head = (
-        f"{check.name} misses its target by {over - 1:.0%}"
-        if over < 3
-        else f"{check.name} is {over:,.0f} times its target"
-    )
+    head = f"{check.name} misses its target by {over - 1:.0%}" if over < 3 else f"{check.name} is {over:,.0f} times its target"
     if total <= 0:
         return f"{head}."
     name, seconds = max(parts.items(), key=lambda part: part[1])

@@ -28,8 +28,8 @@ class Job:
     """A request on its way through a replica."""
 
     __slots__ = (
-        "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail", "computed", "planned",
-        "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
+        "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
+        "computed", "planned", "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
         "promoted", "weighed_s", "looked", "prefetch", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
 

@@ -30,7 +30,9 @@ def summarise(world: World, *, partial: bool) -> SimResult:
     tokens = {name: int(columns[f"{name}_tokens"][kept].sum()) for name in ("gpu_hit", "cpu_hit", "disk_hit", "remote_hit", "computed")}
     prompt_tokens = int(columns["prompt_tokens"][kept].sum())
     loads = world.tally
-    stats = {name: _stats(columns[f"{name}_s"][kept]) for name in ("ttft", "e2e", "queue")} | {"itl": _histogram_stats(world.recorder.intervals_s)}
+    stats = {name: _stats(columns[f"{name}_s"][kept]) for name in ("ttft", "e2e", "queue")} | {
+        "itl": _histogram_stats(world.recorder.intervals_s)
+    }
     checks, goodput, cause = targets.check(world.target, stats), None, ""
     if world.target:
         measured = {name: column[kept] for name, column in columns.items()}
@@ -88,7 +90,9 @@ def _stats(values: Any) -> Stats:
     if not len(values):
         return Stats(mean=None, max=None, **dict.fromkeys(QUANTILES))
     quantiles = np.quantile(values, list(QUANTILES.values()))
-    return Stats(mean=float(values.mean()), max=float(values.max()), **{name: float(value) for name, value in zip(QUANTILES, quantiles, strict=True)})
+    return Stats(
+        mean=float(values.mean()), max=float(values.max()), **{name: float(value) for name, value in zip(QUANTILES, quantiles, strict=True)}
+    )
 
 
 def _histogram_stats(histogram: Histogram) -> Stats:
@@ -142,7 +146,10 @@ def _provenance(world: World) -> dict[str, Any]:
         "seed": scenario.run.seed,
         "trace": {"path": scenario.trace, "format": world.trace.format, "block_tokens": world.trace.block_tokens},
         "model": {"name": scenario.model.name, "source": scenario.model.source, "kv_bytes_per_token": world.token_bytes},
-        "machine": {"name": scenario.machine.name, "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())}},
+        "machine": {
+            "name": scenario.machine.name,
+            "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())},
+        },
         "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
         "gpu_pool": {
             "bytes": round(world.pool_bytes),
@@ -172,4 +179,3 @@ def _warnings(world: World) -> list[str]:
     if not world.trace.block_tokens:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
     return found
-

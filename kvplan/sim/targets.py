@@ -37,9 +37,7 @@ def parse(text: str) -> list[Clause]:
 def _clause(text: str) -> Clause:
     match = re.fullmatch(r"([a-z0-9]+)_([a-z0-9]+)\s*<=?\s*(.+)", text)
     if not match:
-        raise InputError(
-            f"target {text!r} is not of the form metric_statistic<time", hint="for example ttft_p95<2s,itl_p95<50ms"
-        )
+        raise InputError(f"target {text!r} is not of the form metric_statistic<time", hint="for example ttft_p95<2s,itl_p95<50ms")
     metric, statistic, limit = match.groups()
     for word, known, what in (
         (metric, METRICS, "a time that a target can limit"),

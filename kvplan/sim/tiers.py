@@ -17,9 +17,7 @@ class Tier:
     `index` is its slot in `Node.entries`; `grain_tokens` the granularity of lookup and eviction. Counters are in tokens.
     """
 
-    def __init__(
-        self, name: str, index: int, *, tree: PrefixTree, policy: Policy, capacity_tokens: int, grain_tokens: int
-    ) -> None:
+    def __init__(self, name: str, index: int, *, tree: PrefixTree, policy: Policy, capacity_tokens: int, grain_tokens: int) -> None:
         self.name = name
         self.index = index
         self.tree = tree
@@ -111,7 +109,7 @@ class Tier:
         entry.tokens += tokens
 
     def leave(self, tokens: int) -> None:
-        """Leave `tokens` of content that nobody can find again in the order of eviction, as an engine does with blocks freed without a hash."""
+        """Leave `tokens` of content that nobody can find again in the order of eviction."""
         if tokens:
             self.policy.append(Entry(None, tokens))
             self.evictable_tokens += tokens

@@ -37,9 +37,7 @@ def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
             parameters=parameters(model).total,
             active_parameters=parameters(model).active,
             bits=part_bits(model, question.dtype),
-            bytes_per_gpu=rank_weight_bytes(
-                model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep
-            ),
+            bytes_per_gpu=rank_weight_bytes(model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep),
         ),
         engine=_engine(question),
         fit=fit(question),
@@ -123,14 +121,8 @@ def _tiers(question: Question) -> dict[str, float]:
 def _provenance(question: Question) -> dict[str, Source]:
     model, engine = question.model, question.engine
     found = {"model": Source(kind="datasheet", source=model.source or model.name)}
-    found["kv"] = Source(
-        kind="derived", source="layer formula: layers x KV heads x (K + V dimensions) x bytes x kept tokens"
-    )
-    found |= {
-        f"engine.{path}": source
-        for path, source in engine.provenance.items()
-        if path.startswith(("memory", "kv_formats"))
-    }
+    found["kv"] = Source(kind="derived", source="layer formula: layers x KV heads x (K + V dimensions) x bytes x kept tokens")
+    found |= {f"engine.{path}": source for path, source in engine.provenance.items() if path.startswith(("memory", "kv_formats"))}
     if machine := question.machine:
         for path in ("gpu.memory_bytes", "link.h2d_Bps", "disk.read_Bps", "host.memory_bytes"):
             found[f"machine.{path}"] = machine.source(path)
@@ -153,9 +145,7 @@ def _warnings(question: Question) -> tuple[str, ...]:
     found = list(model.notes)
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
-        found.append(
-            f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}"
-        )
+        found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")
     if model.quantization is None and not question.dtype:
         stated = next((word for word in ("fp8", "nvfp4", "awq", "gptq", "int4") if word in model.name.lower()), "")
         if stated:
@@ -166,9 +156,7 @@ def _warnings(question: Question) -> tuple[str, ...]:
     if question.kv_dtype == "auto" and question.kv_name != model.dtype:
         found.append(f"the checkpoint asks for {question.kv_name} KV, and {question.engine.name} follows it")
     if question.stored_name != question.kv_name:
-        found.append(
-            f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU"
-        )
+        found.append(f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU")
     if any(layer.kind == "cross" and not layer.window_tokens for layer in model.layers):
         found.append("cross attention is sized for an encoder input as long as the context")
     return tuple(found)

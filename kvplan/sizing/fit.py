@@ -96,11 +96,7 @@ def _kinds(question: Question) -> Iterator[list[dict[str, object]]]:
 def _narrower_weights(question: Question) -> dict[str, object]:
     """fp8 weights where the checkpoint is wider and the machine has fp8 units."""
     wide = not question.dtype and question.model.quantization is None
-    return (
-        {"dtype": "fp8"}
-        if wide and question.machine and question.machine.gpu.fp8_flops and not question.pool_bytes
-        else {}
-    )
+    return {"dtype": "fp8"} if wide and question.machine and question.machine.gpu.fp8_flops and not question.pool_bytes else {}
 
 
 def _more_ranks(question: Question) -> list[int]:
@@ -129,9 +125,7 @@ def _evaluate(question: Question, changes: dict[str, object]) -> WayOut | None:
 def _fewer(question: Question) -> WayOut | None:
     """Fewer sequences, or for a single one a shorter context."""
     if question.max_sequences:
-        return WayOut(
-            change=f"--batch {question.max_sequences}", fits=True, max_sequences=question.max_sequences, missing_bytes=0
-        )
+        return WayOut(change=f"--batch {question.max_sequences}", fits=True, max_sequences=question.max_sequences, missing_bytes=0)
     longest, _ = _longest_context(question)
     if not longest:
         return None
@@ -152,9 +146,7 @@ def _offload(question: Question) -> WayOut | None:
         parked = (question.batch - question.max_sequences) * question.sequence_bytes
     if parked > room:
         note = f"{format_bytes(parked)} exceed the {format_bytes(room)} that the host can pin"
-        return WayOut(
-            change="offload", fits=False, max_sequences=question.max_sequences, missing_bytes=parked - room, note=note
-        )
+        return WayOut(change="offload", fits=False, max_sequences=question.max_sequences, missing_bytes=parked - room, note=note)
     note = _turns(question, machine, parked) if question.max_sequences else _stream(question, parked)
     return WayOut(change="offload", fits=True, max_sequences=question.max_sequences, missing_bytes=0, note=note)
 
@@ -172,7 +164,4 @@ def _turns(question: Question, machine: Machine, parked: int) -> str:
 
 def _stream(question: Question, parked: int) -> str:
     price = price_of(question, parked, 0)
-    return (
-        f"{format_bytes(parked)} in host memory cross the link at every step: "
-        f"{price.streamed_tokens_per_s:.2g} tokens/s for the batch"
-    )
+    return f"{format_bytes(parked)} in host memory cross the link at every step: {price.streamed_tokens_per_s:.2g} tokens/s for the batch"

@@ -40,12 +40,8 @@ def state_bytes(layer: Layers, dtype: str, tp: int = 1, state_dtype: str = "") -
     if layer.kind != "state":
         return 0
     grouped = layer.state_groups * layer.conv_group_elements
-    conv = (layer.conv_elements - grouped) // tp + max(
-        layer.state_groups // tp, 1 if layer.state_groups else 0
-    ) * layer.conv_group_elements
-    return (
-        layer.state_elements // tp * DTYPE_BYTES[layer.state_dtype or state_dtype or dtype] + conv * DTYPE_BYTES[dtype]
-    )
+    conv = (layer.conv_elements - grouped) // tp + max(layer.state_groups // tp, 1 if layer.state_groups else 0) * layer.conv_group_elements
+    return layer.state_elements // tp * DTYPE_BYTES[layer.state_dtype or state_dtype or dtype] + conv * DTYPE_BYTES[dtype]
 
 
 def sequence_bytes(model: ModelSpec, context_tokens: int, fmt: KvFormat, tp: int = 1, state_dtype: str = "") -> int:
@@ -53,11 +49,7 @@ def sequence_bytes(model: ModelSpec, context_tokens: int, fmt: KvFormat, tp: int
     model's).
     """
     return sum(
-        layer.count
-        * (
-            kept_tokens(layer, context_tokens) * token_bytes(layer, fmt, tp)
-            + state_bytes(layer, model.dtype, tp, state_dtype)
-        )
+        layer.count * (kept_tokens(layer, context_tokens) * token_bytes(layer, fmt, tp) + state_bytes(layer, model.dtype, tp, state_dtype))
         for layer in model.layers
     )
 
@@ -72,10 +64,7 @@ def multi_head_bytes(model: ModelSpec, context_tokens: int, fmt: KvFormat) -> in
     query head.
     """
     widest = max(
-        (
-            layer.query_heads * (vector_bytes(layer.k_dim, fmt) + vector_bytes(layer.v_dim, fmt))
-            for layer in model.layers
-        ),
+        (layer.query_heads * (vector_bytes(layer.k_dim, fmt) + vector_bytes(layer.v_dim, fmt)) for layer in model.layers),
         default=0,
     )
     attending = sum(layer.count for layer in model.layers if layer.kind not in ("state", "none"))

@@ -68,9 +68,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         are full, its state is fixed.
         """
         growing = [one for one in self.types if one.kind == "full" or (one.kind == "cross" and not one.window_tokens)]
-        return (
-            sum(one.groups * self.block_bytes * self.block_tokens // one.block_tokens for one in growing) * self.ranks
-        )
+        return sum(one.groups * self.block_bytes * self.block_tokens // one.block_tokens for one in growing) * self.ranks
 
     def blocks(self, pool_bytes: int) -> int:
         """Whole blocks in a pool of `pool_bytes` on all ranks together."""
@@ -87,9 +85,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return int(self.concurrency(blocks, context_tokens) * context_tokens)
 
 
-def layout(
-    model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, pp: int = 1, block_tokens: int = 0
-) -> Layout:
+def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, pp: int = 1, block_tokens: int = 0) -> Layout:
     """The block layout of a model in an engine. Raises InputError when `tp` does not divide its heads."""
     check_ranks(model, tp, pp)
     rules, fmt = engine.memory_rules, stored_format(kv_dtype, engine)
@@ -152,9 +148,7 @@ def _kind(layer: Layers, rules: Memory) -> str:
     return layer.kind
 
 
-def _types(
-    kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, tp: int, pp: int, block: int
-) -> list[_Type]:
+def _types(kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, tp: int, pp: int, block: int) -> list[_Type]:
     """One entry per type, all with the same page once there are several: smaller vectors get more tokens per block,
     states are padded.
     """

@@ -51,31 +51,23 @@ def _off_gpu(question: Question, dtype: str) -> int:
 
 
 def _total(question: Question, fmt: KvFormat) -> int:
-    return sequence_bytes(
-        question.model, question.context_tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype
-    )
+    return sequence_bytes(question.model, question.context_tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype)
 
 
 def _states(question: Question) -> int:
     rules = question.engine.memory_rules
-    return sum(
-        layer.count * state_bytes(layer, question.model.dtype, 1, rules.state_dtype) for layer in question.model.layers
-    )
+    return sum(layer.count * state_bytes(layer, question.model.dtype, 1, rules.state_dtype) for layer in question.model.layers)
 
 
 def _kept_bytes(question: Question, keep_tokens: int) -> int:
     """Bytes of the batch's last `keep_tokens` tokens."""
     return question.batch * sum(
-        layer.count
-        * min(keep_tokens, kept_tokens(layer, question.context_tokens))
-        * token_bytes(layer, question.format)
+        layer.count * min(keep_tokens, kept_tokens(layer, question.context_tokens)) * token_bytes(layer, question.format)
         for layer in question.model.layers
     )
 
 
-def _placement(
-    question: Question, name: str, dtype: str, off_bytes: int, disk_share: float, baseline: int
-) -> Placement:
+def _placement(question: Question, name: str, dtype: str, off_bytes: int, disk_share: float, baseline: int) -> Placement:
     total = question.batch * _total(question, logical_format(dtype, question.engine))
     disk = round(off_bytes * disk_share)
     gpu = total - off_bytes

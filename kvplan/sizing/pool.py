@@ -89,9 +89,5 @@ def activation_bytes(model: ModelSpec, engine: EngineSpec, gpu: Gpu, tp: int = 1
         (max(one.width * max(1, one.experts_per_token), one.shared_width) * one.matrices / tp for one in model.ffn),
         default=0,
     )
-    forward = (
-        engine.step_tokens * (rules.forward_copies * model.hidden + width) * DTYPE_BYTES[model.dtype]
-        if rules.forward_copies
-        else 0
-    )
+    forward = engine.step_tokens * (rules.forward_copies * model.hidden + width) * DTYPE_BYTES[model.dtype] if rules.forward_copies else 0
     return round(max(sampler, forward))

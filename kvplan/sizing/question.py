@@ -104,9 +104,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def sequence_bytes(self) -> int:
         """Logical bytes of one sequence."""
-        return sequence_bytes(
-            self.model, self.context_tokens, self.format, state_dtype=self.engine.memory_rules.state_dtype
-        )
+        return sequence_bytes(self.model, self.context_tokens, self.format, state_dtype=self.engine.memory_rules.state_dtype)
 
     def changed(self, **changes: object) -> Question:
         """The same question with some fields changed."""

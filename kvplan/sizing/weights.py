@@ -28,16 +28,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        return (
-            self.embedding
-            + self.head
-            + self.attention
-            + self.dense
-            + self.router
-            + self.experts
-            + self.shared_experts
-            + self.other
-        )
+        return self.embedding + self.head + self.attention + self.dense + self.router + self.experts + self.shared_experts + self.other
 
     @property
     def active(self) -> int:
@@ -65,9 +56,7 @@ def parameters(model: ModelSpec) -> Parameters:
         "dense": sum(one.count * hidden * one.width * one.matrices for one in model.ffn if not one.experts),
         "router": sum(one.count * hidden * one.experts for one in model.ffn),
         "experts": sum(one.count * one.experts * _expert(one, hidden) for one in model.ffn),
-        "shared_experts": sum(
-            one.count * (hidden * one.shared_width * one.matrices + 2 * hidden * one.inner_hidden) for one in model.ffn
-        ),
+        "shared_experts": sum(one.count * (hidden * one.shared_width * one.matrices + 2 * hidden * one.inner_hidden) for one in model.ffn),
     }
     norms = (2 * model.depth + 1) * hidden
     known = sum(parts.values()) + norms
@@ -114,9 +103,7 @@ def part_bits(model: ModelSpec, dtype: str = "") -> dict[str, float]:
     if chosen and chosen not in WEIGHT_BITS:
         raise InputError(f"no weight dtype named {dtype!r}", hint=did_you_mean(chosen, WEIGHT_BITS))
     base = 8.0 * DTYPE_BYTES[chosen if chosen in ("bf16", "fp16", "fp32") else model.dtype]
-    bits = dict.fromkeys(
-        ("embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"), base
-    )
+    bits = dict.fromkeys(("embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"), base)
     if chosen and chosen not in ("bf16", "fp16", "fp32"):
         bits |= dict.fromkeys(_LINEAR, WEIGHT_BITS[chosen])
     elif not chosen and model.quantization:
@@ -130,9 +117,7 @@ def weight_bytes(model: ModelSpec, dtype: str = "") -> int:
     return round(sum(getattr(params, part) * width / 8 for part, width in bits.items()))
 
 
-def rank_weight_bytes(
-    model: ModelSpec, engine: EngineSpec, dtype: str = "", *, tp: int = 1, pp: int = 1, ep: int = 0
-) -> int:
+def rank_weight_bytes(model: ModelSpec, engine: EngineSpec, dtype: str = "", *, tp: int = 1, pp: int = 1, ep: int = 0) -> int:
     """Bytes of weights on the fullest rank of `tp` x `pp`, with the experts spread over `ep` ranks (0: over the `tp`
     ranks of a stage).
 
@@ -156,9 +141,7 @@ def rank_weight_bytes(
         "other": params.other / tp * stage,
     }
     total = sum(held[part] * width / 8 for part, width in bits.items())
-    return round(
-        total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory_rules.absorbs_latent else 0)
-    )
+    return round(total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory_rules.absorbs_latent else 0))
 
 
 def _padding(model: ModelSpec, engine: EngineSpec, tp: int) -> float:

@@ -189,9 +189,7 @@ def _blocks(capacities: Sequence[str | int], block_bytes: int | None) -> list[in
         if isinstance(text, int) or text.strip().isdigit():
             count = int(text)
         elif block_bytes is None:
-            raise InputError(
-                f"{text!r} is not a number of blocks", hint="to give sizes such as 64GiB, name a model with --model"
-            )
+            raise InputError(f"{text!r} is not a number of blocks", hint="to give sizes such as 64GiB, name a model with --model")
         else:
             count = units.parse_bytes(text) // block_bytes
         if not 1 <= count < 2**53:

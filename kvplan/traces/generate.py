@@ -69,9 +69,7 @@ class _Ids:
 class _Sessions:
     """The sessions of one client."""
 
-    def __init__(
-        self, spec: Spec, client: Client, rng: np.random.Generator, ids: _Ids, prefix: str, folder: Path
-    ) -> None:
+    def __init__(self, spec: Spec, client: Client, rng: np.random.Generator, ids: _Ids, prefix: str, folder: Path) -> None:
         self._spec, self._client, self._rng, self._ids, self._prefix = spec, client, rng, ids, prefix
         self._number = count()
         self._system = list(ids.run((client.system_tokens or 0) // spec.block_tokens))

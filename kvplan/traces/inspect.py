@@ -45,9 +45,7 @@ def inspect(trace: Trace, *, max_events: int = MAX_EVENTS) -> InspectResult:
 def _arrivals(arrival_s: npt.NDArray[np.float64], first_s: float) -> Arrivals:
     """Peaks are per whole second of the file's own clock, the dispersion per second from the first request."""
     span_s = float(arrival_s[-1])
-    per_s, on_clock, on_clock_10 = (
-        _counts(values) for values in (arrival_s, arrival_s + first_s % 1, (arrival_s + first_s % 10) / 10)
-    )
+    per_s, on_clock, on_clock_10 = (_counts(values) for values in (arrival_s, arrival_s + first_s % 1, (arrival_s + first_s % 10) / 10))
     gaps = np.diff(arrival_s)
     stamps, batch = np.unique(arrival_s, return_counts=True)
     edges = np.linspace(0, span_s or 1, _BINS + 1)

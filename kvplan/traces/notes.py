@@ -23,11 +23,6 @@ class Notes:
 
     def report(self, *, requests: int) -> ReadReport:
         """The report of a pass that gave `requests` requests."""
-        counts = tuple(
-            Count(kind=kind, what=what, rows=rows, first_line=line)
-            for (kind, what), (rows, line) in self._counts.items()
-        )
+        counts = tuple(Count(kind=kind, what=what, rows=rows, first_line=line) for (kind, what), (rows, line) in self._counts.items())
         dropped = sum(count.rows for count in counts if count.kind == "dropped")
-        return ReadReport(
-            rows_read=requests + dropped, requests=requests, counts=counts, warnings=tuple(self._warnings)
-        )
+        return ReadReport(rows_read=requests + dropped, requests=requests, counts=counts, warnings=tuple(self._warnings))

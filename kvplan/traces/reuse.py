@@ -52,9 +52,7 @@ class Window:
         self.tokens = np.concatenate(([0], np.cumsum(columns.tokens[self.start :][order])))  # covered by the first n
         self.blocks = int(columns.blocks[first:].sum())
         self.prompt_tokens = int(columns.prompt_tokens[first:].sum())
-        self.named_tokens = int(
-            np.minimum(columns.blocks[first:] * columns.block_tokens, columns.prompt_tokens[first:]).sum()
-        )
+        self.named_tokens = int(np.minimum(columns.blocks[first:] * columns.block_tokens, columns.prompt_tokens[first:]).sum())
 
     @property
     def reused(self) -> Ints:

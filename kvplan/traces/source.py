@@ -154,9 +154,7 @@ class _Watched(io.RawIOBase):
         buffer[: len(data)] = data
         self._read += len(data)
         if self._read > BOMB_BYTES and self._read > BOMB_RATIO * self._raw.tell():
-            raise InputError(
-                f"{self._path}: stopped at {self._read:,} bytes, over {BOMB_RATIO} times what was read of it"
-            )
+            raise InputError(f"{self._path}: stopped at {self._read:,} bytes, over {BOMB_RATIO} times what was read of it")
         return len(data)
 
     def close(self) -> None:

@@ -63,9 +63,7 @@ class Trace:
         first_s = self.first_s
         if not first_s:
             return requests
-        return (
-            msgspec.structs.replace(request, arrival_s=round(request.arrival_s - first_s, 9)) for request in requests
-        )
+        return (msgspec.structs.replace(request, arrival_s=round(request.arrival_s - first_s, 9)) for request in requests)
 
     def __len__(self) -> int:
         return self.report.requests

@@ -121,10 +121,7 @@ def test_cost_of_a_request_does_not_grow(tmp_path: Path) -> None:
             f"\n{count:,} requests: {seconds:.1f} s, {1e6 * seconds / count:.0f} us each, "
             f"{megabytes:.0f} MB ({1e6 * megabytes / count:.0f} bytes each)"
         )
-    print(
-        "cost of a request at 1,000,000 over that at 10,000: "
-        f"{found[-1][1] / found[-1][0] / (found[0][1] / found[0][0]):.2f}"
-    )
+    print(f"cost of a request at 1,000,000 over that at 10,000: {found[-1][1] / found[-1][0] / (found[0][1] / found[0][0]):.2f}")
 
 
 def test_a_long_session_costs_the_runs_it_touches(tmp_path: Path) -> None:
@@ -145,10 +142,7 @@ def test_a_long_session_costs_the_runs_it_touches(tmp_path: Path) -> None:
         more = ("--set", "model.max_context_tokens=10000000", "--gpu-kv", "1TiB", "--cpu", "4TiB")
         seconds, megabytes, document = simulate(path, *more)
         assert document["requests"]["completed"] == turns
-        print(
-            f"\na session of {turns} turns to {turns * 5000 * scale:,} tokens: "
-            f"{document['wall_s']:.2f} s, {megabytes:.0f} MB"
-        )
+        print(f"\na session of {turns} turns to {turns * 5000 * scale:,} tokens: {document['wall_s']:.2f} s, {megabytes:.0f} MB")
 
 
 def test_everybody_at_once(tmp_path: Path) -> None:

@@ -43,9 +43,7 @@ def test_an_unknown_gpu_has_no_bound() -> None:
     assert checks.bound_s(point("gemm", m=1, n=1, k=1), {"gpu_name": "Some GPU"}) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("name", "hbm_Bps"), [("NVIDIA H200", 4.8e12), ("NVIDIA L40S", 0.864e12), ("NVIDIA L4", 0.3e12)]
-)
+@pytest.mark.parametrize(("name", "hbm_Bps"), [("NVIDIA H200", 4.8e12), ("NVIDIA L40S", 0.864e12), ("NVIDIA L4", 0.3e12)])
 def test_datasheets_are_found_by_whole_words(name: str, hbm_Bps: float) -> None:
     found = peak(name)
     assert found is not None

@@ -90,9 +90,7 @@ def test_attention_counts_the_pairs_that_causal_tokens_see() -> None:
 
 
 def test_disk_rate_follows_the_queue_and_then_the_device() -> None:
-    disk = Disk(
-        capacity_bytes=1, read_Bps=2e9, write_Bps=1e9, latency_s=1e-4, stream_Bps=1e9, read_iops=1e9, queue_knee=20
-    )
+    disk = Disk(capacity_bytes=1, read_Bps=2e9, write_Bps=1e9, latency_s=1e-4, stream_Bps=1e9, read_iops=1e9, queue_knee=20)
     # One reader of 1 MB: 1 MB / (0.1 ms + 1 ms) = 909 MB/s. Sixteen would do 14.5 GB/s: the device gives 2 GB/s.
     assert disk_read_Bps(disk, 1e6, 1) == pytest.approx(909e6, rel=1e-3)
     assert disk_read_Bps(disk, 1e6, 16) == pytest.approx(2e9, rel=1e-3)

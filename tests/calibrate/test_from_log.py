@@ -17,9 +17,7 @@ INFO 11-22 05:00:01 [gpu_model_runner.py:1] Model loading took 14.9889 GiB and 2
 INFO [kv_cache_utils.py:1] GPU KV cache size: 435,568 tokens
 INFO [kv_cache_utils.py:1] Maximum concurrency for 131,072 tokens per request: 3.32x
 """
-STORED = (
-    "LMCache INFO: Stored 3866 out of total 3866 tokens. size: 0.5309 gb, cost 11.9537 ms, throughput: 44.4144 GB/s"
-)
+STORED = "LMCache INFO: Stored 3866 out of total 3866 tokens. size: 0.5309 gb, cost 11.9537 ms, throughput: 44.4144 GB/s"
 
 
 def _write(folder: Path, name: str, text: str) -> Path:
@@ -87,9 +85,7 @@ def test_medians_alone_are_used_and_said(tmp_path: Path) -> None:
     assert "--save-detailed" in result.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("text", "match"), [("hello\n", "was recognised"), ("{broken", "not valid JSON"), ("", "was recognised")]
-)
+@pytest.mark.parametrize(("text", "match"), [("hello\n", "was recognised"), ("{broken", "not valid JSON"), ("", "was recognised")])
 def test_files_that_say_nothing(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
         read([_write(tmp_path, "x.log", text)])

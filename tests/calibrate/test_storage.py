@@ -54,9 +54,7 @@ def test_overlay_is_refused(folder: Path) -> None:
     for path in (lower, upper, work, merged):
         path.mkdir()
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    mounted = subprocess.run(
-        ["mount", "-t", "overlay", "overlay", "-o", options, merged], capture_output=True, text=True
-    )
+    mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"no overlay can be mounted: {mounted.stderr.strip()}")
     try:
@@ -140,9 +138,7 @@ def test_direct_reads_come_from_the_device(disk: DiskInstrument, monkeypatch: py
     assert sample.notes["Bps"] * sample.seconds == pytest.approx(MiB)
 
 
-def test_content_that_is_not_what_was_written_is_an_error(
-    disk: DiskInstrument, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_content_that_is_not_what_was_written_is_an_error(disk: DiskInstrument, monkeypatch: pytest.MonkeyPatch) -> None:
     file = disk.ready()
     with file.path.open("r+b") as raw:
         raw.write(b"\0" * file.size)
@@ -185,9 +181,7 @@ def test_rereading_much_faster_is_a_cache_below() -> None:
 
 def test_a_limit_of_the_control_group_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = os.stat(tmp_path).st_dev
-    (tmp_path / "io.max").write_text(
-        f"{os.major(device)}:{os.minor(device)} rbps=104857600 wbps=max riops=max wiops=max\n"
-    )
+    (tmp_path / "io.max").write_text(f"{os.major(device)}:{os.minor(device)} rbps=104857600 wbps=max riops=max wiops=max\n")
     monkeypatch.setattr(storage, "_control_group", lambda controller: None if controller else tmp_path)
     assert storage.read_limit_Bps(tmp_path) == 104857600
     finding = storage.check_limit(tmp_path)

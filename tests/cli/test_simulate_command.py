@@ -155,11 +155,7 @@ def test_line_endings_compression_and_a_late_start_do_not_matter(simulate: Any, 
         code, out, _ = simulate(str(tmp_path / name), "--json")
         assert code == 0
         answers.append(
-            {
-                key: value
-                for key, value in json.loads(out).items()
-                if key in ("ttft_s", "requests", "prompt_tokens", "duration_s")
-            }
+            {key: value for key, value in json.loads(out).items() if key in ("ttft_s", "requests", "prompt_tokens", "duration_s")}
         )
     assert answers[1:] == answers[:1] * 3
 
@@ -276,10 +272,7 @@ def interrupt(path: str, *arguments: str, after_s: float) -> tuple[int, str, str
 
 
 def test_an_interrupt_leaves_a_partial_result(tmp_path: Path) -> None:
-    rows = (
-        {"timestamp": 20 * i, "input_length": 3000, "output_length": 300, "hash_ids": [i % 7, 10 * i + 9]}
-        for i in range(60_000)
-    )
+    rows = ({"timestamp": 20 * i, "input_length": 3000, "output_length": 300, "hash_ids": [i % 7, 10 * i + 9]} for i in range(60_000))
     path = write(tmp_path / "long.jsonl", *rows)
     for after_s in (4.0, 8.0, 16.0):  # a busy machine may still be starting
         code, out, err = interrupt(path, "--json", "--requests-out", str(tmp_path / "rows.jsonl"), after_s=after_s)

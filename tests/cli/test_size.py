@@ -71,9 +71,7 @@ def test_a_config_of_ones_own(tmp_path: Path) -> None:
         "num_attention_heads": 4,
         "vocab_size": 100,
     }
-    (tmp_path / "config.json").write_text(
-        json.dumps(config | {"intermediate_size": 128, "max_position_embeddings": 512})
-    )
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 128, "max_position_embeddings": 512}))
     for path in (tmp_path, tmp_path / "config.json"):
         run = kvplan("size", str(path), "--ctx", "10", "--json")
         assert json.loads(run.stdout)["kv"]["bytes_per_sequence"] == 2 * 2 * 4 * 16 * 2 * 10

@@ -26,7 +26,9 @@ def check(title: str, rows: Sequence[tuple[str, float, float, float | None]]) ->
     missed = []
     for case, measured, predicted, tolerance in rows:
         error = predicted / measured - 1
-        print(f"{case:24}{measured * 1e3:9.2f} ms{predicted * 1e3:9.2f} ms{error:+9.1%}{'' if tolerance is None else f'{tolerance:.0%}':>9}")
+        print(
+            f"{case:24}{measured * 1e3:9.2f} ms{predicted * 1e3:9.2f} ms{error:+9.1%}{'' if tolerance is None else f'{tolerance:.0%}':>9}"
+        )
         if tolerance is not None and abs(error) > tolerance:
             missed.append(f"{case}: {error:+.1%}, allowed {tolerance:.0%}")
     assert not missed, missed

@@ -162,9 +162,7 @@ def test_nested_text_config_takes_family_defaults() -> None:
     assert per_token(model) == 32 * 2 * 32 * 128 * 2
     assert any("num_hidden_layers" in note for note in model.notes)
     # Gemma-3-4B does the same with heads (8, 4 for KV, 256 wide); 5 of 34 layers are global.
-    small = read(
-        model_type="gemma3_text", hidden_size=2560, intermediate_size=10240, num_hidden_layers=34, sliding_window=1024
-    )
+    small = read(model_type="gemma3_text", hidden_size=2560, intermediate_size=10240, num_hidden_layers=34, sliding_window=1024)
     assert per_token(small) == 5 * 2 * 4 * 256 * 2
 
 
@@ -228,9 +226,7 @@ def test_quantisation_is_read_with_its_exceptions() -> None:
     kimi = catalog.model("kimi-k2.5").quantization
     # int4 in groups of 32 with 16-bit scales; the rest is ignored by name
     assert kimi is not None and kimi.bits == {"experts": 4.5}
-    gptq = read(
-        model_type="llama", **PLAIN, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}
-    ).quantization
+    gptq = read(model_type="llama", **PLAIN, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}).quantization
     assert gptq is not None and gptq.bits["dense"] == 4 + (16 + 4) / 128
     with pytest.raises(InputError, match="quantisation"):
         read(model_type="llama", **PLAIN, quantization_config={"quant_method": "magic"})
@@ -263,9 +259,7 @@ def test_every_known_config_is_read_or_refused_for_a_reason(name: str, config: d
     try:
         model = from_hf_config(config, name=name)
     except InputError as error:
-        assert any(part in name for part in REFUSED) or (name in INCOMPLETE and not config.get("model_type")), (
-            error.message
-        )
+        assert any(part in name for part in REFUSED) or (name in INCOMPLETE and not config.get("model_type")), error.message
         return
     assert sequence_bytes(model, 4096, BF16) > 0
 
@@ -276,9 +270,7 @@ CATALOG = [catalog.model(name) for name in catalog.names("models")]
 def test_the_catalog_is_broad() -> None:
     assert len(CATALOG) >= 80
     assert len({model.family for model in CATALOG}) >= 25
-    assert all(
-        model.source and model.vocab and model.max_context_tokens for model in CATALOG if model.family != "mamba"
-    )
+    assert all(model.source and model.vocab and model.max_context_tokens for model in CATALOG if model.family != "mamba")
 
 
 @settings(max_examples=200, deadline=None)

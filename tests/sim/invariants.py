@@ -52,9 +52,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
     held = sum(entry.tokens + entry.coming for _, entry in entries)
     private = 0
     if tier.name == "gpu":
-        private = sum(
-            job.blocks * tier.grain_tokens - job.shared_tokens for job in world.replica.running + world.replica.held
-        )
+        private = sum(job.blocks * tier.grain_tokens - job.shared_tokens for job in world.replica.running + world.replica.held)
     assert tier.used_tokens == held + nameless + private, tier.name
     assert tier.evictable_tokens == sum(entry.tokens for entry in order)
     assert 0 <= tier.used_tokens <= tier.capacity_tokens

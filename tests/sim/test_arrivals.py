@@ -30,16 +30,10 @@ def test_jitter_spreads_within_its_width_and_keeps_time_in_order() -> None:
     assert [at for _, at in found] == sorted(at for _, at in found)
     assert sorted(index for index, _ in found) == list(range(100))
     assert all(0 <= at - (index >= 50) <= 3.0 for index, at in found)
-    assert (
-        found
-        == times([0.0] * 50 + [1.0] * 50, jitter_s=3.0, seed=2)
-        != times([0.0] * 50 + [1.0] * 50, jitter_s=3.0, seed=3)
-    )
+    assert found == times([0.0] * 50 + [1.0] * 50, jitter_s=3.0, seed=2) != times([0.0] * 50 + [1.0] * 50, jitter_s=3.0, seed=3)
 
 
-@pytest.mark.parametrize(
-    ("stamps", "gap_s"), [([0.0, 0.0, 0.0, 3.0, 3.0, 3.0, 6.0, 6.0, 6.0], 3.0), ([0.0, 1.0, 2.0], 0.0), ([5.0], 0.0)]
-)
+@pytest.mark.parametrize(("stamps", "gap_s"), [([0.0, 0.0, 0.0, 3.0, 3.0, 3.0, 6.0, 6.0, 6.0], 3.0), ([0.0, 1.0, 2.0], 0.0), ([5.0], 0.0)])
 def test_quantised_stamps_are_noticed(stamps: list[float], gap_s: float) -> None:
     watched = Arrivals(ListTrace([request(i, at) for i, at in enumerate(stamps)], 16), Run(), grain_tokens=16)  # type: ignore[arg-type]
     list(watched)

@@ -22,9 +22,7 @@ def request(index: int, arrival_s: float, prompt: int, output: int, *keys: int) 
     return Request(index=index, arrival_s=arrival_s, prompt_tokens=prompt, output_tokens=output, blocks=keys)
 
 
-def by_hand(
-    requests: list[Request], engine: dict[str, Any] | None = None, offload: dict[str, Any] | None = None, **tiers: int
-) -> World:
+def by_hand(requests: list[Request], engine: dict[str, Any] | None = None, offload: dict[str, Any] | None = None, **tiers: int) -> World:
     plain = {"outputs_behind_stores": False, "loads_exclude_steps": False, "loads_seen_after_step": False}
     built = world(
         requests,

@@ -65,9 +65,7 @@ def test_a_crowd_is_late_by_queueing() -> None:
 
 
 def test_tokens_are_late_by_the_chunks_beside_them() -> None:
-    found = result(
-        [prompt(0, 0.0, 64, 200), *(prompt(index, 0.1 * index, 8_000) for index in range(1, 20))], "itl_p99<20ms"
-    )
+    found = result([prompt(0, 0.0, 64, 200), *(prompt(index, 0.1 * index, 8_000) for index in range(1, 20))], "itl_p99<20ms")
     assert "prefill chunks in mixed steps" in found.largest_cause
 
 

@@ -58,9 +58,7 @@ operation = st.tuples(
     st.sampled_from([8, 16, 24, 32, 48]),
     st.integers(1, 24),
 )
-def test_a_tier_of_runs_is_a_cache_of_blocks(
-    operations: list[tuple[str, int, int, int, int]], key_tokens: int, capacity: int
-) -> None:
+def test_a_tier_of_runs_is_a_cache_of_blocks(operations: list[tuple[str, int, int, int, int]], key_tokens: int, capacity: int) -> None:
     tree = PrefixTree(key_tokens=key_tokens, grain_tokens=BLOCK, tiers=1)
     tier = Tier("t", 0, tree=tree, policy=Lru(), capacity_tokens=capacity * BLOCK, grain_tokens=BLOCK)
     naive = Blocks(capacity)

@@ -12,15 +12,11 @@ from kvplan.results.simulate import SimResult
 from kvplan.sim.run import simulate
 
 TRACE = Path(__file__).resolve().parents[3] / "shared/traces/mooncake_conversation.jsonl"
-pytestmark = pytest.mark.skipif(
-    not TRACE.exists(), reason="the Mooncake conversation trace is not beside the repository"
-)
+pytestmark = pytest.mark.skipif(not TRACE.exists(), reason="the Mooncake conversation trace is not beside the repository")
 
 
 def run(limit: int = 0, **tiers: str) -> SimResult:
-    loaded = scenario.load(
-        str(TRACE), model="llama-3.1-8b", machine="h100-sxm", tiers=dict(tiers), run={"speedup": 0.25, "limit": limit}
-    )
+    loaded = scenario.load(str(TRACE), model="llama-3.1-8b", machine="h100-sxm", tiers=dict(tiers), run={"speedup": 0.25, "limit": limit})
     return simulate(loaded)[0]
 
 
@@ -47,11 +43,7 @@ def test_every_request_and_token_is_accounted_for() -> None:
     result = run(gpu_kv="50GiB", cpu="256GiB", disk="2TiB")
     assert result.requests.total == result.requests.completed == 12_031
     tokens = result.prompt_tokens
-    assert (
-        tokens.gpu_hit + tokens.cpu_hit + tokens.disk_hit + tokens.remote_hit + tokens.computed
-        == tokens.total
-        == 144_793_823
-    )
+    assert tokens.gpu_hit + tokens.cpu_hit + tokens.disk_hit + tokens.remote_hit + tokens.computed == tokens.total == 144_793_823
 
 
 def test_an_unbounded_host_tier_reaches_the_ceiling_of_the_trace() -> None:
@@ -61,9 +53,7 @@ def test_an_unbounded_host_tier_reaches_the_ceiling_of_the_trace() -> None:
 
 
 def test_the_hit_rate_rises_with_the_pool() -> None:
-    rates = [
-        hit_rate(run(limit=1500, gpu_kv=f"{size}GiB")) for size in (17, 20, 24, 28, 34, 40, 48, 64, 96, 128, 256, 512)
-    ]
+    rates = [hit_rate(run(limit=1500, gpu_kv=f"{size}GiB")) for size in (17, 20, 24, 28, 34, 40, 48, 64, 96, 128, 256, 512)]
     for smaller, larger in zip(rates, rates[1:], strict=False):
         assert larger >= smaller - 0.005
     assert rates[-1] > rates[0] + 0.05

@@ -63,9 +63,7 @@ def world(
     server = catalog.machine("h100-sxm")
     for part, fields in (machine or {}).items():
         server = msgspec.structs.replace(server, **{part: msgspec.structs.replace(getattr(server, part), **fields)})
-    scenario = Scenario(
-        name="test", trace="", model=catalog.model(model), machine=server, engine=spec, tiers=Tiers(), run=Run(**run)
-    )
+    scenario = Scenario(name="test", trace="", model=catalog.model(model), machine=server, engine=spec, tiers=Tiers(), run=Run(**run))
     block_bytes = bytes_per_token(scenario) * BLOCK
     tiers = Tiers(
         gpu_kv_bytes=round(gpu_blocks * block_bytes),

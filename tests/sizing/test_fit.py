@@ -135,9 +135,7 @@ def test_fit_is_consistent(name: str, context: int, batch: int, pool: int) -> No
     longest = result.fit.max_context_tokens
     if longest and not result.fit.limited_by_model:
         assert ask(catalog.model(name), engine=VLLM, context_tokens=longest, batch=batch, pool_bytes=pool).fit.fits
-        assert not ask(
-            catalog.model(name), engine=VLLM, context_tokens=longest + 1, batch=batch, pool_bytes=pool
-        ).fit.fits
+        assert not ask(catalog.model(name), engine=VLLM, context_tokens=longest + 1, batch=batch, pool_bytes=pool).fit.fits
 
 
 @pytest.mark.parametrize(

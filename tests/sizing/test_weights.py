@@ -52,13 +52,9 @@ def observed() -> list[tuple[str, dict, dict]]:
     return [(row["model"], row["config"], seen) for row in rows for seen in row["weights_observed"] or ()]
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "seen"), observed(), ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("name", "config", "seen"), observed(), ids=lambda value: value if isinstance(value, str) else "")
 def test_weights_of_real_engines_within_three_percent(name: str, config: dict, seen: dict) -> None:
-    miss = next(
-        (why for (model, gpu), why in KNOWN_MISSES.items() if model == name and seen["gpu"].startswith(gpu)), None
-    )
+    miss = next((why for (model, gpu), why in KNOWN_MISSES.items() if model == name and seen["gpu"].startswith(gpu)), None)
     if miss:
         pytest.skip(miss)
     try:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cache_oracle as oracle
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from kvplan.traces.curve import curve
 from kvplan.traces.policies import POLICIES
 from kvplan.traces.reuse import NEVER, Window, _greater_before, analyse
 from kvplan.workload import Request
+from tests.traces import cache_oracle as oracle
 
 ORACLES = {"lru": oracle.lru, "fifo": oracle.fifo, "opt": oracle.opt}
 SIZE = 4
@@ -113,10 +113,7 @@ def test_a_sample_of_the_blocks_stays_within_its_own_interval(real) -> None:
     sampled = curve(trace, max_events=40_000)
     exact = curve(trace, capacities=[point.capacity_blocks for point in sampled.curves["lru"]])
     assert sampled.sampled_one_in == 4  # 121,877 events halved twice
-    inside = [
-        abs(p.block_hit - q.block_hit) <= (p.error or 0)
-        for p, q in zip(sampled.curves["lru"], exact.curves["lru"], strict=True)
-    ]
+    inside = [abs(p.block_hit - q.block_hit) <= (p.error or 0) for p, q in zip(sampled.curves["lru"], exact.curves["lru"], strict=True)]
     assert np.mean(inside) >= 0.9
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_readers import SAMPLES
 
 from kvplan.errors import InputError, KvplanError, MissingError
 from kvplan.traces import FORMATS, open_trace, source
+from tests.traces.test_readers import SAMPLES
 
 GOOD = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}
 CASES: list[tuple[bytes, str]] = [
@@ -147,9 +147,7 @@ def test_damaged_bytes_never_end_in_a_traceback(name: str, data: st.DataObject, 
         at = data.draw(st.integers(0, len(content)))
         cut = data.draw(st.integers(0, 6))
         content[at : at + cut] = data.draw(
-            st.one_of(
-                st.binary(max_size=6), st.sampled_from([b"-1", b"null", b"1e999", b"{", b'"', b"[]", b"9" * 30, b"\n"])
-            )
+            st.one_of(st.binary(max_size=6), st.sampled_from([b"-1", b"null", b"1e999", b"{", b'"', b"[]", b"9" * 30, b"\n"]))
         )
     if data.draw(st.booleans()):
         content = bytearray(gzip.compress(bytes(content)))
@@ -177,9 +175,7 @@ def test_random_bytes_never_end_in_a_traceback(content: bytes, format: str, tmp_
 
 def test_a_damaged_parquet_file(tmp_path: Path) -> None:
     pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
-    pandas.DataFrame({"arrived_at": [0.0], "num_prefill_tokens": [1], "num_decode_tokens": [1]}).to_parquet(
-        tmp_path / "t"
-    )
+    pandas.DataFrame({"arrived_at": [0.0], "num_prefill_tokens": [1], "num_decode_tokens": [1]}).to_parquet(tmp_path / "t")
     whole, draw = (tmp_path / "t").read_bytes(), random.Random(1)
     for _ in range(50):
         bad = bytearray(whole)

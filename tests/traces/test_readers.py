@@ -110,8 +110,7 @@ SAMPLES: dict[str, str] = {
         },
         {"created": 101.5, "prompt": "hello " * 100, "max_tokens": 7},
     ),
-    "azure": "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
-    "2023-11-16 18:17:59.9799600,4808,10\r\n2023-11-16 18:18:01.4799601,3180,8",
+    "azure": "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:17:59.9799600,4808,10\r\n2023-11-16 18:18:01.4799601,3180,8",
     "burstgpt": "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
     "5,7,1.0,ChatGPT,472,18,490,Conversation log\n6,,,ChatGPT,10,0,10,API log\n45,7,1.0,ChatGPT,1087,230,1317,x\n",
     "vidur": "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,374,44\n2.0,396,109\n",
@@ -139,9 +138,7 @@ def test_is_recognised_by_content_whatever_its_name_and_packing(name: str, tmp_p
 
 
 def summary(requests: list[Request]) -> list[tuple]:
-    return [
-        (r.index, r.arrival_s, r.prompt_tokens, r.output_tokens, len(r.blocks), r.session, r.think_s) for r in requests
-    ]
+    return [(r.index, r.arrival_s, r.prompt_tokens, r.output_tokens, len(r.blocks), r.session, r.think_s) for r in requests]
 
 
 EXPECTED = {
@@ -193,9 +190,7 @@ def test_a_parquet_file_reads_as_the_lines_that_it_holds(tmp_path: Path) -> None
         got = list(open_trace(tmp_path / "t.parquet"))
         sessions = [r.session.removesuffix(".0") for r in got]
         want = read(SAMPLES[name], tmp_path / "t")
-        assert [(r.arrival_s, r.prompt_tokens, r.blocks) for r in got] == [
-            (r.arrival_s, r.prompt_tokens, r.blocks) for r in want
-        ]
+        assert [(r.arrival_s, r.prompt_tokens, r.blocks) for r in got] == [(r.arrival_s, r.prompt_tokens, r.blocks) for r in want]
         assert sessions == [r.session for r in want]
 
 
@@ -220,10 +215,7 @@ def test_a_folder_is_one_workload_and_ids_of_its_files_stay_apart(tmp_path: Path
 
 
 def test_sorts_stably_and_counts_what_it_moved(tmp_path: Path) -> None:
-    rows = [
-        {"timestamp": t, "input_length": 10, "output_length": 1, "hash_ids": [i]}
-        for i, t in enumerate([7000, 5000, 9000, 5000])
-    ]
+    rows = [{"timestamp": t, "input_length": 10, "output_length": 1, "hash_ids": [i]} for i, t in enumerate([7000, 5000, 9000, 5000])]
     (tmp_path / "t").write_text(lines(*rows))
     trace = open_trace(tmp_path / "t")
     assert [(r.index, r.arrival_s) for r in trace] == [(1, 0.0), (3, 0.0), (0, 2.0), (2, 4.0)]
@@ -233,9 +225,7 @@ def test_sorts_stably_and_counts_what_it_moved(tmp_path: Path) -> None:
 
 
 def test_drops_and_limits_are_counted(tmp_path: Path) -> None:
-    rows = [
-        {"timestamp": i, "input_length": n, "output_length": 1, "hash_ids": []} for i, n in enumerate([0, 100, 20, 30])
-    ]
+    rows = [{"timestamp": i, "input_length": n, "output_length": 1, "hash_ids": []} for i, n in enumerate([0, 100, 20, 30])]
     (tmp_path / "t").write_text(lines(*rows))
     trace = open_trace(tmp_path / "t", max_input=50, limit=1)
     assert [r.index for r in trace] == [2]

@@ -72,9 +72,7 @@ def test_sizes_with_a_model(small: Path) -> None:
         (["generate", "none.toml", "out"], "none.toml: No such file"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(
-    arguments: list[str], says: str, small: Path, tmp_path: Path
-) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], says: str, small: Path, tmp_path: Path) -> None:
     done = kvplan(*(argument.replace("{small}", str(small)) for argument in arguments), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr.replace("\n", " ")
@@ -89,10 +87,7 @@ def test_generate_convert_inspect(tmp_path: Path) -> None:
     done = kvplan("convert", "a.jsonl", "a.csv", "--to", "vidur", cwd=tmp_path)
     assert done.returncode == 0
     assert "vidur cannot hold what prompts share" in done.stderr
-    documents = [
-        json.loads(kvplan("inspect", name, "--json", cwd=tmp_path).stdout)
-        for name in ("a.jsonl", "b.jsonl.gz", "a.csv")
-    ]
+    documents = [json.loads(kvplan("inspect", name, "--json", cwd=tmp_path).stdout) for name in ("a.jsonl", "b.jsonl.gz", "a.csv")]
     assert documents[0]["sharing"] == documents[1]["sharing"]
     assert documents[2]["sharing"] is None
     assert documents[0]["prompt_tokens"] == documents[2]["prompt_tokens"]

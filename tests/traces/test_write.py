@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_readers import SAMPLES
 
 from kvplan.errors import InputError
 from kvplan.traces import FORMATS, Trace, open_trace
 from kvplan.traces.write import WRITERS, convert
 from kvplan.workload import Request
+from tests.traces.test_readers import SAMPLES
 
 
 def converted(trace: Trace, path: Path, format: str = "native") -> list[str]:

@@ -28,9 +28,7 @@ def of_text(text: str, block_chars: int) -> tuple[int, ...]:
 
 
 def _digest(piece: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(piece.encode(errors="replace"), digest_size=8).digest(), "little", signed=True
-    )
+    return int.from_bytes(hashlib.blake2b(piece.encode(errors="replace"), digest_size=8).digest(), "little", signed=True)
 
 
 def of_name(name: str) -> int:

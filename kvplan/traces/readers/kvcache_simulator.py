@@ -45,9 +45,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         notes.warn("this format has no times: every request arrives at 0 s, in the order of the file")
     for index, (line, row) in enumerate(jsonl.rows(source, _Row)):
         if (row.block_size or size) != size:
-            raise source.error(
-                line, f"block_size is {row.block_size}, but {size} above", hint="split the file by block size"
-            )
+            raise source.error(line, f"block_size is {row.block_size}, but {size} above", hint="split the file by block size")
         if len(row.hash_ids) > -(-row.input_length // size):
             raise source.error(line, f"{len(row.hash_ids):,} hash_ids do not fit {row.input_length:,} tokens")
         _check_weights(source, line, row, size)
@@ -78,9 +76,7 @@ def _check_weights(source: Source, line: int, row: _Row, size: int) -> None:
         return
     expected = tuple(min(size, row.input_length - at * size) for at in range(len(row.hash_ids)))
     if row.block_tokens != expected:
-        raise source.error(
-            line, f"block_tokens differ from blocks of {size} tokens", hint="kvplan needs blocks of one size"
-        )
+        raise source.error(line, f"block_tokens differ from blocks of {size} tokens", hint="kvplan needs blocks of one size")
 
 
 READER = Reader(_sniff, _block_tokens, _read)

@@ -28,9 +28,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str = ""
 
 
-class Row(
-    msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=True, rename={"prompt": "in", "output": "out"}
-):
+class Row(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=True, rename={"prompt": "in", "output": "out"}):
     t: float
     prompt: jsonl.Tokens
     output: jsonl.Tokens

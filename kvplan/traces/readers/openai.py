@@ -82,9 +82,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def _output(
-    source: Source, line: int, asked: _Part, answered: _Part, usage: _Usage, words: text.Words, notes: Notes
-) -> int:
+def _output(source: Source, line: int, asked: _Part, answered: _Part, usage: _Usage, words: text.Words, notes: Notes) -> int:
     if usage.completion_tokens is not None:
         return usage.completion_tokens
     if answered.choices:
@@ -92,9 +90,7 @@ def _output(
         return words.count(text.joined([choice.message]) if choice.message else choice.text or "")
     limit = asked.output_tokens if asked.output_tokens is not None else asked.max_tokens
     if limit is None:
-        raise source.error(
-            line, "no length of the answer", hint="usage.completion_tokens, choices, output_tokens or max_tokens"
-        )
+        raise source.error(line, "no length of the answer", hint="usage.completion_tokens, choices, output_tokens or max_tokens")
     return limit
 
 

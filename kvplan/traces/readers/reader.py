@@ -30,9 +30,7 @@ def moment(source: Source, line: int, value: float, per_second: float) -> float:
     return seconds
 
 
-def room(
-    source: Source, options: Options, notes: Notes, line: int, prompt: int, ids: tuple[int, ...], size: int
-) -> tuple[int, ...]:
+def room(source: Source, options: Options, notes: Notes, line: int, prompt: int, ids: tuple[int, ...], size: int) -> tuple[int, ...]:
     """The ids that the prompt has room for. Refused when the block size was only assumed, as that is the likelier
     error.
     """

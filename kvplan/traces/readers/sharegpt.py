@@ -32,9 +32,7 @@ def _sniff(source: Source) -> bool:
 
 def _read(source: Source, options: Options, notes: Notes) -> Rows:
     words, index = text.Words(options, text.block_tokens(source, options), notes), 0
-    notes.warn(
-        "this format has no times: every session starts at 0 s, and each turn follows at once on the last answer"
-    )
+    notes.warn("this format has no times: every session starts at 0 s, and each turn follows at once on the last answer")
     for line, chat in jsonl.rows(source, _Chat):
         past, first = "", True
         for turn in chat.conversations:

@@ -138,7 +138,5 @@ def _epoch(source: Source, line: int, text: str) -> float:
 
 
 AZURE = _reader(_Columns("TIMESTAMP", "ContextTokens", "GeneratedTokens", wall_clock=True))
-BURSTGPT = _reader(
-    _Columns("Timestamp", "Request tokens", "Response tokens", session="Session ID", drop_unanswered=True)
-)
+BURSTGPT = _reader(_Columns("Timestamp", "Request tokens", "Response tokens", session="Session ID", drop_unanswered=True))
 VIDUR = _reader(_Columns("arrived_at", "num_prefill_tokens", "num_decode_tokens"))

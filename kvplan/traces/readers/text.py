@@ -61,9 +61,7 @@ class Words:
     def count(self, text: str) -> int:
         """Tokens of a text."""
         if self._tokenizer is None:
-            self._notes.warn(
-                f"lengths are estimated at {CHARS_PER_TOKEN} characters a token: name a tokenizer.json to count them"
-            )
+            self._notes.warn(f"lengths are estimated at {CHARS_PER_TOKEN} characters a token: name a tokenizer.json to count them")
             return -(-len(text) // CHARS_PER_TOKEN)
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
