@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kvplan.engine import EngineSpec
     from kvplan.hardware import Machine
     from kvplan.model import ModelSpec
+    from kvplan.results.plan_result import PlanResult
     from kvplan.results.simulate import SimResult
     from kvplan.results.size import SizeResult
 
@@ -60,3 +61,30 @@ def simulate(
         sets=[f"{path}={value}" for path, value in changed.items()],
     )
     return replay(wanted)[0]
+
+
+def plan(
+    source: str | Path,
+    *,
+    model: str | None = None,
+    machine: str | None = None,
+    engine: str | None = None,
+    target: str = "",
+    gpu_kv: str | None = None,
+    sets: Mapping[str, object] | None = None,
+    **options: Any,
+) -> PlanResult:
+    """When to offload, where to and how much, as `kvplan plan` does; options are those of `kvplan.planning.answer.plan`."""
+    from kvplan import scenario
+    from kvplan.planning.answer import plan as answer
+    from kvplan.planning.objective import parse_target
+
+    wanted = scenario.load(
+        str(source),
+        model=model,
+        machine=machine,
+        engine=engine,
+        tiers={"gpu_kv": gpu_kv},
+        sets=[f"{path}={value}" for path, value in (sets or {}).items()],
+    )
+    return answer(wanted, target=parse_target(target or wanted.run.target), **options)

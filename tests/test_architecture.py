@@ -21,7 +21,7 @@ ORDER = [
     {"scenario", "catalog"},
     {"traces"},
     {"sim"},
-    {"plan"},
+    {"planning"},
     {"report"},
     {"cli", "__main__"},
 ]

@@ -75,8 +75,8 @@ def plan(
         return _explain(explain_config, machine, gpu_kv, as_json)
     if bool(source) == bool(sessions):
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
-    from kvplan.plan.answer import plan as answer
-    from kvplan.plan.objective import parse_prices, parse_target
+    from kvplan.planning.answer import plan as answer
+    from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.report import plan as report
 
     with _traffic(source, sessions) as path:
@@ -102,14 +102,14 @@ def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:
     """The path of the trace or scenario, generated when there are only numbers."""
     if sessions is None:
         return nullcontext(source)
-    from kvplan.plan.sessions import parse_sessions, trace_of
+    from kvplan.planning.sessions import parse_sessions, trace_of
 
     return trace_of(parse_sessions(sessions))
 
 
 def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) -> int:
     from kvplan import catalog
-    from kvplan.plan.explain import explain_config
+    from kvplan.planning.explain import explain_config
     from kvplan.report import explain as report
 
     host = catalog.machine(machine).host if machine else None

@@ -29,7 +29,8 @@ class Job:
 
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
-        "computed", "planned", "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch", "blocked_on", "preemptions", "seen_step",
+        "computed", "planned", "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch",
+        "blocked_on", "preemptions", "seen_step",
         "promoted", "weighed_s", "looked", "prefetch", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvplan import scenario
-from kvplan.plan.closed_form import break_even_Bps, prompt_for, ttft_s
+from kvplan.planning.closed_form import break_even_Bps, prompt_for, ttft_s
 from kvplan.sim.run import simulate
 from kvplan.sim.summary import arrays
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from kvplan import scenario
-from kvplan.plan.answer import plan
-from kvplan.plan.objective import GOALS, Judged, Target, parse_target
-from kvplan.plan.runs import Job, realise, run_one
+from kvplan.planning.answer import plan
+from kvplan.planning.objective import GOALS, Judged, Target, parse_target
+from kvplan.planning.runs import Job, realise, run_one
 from kvplan.results.simulate import SimResult
 from kvplan.units import GiB
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from kvplan import scenario
-from kvplan.plan.closed_form import (
+from kvplan.planning.closed_form import (
     break_even_Bps,
     break_even_tokens,
     load_s,

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from kvplan.errors import InputError
-from kvplan.plan.config_text import parse_config
-from kvplan.plan.emit import emit
+from kvplan.planning.config_text import parse_config
+from kvplan.planning.emit import emit
 from kvplan.results.plan import Placement
 
 YAMLS = [

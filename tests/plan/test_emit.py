@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.errors import InputError
-from kvplan.plan.emit import EMITTERS, emit
-from kvplan.plan.targets import TARGETS
+from kvplan.planning.emit import EMITTERS, emit
+from kvplan.planning.targets import TARGETS
 from kvplan.results.plan import Emission, Placement
 from kvplan.units import GiB, TiB
 

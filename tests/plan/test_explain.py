@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from kvplan.errors import InputError
 from kvplan.hardware import Host
-from kvplan.plan.emit import emit
-from kvplan.plan.explain import explain_config, explain_text
-from kvplan.plan.readers import READERS
-from kvplan.plan.reading import known_settings
-from kvplan.plan.targets import TARGETS
+from kvplan.planning.emit import emit
+from kvplan.planning.explain import explain_config, explain_text
+from kvplan.planning.readers import READERS
+from kvplan.planning.reading import known_settings
+from kvplan.planning.targets import TARGETS
 from kvplan.results.plan import Explanation, Placement
 from kvplan.units import GiB, TiB
 

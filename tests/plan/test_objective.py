@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kvplan.errors import InputError
-from kvplan.plan.objective import parse_prices, parse_target
-from kvplan.plan.sessions import parse_sessions, spec_of
+from kvplan.planning.objective import parse_prices, parse_target
+from kvplan.planning.sessions import parse_sessions, spec_of
 from kvplan.traces.generate import generate
 
 

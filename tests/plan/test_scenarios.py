@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from kvplan import catalog, scenario
-from kvplan.plan.answer import plan
-from kvplan.plan.objective import parse_target
+from kvplan.planning.answer import plan
+from kvplan.planning.objective import parse_target
 
 FILES = sorted(catalog.folder("scenarios").glob("*.toml"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.plan.traffic import capacity_for, hit_at, traffic
+from kvplan.planning.traffic import capacity_for, hit_at, traffic
 from kvplan.traces import open_trace
 
 

@@ -7,7 +7,7 @@ import msgspec
 from kvplan import catalog
 from kvplan.engine import Offload
 from kvplan.model import Layers, ModelSpec
-from kvplan.plan.warnings import Case, Workload, warnings
+from kvplan.planning.warnings import Case, Workload, warnings
 from kvplan.results.plan import Notice, Placement
 from kvplan.units import GiB, TiB
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from kvplan.catalog import read_text
 from kvplan.errors import InputError
 from kvplan.hardware import Host
-from kvplan.plan.config_text import Config, parse_config
-from kvplan.plan.readers import READERS
-from kvplan.plan.reading import Reading, known_settings, transfer_config
-from kvplan.plan.targets import TARGETS
-from kvplan.plan.warnings import disk_without_cpu, host_exhausted, per_rank_unit, slow_start, small_tier
+from kvplan.planning.config_text import Config, parse_config
+from kvplan.planning.readers import READERS
+from kvplan.planning.reading import Reading, known_settings, transfer_config
+from kvplan.planning.targets import TARGETS
+from kvplan.planning.warnings import disk_without_cpu, host_exhausted, per_rank_unit, slow_start, small_tier
 from kvplan.results.plan import Explanation, Notice, Placement, TierSize
 from kvplan.units import format_bytes
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from kvplan.plan.objective import WORDS
-from kvplan.plan.space import Space
+from kvplan.planning.objective import WORDS
+from kvplan.planning.space import Space
 from kvplan.results.plan_result import Option, Pruned, Range, Verdict
 from kvplan.results.simulate import Stats
 from kvplan.units import format_bytes, format_seconds, format_tokens

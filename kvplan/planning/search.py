@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from kvplan.errors import KvplanError
-from kvplan.plan import space as places
-from kvplan.plan.objective import GOALS, Judged
-from kvplan.plan.runs import Job, Runner, realise
-from kvplan.plan.space import Space
+from kvplan.planning import space as places
+from kvplan.planning.objective import GOALS, Judged
+from kvplan.planning.runs import Job, Runner, realise
+from kvplan.planning.space import Space
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Option, Pruned
 from kvplan.results.simulate import SimResult

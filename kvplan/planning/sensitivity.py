@@ -11,10 +11,10 @@ from itertools import pairwise
 import msgspec
 
 from kvplan.errors import KvplanError
-from kvplan.plan.closed_form import PREFILL, Z95, scaled, sigma, source
-from kvplan.plan.runs import Job, Outcome, Runner, realise
-from kvplan.plan.search import gain, option
-from kvplan.plan.space import Space
+from kvplan.planning.closed_form import PREFILL, Z95, scaled, sigma, source
+from kvplan.planning.runs import Job, Outcome, Runner, realise
+from kvplan.planning.search import gain, option
+from kvplan.planning.space import Space
 from kvplan.provenance import SIGMA_REL, Source
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Assumption, Option, Range

@@ -12,8 +12,8 @@ import msgspec
 
 from kvplan.catalog import read_text
 from kvplan.errors import did_you_mean
-from kvplan.plan.config_text import Config
-from kvplan.plan.targets import TARGETS
+from kvplan.planning.config_text import Config
+from kvplan.planning.targets import TARGETS
 from kvplan.results.plan import Level, Meaning, Notice, TierSize
 from kvplan.units import MiB, TiB, format_bytes
 

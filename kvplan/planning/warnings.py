@@ -9,7 +9,7 @@ import msgspec
 from kvplan.engine import EngineSpec
 from kvplan.hardware import Host, Machine
 from kvplan.model import ModelSpec
-from kvplan.plan.targets import TARGETS, SizeUnit
+from kvplan.planning.targets import TARGETS, SizeUnit
 from kvplan.results.plan import Notice, Placement
 from kvplan.sizing.formats import resolve_kv_dtype, stored_format
 from kvplan.sizing.kv import token_bytes

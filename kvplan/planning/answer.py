@@ -7,18 +7,18 @@ import math
 import msgspec
 
 from kvplan import __version__
-from kvplan.plan import closed_form
-from kvplan.plan import space as places
-from kvplan.plan import verdict as verdicts
-from kvplan.plan.emit import emit
-from kvplan.plan.objective import Prices, Target
-from kvplan.plan.question import narrowed, space_of
-from kvplan.plan.runs import Runner, runner
-from kvplan.plan.search import Simulated, contender, needs_eight_bits, overload, rescored, search
-from kvplan.plan.sensitivity import Pair, assumptions, at_loads
-from kvplan.plan.space import Space
-from kvplan.plan.targets import check
-from kvplan.plan.warnings import Case, Workload, warnings
+from kvplan.planning import closed_form
+from kvplan.planning import space as places
+from kvplan.planning import verdict as verdicts
+from kvplan.planning.emit import emit
+from kvplan.planning.objective import Prices, Target
+from kvplan.planning.question import narrowed, space_of
+from kvplan.planning.runs import Runner, runner
+from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
+from kvplan.planning.sensitivity import Pair, assumptions, at_loads
+from kvplan.planning.space import Space
+from kvplan.planning.targets import check
+from kvplan.planning.warnings import Case, Workload, warnings
 from kvplan.results.plan import Notice, Placement
 from kvplan.results.plan_result import Assumption, Claim, Option, PlanResult, Step, Verdict
 from kvplan.scenario import Scenario

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import msgspec
 
 from kvplan.engine import EngineSpec
-from kvplan.plan.objective import Prices, Target
-from kvplan.plan.targets import TARGETS
-from kvplan.plan.traffic import capacity_for, hit_at
+from kvplan.planning.objective import Prices, Target
+from kvplan.planning.targets import TARGETS
+from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Pruned, TierWorth, Traffic
 from kvplan.scenario import Scenario

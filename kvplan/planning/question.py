@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.errors import InputError
-from kvplan.plan import closed_form
-from kvplan.plan.objective import Prices, Target
-from kvplan.plan.space import EIGHT_BITS, Space
-from kvplan.plan.traffic import traffic
+from kvplan.planning import closed_form
+from kvplan.planning.objective import Prices, Target
+from kvplan.planning.space import EIGHT_BITS, Space
+from kvplan.planning.traffic import traffic
 from kvplan.results.plan_result import HitPoint, TierWorth
 from kvplan.scenario import Scenario
 from kvplan.sim.run import bytes_per_token

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from kvplan.errors import InputError
-from kvplan.plan.reading import Reading, transfer_config
-from kvplan.plan.targets import TARGETS
+from kvplan.planning.reading import Reading, transfer_config
+from kvplan.planning.targets import TARGETS
 from kvplan.units import parse_bytes
 
 

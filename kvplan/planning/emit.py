@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 
-from kvplan.plan.targets import TARGETS, check, refuse
+from kvplan.planning.targets import TARGETS, check, refuse
 from kvplan.results.plan import Emission, Notice, Part, Placement
 from kvplan.units import format_bytes
 
