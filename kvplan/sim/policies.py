@@ -1,4 +1,4 @@
-"""Eviction policies by name. A new one is a class or maker and one entry of POLICIES; a user's own is a class in a file (see user_policy)."""
+"""Eviction policies by name. A new one is a class and one entry of POLICIES; a user's own is a class in a file: see user_policy."""
 
 from __future__ import annotations
 
