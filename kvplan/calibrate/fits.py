@@ -9,7 +9,7 @@ import msgspec
 
 from kvplan.calibrate import predict
 from kvplan.calibrate.datasheet import peak
-from kvplan.calibrate.fit import Fit, Fitted, Parameter, direct, fit, ratio
+from kvplan.calibrate.fit import Fit, Fitted, Parameter, direct, fit, over_runs, ratio
 from kvplan.calibrate.records import Row, Value
 from kvplan.errors import MissingError
 from kvplan.hardware import Gpu
@@ -70,13 +70,13 @@ def _copies(rows: Rows, out: Findings, _: Gpu) -> None:
 
 def _lone_copies(rows: Rows, out: Findings, _: Gpu) -> None:
     alone, queued = rows.pairs(rows.of("copy", memory="alone"), rows.of("copy", memory="pinned", gpu=0), "direction", "bytes")
-    extra = [a.seconds - q.seconds for a, q in zip(alone, queued, strict=True) if a.point.number("bytes") <= 64 * KiB]
-    out.values["link.launch_s"] = Fitted(
-        value=max(1e-7, statistics.median(extra)),
-        lo=max(1e-7, min(extra)),
-        hi=max(1e-7, max(extra)),
-        source="small copies on an idle stream less the same copies in a row",
+    small = [(a, q) for a, q in zip(alone, queued, strict=True) if a.point.number("bytes") <= 64 * KiB]
+    value, low, high = (
+        max(1e-7, statistics.median(extra))
+        for extra in ([a.seconds - q.seconds for a, q in small], [a.lo - q.hi for a, q in small], [a.hi - q.lo for a, q in small])
     )
+    text = "small copies on an idle stream less the same copies in a row"
+    out.values["link.launch_s"] = Fitted(value=value, lo=low, hi=high, source=text)
 
 
 def _small_copies(rows: Rows, out: Findings, _: Gpu) -> None:
@@ -206,14 +206,16 @@ def _read_bytes(row: Row) -> float:
 
 def _decode_attention(rows: Rows, out: Findings, gpu: Gpu) -> None:
     """The read rate is the best that large reads reach: torch splits the work over too few blocks at some batches,
-    engines' kernels do not.
+    engines' kernels do not. Another shape or batch may still read faster: the interval reaches up to what a plain
+    read of GPU memory gets.
     """
     best = fastest(rows.of("attention_decode"))
     large = [r for r in best if _read_bytes(r) >= 64 * MiB]
     top = sorted(large, key=lambda r: r.seconds / _read_bytes(r))[: max(1, len(large) // 10)]
     text = "decode attention, the best tenth of reads of 64 MiB and more"
     rate = direct(top, lambda row, s: _read_bytes(row) / s / gpu.hbm_Bps, source=text)
-    out.values["gpu.kv_read_efficiency"] = rate
+    ceiling = out.kept.get("hbm_read_Bps", 0.0) / gpu.hbm_Bps
+    out.values["gpu.kv_read_efficiency"] = msgspec.structs.replace(rate, hi=max(rate.hi, ceiling))
 
     def model(v: dict[str, float], row: Row) -> float:
         return v["attention_overhead_s"] + _read_bytes(row) / (gpu.hbm_Bps * v["kv_read_efficiency"])
@@ -403,6 +405,7 @@ def fit_all(rows: Iterable[Row], gpu: Gpu) -> Findings:
             raise
         except (ValueError, KeyError, StopIteration, IndexError, ZeroDivisionError) as error:
             out.missed[name] = f"not enough was measured ({type(error).__name__}: {error})"
+    out.values = {path: over_runs(path, found) for path, found in out.values.items()}
     return out
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from kvplan import __version__
 from kvplan.calibrate.datasheet import link_Bps, peak
+from kvplan.calibrate.fit import RUN_TO_RUN
 from kvplan.calibrate.fits import Findings
 from kvplan.calibrate.profile import tables
 from kvplan.calibrate.records import Row, Value
@@ -60,6 +61,7 @@ def build(job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sou
                 **_about(job, facts),
                 **found.kept,
                 "fits": _fits(found),
+                "run_to_run": dict(RUN_TO_RUN),
                 "tables": tables(rows),
                 "domain": _domain(rows),
             },

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from kvplan.calibrate.fit import Parameter, direct, fit, ratio
+from kvplan.calibrate.fit import RUN_TO_RUN, Fitted, Parameter, direct, fit, over_runs, ratio
 from kvplan.calibrate.predict import disk_read_Bps, gemm_s, prefill_attention_flops, roofline_s
 from kvplan.calibrate.records import Row, point
 from kvplan.hardware import Disk, Gpu
@@ -50,6 +50,26 @@ def test_intervals_hold_the_estimate_and_say_what_was_fitted() -> None:
     found = fit(line, PARAMETERS, rows, scale=0.03, source="copies").values["rate"]
     assert found.lo <= found.value <= found.hi
     assert found.source.startswith("copies: 10 points, median error")
+
+
+def test_points_off_the_form_widen_the_interval_though_each_is_steady() -> None:
+    exact = [row(2**n, 3e-6 + 2**n / 50e9, spread=1e-4) for n in range(12, 31)]
+    waved = [row(one.point.number("bytes"), one.seconds * (1.02 if i % 2 else 0.98), spread=1e-4) for i, one in enumerate(exact)]
+    tight, wide = (fit(line, PARAMETERS, rows, scale=0.03, source="").values["rate"] for rows in (exact, waved))
+    assert (tight.hi - tight.lo) / tight.value < 0.005  # the prior and 0.01 % of noise
+    # 2 % either way over the 11 sizes from 1 MiB that are nearly all rate: 2 % / sqrt(11) x 1.96 = 1.2 % each way.
+    assert 0.015 < (wide.hi - wide.lo) / wide.value < 0.04
+    assert wide.lo < 50e9 < wide.hi
+
+
+def test_what_differs_between_runs_adds_in_quadrature() -> None:
+    point_like = over_runs("disk.read_Bps", Fitted(value=100.0, lo=100.0, hi=100.0, source=""))
+    assert (point_like.lo, point_like.hi) == (pytest.approx(100 * 2.718281828**-0.05), pytest.approx(100 * 2.718281828**0.05))
+    assert RUN_TO_RUN["gpu"] == 0.01
+    wide = over_runs("gpu.gemm_efficiency", Fitted(value=1.0, lo=0.9, hi=1.1, source=""))
+    assert (wide.lo, wide.hi) == (pytest.approx(0.9, rel=1e-3), pytest.approx(1.1, rel=1e-3))  # sqrt(0.105^2 + 0.01^2)
+    size = Fitted(value=16384, lo=4096, hi=16384, source="")
+    assert over_runs("link.small_copy_bytes", size) == size  # a point of the grid
 
 
 def test_too_few_rows_are_refused() -> None:
