@@ -138,6 +138,7 @@ class Replica:
         self.executing: Plan | None = None
         self.pauses = Pauses(engine, offloading=transfers.stores is not None)
         self.steps = 0  # started
+        self.busy_s = 0.0  # in steps
         self.handled_s = 0.0  # when the results of the last step were seen
         self.stuck: Job | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self._bulk: Bulk | None = None
@@ -204,6 +205,7 @@ class Replica:
         plan.stall_s = self.transfers.stall_s(plan, plan.start_s)
         plan.duration_s += plan.stall_s
         end_s = max(plan.start_s + plan.duration_s, plan.launched_s)
+        self.busy_s += end_s - plan.start_s
         self._alarm(end_s - self.env.now, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
@@ -644,6 +646,7 @@ class Replica:
         self._bulk = None
         steps = bulk.steps_before(now)
         bulk.apply(steps)
+        self.busy_s += bulk.elapsed_s(steps)
         if steps:
             self.handled_s = bulk.handled_s(steps)
         first, second = self.inflight
