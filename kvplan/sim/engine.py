@@ -319,7 +319,8 @@ class Replica:
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
         now = self.env.now
-        plan = Plan(now, max(now + self.engine.overhead.prepare_s, self.transfers.inputs_sent_s(now)))
+        prepare_s = self.engine.overhead.prepare_s if self.executing is None else 0.0
+        plan = Plan(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         budget = self.engine.step_tokens
         preempted = False
         for job in list(self.running):
