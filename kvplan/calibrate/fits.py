@@ -328,7 +328,7 @@ def _disk(rows: Rows, out: Findings, _: Gpu) -> None:
         Parameter(name="stream_Bps", typical=top, width=0.7, at_most=30 * top),
         Parameter(name="read_Bps", typical=top, width=0.3),
         Parameter(name="read_iops", typical=2e5, width=2.0),
-        Parameter(name="queue_knee", typical=3.0, width=0.7, at_most=20.0),
+        Parameter(name="queue_knee", typical=3.0, width=0.35, at_most=20.0),
     ]
     found = fit(
         model,

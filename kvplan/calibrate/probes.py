@@ -257,7 +257,7 @@ def _disk(op: str, context: Context, size: int, threads: int) -> Point:
 
 
 def _disk_write(context: Context) -> list[Point]:
-    sizes = [MiB] if context.quick else [64 * KiB, 256 * KiB, MiB, 4 * MiB, 16 * MiB]
+    sizes = [64 * KiB, MiB] if context.quick else [64 * KiB, 256 * KiB, MiB, 4 * MiB, 16 * MiB]
     threads = [1, 16] if context.quick else [1, 4, 16]
     return [_disk("disk_write", context, s, t) for s, t in product(sizes, threads)]
 

@@ -92,7 +92,7 @@ class Instrument(Protocol):
         """Give up all buffers, so that the next block gets new ones."""
 
     def measure(self, point: Point, samples: int) -> list[Sample]:
-        """Warm up, then take `samples` timed batches. Raises CheckError when the content that arrived is wrong."""
+        """Warm up, then take `samples` timed batches. Raises ContentError when the content that arrived is wrong."""
 
     def facts(self) -> dict[str, Value]:
         """What the device says of itself; no timing."""
@@ -105,7 +105,11 @@ class Instrument(Protocol):
 
 
 class CheckError(Exception):
-    """What arrived is not what was sent: no figure of this point can be trusted."""
+    """No figure of this point can be trusted."""
+
+
+class ContentError(CheckError):
+    """What arrived is not what was sent: the run stops."""
 
 
 Progress = Callable[[str], None]

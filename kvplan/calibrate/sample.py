@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from kvplan.calibrate.records import Instrument, Point, Row, Sample
+from kvplan.calibrate.records import ContentError, Instrument, Point, Row, Sample
 from kvplan.calibrate.stats import median_interval, relative_half_width
+from kvplan.errors import MissingError
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +36,10 @@ class Measured(msgspec.Struct, kw_only=True):
 
 
 def measure(instrument: Instrument, points: Iterable[Point], plan: Plan, *, seed: int, clock: Callable[[], float]) -> Measured:
-    """Measure points under a plan. A point that fails is recorded and dropped; the others go on."""
+    """Measure points under a plan. A point that fails is recorded and dropped; the others go on.
+
+    Raises MissingError, naming the point, when content arrived wrong: then no figure of this server can be trusted.
+    """
     open_points = list(points)
     blocks: dict[str, list[list[Sample]]] = {p.key: [] for p in open_points}
     by_key = {p.key: p for p in open_points}
@@ -49,6 +53,11 @@ def measure(instrument: Instrument, points: Iterable[Point], plan: Plan, *, seed
         for current in order.sample(open_points, len(open_points)):
             try:
                 samples = instrument.measure(current, plan.samples)
+            except ContentError as error:
+                raise MissingError(
+                    f"{error}, while measuring {current.key}: no figure of this server can be trusted",
+                    hint="the run stopped and wrote no profile; check the memory, the driver and the drive",
+                ) from None
             except Exception as error:  # whatever goes wrong with one point, the others can still be measured
                 failures[current.key] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 open_points.remove(current)

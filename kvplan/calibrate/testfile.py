@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kvplan.calibrate.records import CheckError, Finding
+from kvplan.calibrate.records import ContentError, Finding
 from kvplan.calibrate.storage import check_filesystem, check_written
 from kvplan.errors import InputError, MissingError
 from kvplan.units import MiB, format_bytes
@@ -48,12 +48,12 @@ def stamp(memory: Any, seed: int, offset: int) -> None:
 
 
 def check_stamps(memory: Any, seed: int, offset: int) -> None:
-    """Raises CheckError (D06) when a page of what was read carries another seed or page number."""
+    """Raises ContentError (D06) when a page of what was read carries another seed or page number."""
     pages = np.frombuffer(memory, dtype=np.uint64).reshape(-1, PAGE // 8)
     numbers = np.arange(offset // PAGE, offset // PAGE + len(pages), dtype=np.uint64)
     wrong = np.flatnonzero((pages[:, 0] != seed) | (pages[:, 1] != numbers))
     if len(wrong):
-        raise CheckError(f"D06: the page at {offset + int(wrong[0]) * PAGE} does not hold what was written there")
+        raise ContentError(f"D06: the page at {offset + int(wrong[0]) * PAGE} does not hold what was written there")
 
 
 class TestFile:

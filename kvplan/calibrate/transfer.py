@@ -14,7 +14,7 @@ import torch
 
 from kvplan.calibrate import inventory
 from kvplan.calibrate.gpu import Gpu, Registered, registered_noise
-from kvplan.calibrate.records import CheckError, Point
+from kvplan.calibrate.records import ContentError, Point
 from kvplan.calibrate.timing import Trial
 from kvplan.units import GiB, KiB, MiB
 
@@ -47,7 +47,7 @@ def _compare(gpu: Gpu, source: torch.Tensor, target: torch.Tensor, what: str) ->
     size = min(64 * KiB, source.numel())
     start = int(torch.randint(0, source.numel() - size + 1, (1,)).item())
     if not torch.equal(source[start : start + size].cpu(), target[start : start + size].cpu()):
-        raise CheckError(f"{what}: bytes {start}..{start + size} did not arrive")
+        raise ContentError(f"G06: {what}: bytes {start}..{start + size} did not arrive")
 
 
 def _windows(arena: torch.Tensor, size: int) -> list[torch.Tensor]:
@@ -288,7 +288,7 @@ def _scatter_check(
         torch.cuda.synchronize()
         for t, s in ((first, int(here[0])), (last, int(here[-1]))):
             if not torch.equal(target[t].cpu(), source[s].cpu()):
-                raise CheckError(f"scattered copy: piece {t} did not arrive")
+                raise ContentError(f"G06: scattered copy: piece {t} did not arrive")
 
     return check
 

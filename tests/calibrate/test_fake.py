@@ -10,9 +10,9 @@ from kvplan.calibrate import run as runner
 from kvplan.calibrate.compare import compare, number
 from kvplan.calibrate.fake import TRUTH, FakeInstrument
 from kvplan.calibrate.profile import journal_path, samples_path
-from kvplan.calibrate.records import Point, Sample
+from kvplan.calibrate.records import ContentError, Point, Sample
 from kvplan.calibrate.server import Options, calibrate
-from kvplan.errors import InputError
+from kvplan.errors import InputError, MissingError
 from kvplan.results.calibrate import CalibrateResult
 
 pytest.importorskip("scipy")
@@ -198,3 +198,17 @@ def test_several_gpus_are_measured_apart_and_together(tmp_path: Path) -> None:
     assert {"copy_all", "copy_numa"} <= tables.keys()  # type: ignore[attr-defined]
     column = tables["copy"]["columns"].index("gpu")  # type: ignore[index]
     assert {row[column] for row in tables["copy"]["rows"]} == {0, 1}  # type: ignore[index]
+
+
+def test_wrong_content_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = FakeInstrument.measure
+
+    def corrupt(self: FakeInstrument, point: Point, samples: int) -> list[Sample]:
+        if point.op == "scatter":
+            raise ContentError("G06: piece 3 did not arrive")
+        return honest(self, point, samples)
+
+    monkeypatch.setattr(FakeInstrument, "measure", corrupt)
+    with pytest.raises(MissingError, match="G06: piece 3 did not arrive, while measuring scatter .*no figure of this server"):
+        fake(output=tmp_path / "my.toml")
+    assert not (tmp_path / "my.toml").exists()
