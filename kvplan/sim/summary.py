@@ -14,6 +14,7 @@ from kvplan.sim.interval import interval
 from kvplan.sim.record import Histogram, Recorder
 
 if TYPE_CHECKING:
+    from kvplan.hardware import Machine
     from kvplan.sim.run import World
     from kvplan.sim.server import Server
 
@@ -70,7 +71,7 @@ def summarise(world: World, *, partial: bool) -> SimResult:
         duration_s=duration,
         wall_s=0.0,
         provenance=_provenance(world),
-        warnings=_warnings(world),
+        warnings=_warnings(world, int(columns["prompt_tokens"].max(initial=0))),
     )
 
 
@@ -160,7 +161,7 @@ def _provenance(world: World) -> dict[str, Any]:
     }
 
 
-def _warnings(world: World) -> list[str]:
+def _warnings(world: World, longest_prompt: int) -> list[str]:
     found = [f"{world.trace.name}: {text}" for text in world.trace.report.warnings]
     rejected = sum(1 for status in world.recorder.status if status == 1)
     if rejected:
@@ -177,6 +178,23 @@ def _warnings(world: World) -> list[str]:
         )
     if world.clipped:
         found.append(f"{world.clipped} requests reach the end of the context: their output was cut there")
+    found += machine_warnings(world.scenario.machine, longest_prompt)
     if not world.trace.block_tokens:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
+    return found
+
+
+def machine_warnings(machine: Machine, longest_tokens: int) -> list[str]:
+    """What a reader must know of a calibrated machine: numbers that were made up, and prompts beyond the contexts of
+    `calibration.domain`, where the closed form extrapolates. `longest_tokens`: the longest prompt that ran.
+    """
+    fake = sum(1 for source in machine.provenance.values() if source.kind == "fake")
+    found = [f"{machine.name}: {fake} of its numbers are fake: no hardware was measured"] if fake else []
+    domain: dict[str, list[int]] = machine.calibration.get("domain", {})  # type: ignore[assignment]
+    measured = domain.get("attention_prefill_context", [0, 0])[1] + domain.get("attention_prefill_new", [0, 0])[1]
+    if 0 < measured < longest_tokens:
+        found.append(
+            f"{machine.name}: its attention was measured up to {measured:,} tokens, prompts reach {longest_tokens:,}: "
+            "beyond the measured range times are extrapolated"
+        )
     return found
