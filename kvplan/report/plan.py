@@ -183,10 +183,11 @@ def _splits(result: PlanResult) -> Iterator[str]:
     for one in result.splits:
         other, planned = one.other, one.planned
         rates = f"{other.requests_per_s_per_gpu:.3g} req/s per GPU instead of {planned.requests_per_s_per_gpu:.3g}"
+        spread = f"{other.replicas} x TP {other.tp} instead of {planned.replicas} x TP {planned.tp}"
         yield (
-            f"{one.gpus} GPUs as {other.replicas} x TP {other.tp} instead of {planned.replicas} x TP {planned.tp}: {one.gain:+.0%} in the goal; "
+            f"{one.gpus} GPUs as {spread}: {one.gain:+.0%} in the goal; "
             f"mean TTFT {_time(other.ttft_s)} instead of {_time(planned.ttft_s)}, "
-            f"ITL {_time(other.itl_s)} instead of {_time(planned.itl_s)}, {rates}"
+            f"mean ITL {_time(other.itl_s)} instead of {_time(planned.itl_s)}, {rates}"
         )
 
 
