@@ -132,9 +132,9 @@ def name_of(placement: Placement) -> str:
     words = " + ".join(f"{what} {format_bytes(size, 0)}" for size, what in tiers if size) or "GPU only"
     if placement.kv_dtype != "auto":
         words += f", {placement.kv_dtype} KV"
-    if placement.store == "selective":
+    if placement.store == "selective" and placement.offloads:
         words += f", stored from lookup {placement.store_after_lookups} on"
-    if placement.load_rule == "break_even":
+    if placement.load_rule == "break_even" and placement.offloads:
         words += ", loads weighed"
     if placement.load_min_tokens:
         words += f", loads from {placement.load_min_tokens:,} tokens"
