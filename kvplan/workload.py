@@ -21,3 +21,4 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     blocks: tuple[int, ...] = ()
     session: str = ""
     think_s: float = -1.0  # >= 0: arrives this long after the session's previous request has finished
+    priority: int = 0  # lower numbers go first, where the engine schedules by priority

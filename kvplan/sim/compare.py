@@ -29,6 +29,7 @@ MEANING = {
     "engine.offload.streamed_share": "share of active sequences that crosses the link at every step",
     "engine.block_tokens": "granularity of sharing on the GPU",
     "engine.max_batch": "most sequences that decode together",
+    "engine.scheduling": "who is admitted and preempted first: by arrival, or by each request's priority",
     "engine.plan_ahead": "is a step planned while the one before it runs",
     "tiers.gpu_kv_bytes": "room for active sequences and for the first level of reuse",
     "tiers.cpu_bytes": "room for reuse behind the GPU",

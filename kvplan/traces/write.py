@@ -63,6 +63,8 @@ class _Found:
                 self.fields.add("session")
             if request.think_s >= 0:
                 self.fields.add("think_s")
+            if request.priority:
+                self.fields.add("priority")
             if request.index != self.count:
                 self.fields.add("index")
             self.count += 1
@@ -79,6 +81,7 @@ _FIELDS = {
     "blocks": "what prompts share: its hit rate is unknown",
     "session": "sessions",
     "think_s": "think times: later turns arrive at their recorded times",
+    "priority": "priorities: all requests are equal",
     "index": "the rows of the file that the requests came from",
 }
 
@@ -120,6 +123,7 @@ def _native(requests: Iterable[Request], block_tokens: int, name: str) -> Iterat
                 blocks=request.blocks,
                 session=request.session,
                 think=request.think_s,
+                priority=request.priority,
                 row=request.index if request.index != number else -1,
             )
         )
@@ -191,11 +195,11 @@ def _plain(value: float) -> int | float:
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-_LENGTHS_ONLY = frozenset({"blocks", "session", "think_s", "index"})
+_LENGTHS_ONLY = frozenset({"blocks", "session", "think_s", "index", "priority"})
 WRITERS: dict[str, Writer] = {
     "native": Writer(_native, frozenset()),
-    "mooncake": Writer(_mooncake, frozenset({"index", "block size"})),
-    "kvcache-simulator": Writer(_kvcache_simulator, frozenset({"session", "think_s", "index"})),
+    "mooncake": Writer(_mooncake, frozenset({"index", "block size", "priority"})),
+    "kvcache-simulator": Writer(_kvcache_simulator, frozenset({"session", "think_s", "index", "priority"})),
     "azure": Writer(_azure, _LENGTHS_ONLY),
     "vidur": Writer(_vidur, _LENGTHS_ONLY),
 }

@@ -4,8 +4,9 @@
     {"t": 0.25, "in": 1200, "out": 80, "blocks": [1, 2, 3], "session": "a", "think": 2.0}
 
 `t` is the arrival in seconds, `in` and `out` are tokens, `blocks` prefix keys of `block_tokens` tokens each (see
-Request), `think` the seconds after the session's previous request has finished. `blocks`, `session` and `think` may be
-left out; `row` is the row of the file that a converted trace came from, where it is not this file's own.
+Request), `think` the seconds after the session's previous request has finished, `priority` a number of which lower
+ones go first (in engines that schedule by it). The last four may be left out; `row` is the row of the file that a
+converted trace came from, where it is not this file's own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=Tr
     blocks: tuple[int, ...] = ()
     session: str = ""
     think: float = -1.0
+    priority: int = 0
     row: int = -1
 
 
@@ -61,6 +63,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
                 blocks=row.blocks,
                 session=row.session,
                 think_s=row.think,
+                priority=row.priority,
             ),
         )
 
