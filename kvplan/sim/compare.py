@@ -26,6 +26,7 @@ MEANING = {
     "engine.offload.policy": "which content host memory gives up first",
     "engine.offload.loads_exclude_steps": "do loads and steps add up instead of overlapping",
     "engine.offload.outputs_behind_stores": "do sampled tokens wait behind stores on the copy engine",
+    "engine.offload.copy_layers": "one: a block crosses the link in a piece per layer, each with its cost",
     "engine.offload.streamed_share": "share of active sequences that crosses the link at every step",
     "engine.block_tokens": "granularity of sharing on the GPU",
     "engine.max_batch": "most sequences that decode together",
