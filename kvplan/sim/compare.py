@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from kvplan import units
-from kvplan.results.compare import Comparison, Difference
+from kvplan.results.compare import Comparison, Difference, Handover
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
+from kvplan.sim.server import bytes_per_token, transfer_network
 
 Value = str | int | float | bool | None
 
@@ -37,6 +38,8 @@ MEANING = {
     "tiers.disk_bytes": "room for reuse behind host memory",
     "tiers.remote_bytes": "room for reuse that all replicas share",
     "cluster.router": "which replica a request goes to, and so whose cache it meets",
+    "cluster.prefill_replicas": "more servers that only prefill: long prompts leave the decode steps, and KV crosses the network",
+    "cluster.transfer_Bps": "network from a prefill to a decode replica",
     "cluster.replicas": "servers that share the load, each with caches of its own",
 }
 """Setting -> what it decides."""
@@ -56,6 +59,7 @@ def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comp
         names=_names(scenarios),
         settings=_settings(scenarios),
         figures=[difference for _, difference in figures],
+        handovers=_handovers(scenarios, results),
         same=same,
         runs=list(results),
     )
@@ -65,6 +69,33 @@ def _names(scenarios: Sequence[Scenario]) -> list[str]:
     """What tells the runs apart: their engines where these differ, else their names."""
     engines = [scenario.engine.name for scenario in scenarios]
     return engines if len(set(engines)) == len(engines) else [scenario.name for scenario in scenarios]
+
+
+def _handovers(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> list[Handover]:
+    """One for each run that prefills apart, against the first that does not."""
+    names, apart = _names(scenarios), [bool(scenario.cluster.prefill_replicas) for scenario in scenarios]
+    if all(apart):
+        return []
+    other = apart.index(False)
+    pairs = zip(names, scenarios, results, apart, strict=True)
+    return [_handover(name, scenario, result, names[other], results[other]) for name, scenario, result, is_apart in pairs if is_apart]
+
+
+def _handover(name: str, scenario: Scenario, result: SimResult, against: str, other: SimResult) -> Handover:
+    network = transfer_network(scenario)
+    rates = result.throughput  # of the requests after the warm-up
+    size = bytes_per_token(scenario) * rates.prompt_tokens_per_s / max(1e-12, rates.requests_per_s)
+    gain_s = (other.e2e_s.mean or 0.0) - (result.e2e_s.mean or 0.0)
+    slack_s = size / network.Bps + gain_s
+    return Handover(
+        name=name,
+        against=against,
+        prompt_bytes=size,
+        Bps=network.Bps,
+        transfer_s=network.latency_s + size / network.Bps,
+        gain_s=gain_s,
+        break_even_Bps=size / slack_s if slack_s > 0 else None,
+    )
 
 
 def _settings(scenarios: Sequence[Scenario]) -> list[Difference]:

@@ -104,8 +104,8 @@ class Builder:
         scenario = self.scenario
         engine = msgspec.structs.replace(scenario.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
-        network = _network(scenario)
-        rate = scenario.cluster.transfer_Bps or network.Bps
+        network = transfer_network(scenario)
+        rate = network.Bps
         link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0, small_copy_bytes=0))
         host = Host(
             self.env,
@@ -202,6 +202,12 @@ def _network(scenario: Scenario) -> Network:
     if scenario.machine.network is None:
         raise InputError(f"{scenario.machine.name} has no network", hint="--set remote.client_Bps=10GB/s, or another machine")
     return scenario.machine.network
+
+
+def transfer_network(scenario: Scenario) -> Network:
+    """The way from a prefill to a decode replica."""
+    network = _network(scenario)
+    return msgspec.structs.replace(network, Bps=scenario.cluster.transfer_Bps or network.Bps)
 
 
 def bytes_per_token(scenario: Scenario) -> float:
