@@ -120,6 +120,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     null_blocks: int = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     prefix_caching: bool = True
+    gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
     memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first

@@ -18,7 +18,7 @@ from kvplan.cost import StepCost
 from kvplan.engine import EngineSpec
 from kvplan.sim.loads import Outcome, Prefetch, StepLoad
 from kvplan.sim.pool import span
-from kvplan.sim.prefix import Node, PrefixTree
+from kvplan.sim.prefix import Node, PrefixTree, retain
 from kvplan.sim.record import Recorder
 from kvplan.sim.scheduling import SCHEDULING
 from kvplan.sim.tiers import Tier
@@ -534,6 +534,7 @@ class Replica:
             path.append(node)
             node = node.parent
         path.reverse()
+        retain(path, request.retention)
         if job.preemptions:
             self._find_generated(job, path)
         return path

@@ -133,7 +133,7 @@ class Builder:
     def _gpu(self, size: float) -> Tier:
         engine = self.scenario.engine
         usable = size - engine.null_blocks * engine.block_tokens * self.token_bytes
-        return self._tier("gpu", usable, self.token_bytes, "lru", engine.block_tokens)
+        return self._tier("gpu", usable, self.token_bytes, engine.gpu_policy, engine.block_tokens)
 
     def _host(self, link: HostLink) -> Host:
         return Host(

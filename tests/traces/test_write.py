@@ -62,6 +62,7 @@ requests = st.lists(
         session=st.text(max_size=5),
         think_s=st.one_of(st.just(-1.0), st.floats(0, 1e6)),
         priority=st.integers(-5, 5),
+        retention=st.integers(0, 100),
     ),
     min_size=1,
     max_size=8,

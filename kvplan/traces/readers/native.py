@@ -5,11 +5,14 @@
 
 `t` is the arrival in seconds, `in` and `out` are tokens, `blocks` prefix keys of `block_tokens` tokens each (see
 Request), `think` the seconds after the session's previous request has finished, `priority` a number of which lower
-ones go first (in engines that schedule by it). The last four may be left out; `row` is the row of the file that a
+ones go first (in engines that schedule by it), `retention` 0 to 100, of which higher ones are kept longer (where the
+policy is `retention`; 35). The last five may be left out; `row` is the row of the file that a
 converted trace came from, where it is not this file's own.
 """
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import msgspec
 
@@ -18,7 +21,7 @@ from kvplan.traces.options import Options
 from kvplan.traces.readers import jsonl
 from kvplan.traces.readers.reader import Reader, Rows, moment
 from kvplan.traces.source import Source
-from kvplan.workload import Request
+from kvplan.workload import RETENTION, Request
 
 SCHEMA = "trace/1"
 
@@ -37,6 +40,7 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=Tr
     session: str = ""
     think: float = -1.0
     priority: int = 0
+    retention: Annotated[int, msgspec.Meta(ge=0, le=100)] = RETENTION
     row: int = -1
 
 
@@ -64,6 +68,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
                 session=row.session,
                 think_s=row.think,
                 priority=row.priority,
+                retention=row.retention,
             ),
         )
 
