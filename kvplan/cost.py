@@ -183,7 +183,7 @@ class StepCost:
         """
         overhead = self.engine.overhead
         if not chunks:
-            return overhead.prepare_s + overhead.collect_s
+            return max(overhead.step_s, overhead.collect_s)
         captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
         layer_s = overhead.launch_layer_s if captured else overhead.launch_layer_eager_s
         return overhead.prepare_s + self.model.depth * layer_s

@@ -46,7 +46,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_s: float = 0.0  # front end, once per request
     request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
     first_token_s: float = 0.0  # from the end of a step to the client
-    prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs, and the least time between two steps
+    prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs
+    step_s: float = 0.0  # least time between two decode steps: what the host does for each
     gap_s: float = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
     collect_s: float = 0.0  # from the end of a step on the GPU until its tokens are handled and the next step can be planned
     launch_layer_s: float = 0.0  # launching a step with prefill, per layer, while its size is captured in CUDA graphs

@@ -55,7 +55,7 @@ def test_the_readme_has_transcripts_and_two_setup_commands_and_the_gate_runs_the
 
 
 def test_every_file_the_readme_names_exists() -> None:
-    named = re.findall(r"(?:tests|scenarios|kvplan|models)/[\w./-]*\w\.(?:py|toml|json)", README)
+    named = re.findall(r"(?:tests|scenarios|kvplan|models)/[\w./-]*\w\.(?:py|toml|jsonl?)\b", README)
     missing = [name for name in named if not (ROOT / name).exists() and "NAME" not in name]
     assert named
     assert missing == []

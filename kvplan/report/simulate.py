@@ -125,6 +125,11 @@ def _lines(console: Console, result: SimResult) -> None:
         f"{rate.requests_per_s:,.2f} requests/s · {rate.prompt_tokens_per_s:,.0f} prompt tokens/s · "
         f"{rate.output_tokens_per_s:,.0f} output tokens/s"
     )
+    known = result.interval
+    if known.ttft_mean_s is not None:
+        low, high = (units.format_seconds(value) for value in known.ttft_mean_s)
+        rests = ", ".join(f"{doubt.what} ({doubt.kind}, ±{doubt.sigma_rel:.0%})" for doubt in known.rests_on)
+        console.print(f"mean time to first token {low} to {high} (95 %), resting on {rests}")
     if loads.count:
         losing = f"{loads.losing:,} slower than computing again, {units.format_seconds(loads.losing_s)} lost"
         console.print(f"loads {loads.count:,} · {losing if loads.losing else 'none slower than computing again'}")

@@ -88,6 +88,23 @@ class Goodput(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
 
 
+class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+    """One number that the times rest on: how uncertain it is, and how much of the mean time to first token it moves."""
+
+    what: str
+    kind: str  # measured, derived, datasheet, assumed
+    sigma_rel: float
+    share: float
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """95 % intervals of the means, from how well the numbers behind them are known; null where nothing was measured."""
+
+    ttft_mean_s: tuple[float, float] | None = None
+    itl_mean_s: tuple[float, float] | None = None
+    rests_on: list[Doubt] = []
+
+
 class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `kvplan simulate`."""
 
@@ -102,7 +119,7 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: PromptTokens
     tiers: list[TierUse]
     loads: Loads
-    interval: dict[str, Any]
+    interval: Interval
     targets: list[TargetCheck] = []
     goodput: Goodput | None = None
     largest_cause: str = ""

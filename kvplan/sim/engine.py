@@ -151,6 +151,7 @@ class Replica:
         self.executing: Plan | None = None
         self.pauses = Pauses(engine, offloading=transfers.stores is not None)
         self.steps = 0  # started
+        self.busy_s = 0.0  # in steps
         self.handled_s = 0.0  # when the results of the last step were seen
         self.stuck: Job | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self._bulk: Bulk | None = None
@@ -219,6 +220,7 @@ class Replica:
         plan.stall_s = self.transfers.stall_s(plan, plan.start_s)
         plan.duration_s += plan.stall_s
         end_s = max(plan.start_s + plan.duration_s, plan.launched_s)
+        self.busy_s += end_s - plan.start_s
         self._alarm(end_s - self.env.now, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
@@ -332,7 +334,8 @@ class Replica:
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
         now = self.env.now
-        plan = Plan(now, max(now + self.engine.overhead.prepare_s, self.transfers.inputs_sent_s(now)))
+        prepare_s = self.engine.overhead.prepare_s if self.executing is None else 0.0
+        plan = Plan(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         budget = self.engine.step_tokens
         preempted = False
         for job in list(self.running):
@@ -664,6 +667,7 @@ class Replica:
         self._bulk = None
         steps = bulk.steps_before(now)
         bulk.apply(steps)
+        self.busy_s += bulk.elapsed_s(steps)
         if steps:
             self.handled_s = bulk.handled_s(steps)
         first, second = self.inflight

@@ -10,6 +10,7 @@ import numpy as np
 from kvplan import __version__
 from kvplan.results.simulate import Loads, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
 from kvplan.sim import causes, targets
+from kvplan.sim.interval import interval
 from kvplan.sim.record import Histogram, Recorder
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def summarise(world: World, *, partial: bool) -> SimResult:
         prompt_tokens=PromptTokens(total=prompt_tokens, **tokens),
         tiers=_tiers(world, tokens, prompt_tokens, duration),
         loads=Loads(count=loads.count, losing=loads.losing, stall_s=loads.stall_s, losing_s=loads.losing_s),
-        interval={},
+        interval=interval(world, columns, kept, stats, duration),
         targets=checks,
         goodput=goodput,
         largest_cause=cause,

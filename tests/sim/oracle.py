@@ -220,7 +220,8 @@ class Oracle:
 
     def plan(self) -> Step:
         plan: Step = Step({"chunks": [], "decodes": [], "sampled": []})
-        plan["ready"] = max(self.now + self.engine.overhead.prepare_s, self.inputs_sent())
+        prepare = self.engine.overhead.prepare_s if self.executing is None else 0.0
+        plan["ready"] = max(self.now + prepare, self.inputs_sent())
         budget, preempted = self.engine.step_tokens, False
         for seq in list(self.running):
             need = seq.target - seq.computed
