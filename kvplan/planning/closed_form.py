@@ -17,6 +17,7 @@ from kvplan.results.plan_result import Range, TierWorth
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.links import IN, DiskQueue, HostLink, NetworkQueue
 from kvplan.sim.run import bytes_per_token
+from kvplan.sim.server import block_pieces
 
 Z95 = 1.96
 LONGEST_TOKENS = 2**20
@@ -25,7 +26,7 @@ TAIL_TOKENS = 64
 
 
 def _host_s(scenario: Scenario, size: float, pieces: int) -> float:
-    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.run.tp), pieces)
+    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.run.tp), pieces * block_pieces(scenario))
 
 
 def _disk_s(scenario: Scenario, size: float, pieces: int) -> float:
