@@ -116,10 +116,12 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kernel_share: float = (
         1.0  # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     )
+    scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: int = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     prefix_caching: bool = True
+    gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
     memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first

@@ -39,8 +39,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The link between one GPU and host memory.
 
     One contiguous copy of s bytes takes `copy_s + s/Bps`; a direction is a FIFO. While both directions are busy each
-    runs at `duplex_fraction` of its rate. Copies smaller than `small_copy_bytes` cost `small_copy_s` each instead
-    (descriptor cliff).
+    runs at `duplex_fraction` of its rate. Copies smaller than `small_copy_bytes` take `max(small_copy_s, s/Bps)` each instead
+    (descriptor cliff). All copies of one transfer are launched together, in `launch_s`.
     """
 
     h2d_Bps: float

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+RETENTION = 35
+"""Retention priority where a request gives none: TensorRT-LLM's default, of 0 to 100."""
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request of a trace.
@@ -21,3 +24,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     blocks: tuple[int, ...] = ()
     session: str = ""
     think_s: float = -1.0  # >= 0: arrives this long after the session's previous request has finished
+    retention: int = RETENTION  # 0-100, higher ones are kept longer, where the eviction policy is `retention`
+    priority: int = 0  # lower numbers go first, where the engine schedules by priority

@@ -20,6 +20,8 @@ kvplan simulate chat
 
 kvplan simulate chat --engine vllm,lmcache,sglang
 
+kvplan simulate chats.jsonl --model llama-3.1-8b --machine l40s --target "ttft_p95<1s" --max-users
+
 kvplan simulate trace.jsonl --model llama-3.1-8b --machine h100-sxm --gpu-kv 8GiB --cpu 64GiB"""
 
 
@@ -55,6 +57,10 @@ def simulate(
             rich_help_panel="Advanced",
         ),
     ] = None,
+    max_users: Annotated[
+        bool,
+        typer.Option("--max-users", help="How many sessions can be open at once within --target.", rich_help_panel="Advanced"),
+    ] = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")] = None,
     sets: Set = None,
     requests_out: Annotated[
@@ -81,6 +87,8 @@ def simulate(
         )
         for source in sources for name in (engine.split(",") if engine else [None])
     ]  # fmt: skip
+    if max_users:
+        return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
         return _compare(wanted, requests_out, as_json=as_json, quiet=quiet)
     if requests_out:
@@ -99,6 +107,24 @@ def simulate(
     if result.partial:
         return Exit.INTERRUPTED
     return Exit.DONE if all(check.met for check in result.targets) else Exit.NO
+
+
+def _users(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+    from kvplan.report import users as report
+    from kvplan.report.simulate import progress as shown
+    from kvplan.sim.users import most_users
+
+    if len(wanted) > 1 or requests_out:
+        raise InputError("--max-users answers for one scenario and one engine, and writes no requests")
+    with shown(err(), hidden=quiet) as progress:
+        result = most_users(wanted[0], progress=progress)
+    if as_json:
+        emit_json(result)
+    else:
+        report.show(out(), result)
+    for text in [] if quiet else result.run.warnings:
+        warn(text)
+    return Exit.DONE if result.users else Exit.NO
 
 
 def _compare(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:

@@ -12,6 +12,7 @@ from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.emit import emit
 from kvplan.planning.objective import Prices, Target
+from kvplan.planning.parallel import splits
 from kvplan.planning.question import narrowed, space_of
 from kvplan.planning.runs import Runner, runner
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
@@ -31,6 +32,21 @@ LEAST_YEARS = 3.0
 SECONDS_PER_YEAR = 365.25 * 86400
 
 
+class Places(msgspec.Struct, frozen=True):
+    """Where tiers live that a configuration has to name."""
+
+    disk_path: str
+    remote_url: str
+
+    def named(self, placement: Placement) -> Placement:
+        """The placement with the places of the tiers that it has."""
+        return msgspec.structs.replace(
+            placement,
+            disk_path=self.disk_path if placement.disk_bytes else "",
+            remote_url=self.remote_url if placement.remote_bytes else "",
+        )
+
+
 def plan(
     scenario: Scenario,
     *,
@@ -40,6 +56,7 @@ def plan(
     max_disk_bytes: int | None = None,
     emit_for: str = "",
     disk_path: str = "/mnt/kv",
+    remote_url: str = "lm://kv-pool:65432",
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
@@ -63,7 +80,7 @@ def plan(
             notices=_notices(space, placement),
         )
     with runner(space.traffic.requests) as run:
-        return _simulated(space, run, notes, emit_for, disk_path)
+        return _simulated(space, run, notes, emit_for, Places(disk_path, remote_url))
 
 
 def _without_simulation(space: Space) -> Verdict | None:
@@ -89,7 +106,7 @@ def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
     return overhead.gap_s + step + off_bytes / base.run.tp / base.machine.link.h2d_Bps
 
 
-def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_path: str) -> PlanResult:
+def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, where: Places) -> PlanResult:
     space, found, over = _searched(space, run)
     best, without = contender(space, found)
     if space.target.clauses and len(best.missed) < len(without.missed):
@@ -99,9 +116,8 @@ def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
-    placement = chosen.placement
-    if placement.disk_bytes:
-        placement = msgspec.structs.replace(placement, disk_path=disk_path)
+    placement = where.named(chosen.placement)
+    spread, unspread = splits(space, run, found.goal, chosen)
     return _finish(
         space,
         [*notes, *found.results[found.options.index(chosen)].warnings],
@@ -113,7 +129,8 @@ def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, disk_
         without=pair.without,
         chosen=chosen,
         options=tuple(sorted(found.options, key=lambda one: (one.rejected, one.score))),
-        pruned=tuple(found.pruned),
+        pruned=(*found.pruned, *unspread),
+        splits=spread,
         at_load=at_loads(space, run, "ttft" if over else found.goal, pair, speedups),
         simulated=run.runs,
         overload=over,

@@ -17,6 +17,7 @@ from kvplan.results.plan_result import Range, TierWorth
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.links import IN, DiskQueue, HostLink, NetworkQueue
 from kvplan.sim.run import bytes_per_token
+from kvplan.sim.server import block_pieces
 
 Z95 = 1.96
 LONGEST_TOKENS = 2**20
@@ -25,7 +26,7 @@ TAIL_TOKENS = 64
 
 
 def _host_s(scenario: Scenario, size: float, pieces: int) -> float:
-    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.run.tp), pieces)
+    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.run.tp), pieces * block_pieces(scenario))
 
 
 def _disk_s(scenario: Scenario, size: float, pieces: int) -> float:
@@ -50,6 +51,13 @@ speed.
 """
 
 PREFILL = ("machine.gpu.gemm_efficiency", "machine.gpu.attention_efficiency")
+
+FLOORS = (
+    ("engine.overhead.launch_layer_s", "engine.overhead.launch_layer_eager_s"),
+    ("engine.overhead.load_s",),
+    ("engine.overhead.load_block_s",),
+)
+"""What the engine's CPU side takes however short the prefix: where it decides, rates of the hardware do not."""
 
 
 def load_s(scenario: Scenario, tier: str, tokens: int) -> float:
@@ -118,6 +126,7 @@ def worth(scenario: Scenario, tier: str, prefix_tokens: int, tail_tokens: int = 
     moved_s = load_s(scenario, tier, prefix)
     computed_s = recompute_s(scenario, prefix, tail_tokens)
     path = WAY[tier][0][1]
+    least = interval(scenario, tier, lambda one: break_even_tokens(one, tier, tail_tokens))
     return TierWorth(
         tier=tier,
         prefix_tokens=prefix,
@@ -125,13 +134,29 @@ def worth(scenario: Scenario, tier: str, prefix_tokens: int, tail_tokens: int = 
         recompute_s=computed_s,
         load_s_per_token=(load_s(scenario, tier, longer) - moved_s) / (longer - prefix),
         recompute_s_per_token=(recompute_s(scenario, longer, tail_tokens) - computed_s) / (longer - prefix),
-        break_even_tokens=interval(scenario, tier, lambda one: break_even_tokens(one, tier, tail_tokens)),
+        break_even_tokens=least,
         break_even_Bps=interval(scenario, "", lambda one: break_even_Bps(one, tier, prefix, tail_tokens)),
         Bps=prefix
         * bytes_per_token(scenario)
         / sum(seconds(scenario, prefix * bytes_per_token(scenario), max(1, prefix // block)) for seconds, _ in WAY[tier]),
         source=source(scenario, path).kind,
+        set_by=_set_by(scenario, least, tail_tokens),
     )
+
+
+def _set_by(scenario: Scenario, least: Range, tail_tokens: int) -> str:
+    """The step in the time to compute at which a break-even length without width lies."""
+    if least.value is None or not least.lo == least.value == least.hi:
+        return ""
+    captured, grain = scenario.engine.overhead.captured_tokens, scenario.engine.offload.chunk_tokens or scenario.engine.block_tokens
+    if least.value <= grain:
+        return f"the smallest piece that is loaded, {grain} tokens: it already wins"
+    if least.value + tail_tokens - grain <= captured < least.value + tail_tokens:
+        return (
+            f"{scenario.engine.name}'s CUDA graphs, which hold steps of up to {captured} tokens, {tail_tokens} new ones included: "
+            "a longer step is launched layer by layer, and loading wins at once, by more than the rates are uncertain"
+        )
+    return "whole blocks: its uncertainty is less than one"
 
 
 def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 0.0) -> float:
@@ -160,11 +185,11 @@ def prompt_for(scenario: Scenario, tier: str, speedup: float, hit: float = 1.0) 
 
 
 def interval(scenario: Scenario, tier: str, answer: Callable[[Scenario], float]) -> Range:
-    """An answer with its 95 % interval: each uncertain number is moved by 1.96 sigma alone, the changes of the
-    answer's logarithm are added in quadrature, upwards and downwards apart.
+    """An answer with its 95 % interval: each uncertain number, the engine's own costs among them, is moved by 1.96 sigma
+    alone, the changes of the answer's logarithm are added in quadrature, upwards and downwards apart.
     """
     value = answer(scenario)
-    numbers = [(path,) for _, path in WAY.get(tier, ())] + [PREFILL]
+    numbers = [(path,) for _, path in WAY.get(tier, ())] + [PREFILL, *FLOORS]
     up = down = 0.0
     for paths in numbers:
         factor = math.exp(Z95 * sigma(scenario, paths[0]))

@@ -10,7 +10,7 @@ from kvplan.planning.objective import Prices, Target
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan_result import HitPoint, TierWorth
-from kvplan.scenario import Scenario
+from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.run import bytes_per_token
 from kvplan.sizing.pool import kv_pool
 from kvplan.traces import open_trace
@@ -27,7 +27,7 @@ def space_of(
 
     Limits that are None are the replica's share of the machine. Raises InputError when the weights do not fit.
     """
-    base, notes = _with_pool(scenario)
+    base, notes = _with_pool(_with_network(scenario))
     run, machine = base.run, base.machine
     trace = open_trace(base.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
     token_bytes = bytes_per_token(base)
@@ -66,6 +66,16 @@ def narrowed(space: Space) -> Space:
     known = msgspec.structs.replace(space.traffic, curve=tuple(points))
     changed = msgspec.structs.replace(space, base=base, token_bytes=token_bytes, traffic=known)
     return msgspec.structs.replace(changed, when=_when(changed))
+
+
+def _with_network(scenario: Scenario) -> Scenario:
+    """The scenario whose way to the remote pool, where it has one of its own, is the machine's network."""
+    remote = scenario.remote
+    if not scenario.machine.network:
+        return scenario
+    for name, value in (("Bps", remote.client_Bps), ("latency_s", remote.latency_s)):
+        scenario = with_setting(scenario, f"machine.network.{name}", value) if value else scenario
+    return msgspec.structs.replace(scenario, remote=msgspec.structs.replace(remote, client_Bps=0.0, latency_s=0.0))
 
 
 def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:

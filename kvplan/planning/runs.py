@@ -56,10 +56,16 @@ def realise(base: Scenario, placement: Placement) -> Scenario:
         store=placement.store,
         store_after_lookups=placement.store_after_lookups if placement.store == "selective" else 0,
         store_generated=placement.store_generated,
+        load_rule=placement.load_rule,
         load_min_tokens=placement.load_min_tokens,
         policy=placement.policy,
     )
-    tiers = msgspec.structs.replace(base.tiers, cpu_bytes=placement.cpu_bytes, disk_bytes=placement.disk_bytes)
+    tiers = msgspec.structs.replace(
+        base.tiers,
+        cpu_bytes=placement.cpu_bytes,
+        disk_bytes=placement.disk_bytes,
+        remote_bytes=placement.remote_bytes,
+    )
     run = msgspec.structs.replace(base.run, tp=placement.tp, kv_dtype=placement.kv_dtype)
     engine = msgspec.structs.replace(engine, offload=offload)
     return msgspec.structs.replace(base, engine=engine, tiers=tiers, run=run)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kvplan.errors import KvplanError
+from kvplan.planning import rules
 from kvplan.planning import space as places
 from kvplan.planning.objective import GOALS, Judged
 from kvplan.planning.runs import Job, Runner, realise
@@ -40,20 +41,25 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def search(space: Space, run: Runner, goal: str) -> Simulated:
-    """Simulate none and the CPU tiers, then disks behind them, then changes of rules and an 8-bit KV on the best."""
+    """Simulate none and the CPU tiers, then disks and the remote pool behind them, then changes of rules and an 8-bit KV on the best."""
     none = places.nothing(space)
     cpus, pruned = places.cpu_tiers(space)
     found = Simulated(options=[], results=[], pruned=pruned, goal=goal)
     _try(space, run, found, [none, *cpus])
     _try(space, run, found, _between(space, found))
     disks, left_out = places.disk_tiers(space, [one.cpu_bytes for one in cpus])
-    found.pruned.extend([*left_out, *places.remote_tier(space)])
+    found.pruned.extend(left_out)
     _try(space, run, found, disks)
+    local = [one for one in found.options if one.placement.offloads]
+    if local:
+        remotes, left_out = places.remote_tiers(space, [choose(space, local).placement])
+        found.pruned.extend(left_out)
+        _try(space, run, found, remotes)
     offloads = [one for one in found.options if one.placement.offloads]
-    best = choose(space, offloads).placement if offloads else none
-    wanted = _variations(space, found, best)
+    best = choose(space, offloads or found.options)
+    wanted = _variations(space, found, best) if offloads else []
     if places.can_narrow(space):
-        wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best))]
+        wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best.placement))]
     _try(space, run, found, wanted)
     return found
 
@@ -84,13 +90,13 @@ def _between(space: Space, found: Simulated) -> list[Placement]:
     return [msgspec.structs.replace(best.placement, cpu_bytes=middle)] if low < middle < high else []
 
 
-def _variations(space: Space, found: Simulated, best: Placement) -> list[Placement]:
+def _variations(space: Space, found: Simulated, best: Option) -> list[Placement]:
     wanted: list[Placement] = []
-    for vary in places.VARIATIONS.values():
-        changed = vary(space, best, space.base.engine)
+    for vary in rules.VARIATIONS.values():
+        changed = vary(space, best)
         if isinstance(changed, Pruned):
             found.pruned.append(changed)
-        elif best.offloads:
+        else:
             wanted.append(changed)
     return wanted
 
@@ -122,10 +128,14 @@ def option(space: Space, placement: Placement, result: SimResult, goal: str) -> 
 
 def name_of(placement: Placement) -> str:
     """A placement in a few words."""
-    tiers = [(placement.cpu_bytes, "CPU"), (placement.disk_bytes, "disk")]
+    tiers = [(placement.cpu_bytes, "CPU"), (placement.disk_bytes, "disk"), (placement.remote_bytes, "remote")]
     words = " + ".join(f"{what} {format_bytes(size, 0)}" for size, what in tiers if size) or "GPU only"
     if placement.kv_dtype != "auto":
         words += f", {placement.kv_dtype} KV"
+    if placement.store == "selective" and placement.offloads:
+        words += f", stored from lookup {placement.store_after_lookups} on"
+    if placement.load_rule == "break_even" and placement.offloads:
+        words += ", loads weighed"
     if placement.load_min_tokens:
         words += f", loads from {placement.load_min_tokens:,} tokens"
     if placement.chunk_tokens:
@@ -146,7 +156,8 @@ def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
     """The best placement that offloads (or none, when no tier is left), and the same without its tiers; KV dtype as
     asked for.
     """
-    plain = [one for one in found.options if one.placement.kv_dtype == space.base.run.kv_dtype]
+    asked = [one for one in found.options if one.placement.kv_dtype == space.base.run.kv_dtype]
+    plain = [one for one in asked if rules.within_reach(space, one.placement)]
     best = choose(space, [one for one in plain if one.placement.offloads] or plain)
     return best, found.of(places.nothing(space))
 

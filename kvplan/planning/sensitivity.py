@@ -31,6 +31,9 @@ LINK = ("machine.link.h2d_Bps", "machine.link.d2h_Bps")
 DISK = ("machine.disk.read_Bps", "machine.disk.stream_Bps", "machine.disk.write_Bps")
 
 
+NETWORK = ("machine.network.Bps",)
+
+
 class Doubt(msgspec.Struct, frozen=True, kw_only=True):
     """An assumption: the numbers that carry it, and whether less of it speaks against offloading."""
 
@@ -53,6 +56,8 @@ def doubts(placement: Placement) -> list[Doubt]:
     ]
     if placement.disk_bytes:
         found.append(Doubt(name="bandwidth of the disk", paths=DISK, less_is_worse=True))
+    if placement.remote_bytes:
+        found.append(Doubt(name="bandwidth to the remote pool", paths=NETWORK, less_is_worse=True))
     return found
 
 

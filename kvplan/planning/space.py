@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import msgspec
 
-from kvplan.engine import EngineSpec
 from kvplan.planning.objective import Prices, Target
 from kvplan.planning.targets import TARGETS
 from kvplan.planning.traffic import capacity_for, hit_at
@@ -82,6 +81,7 @@ def nothing(space: Space) -> Placement:
         store=engine.offload.store,
         store_after_lookups=engine.offload.store_after_lookups or 2,
         store_generated=engine.offload.store_generated,
+        load_rule=engine.offload.load_rule,
         load_min_tokens=engine.offload.load_min_tokens,
         policy=engine.offload.policy,
     )
@@ -199,45 +199,23 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     ], pruned
 
 
-def remote_tier(space: Space) -> list[Pruned]:
-    """Why a remote pool is not among the simulated placements."""
+def remote_tiers(space: Space, local: Sequence[Placement]) -> Found:
+    """The remote pool that the scenario has, behind each of these placements."""
+    size = space.base.tiers.remote_bytes
     if why := loses(space, "remote"):
-        return [Pruned(what="remote", why=why)]
-    return [Pruned(what="remote", why="the simulator has no remote pool; the closed form says from which prefix on it wins")]
-
-
-Variation = Callable[[Space, Placement, EngineSpec], Placement | Pruned]
-
-
-def _least_load(space: Space, placement: Placement, engine: EngineSpec) -> Placement | Pruned:
-    target = TARGETS.get(engine.name)
-    if target is not None and not target.min_load:
-        return Pruned(what="least length for loading", why=f"{engine.name} has no such setting")
-    tier = "disk" if placement.disk_bytes else "cpu"
-    tokens = next((one.break_even_tokens.value for one in space.when if one.tier == tier), None)
-    if tokens is None or tokens <= engine.block_tokens:
-        return Pruned(what="least length for loading", why="loading wins from the first block on")
-    return msgspec.structs.replace(placement, load_min_tokens=int(tokens))
-
-
-def _chunks(space: Space, placement: Placement, engine: EngineSpec) -> Placement | Pruned:
-    target = TARGETS.get(engine.name)
-    wanted = 16 * engine.block_tokens
-    if not placement.disk_bytes:
-        return Pruned(
-            what=f"chunks of {wanted} tokens",
-            why="chunk sizes of 64 to 1,024 tokens make no difference to a CPU tier (gpustack)",
-        )
-    if (target is not None and not target.own_chunks) or placement.chunk_tokens >= wanted:
-        return Pruned(what=f"chunks of {wanted} tokens", why=f"{engine.name} stores whole blocks of its own size")
-    return msgspec.structs.replace(placement, chunk_tokens=wanted)
-
-
-VARIATIONS: dict[str, Variation] = {
-    "least length for loading": _least_load,
-    "larger chunks": _chunks,
-}
-"""A change of rules -> the placement with it, or why it is not tried."""
+        return [], [Pruned(what="remote", why=why)]
+    if not size:
+        return [], [Pruned(what="remote", why="the scenario has no remote pool (--set tiers.remote_bytes=10TiB adds one)")]
+    wanted, pruned = [], []
+    for one in local:
+        gain = hit_at(space.traffic, size) - hit_at(space.traffic, max(one.cpu_bytes, one.disk_bytes))
+        if gain >= LEAST_REUSE:
+            wanted.append(msgspec.structs.replace(one, remote_bytes=size))
+        else:
+            behind = format_bytes(max(one.cpu_bytes, one.disk_bytes))
+            why = f"{format_bytes(size)} would serve {max(0.0, gain):.1%} of the prompt tokens more than the {behind} before it"
+            pruned.append(Pruned(what=f"remote behind {behind}", why=why))
+    return wanted, pruned
 
 
 def can_narrow(space: Space) -> bool:

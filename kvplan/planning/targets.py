@@ -40,6 +40,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     stores: dict[str, str]  # kvplan's store rule -> the engine's word, empty where there is nothing to write
     policies: dict[str, str]  # kvplan's eviction policy -> the engine's
     disk: bool = True
+    selective_disk: bool = True  # may stores be selective with a disk tier
     disk_alone: bool = False  # works without a CPU tier
     remote: bool = False  # takes the address of a remote store and nothing else
     min_load: bool = False  # can leave short hits unloaded
@@ -62,6 +63,7 @@ TARGETS: dict[str, Target] = {
         dtypes=_VLLM_DTYPES,
         stores={"write_through": "", "selective": "store_threshold"},
         policies={"lru": "lru", "arc": "arc"},
+        selective_disk=False,
         prompt_only=True,
         own_chunks=True,
     ),
@@ -140,8 +142,10 @@ def check(placement: Placement, name: str) -> None:
         raise refuse(name, "keep KV on disk", "emit dynamo, lmcache, sglang or vllm, or drop the disk tier")
     if (placement.disk_bytes or placement.remote_url) and not placement.cpu_bytes and not engine.disk_alone:
         raise refuse(name, "use a lower tier without CPU memory", "its transfers pass through CPU memory: give it cpu_bytes")
-    if placement.remote_url and not engine.remote:
+    if (placement.remote_bytes or placement.remote_url) and not engine.remote:
         raise refuse(name, "use a remote tier by its address alone", "emit lmcache, or set its remote store up by hand")
+    if placement.load_rule == "break_even":
+        raise refuse(name, "weigh each load against computing", "set load_rule to always")
     if placement.load_min_tokens and not engine.min_load:
         raise refuse(name, "leave short hits unloaded", "drop load_min_tokens, or emit lmcache")
     if not placement.store_generated and not engine.prompt_only:
@@ -159,3 +163,5 @@ def _check_sound(placement: Placement) -> None:
         raise InputError("a tier cannot have a negative size")
     if bool(placement.disk_bytes) != bool(placement.disk_path):
         raise InputError("a disk tier needs both a size and a directory", hint="set disk_bytes and disk_path, or neither")
+    if placement.remote_bytes and not placement.remote_url:
+        raise InputError("a remote tier needs an address", hint="set remote_url")

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kvplan import units
-from kvplan.results.compare import Comparison, Difference
+from kvplan.results.compare import Comparison, Difference, Handover
 
 
 def show(console: Console, comparison: Comparison) -> None:
@@ -15,12 +15,23 @@ def show(console: Console, comparison: Comparison) -> None:
     console.print(_table("what came out differently", comparison.names, comparison.figures))
     if comparison.same:
         console.print(f"[dim]the same in all: {', '.join(comparison.same)}[/]")
+    for handover in comparison.handovers:
+        console.print(escape(_handover(handover)))
     explained = [difference for difference in comparison.settings if difference.reason]
     console.print()
     console.print(_table("what was put in differently", comparison.names, explained))
     others = [difference.what for difference in comparison.settings if not difference.reason]
     if others:
         console.print(f"[dim]also: {escape(', '.join(others))}[/]")
+
+
+def _handover(found: Handover) -> str:
+    verb = "gains" if found.gain_s >= 0 else "loses"
+    moved = f"{units.format_bytes(round(found.prompt_bytes))} a prompt in {units.format_seconds(found.transfer_s)}"
+    ends = "no network makes it gain"
+    if found.break_even_Bps is not None:
+        ends = f"break-even at {units.format_rate(found.break_even_Bps)}"
+    return f"prefill apart ({found.name}) {verb} {units.format_seconds(abs(found.gain_s))} a request: {moved}; {ends}"
 
 
 def _table(title: str, names: list[str], differences: list[Difference]) -> Table:

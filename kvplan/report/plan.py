@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -37,6 +38,7 @@ def show(console: Console, result: PlanResult) -> None:
     if result.options:
         console.print("\n[bold]With and without[/]")
         console.print(_options(result))
+    _section(console, "On other numbers of GPUs, at the same load and host memory per GPU", list(_splits(result)))
     _section(console, "Rests on, most sensitive first", [_assumption(one) for one in result.assumptions])
     _section(
         console,
@@ -79,6 +81,7 @@ def _asides(result: PlanResult) -> Iterator[str]:
             "would keep up."
         )
     yield from _eight_bits(result)
+    yield from _weighed(result)
 
 
 def _eight_bits(result: PlanResult) -> Iterator[str]:
@@ -91,6 +94,19 @@ def _eight_bits(result: PlanResult) -> Iterator[str]:
         if one.rejected <= chosen.rejected and gain > 0:
             alone = "" if one.placement.offloads or not chosen.placement.offloads else ", without a tier,"
             yield f"  8-bit KV{alone} would gain {gain:.0%} more ({one.name}), at the price of some accuracy."
+
+
+def _weighed(result: PlanResult) -> Iterator[str]:
+    """What a rule that the engine lacks would do."""
+    chosen = result.chosen
+    if chosen is None or chosen.placement.load_rule != "always":
+        return
+    for one in result.options:
+        if one.placement == msgspec.structs.replace(chosen.placement, load_rule="break_even"):
+            yield (
+                f"  Loading a hit only when that is sooner than computing it would change the goal by {1 - one.score / chosen.score:+.1%}; "
+                f"{result.engine} cannot be told to."
+            )
 
 
 def _when(result: PlanResult) -> Iterator[str | Table]:
@@ -109,6 +125,8 @@ def _when(result: PlanResult) -> Iterator[str | Table]:
         )
     yield f"one request on an idle machine that reuses a prefix of {format_tokens(result.when[0].prefix_tokens)} tokens"
     yield table
+    for why in dict.fromkeys(one.set_by for one in result.when if one.set_by):
+        yield f"the length from which loading wins is set by {why}"
     if known.ideal_hit:
         yield (
             f"{known.ideal_hit:.1%} of the prompt tokens come again, half of them within "
@@ -145,7 +163,7 @@ def _how_much(result: PlanResult) -> Iterator[str]:
     if result.verdict.kind not in ("offload", "tie") or not result.chosen:
         return
     placement = result.placement
-    sizes = [(placement.cpu_bytes, "host memory"), (placement.disk_bytes, "disk")]
+    sizes = [(placement.cpu_bytes, "host memory"), (placement.disk_bytes, "disk"), (placement.remote_bytes, "the remote pool")]
     yield (" and ".join(f"{format_bytes(size)} of {what}" for size, what in sizes if size) + " for this replica, over all its ranks")
     for step in result.steps:
         word = "down" if step.capacity_bytes < placement.cpu_bytes else "up"
@@ -159,6 +177,18 @@ def _how_much(result: PlanResult) -> Iterator[str]:
         years = result.disk_life_years
         life = f"{years:.1f} years" if years >= 1 else f"{years * 365.25:.0f} days"
         yield f"at this rate of writing the disk's share for one replica is worn out after {life}"
+
+
+def _splits(result: PlanResult) -> Iterator[str]:
+    for one in result.splits:
+        other, planned = one.other, one.planned
+        rates = f"{other.requests_per_s_per_gpu:.3g} req/s per GPU instead of {planned.requests_per_s_per_gpu:.3g}"
+        spread = f"{other.replicas} x TP {other.tp} instead of {planned.replicas} x TP {planned.tp}"
+        yield (
+            f"{one.gpus} GPUs as {spread}: {one.gain:+.0%} in the goal; "
+            f"mean TTFT {_time(other.ttft_s)} instead of {_time(planned.ttft_s)}, "
+            f"mean ITL {_time(other.itl_s)} instead of {_time(planned.itl_s)}, {rates}"
+        )
 
 
 def _options(result: PlanResult) -> Table:

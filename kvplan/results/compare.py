@@ -16,6 +16,21 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Handover(msgspec.Struct, frozen=True, kw_only=True):
+    """Prefill on replicas of its own against a run without: what the mean request gains, and the network that it takes.
+
+    To first order: a request's time is the rest plus its prompt's KV at the network's rate.
+    """
+
+    name: str
+    against: str
+    prompt_bytes: float  # KV of the mean prompt
+    Bps: float  # of the network in this run
+    transfer_s: float  # of the mean prompt at that rate
+    gain_s: float  # mean end-to-end time without less with the hand-over, both as simulated
+    break_even_Bps: float | None  # network rate at which the gain is zero; None: at no rate does it gain
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `kvplan simulate` for several scenarios or engines."""
 
@@ -23,5 +38,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     settings: list[Difference]  # what was put in differently
     figures: list[Difference]  # what came out differently, the largest ratio first
+    handovers: list[Handover] = []
     same: list[str]  # figures that are equal in all runs
     runs: list[SimResult]

@@ -24,17 +24,19 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cpu_bytes: int = 0
     disk_bytes: int = 0
     disk_path: str = ""
+    remote_bytes: int = 0  # of the pool that all replicas share
     remote_url: str = ""
     store: Literal["write_through", "selective", "on_evict"] = "write_through"
     store_after_lookups: int = 2  # selective: a block is stored from its n-th lookup on
     store_generated: bool = True  # are tokens generated while decoding stored as well
+    load_rule: Literal["always", "break_even", "never"] = "always"  # break_even: each hit is weighed, queues included
     load_min_tokens: int = 0  # a shorter hit is computed again instead of loaded
     policy: str = "lru"
 
     @property
     def offloads(self) -> bool:
         """Is any tier below the GPU used."""
-        return bool(self.cpu_bytes or self.disk_bytes or self.remote_url)
+        return bool(self.cpu_bytes or self.disk_bytes or self.remote_bytes or self.remote_url)
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

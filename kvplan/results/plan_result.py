@@ -46,6 +46,7 @@ class TierWorth(msgspec.Struct, frozen=True, kw_only=True):
     break_even_Bps: Range
     Bps: float  # of the slowest link on the way
     source: str  # how that bandwidth is known
+    set_by: str = ""  # what the break-even length hangs on where no rate moves it, so that its interval has no width
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +127,25 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     hit_change: float
 
 
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """Some GPUs as replicas of one tensor-parallel width, and what came out."""
+
+    tp: int
+    replicas: int
+    ttft_s: float | None  # mean
+    itl_s: float | None  # mean
+    requests_per_s_per_gpu: float
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """Another width on `gpus` GPUs against as many GPUs as replicas of the planned width, at the plan's load per GPU."""
+
+    gpus: int
+    other: Layout
+    planned: Layout
+    gain: float  # of the other over the planned, as a share of the objective
+
+
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):
     """A number the verdict rests on: its interval as factors, and the factor from which the verdict is another one.
 
@@ -167,6 +187,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     simulated: int = 0
     at_load: dict[str, float] = {}  # speed-up of the arrivals -> gain
     overload: float = 0.0  # offered over served work where the arrivals are more than the machine can serve
+    splits: tuple[Split, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0
     disk_life_years: float | None = None

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from kvplan import units
-from kvplan.results.compare import Comparison, Difference
+from kvplan.results.compare import Comparison, Difference, Handover
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
+from kvplan.sim.server import bytes_per_token, transfer_network
 
 Value = str | int | float | bool | None
 
@@ -26,15 +27,19 @@ MEANING = {
     "engine.offload.policy": "which content host memory gives up first",
     "engine.offload.loads_exclude_steps": "do loads and steps add up instead of overlapping",
     "engine.offload.outputs_behind_stores": "do sampled tokens wait behind stores on the copy engine",
+    "engine.offload.copy_layers": "one: a block crosses the link in a piece per layer, each with its cost",
     "engine.offload.streamed_share": "share of active sequences that crosses the link at every step",
     "engine.block_tokens": "granularity of sharing on the GPU",
     "engine.max_batch": "most sequences that decode together",
+    "engine.scheduling": "who is admitted and preempted first: by arrival, or by each request's priority",
     "engine.plan_ahead": "is a step planned while the one before it runs",
     "tiers.gpu_kv_bytes": "room for active sequences and for the first level of reuse",
     "tiers.cpu_bytes": "room for reuse behind the GPU",
     "tiers.disk_bytes": "room for reuse behind host memory",
     "tiers.remote_bytes": "room for reuse that all replicas share",
     "cluster.router": "which replica a request goes to, and so whose cache it meets",
+    "cluster.prefill_replicas": "more servers that only prefill: long prompts leave the decode steps, and KV crosses the network",
+    "cluster.transfer_Bps": "network from a prefill to a decode replica",
     "cluster.replicas": "servers that share the load, each with caches of its own",
 }
 """Setting -> what it decides."""
@@ -54,6 +59,7 @@ def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comp
         names=_names(scenarios),
         settings=_settings(scenarios),
         figures=[difference for _, difference in figures],
+        handovers=_handovers(scenarios, results),
         same=same,
         runs=list(results),
     )
@@ -63,6 +69,33 @@ def _names(scenarios: Sequence[Scenario]) -> list[str]:
     """What tells the runs apart: their engines where these differ, else their names."""
     engines = [scenario.engine.name for scenario in scenarios]
     return engines if len(set(engines)) == len(engines) else [scenario.name for scenario in scenarios]
+
+
+def _handovers(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> list[Handover]:
+    """One for each run that prefills apart, against the first that does not."""
+    names, apart = _names(scenarios), [bool(scenario.cluster.prefill_replicas) for scenario in scenarios]
+    if all(apart):
+        return []
+    other = apart.index(False)
+    pairs = zip(names, scenarios, results, apart, strict=True)
+    return [_handover(name, scenario, result, names[other], results[other]) for name, scenario, result, is_apart in pairs if is_apart]
+
+
+def _handover(name: str, scenario: Scenario, result: SimResult, against: str, other: SimResult) -> Handover:
+    network = transfer_network(scenario)
+    rates = result.throughput  # of the requests after the warm-up
+    size = bytes_per_token(scenario) * rates.prompt_tokens_per_s / max(1e-12, rates.requests_per_s)
+    gain_s = (other.e2e_s.mean or 0.0) - (result.e2e_s.mean or 0.0)
+    slack_s = size / network.Bps + gain_s
+    return Handover(
+        name=name,
+        against=against,
+        prompt_bytes=size,
+        Bps=network.Bps,
+        transfer_s=network.latency_s + size / network.Bps,
+        gain_s=gain_s,
+        break_even_Bps=size / slack_s if slack_s > 0 else None,
+    )
 
 
 def _settings(scenarios: Sequence[Scenario]) -> list[Difference]:

@@ -1,8 +1,9 @@
 """One replica: requests wait, are admitted, run in steps of a token budget, and leave their blocks behind.
 
 The rules follow vLLM's V1 scheduler: decodes first, prefill chunks fill the budget, admission by free blocks, preemption by recompute of
-the newest request, blocks freed tail first. A step is planned while the one before it still runs (`plan_ahead`), so that an arrival is
-seen one step later. Between changes of the batch, decode steps are taken many at a time in closed form.
+the newest request (or by priority, see scheduling), blocks freed tail first. A step is planned while the one before it still runs
+(`plan_ahead`), so that an arrival is seen one step later. Between changes of the batch, decode steps are taken many at a time in closed
+form.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from kvplan.cost import StepCost
 from kvplan.engine import EngineSpec
 from kvplan.sim.loads import Outcome, Prefetch, StepLoad
 from kvplan.sim.pool import span
-from kvplan.sim.prefix import Node, PrefixTree
+from kvplan.sim.prefix import Node, PrefixTree, retain
 from kvplan.sim.record import Recorder
+from kvplan.sim.scheduling import SCHEDULING
 from kvplan.sim.tiers import Tier
 from kvplan.sim.transfers import Transfers
 from kvplan.workload import Request
@@ -92,6 +94,16 @@ class Plan:
     def empty(self) -> bool:
         return not self.chunks and not self.decodes
 
+    def withdraw(self, job: Job) -> int:
+        """Take a job that is preempted out of a step being planned; returns the tokens it leaves free."""
+        freed = sum(new for other, new, _ in self.chunks if other is job) + self.decodes.count(job)
+        if freed:
+            self.chunks = [chunk for chunk in self.chunks if chunk[0] is not job]
+            self.decodes = [other for other in self.decodes if other is not job]
+            self.sampled = [pair for pair in self.sampled if pair[0] is not job]
+            job.computed -= freed  # full blocks of the chunk stay in the index: they are named when they are allocated, as in vLLM
+        return freed
+
 
 class Pauses:
     """Stops of the engine's process for its garbage collector: one per so many output tokens of the jobs it has admitted."""
@@ -131,6 +143,7 @@ class Replica:
         self.transfers, self.recorder, self.jump, self.done = transfers, recorder, jump, done
         self.block = engine.block_tokens
         self.depth = 2 if engine.plan_ahead else 1
+        self.order = SCHEDULING[engine.scheduling]
         self.waiting: deque[Job] = deque()
         self.held: list[Job] = []  # taken from the waiting line, loading or waiting for somebody's load
         self.running: list[Job] = []
@@ -149,7 +162,9 @@ class Replica:
 
     def submit(self, job: Job) -> None:
         """A job enters the waiting line."""
-        self.waiting.append(job)
+        self.order.join(self.waiting, job)
+        if self.stuck is not None and self.order.overtakes(job, self.stuck):
+            self.stuck = None
         self.transfers.submitted(self, job)
         self.wake()
 
@@ -335,7 +350,9 @@ class Replica:
             upto = job.computed + new
             if upto > job.blocks * self.block:
                 while job.running and not self._allocate(job, upto):
-                    self._preempt(self.running[-1])
+                    victim = self.order.victim(self.running)
+                    budget += plan.withdraw(victim)
+                    self._preempt(victim)
                     preempted = True
                 if not job.running:
                     break
@@ -387,7 +404,7 @@ class Replica:
         job.epoch += 1
         job.preemptions += 1
         job.stored = 0
-        self.waiting.appendleft(job)
+        self.order.rejoin(self.waiting, job)
 
     def _keep_generated(self, job: Job) -> None:
         """Give the full blocks that a job generated a place in the prefix index, where it finds them when it comes back."""
@@ -431,7 +448,9 @@ class Replica:
 
     def _line(self) -> Iterator[Job]:
         """Who may be admitted, in order: held jobs that can go on, then the waiting line; nobody behind one that did not fit."""
-        for job in list(self.held):
+        for job in self.order.held(self.held):
+            while self.waiting and self.stuck is None and self.order.overtakes(self.waiting[0], job):
+                yield self.waiting[0]
             if job is self.stuck:
                 return
             if self._ready(job):
@@ -518,6 +537,7 @@ class Replica:
             path.append(node)
             node = node.parent
         path.reverse()
+        retain(path, request.retention)
         if job.preemptions:
             self._find_generated(job, path)
         return path

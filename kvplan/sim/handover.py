@@ -19,7 +19,7 @@ class Delivery:
     def count(self, keys: Any) -> None:
         pass
 
-    def look(self, keys: Any, start: int, limit: int, *, again: bool) -> int:
+    def look(self, keys: Any, start: int, limit: int, *, again: bool, retention: int) -> int:
         return limit
 
     def pin(self, keys: Any, end: int) -> None:

@@ -12,7 +12,8 @@ from kvplan.sim.pool import Pool
 class Host:
     """`gpu_token_bytes` is the KV of one token over all ranks as the GPUs hold it, `token_bytes` as host memory does.
 
-    Each rank's link carries its share; a latent that is stored once still goes up to every rank.
+    Each rank's link carries its share; a latent that is stored once still goes up to every rank. A block of `piece_tokens`
+    crosses in `piece_layers` contiguous pieces: one, or as many as the model has layers with KV.
     """
 
     def __init__(
@@ -25,15 +26,17 @@ class Host:
         token_bytes: float,
         ranks: int,
         piece_tokens: int,
+        piece_layers: int = 1,
     ) -> None:
         self.env, self.link, self.pool = env, link, pool
         self.gpu_token_bytes, self.token_bytes = gpu_token_bytes, token_bytes
-        self.ranks, self.piece_tokens = ranks, piece_tokens
+        self.ranks, self.piece_tokens, self.piece_layers = ranks, piece_tokens, piece_layers
 
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds of a transfer."""
         size = tokens * (self.gpu_token_bytes if direction == IN else self.token_bytes)
-        return self.link.service_s(direction, round(size / self.ranks), max(1, tokens // self.piece_tokens))
+        pieces = max(1, tokens // self.piece_tokens) * self.piece_layers
+        return self.link.service_s(direction, round(size / self.ranks), pieces)
 
     def wait_s(self, direction: int) -> float:
         """Seconds until a direction is free."""

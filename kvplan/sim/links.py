@@ -48,6 +48,8 @@ class HostLink(Duplex):
         if not size:
             return 0.0
         rate = link.h2d_Bps if direction == IN else link.d2h_Bps
+        if size < pieces * link.small_copy_bytes:
+            return link.launch_s + max(pieces * link.small_copy_s, size / rate)
         return link.launch_s + pieces * link.copy_s + size / rate
 
 

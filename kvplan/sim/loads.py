@@ -114,11 +114,11 @@ class Loads:
                 counted.count(keys)
         if job.prefetch is not None and self._prefetching(replica, job, job.prefetch):
             return Outcome.WAITS
-        held = pool.look(keys, reach, job.prompt, again=again)
+        held = pool.look(keys, reach, job.prompt, again=again, retention=job.request.retention)
         if rules.load in IN_STEP:
             return self._in_step(replica, job, path, reach, held, budget)
         for lower in self.lower if rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, job.prompt, again=again)
+            below = lower.pool.look(keys, held, job.prompt, again=again, retention=job.request.retention)
             if below > held and self._worth(job, reach, below, [(lower, below - held)]):
                 leaf = pool.tree.path(keys, below)
                 waits = self._wait_for(replica, job, pool.tier, span(leaf, 0), held, below)
@@ -195,7 +195,7 @@ class Loads:
         parts: list[tuple[Lower, Coming, Node]] = []
         keys = job.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, job.prompt, again=True)
+            below = lower.pool.look(keys, held, job.prompt, again=True, retention=job.request.retention)
             if below <= held or not self._worth(job, reach, below, [(lower, below - held)]):
                 continue
             coming = self.host.pool.expect(keys, self._behind(held), below, keep=job.prompt)
@@ -273,9 +273,9 @@ class Loads:
     def prefetch(self, replica: Replica, job: Job, reach: int) -> None:
         """A request enters the queue: start to read what only lower tiers hold of it."""
         rules, pool, keys = self.rules, self.host.pool, job.request.blocks
-        held = pool.look(keys, reach, job.prompt, again=True)
+        held = pool.look(keys, reach, job.prompt, again=True, retention=job.request.retention)
         for lower in self.lower:
-            below = lower.pool.look(keys, held, job.prompt, again=True)
+            below = lower.pool.look(keys, held, job.prompt, again=True, retention=job.request.retention)
             if below - held < max(1, rules.prefetch_min_tokens):
                 continue
             coming = pool.expect(keys, self._behind(held), below, keep=job.prompt)

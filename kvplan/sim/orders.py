@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from kvplan.sim.prefix import Entry, Node
+from kvplan.workload import RETENTION
 
 
 class Policy(Protocol):
@@ -98,6 +99,35 @@ class Lru:
             assert entry is not None
             yield entry
             entry = entry.next
+
+
+class Retention:
+    """TensorRT-LLM's prioritised LRU: the lowest retention priority first, of equal ones the least recently used, and a run
+    only after those that continue it."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, Lru] = {}
+
+    def append(self, entry: Entry) -> None:
+        self._lines.setdefault(entry.node.retention if entry.node is not None else RETENTION, Lru()).append(entry)
+
+    def touch(self, entry: Entry, again: bool) -> None:
+        entry.order.remove(entry)
+        self.append(entry)
+
+    def remove(self, entry: Entry) -> None:
+        entry.order.remove(entry)
+
+    def insert_after(self, entry: Entry, above: Entry) -> None:
+        entry.order.insert_after(entry, above)
+
+    def resized(self, entry: Entry, tokens: int) -> None:
+        pass
+
+    def victim(self) -> Entry | None:
+        oldest = (self._lines[priority].victim() for priority in sorted(self._lines))
+        found = next((entry for entry in oldest if entry is not None), None)
+        return _leaf(found) if found is not None else None
 
 
 class Fifo:

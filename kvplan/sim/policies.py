@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from kvplan.sim.ghosts import Arc, S3Fifo
-from kvplan.sim.orders import Facts, Fifo, Lru, Policy, Ranked, Sieve
+from kvplan.sim.orders import Facts, Fifo, Lru, Policy, Ranked, Retention, Sieve
 from kvplan.sim.prefix import Entry
 
 
@@ -62,6 +62,7 @@ def belady(facts: Facts) -> Policy:
 
 POLICIES: dict[str, Callable[[Facts], Policy]] = {
     "lru": lambda facts: Lru(),
+    "retention": lambda facts: Retention(),
     "arc": Arc,
     "lfu": lfu,
     "fifo": lambda facts: Fifo(),

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from kvplan.sim.prefix import Node
+from kvplan.sim.prefix import Node, retain
 from kvplan.sim.tiers import Gap, Tier
+from kvplan.workload import RETENTION
 
 Keys = tuple[Hashable, ...]
 
@@ -35,12 +36,13 @@ class Pool:
         self._lookups: OrderedDict[Hashable, int] = OrderedDict()
         self._tracked = tracked
 
-    def look(self, keys: Keys, start: int, limit: int, *, again: bool) -> int:
+    def look(self, keys: Keys, start: int, limit: int, *, again: bool, retention: int = RETENTION) -> int:
         """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as
         used."""
         limit = limit // self.grain_tokens * self.grain_tokens
         leaf = self.tree.path(keys, limit)  # type: ignore[arg-type]
         path = span(leaf, 0)
+        retain(path, retention)
         self.tier.touch(path, again=again)
         end = min(limit, self.tier.reach(path, start))
         self.tree.prune(leaf)
@@ -63,10 +65,11 @@ class Pool:
             count += 1
         return count * self.tree.key_tokens
 
-    def store(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Coming | None:
+    def store(self, keys: Keys, start: int, end: int, *, keep: int = 0, retention: int = RETENTION) -> Coming | None:
         """`expect` for content that comes from the tier above."""
         coming = self.expect(keys, start, end, keep=keep)
         if coming is not None:
+            retain(span(coming.leaf, start), retention)
             self.tier.stored_tokens += coming.tokens
         return coming
 

@@ -6,8 +6,10 @@ part of it, kept in an `Entry` (ancestors are never older than descendants, so e
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
+
+from kvplan.workload import RETENTION
 
 
 class Entry:
@@ -33,7 +35,7 @@ class Entry:
 class Node:
     """A run of content from token `start` to token `end`; `keys` are the block keys it covers, `entries` one slot per tier."""
 
-    __slots__ = ("parent", "keys", "start", "end", "children", "entries")
+    __slots__ = ("parent", "keys", "start", "end", "children", "entries", "retention")
 
     def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int, tiers: int) -> None:
         self.parent = parent
@@ -42,6 +44,7 @@ class Node:
         self.end = end
         self.children: dict[Hashable, Node] = {}  # by the key of their first engine block
         self.entries: list[Entry | None] = [None] * tiers
+        self.retention = RETENTION  # of the request that used it last
 
 
 class PrefixTree:
@@ -105,6 +108,7 @@ class PrefixTree:
         assert parent is not None
         first = node.start // key_tokens
         upper = Node(parent, node.keys[: -(-at // key_tokens) - first], node.start, at, self.tiers)
+        upper.retention = node.retention
         parent.children[self._name(node)] = upper
         for tier, entry in enumerate(node.entries):
             if entry is not None:
@@ -125,6 +129,12 @@ class PrefixTree:
             del parent.children[self._name(node)]
             node.parent = None
             node = parent
+
+
+def retain(path: Iterable[Node], retention: int) -> None:
+    """Runs take the retention priority of the request that uses them."""
+    for node in path:
+        node.retention = retention
 
 
 def _split_entry(tier: int, entry: Entry, upper: Node, length: int) -> None:

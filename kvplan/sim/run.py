@@ -197,13 +197,17 @@ def gpu_pool_bytes(scenario: Scenario) -> int:
     return pool.kv_bytes
 
 
+def opened(scenario: Scenario) -> Trace:
+    """The trace of a scenario, with what its run leaves out left out."""
+    run = scenario.run
+    return open_trace(scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
+
+
 def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[Any, World]:
     """Replay a scenario to its end; returns the result and the world it ran in."""
     from kvplan.sim.summary import summarise
 
-    run = scenario.run
-    trace = open_trace(scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
-    world = World(scenario, trace)
+    world = World(scenario, opened(scenario))
     finished = world.run(progress)
     return summarise(world, partial=not finished), world
 

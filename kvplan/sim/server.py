@@ -104,9 +104,9 @@ class Builder:
         scenario = self.scenario
         engine = msgspec.structs.replace(scenario.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
-        network = _network(scenario)
-        rate = scenario.cluster.transfer_Bps or network.Bps
-        link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0))
+        network = transfer_network(scenario)
+        rate = network.Bps
+        link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0, small_copy_bytes=0))
         host = Host(
             self.env,
             link,
@@ -133,7 +133,7 @@ class Builder:
     def _gpu(self, size: float) -> Tier:
         engine = self.scenario.engine
         usable = size - engine.null_blocks * engine.block_tokens * self.token_bytes
-        return self._tier("gpu", usable, self.token_bytes, "lru", engine.block_tokens)
+        return self._tier("gpu", usable, self.token_bytes, engine.gpu_policy, engine.block_tokens)
 
     def _host(self, link: HostLink) -> Host:
         return Host(
@@ -144,6 +144,7 @@ class Builder:
             token_bytes=self.host_token_bytes,
             ranks=self.ranks,
             piece_tokens=self.scenario.engine.block_tokens,
+            piece_layers=block_pieces(self.scenario),
         )
 
     def _lower(self, disk: DiskQueue | None, remote: RemoteDevice | None) -> list[Lower]:
@@ -203,6 +204,12 @@ def _network(scenario: Scenario) -> Network:
     return scenario.machine.network
 
 
+def transfer_network(scenario: Scenario) -> Network:
+    """The way from a prefill to a decode replica."""
+    network = _network(scenario)
+    return msgspec.structs.replace(network, Bps=scenario.cluster.transfer_Bps or network.Bps)
+
+
 def bytes_per_token(scenario: Scenario) -> float:
     """KV bytes of one token over all layers and ranks, as the GPUs store them."""
     model, engine, run = scenario.model, scenario.engine, scenario.run
@@ -211,6 +218,15 @@ def bytes_per_token(scenario: Scenario) -> float:
     if not size:
         raise InputError(f"{model.name} keeps no KV per token: there is nothing to offload")
     return size
+
+
+def block_pieces(scenario: Scenario) -> int:
+    """Contiguous pieces of one block on the host link: one, or a piece for each layer that keeps KV per token."""
+    model, engine, run = scenario.model, scenario.engine, scenario.run
+    if engine.offload.copy_layers == "all":
+        return 1
+    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
+    return sum(group.count for group in model.layers if layer_token_bytes(group, fmt, run.tp))
 
 
 def host_bytes_per_token(scenario: Scenario) -> float:

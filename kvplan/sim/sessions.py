@@ -31,11 +31,17 @@ class Sessions:
                 self._last[request.session] = request
         self._open.sort(key=lambda request: request.arrival_s)
         self._most, self._active = most, 0
+        self.peak = 0  # most sessions that were open at once; counted where their number is limited
         self._waiting: deque[Request] = deque()
 
     def __iter__(self) -> Iterator[Request]:
         """The requests whose arrival does not hang on an answer, in the order of arrival."""
         return iter(self._open)
+
+    @property
+    def closed(self) -> bool:
+        """Does every later turn wait for the answer before it."""
+        return not any(request.index in self._later for request in self._open)
 
     def following(self, request: Request) -> Request | None:
         """The next turn of a request's session."""
@@ -47,6 +53,7 @@ class Sessions:
             return True
         if self._active < self._most:
             self._active += 1
+            self.peak = max(self.peak, self._active)
             return True
         self._waiting.append(request)
         return False

@@ -51,7 +51,7 @@ class Stores:
         end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
-        coming = pool.store(keys, 0, end, keep=job.prompt)
+        coming = pool.store(keys, 0, end, keep=job.prompt, retention=job.request.retention)
         if coming is None:
             self.dropped_tokens += end - job.stored
             return
@@ -100,7 +100,7 @@ class Stores:
         if isinstance(node.keys[0], tuple):  # what a preempted job generated: computed again
             return
         pool, keys = self.host.pool, keys_of(node, self.gpu.tree.key_tokens)
-        coming = pool.store(keys, start, end)
+        coming = pool.store(keys, start, end, retention=node.retention)
         if coming is None:
             self.dropped_tokens += end - start
             return
@@ -119,7 +119,7 @@ class Stores:
         """Host memory gives up a part of a run. The write is staged, so that its place can be used at once."""
         keys = keys_of(node, self.host.pool.tree.key_tokens)
         for lower in self.lower:
-            coming = lower.pool.store(keys, start, end)
+            coming = lower.pool.store(keys, start, end, retention=node.retention)
             if coming is None:
                 self.dropped_tokens += end - start
             elif not coming.tokens:
@@ -150,7 +150,7 @@ class Stores:
         """The answer as the beginning of the next turn's prompt, which will look for it."""
         pool, keys = self.host.pool, following.blocks
         end = min(job.prompt + job.emitted - 1, following.prompt_tokens)
-        coming = pool.store(keys, 0, end)
+        coming = pool.store(keys, 0, end, retention=job.request.retention)
         if coming is None:
             self.dropped_tokens += end - job.prompt
             return

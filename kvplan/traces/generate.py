@@ -110,6 +110,7 @@ class _Sessions:
                 blocks=tuple(keys),
                 session=name,
                 think_s=think_s,
+                priority=self._client.priority,
             )
             context, before = context + output, output
 

@@ -33,8 +33,8 @@ def scaled(trace: Trace, scale: Scale, seed: int) -> Iterator[Request]:
     if data.one_in > 1:
         raise InputError(f"{trace.name}: too long to scale", hint="cut it first with kvplan trace convert --limit")
     reuse = analyse(data)
-    key, named = nodes(reuse.before), [(request.session, request.think_s) for request in trace]
-    session = sessions(reuse, [name for name, _ in named] if trace.names_sessions else [])
+    key, named = nodes(reuse.before), [(request.session, request.think_s, request.priority) for request in trace]
+    session = sessions(reuse, [name for name, _, _ in named] if trace.names_sessions else [])
     begin_s, since_s = _clock(data.arrival_s, session, scale.max_gap_s)
     who, copy = _instances(len(begin_s), scale.users, rng)
     at_s = _starts(begin_s[who], copy, scale, rng)
@@ -46,7 +46,7 @@ def scaled(trace: Trace, scale: Scale, seed: int) -> Iterator[Request]:
     for row in order.tolist():
         t, twin = int(request[row]), int(copy[instance[row]])
         blocks = key[data.starts[t] : data.starts[t + 1]]
-        name, think_s = named[t]
+        name, think_s, priority = named[t]
         yield Request(
             index=0,
             arrival_s=round(float(arrival_s[row] - zero_s), 9),
@@ -55,6 +55,7 @@ def scaled(trace: Trace, scale: Scale, seed: int) -> Iterator[Request]:
             blocks=tuple((blocks + own[blocks] * (twin * distinct)).tolist()),
             session=f"{name}#{twin}" if name and twin else name,
             think_s=think_s if not scale.max_gap_s else min(think_s, scale.max_gap_s),
+            priority=priority,
         )
 
 

@@ -61,6 +61,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     user_tokens: Length | None = None
     output_tokens: Length | None = None
     think_s: Length | None = None
+    priority: int = 0  # of its requests; lower numbers go first
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ import msgspec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.traces.readers.native import SCHEMA, Header, Row
 from kvplan.traces.source import package
-from kvplan.workload import Request
+from kvplan.workload import RETENTION, Request
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -63,6 +63,10 @@ class _Found:
                 self.fields.add("session")
             if request.think_s >= 0:
                 self.fields.add("think_s")
+            if request.priority:
+                self.fields.add("priority")
+            if request.retention != RETENTION:
+                self.fields.add("retention")
             if request.index != self.count:
                 self.fields.add("index")
             self.count += 1
@@ -79,6 +83,8 @@ _FIELDS = {
     "blocks": "what prompts share: its hit rate is unknown",
     "session": "sessions",
     "think_s": "think times: later turns arrive at their recorded times",
+    "priority": "priorities: all requests are equal",
+    "retention": "retention priorities: all content is equal",
     "index": "the rows of the file that the requests came from",
 }
 
@@ -120,6 +126,8 @@ def _native(requests: Iterable[Request], block_tokens: int, name: str) -> Iterat
                 blocks=request.blocks,
                 session=request.session,
                 think=request.think_s,
+                priority=request.priority,
+                retention=request.retention,
                 row=request.index if request.index != number else -1,
             )
         )
@@ -191,11 +199,11 @@ def _plain(value: float) -> int | float:
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-_LENGTHS_ONLY = frozenset({"blocks", "session", "think_s", "index"})
+_LENGTHS_ONLY = frozenset({"blocks", "session", "think_s", "index", "priority", "retention"})
 WRITERS: dict[str, Writer] = {
     "native": Writer(_native, frozenset()),
-    "mooncake": Writer(_mooncake, frozenset({"index", "block size"})),
-    "kvcache-simulator": Writer(_kvcache_simulator, frozenset({"session", "think_s", "index"})),
+    "mooncake": Writer(_mooncake, frozenset({"index", "block size", "priority", "retention"})),
+    "kvcache-simulator": Writer(_kvcache_simulator, frozenset({"session", "think_s", "index", "priority", "retention"})),
     "azure": Writer(_azure, _LENGTHS_ONLY),
     "vidur": Writer(_vidur, _LENGTHS_ONLY),
 }

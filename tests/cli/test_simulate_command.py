@@ -286,3 +286,21 @@ def test_an_interrupt_leaves_a_partial_result(tmp_path: Path) -> None:
     assert counted["completed"] + counted["unfinished"] + counted["rejected"] == counted["total"]
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert sum(row["status"] == "completed" for row in written) == counted["completed"]
+
+
+def test_max_users_answers_for_a_closed_loop_and_refuses_the_rest(simulate: Any, trace: str, tmp_path: Path) -> None:
+    rows = [{"kvplan": "trace/1", "block_tokens": 16}]
+    rows += [
+        {"t": 0, "in": 160 + 320 * turn, "out": 16, "session": f"u{user}"} | ({"think": 1.0} if turn else {})
+        for user in range(6)
+        for turn in range(2)
+    ]  # type: ignore[list-item]
+    closed = write(tmp_path / "closed.jsonl", *rows)
+    code, out, _ = simulate(closed, "--max-users", "--target", "ttft_p95<1h", "--json")
+    found = json.loads(out)
+    assert (code, found["schema"], found["users"], found["trace_users"]) == (0, "kvplan.users/1", 6, 6)
+    code, out, _ = simulate(closed, "--max-users", "--target", "ttft_p95<1us")
+    assert code == 1 and "holds no user within ttft_p95<1us" in out and "✗ missed" in out
+    for arguments in ((closed, "--max-users"), (trace, "--max-users", "--target", "ttft_p95<1s"), (closed, closed, "--max-users")):
+        code, out, err = simulate(*arguments)
+        assert (code, out) == (2, "") and err.startswith("error: ") and "Traceback" not in err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.plan.published import EXPLAINED, FILE, sign, table
+from tests.plan.published import CASES, EXPLAINED, FILE, INFERRED, not_judged, run_rows, sign, table
 
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the collected published figures are not beside this checkout")
 
@@ -15,3 +17,43 @@ def test_the_sign_of_nine_published_effects_in_ten_is_predicted() -> None:
     assert len(rows) >= 30
     assert len(wrong) <= 0.1 * len(rows), wrong
     assert set(wrong) <= set(EXPLAINED), "a miss has no explanation"
+
+
+@pytest.mark.xfail(strict=True, reason="at few hits, a load holds up the steps of a small model for longer than published")
+def test_the_sign_where_the_figure_without_offloading_is_inferred() -> None:
+    rows = table(INFERRED)
+    assert [name for name, published, predicted in rows if sign(published) != sign(predicted)] == []
+
+
+def test_traps_and_vendors_claims_are_listed_and_not_judged() -> None:
+    kinds = {entry["id"]: entry["kind"] for entry in map(json.loads, FILE.read_text().splitlines())}
+    barred = {name for name, kind in kinds.items() if kind in ("trap", "vendor")}
+    judged = set(CASES | INFERRED)
+    assert barred and not barred & judged
+    assert set(not_judged()) | judged == set(kinds)
+
+
+def _requests_per_s(prompts: list[int], output_tokens: int, *, sets: tuple[str, ...] = (), **tiers: str) -> float:
+    """Of prompts of 8,192 tokens, each named by its content, one every 2 s."""
+    rows = [
+        {"timestamp": 2000 * at, "input_length": 8192, "output_length": output_tokens, "hash_ids": [100 * prompt + k for k in range(16)]}
+        for at, prompt in enumerate(prompts)
+    ]
+    columns = run_rows(rows, gpu_kv="2GiB", sets=sets, **tiers)
+    return len(prompts) / float(columns["e2e_s"].sum())
+
+
+def test_storing_what_never_comes_back_is_a_loss() -> None:
+    """Output tokens wait behind stores on the copy engine: without a hit, nothing pays for that."""
+    fresh = list(range(40))
+    assert _requests_per_s(fresh, 16, cpu="64GiB") < 0.998 * _requests_per_s(fresh, 16)
+
+
+def test_a_disk_slower_than_computing_is_a_loss_unless_each_load_is_weighed() -> None:
+    """A prompt is 1 GiB of KV: 5 s from a disk of 0.2 GB/s, some 0.2 s to compute. The CPU tier holds 4 of the 12."""
+    again = list(range(12)) * 3
+    tiers = {"cpu": "4GiB", "disk": "1TiB"}
+    slow = ("machine.disk.read_Bps=0.2GB/s", "machine.disk.stream_Bps=0.2GB/s")
+    without = _requests_per_s(again, 1)
+    assert _requests_per_s(again, 1, sets=slow, **tiers) < 0.5 * without
+    assert _requests_per_s(again, 1, sets=(*slow, "engine.offload.load_rule=break_even"), **tiers) > 0.95 * without

@@ -379,4 +379,5 @@ GOLDEN: dict[str, list[int]] = {
     "cost": [6138, 5749, 5120, 4403, 3653, 3128, 2983, 2914],
     "belady": [5765, 4774, 3818, 3147, 2910, 2910, 2910, 2910],
 }
+GOLDEN["retention"] = GOLDEN["lru"]  # all content of one priority
 """Of 6,407 blocks asked for, 2,910 of them different."""

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from kvplan.errors import InputError
+from kvplan.sim.compare import compare
 from kvplan.sim.router import ROUTERS, Fleet
 from kvplan.sim.summary import arrays
 from kvplan.workload import Request
@@ -175,3 +176,24 @@ def test_the_handover_costs_bytes_over_the_network_and_has_a_break_even() -> Non
     assert ttft[1e9] - ttft[1e12] == pytest.approx(size / 1e9, rel=0.05)
     together = float(arrays(interference(0)[1].recorder)["ttft_s"][3])
     assert ttft[25e9] - together < 0.15 < ttft[1e9] - together
+
+
+def test_the_comparison_names_the_network_at_which_prefill_apart_breaks_even() -> None:
+    """By arithmetic from the two results; and the simulator, given twice and half that rate, gains and loses."""
+    result, together = interference(0)
+
+    def against(Bps: float) -> Any:
+        other, apart = interference(1, Bps)
+        return compare([together.scenario, apart.scenario], [result, other]).handovers[0]
+
+    found = against(25e9)
+    assert result.prompt_tokens.total == 40 * 200 + 6 * 16384
+    assert found.prompt_bytes == pytest.approx(131072 * (40 * 200 + 6 * 16384) / 46)
+    assert found.break_even_Bps == pytest.approx(found.prompt_bytes / (found.prompt_bytes / 25e9 + found.gain_s))
+    assert found.gain_s > 0 and 0 < found.break_even_Bps < 25e9
+    assert against(2 * found.break_even_Bps).gain_s > 0 > against(found.break_even_Bps / 2).gain_s
+
+
+def test_runs_that_all_serve_alike_have_no_handover() -> None:
+    result, together = interference(0)
+    assert compare([together.scenario, together.scenario], [result, result]).handovers == []

@@ -194,3 +194,8 @@ def test_sessions_that_all_start_at_once_are_spread(real, tmp_path: Path) -> Non
         last[request.session] = request.arrival_s
     begins = sorted({r.session: r.arrival_s for r in reversed(requests)}.values())
     assert len(set(begins)) == len(begins) == 10
+
+
+def test_a_client_gives_its_requests_a_priority(tmp_path: Path) -> None:
+    _, requests = made(CHAT + "priority = 2\n" + CHAT.split("\n", 2)[2] + "turns = 1\n", tmp_path)
+    assert {(request.priority, bool(request.session)) for request in requests} == {(2, True), (0, False)}

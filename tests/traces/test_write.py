@@ -61,6 +61,8 @@ requests = st.lists(
         blocks=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4).map(tuple),
         session=st.text(max_size=5),
         think_s=st.one_of(st.just(-1.0), st.floats(0, 1e6)),
+        priority=st.integers(-5, 5),
+        retention=st.integers(0, 100),
     ),
     min_size=1,
     max_size=8,

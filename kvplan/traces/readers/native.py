@@ -4,11 +4,15 @@
     {"t": 0.25, "in": 1200, "out": 80, "blocks": [1, 2, 3], "session": "a", "think": 2.0}
 
 `t` is the arrival in seconds, `in` and `out` are tokens, `blocks` prefix keys of `block_tokens` tokens each (see
-Request), `think` the seconds after the session's previous request has finished. `blocks`, `session` and `think` may be
-left out; `row` is the row of the file that a converted trace came from, where it is not this file's own.
+Request), `think` the seconds after the session's previous request has finished, `priority` a number of which lower
+ones go first (in engines that schedule by it), `retention` 0 to 100, of which higher ones are kept longer (where the
+policy is `retention`; 35). The last five may be left out; `row` is the row of the file that a
+converted trace came from, where it is not this file's own.
 """
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import msgspec
 
@@ -17,7 +21,7 @@ from kvplan.traces.options import Options
 from kvplan.traces.readers import jsonl
 from kvplan.traces.readers.reader import Reader, Rows, moment
 from kvplan.traces.source import Source
-from kvplan.workload import Request
+from kvplan.workload import RETENTION, Request
 
 SCHEMA = "trace/1"
 
@@ -35,6 +39,8 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=Tr
     blocks: tuple[int, ...] = ()
     session: str = ""
     think: float = -1.0
+    priority: int = 0
+    retention: Annotated[int, msgspec.Meta(ge=0, le=100)] = RETENTION
     row: int = -1
 
 
@@ -61,6 +67,8 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
                 blocks=row.blocks,
                 session=row.session,
                 think_s=row.think,
+                priority=row.priority,
+                retention=row.retention,
             ),
         )
 
