@@ -139,7 +139,9 @@ class Loads:
         load = self._under_way(job, self.gpu, path, reach, held)
         began_s = self.host.env.now
         ready_s = replica.busy_until_s() if self.rules.loads_exclude_steps else began_s
-        _, done_s = self.host.send(IN, ready_s + self._overhead_s(tokens), tokens)
+        overhead = self.engine.overhead
+        _, sent_s = self.host.send(IN, ready_s + overhead.load_block_s * tokens / self.engine.block_tokens, tokens)
+        done_s = sent_s + overhead.load_s  # dispatch and completion hold up this job, not the link
 
         def loaded() -> None:
             self._unpin(source, reach)

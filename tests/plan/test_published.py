@@ -19,7 +19,6 @@ def test_the_sign_of_nine_published_effects_in_ten_is_predicted() -> None:
     assert set(wrong) <= set(EXPLAINED), "a miss has no explanation"
 
 
-@pytest.mark.xfail(strict=True, reason="at few hits, a load holds up the steps of a small model for longer than published")
 def test_the_sign_where_the_figure_without_offloading_is_inferred() -> None:
     rows = table(INFERRED)
     assert [name for name, published, predicted in rows if sign(published) != sign(predicted)] == []

@@ -397,8 +397,9 @@ class Oracle:
         ready = began
         if self.engine.offload.loads_exclude_steps and self.executing is not None:
             ready = max(began, self.busy_until)
-        ready += overhead.load_s + overhead.load_block_s * count
+        ready += overhead.load_block_s * count
         _, done = self.link.send(IN, ready, self.link_s(IN, count), round(count * self.block * self.world.token_bytes))
+        done += overhead.load_s
 
         def loaded() -> None:
             cpu.unpin(names)
