@@ -8,7 +8,6 @@ form.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import takewhile
@@ -16,111 +15,15 @@ from typing import Any
 
 from kvplan.cost import StepCost
 from kvplan.engine import EngineSpec
-from kvplan.sim.loads import Outcome, Prefetch, StepLoad
+from kvplan.sim.bulk import Bulk
+from kvplan.sim.job import Job, Pauses, Plan
+from kvplan.sim.loads import Outcome
 from kvplan.sim.pool import span
 from kvplan.sim.prefix import Node, PrefixTree, retain
 from kvplan.sim.record import Recorder
 from kvplan.sim.scheduling import SCHEDULING
 from kvplan.sim.tiers import Tier
 from kvplan.sim.transfers import Transfers
-from kvplan.workload import Request
-
-
-class Job:
-    """A request on its way through a replica."""
-
-    __slots__ = (
-        "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
-        "computed", "planned", "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch",
-        "blocked_on", "preemptions", "seen_step",
-        "promoted", "weighed_s", "looked", "prefetch", "following", "whole", "held_s", "paused_s",
-    )  # fmt: skip
-
-    def __init__(self, request: Request, output: int, enter_s: float) -> None:
-        self.request = request
-        self.prompt = request.prompt_tokens
-        self.target = self.prompt  # tokens whose KV it needs before it decodes: the prompt, after a preemption also what it generated
-        self.output = output
-        self.arrival_s = request.arrival_s
-        self.enter_s = enter_s
-        self.admit_s = self.first_s = self.last_s = -1.0
-        self.load_s = 0.0
-        self.paused_s = -1.0  # when it got the last token before a preemption; -1: it runs
-        self.held_s = 0.0  # its first token waited so long behind stores
-        self.weighed_s = 0.0  # of load_s, what has been compared with computing again
-        self.promoted: dict[int, range] = {}  # by lower tier, tokens that came into host memory for it
-        self.looked = False  # has it asked the tiers below before
-        self.following: Request | None = None  # the next turn of its session, whose prompt may go on with this one's answer
-        self.whole: Job | None = None  # the request whose prompt this job computes for another replica
-        self.prefetch: Prefetch | None = None  # what is being read for it while it is queued
-        self.leaf: Node | None = None  # deepest run of its prompt's content
-        self.own_tail: Node | None = None  # what it generated before it was preempted
-        self.computed = 0  # tokens whose KV is on the GPU once planned steps have run
-        self.planned = 0  # output tokens planned
-        self.emitted = 0  # output tokens seen
-        self.blocks = 0  # GPU blocks held, shared ones included
-        self.shared_tokens = 0  # of them in the prefix index
-        self.stored = 0  # tokens offered to the tier below
-        self.hits: tuple[int, ...] = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
-        self.counted = False
-        self.running = False
-        self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
-        self.blocked_on: Any = None  # what the job waits for before it can be admitted
-        self.preemptions = 0
-        self.seen_step = 0  # the step after which the scheduler knows that the job's load has ended
-
-
-class Plan:
-    """One step: prefill chunks, decoding jobs, and who gets a token out of it."""
-
-    __slots__ = (
-        "chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
-    )  # fmt: skip
-
-    def __init__(self, made_s: float, ready_s: float) -> None:
-        self.launched_s = made_s  # when the host has launched all of it
-        self.ready_s = ready_s  # when the host has prepared it, and its inputs have reached the GPU behind the loads queued before
-        self.chunks: list[tuple[Job, int, int]] = []  # job, new tokens, context
-        self.decodes: list[Job] = []
-        self.sampled: list[tuple[Job, int]] = []  # job and its epoch
-        self.loads: list[StepLoad] = []
-        self.duration_s = 0.0
-        self.stall_s = 0.0  # of the duration, what the step waits for transfers
-        self.held_s = 0.0  # its tokens waited so long behind stores
-        self.paused = False
-        self.start_s = -1.0
-
-    @property
-    def empty(self) -> bool:
-        return not self.chunks and not self.decodes
-
-    def withdraw(self, job: Job) -> int:
-        """Take a job that is preempted out of a step being planned; returns the tokens it leaves free."""
-        freed = sum(new for other, new, _ in self.chunks if other is job) + self.decodes.count(job)
-        if freed:
-            self.chunks = [chunk for chunk in self.chunks if chunk[0] is not job]
-            self.decodes = [other for other in self.decodes if other is not job]
-            self.sampled = [pair for pair in self.sampled if pair[0] is not job]
-            job.computed -= freed  # full blocks of the chunk stay in the index: they are named when they are allocated, as in vLLM
-        return freed
-
-
-class Pauses:
-    """Stops of the engine's process for its garbage collector: one per so many output tokens of the jobs it has admitted."""
-
-    def __init__(self, engine: EngineSpec, *, offloading: bool) -> None:
-        overhead = engine.overhead
-        self.pause_s = overhead.pause_s
-        rates = [overhead.pause_tokens, overhead.pause_offload_tokens if offloading else 0]
-        self.per_token = sum(1 / tokens for tokens in rates if tokens)
-        self.owed = 0.0
-
-    def due_s(self) -> float:
-        """Seconds of the stop that has come due, if one has."""
-        if self.owed < 1:
-            return 0.0
-        self.owed -= 1
-        return self.pause_s
 
 
 class Replica:
@@ -681,68 +584,3 @@ class Replica:
         self.steps += 1
         self._alarm(max(0.0, end_s + second.duration_s - now), self._executed)
         self.env.timeout(max(0.0, bulk.handled_s(steps + 1) - now)).callbacks.append(lambda _: self._handle(first))
-
-
-class Bulk:
-    """Equal decode steps of one batch: step j takes `first + slope*j` seconds while no sequence fills a window."""
-
-    __slots__ = ("replica", "jobs", "start_s", "first_s", "slope_s", "floor_s", "steps")
-
-    def __init__(self, replica: Replica, jobs: list[Job], plan: Plan, steps: int) -> None:
-        self.replica, self.jobs, self.start_s = replica, jobs, plan.start_s
-        cost = replica.cost
-        ahead = len(replica.inflight) - 1  # plans already made count in job.computed
-        contexts = [job.computed - ahead for job in jobs]
-        slope = 0.0
-        for rate, window in cost.decode_rates:
-            growing = contexts
-            if window:
-                growing = [context for context in contexts if context < window]
-                if growing:
-                    steps = min(steps, window - max(growing) - ahead)
-            slope += rate * len(growing)
-        count = len(jobs)
-        self.first_s = cost.busy_s((), count, cost.decode_attention_s(contexts), count)
-        self.slope_s = slope
-        self.floor_s = cost.host_s((), count)
-        if self.first_s < self.floor_s:  # the host is slower than the GPU; stay on one side of the crossing
-            crossing = math.inf if slope == 0 else (self.floor_s - self.first_s) / slope
-            steps = min(steps, math.floor(crossing) - 1 if crossing < 1e12 else steps)
-        self.steps = steps
-
-    def step_s(self, step: int) -> float:
-        return max(self.floor_s, self.first_s + self.slope_s * step)
-
-    def elapsed_s(self, steps: int) -> float:
-        """Seconds of the first `steps` steps."""
-        if self.first_s < self.floor_s:
-            return steps * self.floor_s
-        return steps * self.first_s + self.slope_s * steps * (steps - 1) / 2
-
-    def handled_s(self, steps: int) -> float:
-        """When the results of the first `steps` steps have been handled."""
-        return self.start_s + self.elapsed_s(steps) + self.replica.engine.overhead.collect_s
-
-    def steps_before(self, now: float) -> int:
-        """Steps whose results have been handled at `now`, at most all of them."""
-        low, high = 0, self.steps
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.handled_s(middle) <= now:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
-    def apply(self, steps: int) -> None:
-        if not steps:
-            return
-        replica = self.replica
-        for job in self.jobs:
-            job.computed += steps
-            job.planned += steps
-            job.emitted += steps
-            if job.computed > job.blocks * replica.block:
-                allocated = replica._allocate(job, job.computed)
-                assert allocated
-        replica.recorder.intervals(self.elapsed_s(steps) / steps, steps * len(self.jobs))

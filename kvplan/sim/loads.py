@@ -22,7 +22,8 @@ from kvplan.sim.prefix import Node
 from kvplan.sim.tiers import Tier
 
 if TYPE_CHECKING:
-    from kvplan.sim.engine import Job, Replica
+    from kvplan.sim.engine import Replica
+    from kvplan.sim.job import Job
 
 
 class Outcome(enum.Enum):

@@ -7,7 +7,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvplan.sim.engine import Job
+    from kvplan.sim.job import Job
     from kvplan.workload import Request
 
 INTEGERS = (

@@ -15,7 +15,7 @@ from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Scenario
 from kvplan.sim import targets
 from kvplan.sim.arrivals import Arrivals
-from kvplan.sim.engine import Job
+from kvplan.sim.job import Job
 from kvplan.sim.loads import Tally
 from kvplan.sim.record import Recorder
 from kvplan.sim.router import ROUTERS, Fleet, Router

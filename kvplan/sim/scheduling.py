@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from kvplan.sim.engine import Job
+    from kvplan.sim.job import Job
 
 
 class Scheduling(Protocol):

@@ -15,7 +15,7 @@ from kvplan.sim.tiers import Tier
 from kvplan.workload import Request
 
 if TYPE_CHECKING:
-    from kvplan.sim.engine import Job
+    from kvplan.sim.job import Job
 
 SPILL_BLOCKS = 64
 """Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single

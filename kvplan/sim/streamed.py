@@ -14,7 +14,7 @@ from kvplan.sim.loads import IN_STEP, Tally
 from kvplan.sizing.kv import token_bytes
 
 if TYPE_CHECKING:
-    from kvplan.sim.engine import Plan
+    from kvplan.sim.job import Plan
 
 
 class Streamed:

@@ -13,7 +13,8 @@ from kvplan.sim.stores import Stores
 from kvplan.sim.streamed import Streamed
 
 if TYPE_CHECKING:
-    from kvplan.sim.engine import Job, Plan, Replica
+    from kvplan.sim.engine import Replica
+    from kvplan.sim.job import Job, Plan
 
 
 class Transfers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvplan.sim.engine import Job
+from kvplan.sim.job import Job
 from kvplan.sim.prefix import Entry, Node
 from kvplan.sim.run import World
 from kvplan.sim.tiers import Tier

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from kvplan.sim.engine import Pauses
+from kvplan.sim.job import Pauses
 from kvplan.sim.links import IN, OUT, DiskQueue, HostLink
 from kvplan.sim.run import World
 from kvplan.workload import Request
