@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from kvplan.calibrate.fit import Parameter, fit
+from kvplan.calibrate.fit import Fitted, Parameter, fit
 from kvplan.calibrate.records import Row, point
 from kvplan.errors import InputError
 from kvplan.results.calibrate import Figure, FromLogResult
@@ -21,11 +21,11 @@ from kvplan.units import GiB
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # LMCache prints sizes divided by 2^30 as "gb": 3866 tokens of 147,456 bytes are logged as 0.5309 (LMCache PR 1740).
 _MOVE = re.compile(r"(Retrieved|Stored) (\d+) out of .*?size: ([\d.]+) gb, cost ([\d.]+) ms", re.IGNORECASE)
-_LINES: dict[str, tuple[re.Pattern[str], float, str, str]] = {
-    "KV pool": (re.compile(r"Available KV cache memory: (-?[\d.]+) GiB"), GiB, "B", "--gpu-kv"),
-    "KV pool, tokens": (re.compile(r"GPU KV cache size: ([\d,]+) tokens"), 1.0, "tokens", ""),
-    "weights": (re.compile(r"Model loading took ([\d.]+) ?Gi?B"), GiB, "B", ""),
-    "CUDA graphs": (re.compile(r"Graph capturing finished in .*?took (-?[\d.]+) GiB"), GiB, "B", ""),
+_LINES: dict[str, tuple[re.Pattern[str], float, str]] = {
+    "KV pool": (re.compile(r"Available KV cache memory: (-?[\d.]+) GiB"), GiB, "B"),
+    "KV pool, tokens": (re.compile(r"GPU KV cache size: ([\d,]+) tokens"), 1.0, "tokens"),
+    "weights": (re.compile(r"Model loading took ([\d.]+) ?Gi?B"), GiB, "B"),
+    "CUDA graphs": (re.compile(r"Graph capturing finished in .*?took (-?[\d.]+) GiB"), GiB, "B"),
 }
 
 
@@ -76,7 +76,7 @@ def _line(line: str, found: _Found) -> None:
         size, seconds = float(match[3]) * GiB, float(match[4]) / 1e3
         if size > 0 and seconds > 0:
             found.moves[what].append((size, seconds))
-    for name, (pattern, scale, _, _) in _LINES.items():
+    for name, (pattern, scale, _) in _LINES.items():
         if match := pattern.search(line):
             found.lines.setdefault(name, []).append(float(match[1].replace(",", "")) * scale)
 
@@ -112,7 +112,7 @@ def _figures(found: _Found) -> tuple[list[Figure], dict[str, float]]:
     ):
         _moves(what, found.moves[what], rate_path, start_path, figures, settings)
     for name, values in found.lines.items():
-        _, _, unit, _ = _LINES[name]
+        _, _, unit = _LINES[name]
         figures.append(_plain("vLLM", name, statistics.median(values), unit, f"lines in the log: {len(values)}"))
     if {"KV pool", "KV pool, tokens"} <= found.lines.keys():
         per_token = statistics.median(found.lines["KV pool"]) / statistics.median(found.lines["KV pool, tokens"])
@@ -126,6 +126,10 @@ def _figures(found: _Found) -> tuple[list[Figure], dict[str, float]]:
 
 def _plain(part: str, name: str, value: float, unit: str, source: str) -> Figure:
     return Figure(part=part, name=name, value=value, lo=value, hi=value, unit=unit, source=source)
+
+
+def _fitted(part: str, name: str, fitted: Fitted, unit: str) -> Figure:
+    return Figure(part=part, name=name, value=fitted.value, lo=fitted.lo, hi=fitted.hi, unit=unit, source=fitted.source)
 
 
 def _row(size: float, seconds: float) -> Row:
@@ -155,37 +159,18 @@ def _moves(
     verb = {"Retrieved": "loads", "Stored": "stores"}[what]
     sizes = [size for size, _ in moves]
     if len(moves) < 4 or max(sizes) < 2 * min(sizes):
-        rate = statistics.median(size / seconds for size, seconds in moves)
-        figures.append(_plain("LMCache", f"{verb}, effective", rate, "B/s", f"lines in the log: {len(moves)}, of about one size"))
-        settings[rate_path] = rate
+        effective = statistics.median(size / seconds for size, seconds in moves)
+        figures.append(_plain("LMCache", f"{verb}, effective", effective, "B/s", f"lines in the log: {len(moves)}, of about one size"))
+        settings[rate_path] = effective
         return
     start, rate = _line_fit(moves, 1e-3, 20e9, f"{len(moves)} LMCache {verb}")
-    figures += [
-        Figure(
-            part="LMCache",
-            name=f"{verb}, per byte",
-            value=rate.value,
-            lo=rate.lo,
-            hi=rate.hi,
-            unit="B/s",
-            source=rate.source,
-        ),
-        Figure(
-            part="LMCache",
-            name=f"{verb}, start",
-            value=start.value,
-            lo=start.lo,
-            hi=start.hi,
-            unit="s",
-            source=start.source,
-        ),
-    ]
+    figures += [_fitted("LMCache", f"{verb}, per byte", rate, "B/s"), _fitted("LMCache", f"{verb}, start", start, "s")]
     settings[rate_path] = rate.value
     if start_path:
         settings[start_path] = start.value
 
 
-def _line_fit(pairs: list[tuple[float, float]], start_s: float, rate: float, source: str) -> tuple[Any, Any]:
+def _line_fit(pairs: list[tuple[float, float]], start_s: float, rate: float, source: str) -> tuple[Fitted, Fitted]:
     def model(v: dict[str, float], row: Row) -> float:
         return v["start"] + float(row.point.params["size"]) / v["rate"]
 
@@ -203,24 +188,5 @@ def _prefill(pairs: list[tuple[int, float]], figures: list[Figure], settings: di
         figures.append(_plain("vLLM", "to the first token", statistics.median(t for _, t in pairs), "s", "prompts of about one length"))
         return
     start, rate = _line_fit(short, 2e-2, 4e4, f"{len(short)} requests of a benchmark")
-    figures += [
-        Figure(
-            part="vLLM",
-            name="to the first token, start",
-            value=start.value,
-            lo=start.lo,
-            hi=start.hi,
-            unit="s",
-            source=start.source,
-        ),
-        Figure(
-            part="vLLM",
-            name="prompt tokens",
-            value=rate.value,
-            lo=rate.lo,
-            hi=rate.hi,
-            unit="tokens/s",
-            source=rate.source,
-        ),
-    ]
+    figures += [_fitted("vLLM", "to the first token, start", start, "s"), _fitted("vLLM", "prompt tokens", rate, "tokens/s")]
     settings["engine.overhead.request_s"] = start.value

@@ -75,18 +75,23 @@ def calibrate(options: Options, progress: Progress) -> CalibrateResult:
     _need_scipy()
     if options.device == "fake":
         fake = FakeInstrument()
-        job = Job(
-            context=Context(mode=thoroughness, model=shape(options.model), gpus=1, numa_nodes=2, cpus=32),
-            probes=chosen,
-            seed=options.seed,
-            output=options.output,
-            resume=options.resume,
-            base=options.base,
-            stand_in=options.stand_in,
-            fake=True,
-        )
-        return run(job, {"gpu": fake}, progress=progress, clock=lambda: 0.0)
+        context = Context(mode=thoroughness, model=shape(options.model), gpus=1, numa_nodes=2, cpus=32)
+        return run(_job(options, chosen, context, fake=True), {"gpu": fake}, progress=progress, clock=lambda: 0.0)
     return _real(options, chosen, progress)
+
+
+def _job(options: Options, chosen: tuple[Probe, ...], context: Context, *, created: str = "", fake: bool = False) -> Job:
+    return Job(
+        context=context,
+        probes=chosen,
+        seed=options.seed,
+        output=options.output,
+        resume=options.resume,
+        base=options.base,
+        stand_in=options.stand_in,
+        created=created,
+        fake=fake,
+    )
 
 
 def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> CalibrateResult:
@@ -108,16 +113,7 @@ def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> Ca
             cpus=len(os.sched_getaffinity(0)),
             pages="pinned" if "gpu" in instruments else "huge",
         )
-        job = Job(
-            context=context,
-            probes=chosen,
-            seed=options.seed,
-            output=options.output,
-            resume=options.resume,
-            base=options.base,
-            stand_in=options.stand_in,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )
+        job = _job(options, chosen, context, created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         return run(job, instruments, progress=progress, clock=time.perf_counter, noticed=loaded)
     finally:
         for instrument in dict.fromkeys(instruments.values()):

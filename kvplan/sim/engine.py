@@ -434,12 +434,7 @@ class Replica:
         request = job.request
         leaf = self.tree.path(request.blocks, request.prompt_tokens) if request.blocks else self.tree.root
         job.leaf = leaf
-        path: list[Node] = []
-        node: Node | None = leaf
-        while node is not None and node.parent is not None:
-            path.append(node)
-            node = node.parent
-        path.reverse()
+        path = span(leaf, 0)
         retain(path, request.retention)
         if job.preemptions:
             self._find_generated(job, path)
@@ -492,12 +487,7 @@ class Replica:
         done = job.computed // self.block * self.block
         if done <= job.shared_tokens:
             return
-        path: list[Node] = []
-        node: Node | None = leaf
-        while node is not None and node.parent is not None and node.end > job.shared_tokens:
-            path.append(node)
-            node = node.parent
-        for node in reversed(path):
+        for node in span(leaf, job.shared_tokens):
             end = min(done, node.end)
             entry = node.entries[0]
             assert entry is not None

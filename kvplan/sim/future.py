@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kvplan.errors import InputError
+from kvplan.sim.pool import span
 from kvplan.sim.prefix import Node, PrefixTree
 from kvplan.workload import Request
 
@@ -28,10 +29,8 @@ class Future:
             tree.path(request.blocks, request.prompt_tokens)
             asked.append((request.arrival_s / speedup, request.blocks, request.prompt_tokens))
         for arrival, blocks, tokens in asked:
-            node: Node | None = tree.path(blocks, tokens)
-            while node is not None and node.parent is not None:
+            for node in span(tree.path(blocks, tokens), 0):
                 self._uses.setdefault(node, array("d")).append(arrival)
-                node = node.parent
 
     def next_use_s(self, node: Node) -> float:
         """The first arrival after now that asks for a run; infinite when none does."""

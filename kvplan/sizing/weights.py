@@ -35,13 +35,6 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
         """Parameters that one token visits, the embedding table and the head included."""
         return self.total - self.experts + self.active_experts
 
-    @property
-    def active_matrix(self) -> int:
-        """Parameters that one token is multiplied by in the decoder layers: neither embedding nor head nor vision
-        tower.
-        """
-        return self.attention + self.dense + self.router + self.shared_experts + self.active_experts
-
 
 def parameters(model: ModelSpec) -> Parameters:
     """Parameters by part from the layer shapes. What the maker counts beyond them (norms, biases, towers) is
