@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from kvplan.engine import EngineSpec
-    from kvplan.hardware import Machine
+    from kvplan.engine.spec import EngineSpec
+    from kvplan.hardware.spec import Machine
     from kvplan.model import ModelSpec
     from kvplan.results.plan_result import PlanResult
     from kvplan.results.simulate import SimResult
@@ -46,7 +46,7 @@ def simulate(
     `target`, `seed`); `sets` maps the path of any field to its value. Raises InputError for what cannot be used.
     """
     from kvplan import scenario
-    from kvplan.sim.run import simulate as replay
+    from kvplan.sim.simulate import simulate as replay
 
     changed = {**(sets or {}), **({"engine.offload.policy": options.pop("policy")} if "policy" in options else {})}
     if "max_input" in options:

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from kvplan.engine import EngineSpec
+from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
-from kvplan.hardware import Machine
+from kvplan.hardware.spec import Machine
 from kvplan.model import ModelSpec, from_hf_config
 from kvplan.provenance import Source
 
@@ -22,7 +22,7 @@ _PYTHON_CONSTANTS = re.compile(r"-?\bInfinity\b|\bNaN\b")  # json.dump writes th
 @cache
 def folder(kind: str) -> Path:
     """The folder of shipped `machines`, `engines`, `models` or `scenarios`, in a checkout or in an installed wheel."""
-    for candidate in (_PACKAGE / kind, _PACKAGE / "_data" / kind, _PACKAGE.parent / kind):
+    for candidate in (*_PACKAGE.glob(f"*/{kind}"), _PACKAGE.parent / kind):
         if candidate.is_dir():
             return candidate
     raise InputError(f"the folder of {kind} is missing from this installation", hint="install kvplan again")

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from kvplan import catalog, units
-from kvplan.engine import EngineSpec
+from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
-from kvplan.hardware import Machine
+from kvplan.hardware.spec import Machine
 from kvplan.model import ModelSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvplan import catalog
-from kvplan.cost import StepCost
+from kvplan.step_time import StepCost
 
 PUBLISHED = [
     # machine, ranks, model, prompt tokens, seconds, allowed relative error, source

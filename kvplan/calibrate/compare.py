@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvplan.hardware import Machine
+from kvplan.hardware.spec import Machine
 from kvplan.provenance import Source, relative_sigma
 from kvplan.results.calibrate import CompareResult, Difference
 

@@ -9,10 +9,10 @@ import msgspec
 
 from kvplan.calibrate import predict
 from kvplan.calibrate.datasheet import peak
-from kvplan.calibrate.fit import Fit, Fitted, Parameter, direct, fit, over_runs, ratio
 from kvplan.calibrate.records import Row, Value
 from kvplan.errors import MissingError
-from kvplan.hardware import Gpu
+from kvplan.fit.least_squares import Fit, Fitted, Parameter, direct, fit, over_runs, ratio
+from kvplan.hardware.spec import Gpu
 from kvplan.units import GiB, KiB, MiB
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from kvplan.calibrate.fit import Fitted, Parameter, fit
 from kvplan.calibrate.records import Row, point
 from kvplan.errors import InputError
+from kvplan.fit.least_squares import Fitted, Parameter, fit
 from kvplan.results.calibrate import Figure, FromLogResult
 from kvplan.units import GiB
 

@@ -8,12 +8,12 @@ import msgspec
 
 from kvplan import __version__
 from kvplan.calibrate.datasheet import link_Bps, peak
-from kvplan.calibrate.fit import RUN_TO_RUN
 from kvplan.calibrate.fits import Findings
 from kvplan.calibrate.profile import tables
 from kvplan.calibrate.records import Row, Value
 from kvplan.errors import InputError
-from kvplan.hardware import Disk, Gpu, Host, Link, Machine
+from kvplan.fit.least_squares import RUN_TO_RUN
+from kvplan.hardware.spec import Disk, Gpu, Host, Link, Machine
 from kvplan.provenance import Source
 from kvplan.results.calibrate import Figure
 

@@ -1,4 +1,4 @@
-"""Times that a fitted machine predicts for the points that were measured: the closed forms of `kvplan.hardware`."""
+"""Times that a fitted machine predicts for the points that were measured: the closed forms of `kvplan.hardware.spec`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from kvplan.calibrate.records import Point
 from kvplan.calibrate.shapes import Shape, shape
-from kvplan.hardware import Disk, Gpu, Link, Machine, pair_flops
+from kvplan.hardware.spec import Disk, Gpu, Link, Machine, pair_flops
 
 
 def gemm_traffic(m: int, n: int, k: int) -> tuple[float, float]:
@@ -21,14 +21,14 @@ def roofline_s(flops: float, size: float, peak_flops: float, peak_Bps: float, kn
 
 
 def gemm_s(gpu: Gpu, m: int, n: int, k: int) -> float:
-    """Seconds of one product; see `kvplan.hardware.Gpu`."""
+    """Seconds of one product; see `kvplan.hardware.spec.Gpu`."""
     flops, size = gemm_traffic(m, n, k)
     peak = gpu.bf16_flops * gpu.gemm_efficiency
     return gpu.gemm_overhead_s + roofline_s(flops, size, peak, gpu.hbm_Bps * gpu.weight_read_efficiency, gpu.gemm_knee)
 
 
 def prefill_attention_flops(heads: int, dim: int, new: int, context: int, edge_tokens: float = 0.0) -> float:
-    """FLOPs of n c + n (n+1)/2 score pairs, and of `edge_tokens` more keys per new token; see `kvplan.hardware.Gpu`."""
+    """FLOPs of n c + n (n+1)/2 score pairs, and of `edge_tokens` more keys per new token; see `kvplan.hardware.spec.Gpu`."""
     return heads * pair_flops(dim, dim) * (new * context + new * (new + 1) / 2 + new * edge_tokens)
 
 
@@ -80,7 +80,7 @@ def copy_s(link: Link, direction: str, size: float) -> float:
 
 
 def disk_read_Bps(disk: Disk, block_bytes: float, depth: float) -> float:
-    """Bytes per second of random reads; see `kvplan.hardware.Disk`."""
+    """Bytes per second of random reads; see `kvplan.hardware.spec.Disk`."""
     offered = depth * block_bytes / (disk.latency_s + block_bytes / disk.stream_Bps)
     ceiling = min(disk.read_Bps, disk.read_iops * block_bytes)
     return float((offered**-disk.queue_knee + ceiling**-disk.queue_knee) ** (-1 / disk.queue_knee))

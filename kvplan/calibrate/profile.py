@@ -15,7 +15,7 @@ import msgspec
 
 from kvplan.calibrate.records import Row
 from kvplan.errors import InputError
-from kvplan.hardware import Machine
+from kvplan.hardware.spec import Machine
 
 
 def to_toml(document: dict[str, Any]) -> str:

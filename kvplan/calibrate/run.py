@@ -13,14 +13,14 @@ import msgspec
 
 from kvplan.calibrate import checks
 from kvplan.calibrate.fits import Findings, fit_all, peaks
-from kvplan.calibrate.holdout import errors, points
 from kvplan.calibrate.machine import build, figures
 from kvplan.calibrate.probes import Context, Probe
 from kvplan.calibrate.profile import journal_path, samples_path, write_machine, write_samples
 from kvplan.calibrate.records import Finding, Instrument, Outcome, Point, Progress, Row, Value
 from kvplan.calibrate.sample import Plan, measure
 from kvplan.errors import InputError
-from kvplan.hardware import Gpu, Machine
+from kvplan.fit.holdout import errors, points
+from kvplan.hardware.spec import Gpu, Machine
 from kvplan.results.calibrate import CalibrateResult, ProbeOutcome, Quality, Remark
 
 HOLDOUT = Plan(blocks=3, max_blocks=3, samples=3, tolerance=0.05, budget_s=20.0)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from kvplan.calibrate.records import ContentError, Instrument, Point, Row, Sample
-from kvplan.calibrate.stats import median_interval, relative_half_width
 from kvplan.errors import MissingError
+from kvplan.fit.intervals import median_interval, relative_half_width
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

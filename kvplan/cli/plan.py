@@ -109,7 +109,7 @@ def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:
 
 def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) -> int:
     from kvplan import catalog
-    from kvplan.planning.explain import explain_config
+    from kvplan.deploy.explain import explain_config
     from kvplan.report import explain as report
 
     host = catalog.machine(machine).host if machine else None

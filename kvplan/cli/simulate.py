@@ -72,8 +72,8 @@ def simulate(
 ) -> int:
     """Replay a trace through an engine with tiers: time to first token, hits per tier, bytes moved, stalls."""
     from kvplan.report import simulate as report
-    from kvplan.sim import rows
-    from kvplan.sim.run import simulate as run
+    from kvplan.sim.outcome import rows
+    from kvplan.sim.simulate import simulate as run
 
     began = time.perf_counter()
     settings = [*(sets or [])]
@@ -112,7 +112,7 @@ def simulate(
 def _users(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import users as report
     from kvplan.report.simulate import progress as shown
-    from kvplan.sim.users import most_users
+    from kvplan.sim.cluster.users import most_users
 
     if len(wanted) > 1 or requests_out:
         raise InputError("--max-users answers for one scenario and one engine, and writes no requests")
@@ -130,8 +130,8 @@ def _users(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json
 def _compare(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.report.simulate import progress as shown
-    from kvplan.sim.compare import compare
-    from kvplan.sim.run import simulate as run
+    from kvplan.sim.outcome.compare import compare
+    from kvplan.sim.simulate import simulate as run
 
     if requests_out:
         raise InputError("--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine")

@@ -9,7 +9,7 @@ import typer
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.main import guard
-from kvplan.traces.readers import FORMATS
+from kvplan.traces.formats import FORMATS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +45,7 @@ def inspect(
 ) -> int:
     """Show rates, lengths, sessions, sharing and quirks of a trace."""
     from kvplan.report.trace import inspect_view
-    from kvplan.traces.inspect import inspect as inspect_trace
+    from kvplan.traces.reuse.inspect import inspect as inspect_trace
 
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
     return _emit(inspect_trace(opened), inspect_view, json)
@@ -73,7 +73,7 @@ def curve(
 ) -> int:
     """Show the hit rate at every capacity of a cache."""
     from kvplan.report.trace import curve_view
-    from kvplan.traces.curve import curve as curve_of
+    from kvplan.traces.reuse.curve import curve as curve_of
 
     result = curve_of(
         _open(trace, format, block_tokens, time_unit, tokenizer, limit, None),
@@ -126,8 +126,8 @@ def generate(
     Or it holds a table scale with trace and users, to add users to a real one.
     Examples lie in scenarios/traces.
     """
-    from kvplan.traces.generate import generate as requests_of
-    from kvplan.traces.spec import load_spec
+    from kvplan.traces.generate.generate import generate as requests_of
+    from kvplan.traces.generate.spec import load_spec
     from kvplan.traces.write import convert as write
 
     wanted = load_spec(spec, seed=seed)

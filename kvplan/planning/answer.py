@@ -7,10 +7,11 @@ import math
 import msgspec
 
 from kvplan import __version__
+from kvplan.deploy.dialects import check
+from kvplan.deploy.emit import emit
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
-from kvplan.planning.emit import emit
 from kvplan.planning.objective import Prices, Target
 from kvplan.planning.parallel import splits
 from kvplan.planning.question import narrowed, space_of
@@ -18,7 +19,6 @@ from kvplan.planning.runs import Runner, runner
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
-from kvplan.planning.targets import check
 from kvplan.planning.warnings import Case, Workload, warnings
 from kvplan.results.plan import Notice, Placement
 from kvplan.results.plan_result import Assumption, Claim, Option, PlanResult, Step, Verdict

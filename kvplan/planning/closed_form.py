@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from kvplan.cost import StepCost
 from kvplan.provenance import Source, relative_sigma
 from kvplan.results.plan_result import Range, TierWorth
 from kvplan.scenario import Scenario, with_setting
-from kvplan.sim.links import IN, DiskQueue, HostLink, NetworkQueue
-from kvplan.sim.run import bytes_per_token
-from kvplan.sim.server import block_pieces
+from kvplan.sim.build import block_pieces
+from kvplan.sim.simulate import bytes_per_token
+from kvplan.sim.transfer.links import IN, DiskQueue, HostLink, NetworkQueue
+from kvplan.step_time import StepCost
 
 Z95 = 1.96
 LONGEST_TOKENS = 2**20

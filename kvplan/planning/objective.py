@@ -8,7 +8,7 @@ import msgspec
 
 from kvplan.errors import InputError, did_you_mean
 from kvplan.results.simulate import SimResult, TargetCheck
-from kvplan.sim import targets
+from kvplan.sim.outcome import slo as targets
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.errors import InputError, KvplanError
+from kvplan.memory.layout import check_ranks
+from kvplan.memory.pool import kv_pool
 from kvplan.planning.runs import Job, Runner, realise
 from kvplan.planning.search import option
 from kvplan.planning.sensitivity import LONG_REQUESTS
@@ -12,8 +14,6 @@ from kvplan.planning.space import Space
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Layout, Option, Pruned, Split
 from kvplan.scenario import Scenario
-from kvplan.sizing.layout import check_ranks
-from kvplan.sizing.pool import kv_pool
 
 WIDTHS = (1, 2, 4, 8)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.errors import InputError
+from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
 from kvplan.planning.objective import Prices, Target
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan_result import HitPoint, TierWorth
 from kvplan.scenario import Scenario, with_setting
-from kvplan.sim.run import bytes_per_token
-from kvplan.sizing.pool import kv_pool
+from kvplan.sim.simulate import bytes_per_token
 from kvplan.traces import open_trace
 from kvplan.units import format_bytes
 

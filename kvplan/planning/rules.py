@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from kvplan.deploy.dialects import TARGETS
 from kvplan.planning.space import Space
-from kvplan.planning.targets import TARGETS
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Option, Pruned
 

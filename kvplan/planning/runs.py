@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import msgspec
 
 from kvplan.errors import KvplanError
+from kvplan.request import Request
 from kvplan.results.plan import Placement
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
-from kvplan.sim.run import World
-from kvplan.sim.summary import summarise
+from kvplan.sim.outcome.summary import summarise
+from kvplan.sim.simulate import World
 from kvplan.traces import open_trace
 from kvplan.traces.trace import Trace
-from kvplan.workload import Request
 
 SMALL_REQUESTS = 2000
 """So few requests in all are simulated faster than a process starts."""

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.traces.generate import generate
-from kvplan.traces.spec import Client, Spec, Spread
+from kvplan.traces.generate.generate import generate
+from kvplan.traces.generate.spec import Client, Spec, Spread
 from kvplan.traces.write import convert
 from kvplan.units import parse_seconds, parse_tokens
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from kvplan.deploy.dialects import TARGETS
+from kvplan.memory.formats import resolve_kv_dtype, stored_format
 from kvplan.planning.objective import Prices, Target
-from kvplan.planning.targets import TARGETS
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.plan import Placement
 from kvplan.results.plan_result import Pruned, TierWorth, Traffic
 from kvplan.scenario import Scenario
-from kvplan.sizing.formats import resolve_kv_dtype, stored_format
 from kvplan.units import GiB, format_bytes, format_rate, format_tokens
 
 LEAST_REUSE = 0.005

@@ -9,8 +9,8 @@ import numpy as np
 from kvplan.results.plan_result import HitPoint, Traffic
 from kvplan.traces import Trace, columns
 from kvplan.traces.columns import Columns
-from kvplan.traces.policies import lru
-from kvplan.traces.reuse import NEVER, Reuse, Window, analyse
+from kvplan.traces.reuse.policies import lru
+from kvplan.traces.reuse.reuse import NEVER, Reuse, Window, analyse
 
 POINTS = 48
 TOGETHER_S = 10.0

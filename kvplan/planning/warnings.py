@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from kvplan.engine import EngineSpec
-from kvplan.hardware import Host, Machine
+from kvplan.deploy.dialects import TARGETS, SizeUnit
+from kvplan.engine.spec import EngineSpec
+from kvplan.hardware.spec import Host, Machine
+from kvplan.memory.formats import resolve_kv_dtype, stored_format
+from kvplan.memory.kv import token_bytes
 from kvplan.model import ModelSpec
-from kvplan.planning.targets import TARGETS, SizeUnit
 from kvplan.results.plan import Notice, Placement
-from kvplan.sizing.formats import resolve_kv_dtype, stored_format
-from kvplan.sizing.kv import token_bytes
 from kvplan.units import format_bytes, format_seconds, format_tokens
 
 SHORT_PREFIX_TOKENS = 10_000

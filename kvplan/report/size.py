@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kvplan.hardware import Machine
+from kvplan.hardware.spec import Machine
+from kvplan.memory.formats import LOGICAL
+from kvplan.memory.kv import growth_bytes, sequence_bytes
+from kvplan.memory.weights import parameters
 from kvplan.model import ModelSpec
 from kvplan.results.size import SizeResult, WayOut
-from kvplan.sizing.formats import LOGICAL
-from kvplan.sizing.kv import growth_bytes, sequence_bytes
-from kvplan.sizing.weights import parameters
 from kvplan.units import format_bytes, format_seconds, format_tokens
 
 BAR_CELLS = 24

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kvplan.hardware import Machine
+from kvplan.hardware.spec import Machine
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):

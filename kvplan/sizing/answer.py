@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from kvplan.engine import EngineSpec
-from kvplan.hardware import Machine
+from kvplan.engine.spec import EngineSpec
+from kvplan.hardware.spec import Machine
+from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, sequence_bytes, state_bytes, token_bytes
+from kvplan.memory.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source
 from kvplan.results.size import Engine, Kv, LayerLine, Placement, SizeResult, Weights
-from kvplan.sizing.fit import fit
-from kvplan.sizing.kv import growth_bytes, kept_tokens, multi_head_bytes, sequence_bytes, state_bytes, token_bytes
 from kvplan.sizing.offload import placements
 from kvplan.sizing.question import Question, check
-from kvplan.sizing.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
+from kvplan.sizing.ways_out import fit
 from kvplan.units import format_bytes, format_tokens
 
 KEEP_TOKENS = 1024

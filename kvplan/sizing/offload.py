@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvplan.cost import StepCost
-from kvplan.engine import KvFormat
-from kvplan.hardware import Machine
+from kvplan.engine.spec import KvFormat
+from kvplan.hardware.spec import Machine
+from kvplan.memory.formats import logical_format
+from kvplan.memory.kv import kept_tokens, sequence_bytes, state_bytes, token_bytes
 from kvplan.results.size import Placement, Price
-from kvplan.sizing.formats import logical_format
-from kvplan.sizing.kv import kept_tokens, sequence_bytes, state_bytes, token_bytes
 from kvplan.sizing.question import Question
+from kvplan.step_time import StepCost
 from kvplan.units import format_tokens
 
 

@@ -6,14 +6,14 @@ from functools import cached_property
 
 import msgspec
 
-from kvplan.engine import EngineSpec, KvFormat
+from kvplan.engine.spec import EngineSpec, KvFormat
 from kvplan.errors import InputError
-from kvplan.hardware import Machine
+from kvplan.hardware.spec import Machine
+from kvplan.memory.formats import logical_format, resolve_kv_dtype
+from kvplan.memory.kv import sequence_bytes
+from kvplan.memory.layout import Layout, layout
+from kvplan.memory.pool import Pool, kv_pool
 from kvplan.model import ModelSpec
-from kvplan.sizing.formats import logical_format, resolve_kv_dtype
-from kvplan.sizing.kv import sequence_bytes
-from kvplan.sizing.layout import Layout, layout
-from kvplan.sizing.pool import Pool, kv_pool
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -8,8 +8,8 @@ from itertools import chain, islice
 import numpy as np
 import numpy.typing as npt
 
+from kvplan.request import Request
 from kvplan.traces.trace import Trace
-from kvplan.workload import Request
 
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]

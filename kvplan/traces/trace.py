@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
+from kvplan.request import Request
+from kvplan.traces.formats import FORMATS, Reader
+from kvplan.traces.formats.reader import Rows
 from kvplan.traces.notes import Notes
 from kvplan.traces.options import PER_SECOND, Options
-from kvplan.traces.readers import FORMATS, Reader
-from kvplan.traces.readers.reader import Rows
 from kvplan.traces.source import Source, open_source
-from kvplan.workload import Request
 
 
 class Trace:

@@ -14,9 +14,9 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.traces.readers.native import SCHEMA, Header, Row
+from kvplan.request import RETENTION, Request
+from kvplan.traces.formats.native import SCHEMA, Header, Row
 from kvplan.traces.source import package
-from kvplan.workload import RETENTION, Request
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -4,8 +4,9 @@ import tomllib
 
 import pytest
 
-from kvplan.calibrate import checks, inventory
+from kvplan.calibrate import checks
 from kvplan.calibrate.datasheet import link_Bps, peak
+from kvplan.calibrate.measure import facts as inventory
 from kvplan.calibrate.profile import to_toml
 from kvplan.calibrate.records import Point, Row, point
 

@@ -8,10 +8,10 @@ import pytest
 from kvplan import catalog
 from kvplan.calibrate import run as runner
 from kvplan.calibrate.compare import compare, number
-from kvplan.calibrate.fake import TRUTH, FakeInstrument
+from kvplan.calibrate.measure.fake import TRUTH, FakeInstrument
+from kvplan.calibrate.measure.server import Options, calibrate
 from kvplan.calibrate.profile import journal_path, samples_path
 from kvplan.calibrate.records import ContentError, Point, Sample
-from kvplan.calibrate.server import Options, calibrate
 from kvplan.errors import InputError, MissingError
 from kvplan.results.calibrate import CalibrateResult
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.calibrate import disk as module
-from kvplan.calibrate import storage
-from kvplan.calibrate.disk import DiskInstrument
+from kvplan.calibrate.measure import disk as module
+from kvplan.calibrate.measure import storage
+from kvplan.calibrate.measure.disk import DiskInstrument
 from kvplan.calibrate.records import point
 from kvplan.units import GiB, KiB, MiB
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from kvplan.calibrate.fit import RUN_TO_RUN, Fitted, Parameter, direct, fit, over_runs, ratio
 from kvplan.calibrate.predict import disk_read_Bps, gemm_s, prefill_attention_flops, roofline_s
 from kvplan.calibrate.records import Row, point
-from kvplan.hardware import Disk, Gpu
+from kvplan.fit.least_squares import RUN_TO_RUN, Fitted, Parameter, direct, fit, over_runs, ratio
+from kvplan.hardware.spec import Disk, Gpu
 
 pytest.importorskip("scipy")
 

@@ -29,7 +29,7 @@ POINTS = [
 @pytest.mark.parametrize("one", POINTS, ids=lambda p: p.key)
 def test_points_are_measured_and_their_results_checked(one) -> None:  # type: ignore[no-untyped-def]
     from kvplan.calibrate.checks import possible
-    from kvplan.calibrate.gpu import TorchInstrument
+    from kvplan.calibrate.measure.gpu import TorchInstrument
     from kvplan.calibrate.sample import estimate
 
     instrument = TorchInstrument()

@@ -8,7 +8,7 @@ import pytest
 
 from kvplan.calibrate.records import Sample, point
 from kvplan.calibrate.sample import Plan, estimate, measure
-from kvplan.calibrate.stats import median_interval, percentile, sign_test_rank
+from kvplan.fit.intervals import median_interval, percentile, sign_test_rank
 
 
 def test_rank_of_the_distribution_free_interval() -> None:

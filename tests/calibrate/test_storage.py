@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.calibrate import storage
-from kvplan.calibrate.disk import DiskInstrument
+from kvplan.calibrate.measure import storage
+from kvplan.calibrate.measure.disk import DiskInstrument
+from kvplan.calibrate.measure.testfile import PAGE, TestFile, buffer
 from kvplan.calibrate.records import CheckError, point
-from kvplan.calibrate.testfile import PAGE, TestFile, buffer
 from kvplan.errors import InputError
 from kvplan.units import MiB
 
@@ -124,7 +124,7 @@ def test_reads_from_the_page_cache_are_discarded(disk: DiskInstrument, monkeypat
     file = disk.ready()
     file.path.read_bytes()
     monkeypatch.setattr(TestFile, "open", lambda self, **_: os.open(self.path, os.O_RDONLY))
-    monkeypatch.setattr("kvplan.calibrate.disk.WINDOW_S", 0.05)
+    monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.05)
     with pytest.raises(CheckError, match="D05"):
         disk.measure(point("disk_read", bytes=MiB, threads=1, pages="huge", order="random"), 1)
     assert any(finding.code == "D05" for finding in disk.findings())
@@ -132,7 +132,7 @@ def test_reads_from_the_page_cache_are_discarded(disk: DiskInstrument, monkeypat
 
 def test_direct_reads_come_from_the_device(disk: DiskInstrument, monkeypatch: pytest.MonkeyPatch) -> None:
     _counts_reads()
-    monkeypatch.setattr("kvplan.calibrate.disk.WINDOW_S", 0.05)
+    monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.05)
     sample = disk.measure(point("disk_read", bytes=MiB, threads=2, pages="huge", order="random"), 1)[0]
     assert sample.notes["counted_ratio"] == pytest.approx(1.0, abs=0.05)
     assert sample.notes["Bps"] * sample.seconds == pytest.approx(MiB)
@@ -142,13 +142,13 @@ def test_content_that_is_not_what_was_written_is_an_error(disk: DiskInstrument, 
     file = disk.ready()
     with file.path.open("r+b") as raw:
         raw.write(b"\0" * file.size)
-    monkeypatch.setattr("kvplan.calibrate.disk.WINDOW_S", 0.02)
+    monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.02)
     with pytest.raises(CheckError, match="D06"):
         disk.measure(point("disk_read", bytes=MiB, threads=1, pages="huge", order="random"), 1)
 
 
 def test_writes_keep_the_stamps(disk: DiskInstrument, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvplan.calibrate.disk.WINDOW_S", 0.02)
+    monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.02)
     disk.measure(point("disk_write", bytes=MiB, threads=2, pages="huge", order="random"), 1)
     disk.measure(point("disk_read", bytes=MiB, threads=2, pages="huge", order="random"), 1)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvplan.calibrate.testfile import FILL, TestFile, buffer, check_stamps, stamp
+from kvplan.calibrate.measure.testfile import FILL, TestFile, buffer, check_stamps, stamp
 from kvplan.errors import InputError, MissingError
 from kvplan.units import GiB, MiB
 
@@ -63,7 +63,7 @@ def test_close_removes_it(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from kvplan.calibrate.testfile import TestFile
+from kvplan.calibrate.measure.testfile import TestFile
 file = TestFile(Path(sys.argv[1]), 64 << 20, seed=1)
 print("made", flush=True)
 if sys.argv[2] == "error":

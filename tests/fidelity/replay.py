@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kvplan import scenario
-from kvplan.sim.run import simulate
-from kvplan.sim.summary import arrays
+from kvplan.sim.outcome.summary import arrays
+from kvplan.sim.simulate import simulate
 
 MEASURED = Path(__file__).resolve().parents[3] / "shared/measured/h100-vllm-0.24"
 MODEL = "llama-3.1-8b"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from kvplan import catalog
 from kvplan.errors import InputError
+from kvplan.memory.formats import LOGICAL
+from kvplan.memory.kv import multi_head_bytes, sequence_bytes
 from kvplan.model import ModelSpec, from_hf_config
-from kvplan.sizing.formats import LOGICAL
-from kvplan.sizing.kv import multi_head_bytes, sequence_bytes
 
 FACTS = Path(__file__).resolve().parents[3] / "shared" / "facts" / "model_configs.jsonl"
 BF16 = LOGICAL["bf16"]

@@ -15,8 +15,8 @@ from typing import Any
 
 from kvplan import scenario
 from kvplan.planning.closed_form import break_even_Bps, prompt_for, ttft_s
-from kvplan.sim.run import simulate
-from kvplan.sim.summary import arrays
+from kvplan.sim.outcome.summary import arrays
+from kvplan.sim.simulate import simulate
 
 FILE = Path(__file__).resolve().parents[3] / "shared/facts/published.jsonl"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from kvplan.deploy.config_text import parse_config
+from kvplan.deploy.emit import emit
 from kvplan.errors import InputError
-from kvplan.planning.config_text import parse_config
-from kvplan.planning.emit import emit
 from kvplan.results.plan import Placement
 
 YAMLS = [

@@ -14,9 +14,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvplan.deploy.dialects import TARGETS
+from kvplan.deploy.emit import EMITTERS, emit
 from kvplan.errors import InputError
-from kvplan.planning.emit import EMITTERS, emit
-from kvplan.planning.targets import TARGETS
 from kvplan.results.plan import Emission, Placement
 from kvplan.units import GiB, TiB
 

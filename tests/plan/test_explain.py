@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvplan.deploy.dialects import TARGETS
+from kvplan.deploy.emit import emit
+from kvplan.deploy.explain import explain_config, explain_text
+from kvplan.deploy.read import READERS
+from kvplan.deploy.reading import known_settings
 from kvplan.errors import InputError
-from kvplan.hardware import Host
-from kvplan.planning.emit import emit
-from kvplan.planning.explain import explain_config, explain_text
-from kvplan.planning.readers import READERS
-from kvplan.planning.reading import known_settings
-from kvplan.planning.targets import TARGETS
+from kvplan.hardware.spec import Host
 from kvplan.results.plan import Explanation, Placement
 from kvplan.units import GiB, TiB
 

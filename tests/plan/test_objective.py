@@ -7,7 +7,7 @@ import pytest
 from kvplan.errors import InputError
 from kvplan.planning.objective import parse_prices, parse_target
 from kvplan.planning.sessions import parse_sessions, spec_of
-from kvplan.traces.generate import generate
+from kvplan.traces.generate.generate import generate
 
 
 def test_a_target_has_limits_and_a_goal() -> None:

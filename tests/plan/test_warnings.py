@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvplan import catalog
-from kvplan.engine import Offload
+from kvplan.engine.spec import Offload
 from kvplan.model import Layers, ModelSpec
 from kvplan.planning.warnings import Case, Workload, warnings
 from kvplan.results.plan import Notice, Placement

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvplan.sim.job import Job
-from kvplan.sim.prefix import Entry, Node
-from kvplan.sim.run import World
-from kvplan.sim.tiers import Tier
+from kvplan.sim.cache.prefix import Entry, Node
+from kvplan.sim.cache.tier import Tier
+from kvplan.sim.replica.sequence import Job
+from kvplan.sim.simulate import World
 
 
 def nodes(root: Node) -> Iterator[Node]:

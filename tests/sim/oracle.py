@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from kvplan.sim.job import Pauses
-from kvplan.sim.links import IN, OUT, DiskQueue, HostLink
-from kvplan.sim.run import World
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.replica.sequence import Pauses
+from kvplan.sim.simulate import World
+from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
 
 Name = tuple[Any, ...]
 

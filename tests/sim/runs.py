@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvplan import catalog, units
+from kvplan.request import Request
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Run, Scenario, Tiers, with_setting
-from kvplan.sim.run import World
-from kvplan.sim.summary import summarise
-from kvplan.workload import Request
+from kvplan.sim.outcome.summary import summarise
+from kvplan.sim.simulate import World
 from tests.sim.worlds import ListTrace
 
 

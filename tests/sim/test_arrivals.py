@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.request import Request
 from kvplan.scenario import Run
-from kvplan.sim import arrivals
-from kvplan.sim.arrivals import Arrivals
-from kvplan.sim.summary import summarise
-from kvplan.workload import Request
+from kvplan.sim.cluster import arrivals
+from kvplan.sim.cluster.arrivals import Arrivals
+from kvplan.sim.outcome.summary import summarise
 from tests.sim.worlds import ListTrace, world
 
 

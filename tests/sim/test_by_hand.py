@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from kvplan.engine import Overhead
-from kvplan.sim.run import World
-from kvplan.workload import Request
+from kvplan.engine.spec import Overhead
+from kvplan.request import Request
+from kvplan.sim.simulate import World
 from tests.sim.worlds import columns, world
 
 ZERO = {name: getattr(Overhead(), name) for name in Overhead.__struct_fields__}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.sim.compare import compare
+from kvplan.sim.outcome.compare import compare
 from tests.sim.runs import documents, run
 
 ROOT = Path(__file__).parents[2]

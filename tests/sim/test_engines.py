@@ -10,8 +10,8 @@ import pytest
 
 from kvplan import catalog
 from kvplan.errors import InputError
-from kvplan.sim.summary import arrays
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import documents, run
 
 ENGINES = ("vllm", "lmcache", "sglang", "trtllm", "dynamo")

@@ -8,7 +8,7 @@ import pytest
 
 from kvplan.provenance import SIGMA_REL
 from kvplan.results.simulate import Interval, SimResult
-from kvplan.sim.interval import MODEL_SIGMA
+from kvplan.sim.outcome.uncertainty import MODEL_SIGMA
 from tests.sim.runs import documents, run
 
 ASSUMED = {"machine.gpu.gemm_efficiency": 0.75}

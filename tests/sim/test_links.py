@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvplan.hardware import Link
-from kvplan.sim.links import IN, OUT, HostLink
+from kvplan.hardware.spec import Link
+from kvplan.sim.transfer.links import IN, OUT, HostLink
 from tests.sim.worlds import world
 
 LINK = HostLink(Link(h2d_Bps=50e9, d2h_Bps=25e9, launch_s=10e-6, copy_s=1e-6, small_copy_bytes=20_000, small_copy_s=2e-6))

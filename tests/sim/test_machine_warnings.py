@@ -5,7 +5,7 @@ import pytest
 
 from kvplan import catalog
 from kvplan.provenance import Source
-from kvplan.sim.summary import machine_warnings
+from kvplan.sim.outcome.summary import machine_warnings
 
 MACHINE = catalog.machine("a100-sxm-80gb")
 DOMAIN = {"domain": {"attention_prefill_new": [128, 32768], "attention_prefill_context": [0, 98304]}}

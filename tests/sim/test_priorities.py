@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from hypothesis import given, settings
 
-from kvplan.sim.run import World
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.simulate import World
 from tests.sim.test_by_hand import by_hand, request, rows
 from tests.sim.worlds import columns, random_requests, world
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvplan.sim.record import Histogram, Recorder
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.outcome.record import Histogram, Recorder
 
 
 @settings(max_examples=100, deadline=None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from kvplan.sim.summary import arrays
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import documents, run
 
 

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from kvplan.errors import InputError
-from kvplan.sim.compare import compare
-from kvplan.sim.router import ROUTERS, Fleet
-from kvplan.sim.summary import arrays
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.cluster.router import ROUTERS, Fleet
+from kvplan.sim.outcome.compare import compare
+from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import documents, run
 from tests.sim.worlds import random_requests
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kvplan.errors import InputError
-from kvplan.sim.summary import arrays
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import run
 
 

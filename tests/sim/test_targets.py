@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from kvplan.errors import InputError
-from kvplan.sim import targets
-from kvplan.sim.record import SlowTokens
-from kvplan.sim.summary import summarise
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.outcome import slo as targets
+from kvplan.sim.outcome.record import SlowTokens
+from kvplan.sim.outcome.summary import summarise
 from tests.sim.worlds import world
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvplan.sim.orders import Lru
-from kvplan.sim.prefix import Node, PrefixTree
-from kvplan.sim.tiers import Tier
+from kvplan.sim.cache.eviction import Lru
+from kvplan.sim.cache.prefix import Node, PrefixTree
+from kvplan.sim.cache.tier import Tier
 from tests.sim.oracle import Blocks, Name
 
 BLOCK = 16

@@ -9,7 +9,7 @@ import pytest
 
 from kvplan import scenario
 from kvplan.results.simulate import SimResult
-from kvplan.sim.run import simulate
+from kvplan.sim.simulate import simulate
 
 TRACE = Path(__file__).resolve().parents[3] / "shared/traces/mooncake_conversation.jsonl"
 pytestmark = pytest.mark.skipif(not TRACE.exists(), reason="the Mooncake conversation trace is not beside the repository")

@@ -9,10 +9,10 @@ import pytest
 
 from kvplan import scenario
 from kvplan.errors import InputError
-from kvplan.sim.run import simulate
-from kvplan.sim.users import most_users
+from kvplan.request import Request
+from kvplan.sim.cluster.users import most_users
+from kvplan.sim.simulate import simulate
 from kvplan.traces.write import convert
-from kvplan.workload import Request
 from tests.sim.test_sessions import turns
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvplan.sim.future import Future
-from kvplan.sim.orders import Facts
-from kvplan.sim.pool import span
-from kvplan.sim.prefix import Node, PrefixTree
-from kvplan.sim.tiers import Gap, Tier
-from kvplan.sim.user_policy import maker
-from kvplan.workload import Request
+from kvplan.request import Request
+from kvplan.sim.cache.belady import Future
+from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.pool import span
+from kvplan.sim.cache.prefix import Node, PrefixTree
+from kvplan.sim.cache.tier import Gap, Tier
+from kvplan.sim.cache.user_policy import maker
 
 
 class Clock:

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from kvplan import catalog
-from kvplan.engine import EngineSpec
+from kvplan.engine.spec import EngineSpec
+from kvplan.request import Request
 from kvplan.scenario import Run, Scenario, Tiers
-from kvplan.sim.run import World, bytes_per_token
-from kvplan.sim.summary import arrays
+from kvplan.sim.outcome.summary import arrays
+from kvplan.sim.simulate import World, bytes_per_token
 from kvplan.traces.notes import Notes
-from kvplan.workload import Request
 
 BLOCK = 16
 

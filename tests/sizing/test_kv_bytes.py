@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from kvplan import catalog
-from kvplan.sizing.formats import LOGICAL
-from kvplan.sizing.kv import growth_bytes, multi_head_bytes, sequence_bytes
+from kvplan.memory.formats import LOGICAL
+from kvplan.memory.kv import growth_bytes, multi_head_bytes, sequence_bytes
 
 K8, K32, K128 = 8192, 32768, 131072
 

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from kvplan import catalog
-from kvplan.engine import EngineSpec
+from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError
+from kvplan.memory.layout import layout
 from kvplan.model import ModelSpec, from_hf_config
 from kvplan.sizing.answer import ask
-from kvplan.sizing.layout import layout
 
 GiB = 2**30
 

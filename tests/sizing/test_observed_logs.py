@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kvplan import catalog
-from kvplan.sizing.layout import layout
-from kvplan.sizing.weights import rank_weight_bytes
+from kvplan.memory.layout import layout
+from kvplan.memory.weights import rank_weight_bytes
 from kvplan.units import GiB, MiB
 
 LOGS = Path(__file__).parents[3] / "shared/facts/observed_logs.jsonl"

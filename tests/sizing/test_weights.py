@@ -10,9 +10,9 @@ import pytest
 
 from kvplan import catalog
 from kvplan.errors import InputError
+from kvplan.memory.pool import activation_bytes, kv_pool
+from kvplan.memory.weights import parameters, rank_weight_bytes, weight_bytes
 from kvplan.model import from_hf_config
-from kvplan.sizing.pool import activation_bytes, kv_pool
-from kvplan.sizing.weights import parameters, rank_weight_bytes, weight_bytes
 
 FACTS = Path(__file__).resolve().parents[3] / "shared" / "facts" / "model_configs.jsonl"
 DECLARED = [name for name in catalog.names("models") if catalog.model(name).declared_params]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvplan.sim.links import Duplex
+from kvplan.sim.transfer.links import Duplex
 
 
 @pytest.mark.parametrize("load", [0.3, 0.5, 0.7, 0.8])

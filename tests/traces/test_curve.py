@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvplan.errors import InputError
+from kvplan.request import Request
 from kvplan.traces import columns, open_trace
-from kvplan.traces.curve import curve
-from kvplan.traces.policies import POLICIES
-from kvplan.traces.reuse import NEVER, Window, _greater_before, analyse
-from kvplan.workload import Request
+from kvplan.traces.reuse.curve import curve
+from kvplan.traces.reuse.policies import POLICIES
+from kvplan.traces.reuse.reuse import NEVER, Window, _greater_before, analyse
 from tests.traces import cache_oracle as oracle
 
 ORACLES = {"lru": oracle.lru, "fifo": oracle.fifo, "opt": oracle.opt}

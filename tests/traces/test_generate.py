@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from kvplan.errors import InputError
+from kvplan.request import Request
 from kvplan.traces import open_trace
-from kvplan.traces.arrivals import ARRIVALS, starts
-from kvplan.traces.generate import generate
-from kvplan.traces.inspect import inspect
-from kvplan.traces.spec import KINDS, Client, load_spec
+from kvplan.traces.generate.arrivals import ARRIVALS, starts
+from kvplan.traces.generate.generate import generate
+from kvplan.traces.generate.spec import KINDS, Client, load_spec
+from kvplan.traces.reuse.inspect import inspect
 from kvplan.traces.write import convert
-from kvplan.workload import Request
 
 
 def made(text: str, folder: Path, seed: int | None = None) -> tuple[int, list[Request]]:

@@ -9,7 +9,7 @@ import pytest
 
 from kvplan.results.trace import Distribution
 from kvplan.traces import open_trace
-from kvplan.traces.inspect import inspect
+from kvplan.traces.reuse.inspect import inspect
 
 
 def spread(values: Distribution, digits: int = 1) -> tuple[float, ...]:

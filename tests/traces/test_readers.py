@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kvplan.errors import InputError
+from kvplan.request import Request
 from kvplan.traces import FORMATS, open_trace
-from kvplan.traces.readers import keys
-from kvplan.workload import Request
+from kvplan.traces.formats import keys
 
 
 def lines(*rows: dict) -> str:

@@ -95,8 +95,8 @@ def test_generate_convert_inspect(tmp_path: Path) -> None:
 
 def test_shipped_traces_are_what_their_specifications_give(tmp_path: Path) -> None:
     from kvplan.traces import open_trace
-    from kvplan.traces.generate import generate
-    from kvplan.traces.spec import load_spec
+    from kvplan.traces.generate.generate import generate
+    from kvplan.traces.generate.spec import load_spec
 
     specs = sorted((ROOT / "scenarios" / "traces").glob("*.toml"))
     assert specs

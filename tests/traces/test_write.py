@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvplan.errors import InputError
+from kvplan.request import Request
 from kvplan.traces import FORMATS, Trace, open_trace
 from kvplan.traces.write import WRITERS, convert
-from kvplan.workload import Request
 from tests.traces.test_readers import SAMPLES
 
 

@@ -1,0 +1,181 @@
+"""How an engine cuts its KV pool into blocks: groups of layers, page sizes, blocks per request.
+
+The arithmetic is vLLM V1's (`kv_cache_utils.py`): layers of one type are grouped `group_layers` at a time, every
+group's block has the same bytes, and one pool of blocks serves all groups. A model with one type of layer is the
+plain paged cache of arXiv 2309.06180.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvplan.engine.spec import EngineSpec, KvFormat, Memory
+from kvplan.errors import InputError
+from kvplan.memory.formats import stored_format
+from kvplan.memory.kv import state_bytes, token_bytes
+from kvplan.model import Layers, ModelSpec
+
+
+class LayerType(msgspec.Struct, frozen=True, kw_only=True):
+    """Layers that share block tables: how many, how many tokens a block of theirs holds, and how many groups they
+    fill.
+    """
+
+    kind: str  # full, window, chunked, cross or state
+    count: int
+    block_tokens: int
+    groups: int
+    window_tokens: int = 0
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """The pool of one rank. A block is `block_bytes` long and holds `block_tokens` tokens of one group of layers."""
+
+    block_bytes: int
+    block_tokens: int  # the smallest of the types; 0 when nothing is kept per token
+    types: tuple[LayerType, ...]
+    step_tokens: int
+    state_blocks: int
+    printed_tokens: str
+    ranks: int
+
+    @property
+    def groups(self) -> int:
+        return sum(one.groups for one in self.types)
+
+    def request_blocks(self, context_tokens: int) -> int:
+        """Blocks that the engine sets aside for one request of `context_tokens`, over all groups."""
+        return sum(one.groups * self._type_blocks(one, context_tokens) for one in self.types)
+
+    def _type_blocks(self, one: LayerType, context_tokens: int) -> int:
+        if one.kind == "state":
+            return self.state_blocks
+        if one.kind == "window":  # one more: the window need not start at a block's edge
+            return -(-min(one.window_tokens - 1 + self.step_tokens, context_tokens) // one.block_tokens) + 1
+        if one.kind == "chunked":
+            return -(-min(one.window_tokens + self.step_tokens, context_tokens) // one.block_tokens)
+        if one.kind == "cross" and one.window_tokens:
+            return -(-one.window_tokens // one.block_tokens)
+        return -(-context_tokens // one.block_tokens)
+
+    def reserved_bytes(self, context_tokens: int) -> int:
+        """Bytes set aside for one request of `context_tokens`, on all ranks together."""
+        return self.request_blocks(context_tokens) * self.block_bytes * self.ranks
+
+    @property
+    def growth_block_bytes(self) -> int:
+        """Bytes, on all ranks together, by which `block_tokens` more tokens enlarge a long sequence: its windows
+        are full, its state is fixed.
+        """
+        growing = [one for one in self.types if one.kind == "full" or (one.kind == "cross" and not one.window_tokens)]
+        return sum(one.groups * self.block_bytes * self.block_tokens // one.block_tokens for one in growing) * self.ranks
+
+    def blocks(self, pool_bytes: int) -> int:
+        """Whole blocks in a pool of `pool_bytes` on all ranks together."""
+        return pool_bytes // self.ranks // self.block_bytes if self.block_bytes else 0
+
+    def concurrency(self, blocks: int, context_tokens: int) -> float:
+        """Requests of `context_tokens` that `blocks` hold at once."""
+        return blocks / max(1, self.request_blocks(context_tokens))
+
+    def tokens(self, blocks: int, context_tokens: int) -> int:
+        """The number of tokens that the engine prints for a pool of `blocks`, derived its own way."""
+        if self.printed_tokens == "groups":
+            return blocks // max(1, self.groups) * min(self.block_tokens or context_tokens, context_tokens)
+        return int(self.concurrency(blocks, context_tokens) * context_tokens)
+
+
+def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, pp: int = 1, block_tokens: int = 0) -> Layout:
+    """The block layout of a model in an engine. Raises InputError when `tp` does not divide its heads."""
+    check_ranks(model, tp, pp)
+    rules, fmt = engine.memory_rules, stored_format(kv_dtype, engine)
+    kept = [layer for layer in model.layers if layer.kind not in ("shared", "none")]
+    types = _types(kept, model, rules, fmt, tp, pp, block_tokens or engine.block_tokens)
+    group = _group_layers([one.count for one in types], rules)
+    if len(types) == 1:
+        group = types[0].count
+    page = max(one.page_bytes for one in types) if types else 0
+    made = tuple(
+        LayerType(
+            kind=one.kind,
+            count=one.count,
+            block_tokens=one.block_tokens,
+            groups=-(-one.count // group),
+            window_tokens=one.window_tokens,
+        )
+        for one in types
+    )
+    return Layout(
+        block_bytes=page * group,
+        block_tokens=min((one.block_tokens for one in types if one.block_tokens), default=0),
+        types=made,
+        step_tokens=engine.step_tokens,
+        state_blocks=rules.state_blocks,
+        printed_tokens=rules.printed_tokens,
+        ranks=tp * pp,
+    )
+
+
+def check_ranks(model: ModelSpec, tp: int, pp: int) -> None:
+    """Raises InputError when heads or layers cannot be spread over `tp` x `pp` ranks."""
+    for layer in model.layers:
+        if layer.query_heads % tp:
+            raise InputError(
+                f"{model.name}: {layer.query_heads} attention heads cannot be split over {tp} ranks",
+                hint="choose --tp that divides them",
+            )
+        if layer.kind != "latent" and layer.kv_heads % tp and tp % layer.kv_heads:
+            raise InputError(f"{model.name}: {layer.kv_heads} KV heads and {tp} ranks do not divide one another")
+    if pp > model.depth:
+        raise InputError(f"{model.name}: {pp} pipeline stages for {model.depth} layers")
+
+
+class _Type(msgspec.Struct):
+    kind: str
+    count: int
+    page_bytes: int  # of one layer and block
+    block_tokens: int
+    window_tokens: int = 0
+
+
+def _kind(layer: Layers, rules: Memory) -> str:
+    if layer.kind == "latent":
+        return "full"
+    if layer.kind == "chunked" and (rules.chunked_as_full or not rules.hybrid_groups):
+        return "full"
+    if layer.kind == "window" and not rules.hybrid_groups:
+        return "full"
+    return layer.kind
+
+
+def _types(kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, tp: int, pp: int, block: int) -> list[_Type]:
+    """One entry per type, all with the same page once there are several: smaller vectors get more tokens per block,
+    states are padded.
+    """
+    only = {_kind(layer, rules) for layer in kept}
+    if only <= {"full"}:  # one group whatever the sizes: a block has a page of every layer
+        total = sum(-(-layer.count // pp) * token_bytes(layer, fmt, tp) for layer in kept)
+        return [_Type("full", 1, total * block, block)] if kept else []
+    attending = [layer for layer in kept if layer.kind != "state"]
+    states = [layer for layer in kept if layer.kind == "state"]
+    state = max((state_bytes(layer, model.dtype, tp, rules.state_dtype) for layer in states), default=0)
+    widest = max((token_bytes(layer, fmt, tp) for layer in attending), default=0)
+    if state and widest:
+        block = max(block, 16 * -(-state // (16 * widest)))
+    page = max(widest * block, state if not widest else 0)
+    types: dict[tuple[str, int, int], _Type] = {}
+    for layer in kept:
+        kind, tokens, window = _kind(layer, rules), 0, 0
+        if kind != "state":
+            tokens = block * (widest // token_bytes(layer, fmt, tp))
+            window = layer.window_tokens if kind != "full" else 0
+        one = types.setdefault((kind, tokens, window), _Type(kind, 0, page, tokens, window))
+        one.count += -(-layer.count // pp)
+    return list(types.values())
+
+
+def _group_layers(counts: list[int], rules: Memory) -> int:
+    if not counts:
+        return 1
+    small, large = min(counts), max(counts)
+    return large if large < rules.group_merge_ratio * small else small

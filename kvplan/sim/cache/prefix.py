@@ -1,0 +1,155 @@
+"""The prefix index: a radix tree whose nodes are runs of consecutive blocks.
+
+A request costs the runs it touches, not its tokens. The tree names content once for all tiers; what each tier holds of a run is a leading
+part of it, kept in an `Entry` (ancestors are never older than descendants, so evicting trims a leaf run from its tail).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from kvplan.request import RETENTION
+
+
+class Entry:
+    """What one tier holds of one run: its first `tokens` tokens, and `coming` more that are on their way.
+
+    A pinned entry stays even when it holds nothing. `previous` and `next` belong to the tier's eviction order.
+    """
+
+    __slots__ = ("node", "tokens", "coming", "load", "pins", "previous", "next", "order", "meta")
+
+    def __init__(self, node: Node | None, tokens: int) -> None:
+        self.node = node
+        self.tokens = tokens
+        self.coming = 0
+        self.load: Any = None  # what brings tokens from a tier below, for others to wait for
+        self.pins = 0  # while above zero the entry is not evicted
+        self.previous: Entry | None = None
+        self.next: Entry | None = None
+        self.order: Any = None  # the waiting line the entry is in; None while pinned
+        self.meta: Any = None  # what the policy remembers of it
+
+
+class Node:
+    """A run of content from token `start` to token `end`; `keys` are the block keys it covers, `entries` one slot per tier."""
+
+    __slots__ = ("parent", "keys", "start", "end", "children", "entries", "retention")
+
+    def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int, tiers: int) -> None:
+        self.parent = parent
+        self.keys = keys
+        self.start = start
+        self.end = end
+        self.children: dict[Hashable, Node] = {}  # by the key of their first engine block
+        self.entries: list[Entry | None] = [None] * tiers
+        self.retention = RETENTION  # of the request that used it last
+
+
+class PrefixTree:
+    """Names the content of requests. `key_tokens` is the trace's block size, `grain_tokens` the engine's: runs end on multiples of it."""
+
+    def __init__(self, *, key_tokens: int, grain_tokens: int, tiers: int) -> None:
+        self.key_tokens = max(1, key_tokens)
+        self.grain_tokens = grain_tokens
+        self.tiers = tiers
+        self.root = Node(None, (), 0, 0, tiers)
+        self.permanent = False  # are runs kept that nobody holds
+
+    def path(self, keys: tuple[int, ...], tokens: int) -> Node:
+        """The deepest node of the path that names the first `tokens` tokens of `keys`, made where it is missing.
+
+        `tokens` is rounded down to whole engine blocks; the root stands for no content. Runs are split so that the path ends on a node.
+        """
+        key_tokens, grain = self.key_tokens, self.grain_tokens
+        tokens = min(tokens, len(keys) * key_tokens) // grain * grain
+        node = self.root
+        while node.end < tokens:
+            position = node.end
+            first, name = position // key_tokens, keys[(position + grain - 1) // key_tokens]
+            child = node.children.get(name)
+            if child is None:
+                child = Node(node, keys[first : -(-tokens // key_tokens)], position, tokens, self.tiers)
+                node.children[name] = child
+                return child
+            shared = self._shared_end(child, keys, first, tokens)
+            if shared <= position:
+                # The last key of an engine block agrees and an earlier one does not: a damaged trace. Nothing is shared.
+                return node
+            if shared < child.end:
+                child = self._split(child, shared)
+            node = child
+        return node
+
+    def _name(self, node: Node) -> Hashable:
+        """Under which its parent knows a run: the key that covers the end of its first engine block, and so all before it."""
+        start = node.start
+        return node.keys[min((start + self.grain_tokens - 1) // self.key_tokens - start // self.key_tokens, len(node.keys) - 1)]
+
+    def _shared_end(self, child: Node, keys: tuple[int, ...], first: int, tokens: int) -> int:
+        """The token up to which `keys` agrees with a run, in whole engine blocks."""
+        ours, theirs = keys[first : first + len(child.keys)], child.keys
+        if ours == theirs:
+            equal = len(ours)
+        else:
+            equal, most = 0, min(len(ours), len(theirs))
+            step = 256
+            while equal < most and ours[equal : equal + step] == theirs[equal : equal + step]:
+                equal = min(most, equal + step)
+            while equal < most and ours[equal] == theirs[equal]:
+                equal += 1
+        end = min(tokens, child.end, (first + equal) * self.key_tokens)
+        return end // self.grain_tokens * self.grain_tokens
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Put a new node for the tokens before `at` above `node`, which keeps its identity for what follows; returns the new one."""
+        key_tokens, parent = self.key_tokens, node.parent
+        assert parent is not None
+        first = node.start // key_tokens
+        upper = Node(parent, node.keys[: -(-at // key_tokens) - first], node.start, at, self.tiers)
+        upper.retention = node.retention
+        parent.children[self._name(node)] = upper
+        for tier, entry in enumerate(node.entries):
+            if entry is not None:
+                _split_entry(tier, entry, upper, at - node.start)
+        node.parent = upper
+        node.keys = node.keys[at // key_tokens - first :]
+        node.start = at
+        if node.children or self.permanent or any(node.entries):
+            upper.children[self._name(node)] = node
+        else:  # evicted to before the cut
+            node.parent = None
+        return upper
+
+    def prune(self, node: Node) -> None:
+        """Forget a run, and its ancestors, once no tier holds it and nothing uses it."""
+        while node.parent is not None and not self.permanent and not node.children and not any(node.entries):
+            parent = node.parent
+            del parent.children[self._name(node)]
+            node.parent = None
+            node = parent
+
+
+def retain(path: Iterable[Node], retention: int) -> None:
+    """Runs take the retention priority of the request that uses them."""
+    for node in path:
+        node.retention = retention
+
+
+def _split_entry(tier: int, entry: Entry, upper: Node, length: int) -> None:
+    """Divide what a tier holds of a run: `upper` gets the first `length` tokens, whoever uses the run uses both parts."""
+    node = entry.node
+    assert node is not None
+    if entry.tokens + entry.coming <= length and not entry.pins:  # all that the tier holds lies above the cut
+        node.entries[tier] = None
+        entry.node = upper
+        upper.entries[tier] = entry
+        return
+    above = upper.entries[tier] = Entry(upper, min(entry.tokens, length))
+    above.coming = min(entry.coming, length - above.tokens)
+    above.pins, above.load, above.meta = entry.pins, entry.load, entry.meta
+    entry.tokens -= above.tokens
+    entry.coming -= above.coming
+    if entry.order is not None:
+        entry.order.insert_after(entry, above)

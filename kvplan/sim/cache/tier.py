@@ -1,0 +1,217 @@
+"""What a tier holds: runs of content up to a capacity, given up in the order of its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvplan.sim.cache.eviction import Policy
+from kvplan.sim.cache.prefix import Entry, Node, PrefixTree
+
+Gap = tuple[Node, int, int]
+"""A run, the token up to which a tier holds it, and the token up to which it should."""
+
+
+class Tier:
+    """A cache of runs with a capacity in tokens.
+
+    `index` is its slot in `Node.entries`; `grain_tokens` the granularity of lookup and eviction. Counters are in tokens.
+    """
+
+    def __init__(self, name: str, index: int, *, tree: PrefixTree, policy: Policy, capacity_tokens: int, grain_tokens: int) -> None:
+        self.name = name
+        self.index = index
+        self.tree = tree
+        self.policy = policy
+        self.grain_tokens = grain_tokens
+        self.capacity_tokens = capacity_tokens // grain_tokens * grain_tokens
+        self.used_tokens = 0
+        self.peak_tokens = 0
+        self.evictable_tokens = 0
+        self.stored_tokens = 0
+        self.evicted_tokens = 0
+        self.hit_tokens = 0
+        self.loaded_tokens = 0
+        self.spill: Callable[[Node, int, int], None] | None = None  # called with the part of a run that is being evicted
+        self.spill_tokens = 0  # at least so much of a run is evicted at once
+
+    # -- looking -----------------------------------------------------------------------------------------------------------
+
+    def reach(self, path: list[Node], start: int) -> int:
+        """How far the tier holds a path (root to leaf) without a gap from token `start` on, in whole grains."""
+        end = start
+        for node in path:
+            if node.end <= end:
+                continue
+            entry = node.entries[self.index]
+            held = node.start + entry.tokens if entry is not None else node.start
+            if held <= end:
+                break
+            end = held
+            if held < node.end:
+                break
+        return max(start, end // self.grain_tokens * self.grain_tokens)
+
+    @property
+    def room_tokens(self) -> int:
+        """Tokens that could be taken now, evicting all that may be evicted."""
+        return self.capacity_tokens - self.used_tokens + self.evictable_tokens
+
+    # -- holding -----------------------------------------------------------------------------------------------------------
+
+    def take(self, tokens: int) -> bool:
+        """Make room for `tokens`, evicting in the policy's order; False, and nothing changed, when that much is not evictable."""
+        shortage = self.used_tokens + tokens - self.capacity_tokens
+        if shortage > self.evictable_tokens:
+            return False
+        if shortage > 0:
+            self._evict(shortage)
+        self.used_tokens += tokens
+        if self.used_tokens > self.peak_tokens:
+            self.peak_tokens = self.used_tokens
+        return True
+
+    def _evict(self, tokens: int) -> None:
+        while tokens > 0:
+            entry = self.policy.victim()
+            assert entry is not None
+            taken = min(max(tokens, self.spill_tokens), entry.tokens)
+            tokens -= taken
+            self.used_tokens -= taken
+            self.evictable_tokens -= taken
+            entry.tokens -= taken
+            self.policy.resized(entry, -taken)
+            if not entry.tokens:
+                self.policy.remove(entry)
+            node = entry.node
+            if node is not None:
+                self.evicted_tokens += taken
+                if self.spill is not None:
+                    self.spill(node, node.start + entry.tokens, node.start + entry.tokens + taken)
+                if not entry.tokens:
+                    self._forget(entry)
+
+    def drop(self, entry: Entry) -> None:
+        """Forget an entry that is not pinned: its content has moved elsewhere."""
+        self.policy.remove(entry)
+        self.used_tokens -= entry.tokens
+        self.evictable_tokens -= entry.tokens
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        node = entry.node
+        if node is not None:
+            node.entries[self.index] = None
+            self.tree.prune(node)
+
+    def grow(self, entry: Entry, tokens: int) -> None:
+        """Hold `tokens` more of a pinned run; their space was taken before."""
+        assert entry.pins
+        entry.tokens += tokens
+
+    def leave(self, tokens: int) -> None:
+        """Leave `tokens` of content that nobody can find again in the order of eviction."""
+        if tokens:
+            self.policy.append(Entry(None, tokens))
+            self.evictable_tokens += tokens
+
+    def give_back(self, tokens: int) -> None:
+        """Return tokens that were taken and never filled."""
+        self.used_tokens -= tokens
+
+    # -- using -------------------------------------------------------------------------------------------------------------
+
+    def pin(self, leaf: Node) -> None:
+        """Keep a run and its ancestors from eviction, as far as the tier holds them, until it is unpinned as often.
+
+        A pin survives a split: `leaf` stays the last part of its run.
+        """
+        index, node = self.index, leaf
+        while node.parent is not None:
+            entry = node.entries[index]
+            if entry is None:
+                entry = node.entries[index] = Entry(node, 0)
+                entry.pins = 1
+            else:
+                entry.pins += 1
+                if entry.pins == 1:
+                    self.evictable_tokens -= entry.tokens
+                    self.policy.remove(entry)
+            node = node.parent
+
+    def unpin(self, leaf: Node) -> None:
+        """Undo a pin. What nobody else has pinned becomes the most recently used, the root last."""
+        index, node = self.index, leaf
+        while node.parent is not None:
+            above, entry = node.parent, node.entries[index]
+            assert entry is not None and entry.pins > 0
+            entry.pins -= 1
+            if not entry.pins:
+                if entry.tokens:
+                    self.policy.append(entry)
+                    self.evictable_tokens += entry.tokens
+                else:
+                    if entry.order is not None:  # the policy has kept its place, and a split has emptied it
+                        self.policy.remove(entry)
+                    self._forget(entry)
+            node = above
+
+    def pinnable_tokens(self, path: list[Node]) -> int:
+        """What pinning a path would keep from eviction."""
+        entries = (node.entries[self.index] for node in path)
+        return sum(entry.tokens for entry in entries if entry is not None and not entry.pins)
+
+    # -- filling from another tier -----------------------------------------------------------------------------------------
+
+    def lacking(self, leaf: Node, upto: int) -> list[Gap]:
+        """The parts of a path before token `upto` that the tier neither holds nor expects."""
+        gaps, node = [], leaf
+        while node.parent is not None:
+            entry = node.entries[self.index]
+            have = node.start + (entry.tokens + entry.coming if entry is not None else 0)
+            want = min(node.end, upto)
+            if have < want:
+                gaps.append((node, have, want))
+            node = node.parent
+        gaps.reverse()
+        return gaps
+
+    def expect(self, gaps: list[Gap]) -> None:
+        """Note that these parts of a pinned path are on their way; their space was taken before."""
+        for node, have, want in gaps:
+            entry = node.entries[self.index]
+            assert entry is not None and entry.pins
+            entry.coming += want - have
+
+    def arrived(self, gaps: list[Gap]) -> None:
+        """What was expected is here. Runs may have been split meanwhile."""
+        for leaf, have, want in gaps:
+            node = leaf
+            while node.end > have:
+                entry, parent = node.entries[self.index], node.parent
+                assert entry is not None and parent is not None
+                tokens = max(0, min(node.end, want) - max(node.start, have))
+                entry.coming -= tokens
+                entry.tokens += tokens
+                node = parent
+
+    def abandoned(self, gaps: list[Gap]) -> None:
+        """What was expected does not come; its space is free again."""
+        for leaf, have, want in gaps:
+            node = leaf
+            while node.end > have:
+                entry, parent = node.entries[self.index], node.parent
+                assert entry is not None and parent is not None
+                entry.coming -= max(0, min(node.end, want) - max(node.start, have))
+                node = parent
+        self.give_back(sum(want - have for _, have, want in gaps))
+
+    def touch(self, path: list[Node], *, again: bool = False) -> None:
+        """Mark a path as used, deepest run first, so that an ancestor is always newer than its descendants.
+
+        `again`: by a request that has used it before.
+        """
+        index, policy = self.index, self.policy
+        for node in reversed(path):
+            entry = node.entries[index]
+            if entry is not None and not entry.pins:
+                policy.touch(entry, again)

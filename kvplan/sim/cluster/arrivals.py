@@ -1,0 +1,117 @@
+"""When requests arrive: the trace's stamps at another speed, equal stamps spread; and what the stamps and the content
+allow at best.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from kvplan.request import Request
+from kvplan.scenario import Run
+from kvplan.traces.trace import Trace
+
+MOST_KEYS = 500_000
+"""Distinct blocks up to which the ceiling of the hit rate is counted: about 50 MB."""
+
+
+class Arrivals:
+    """The requests of a trace in the order of arrival, each with its arrival time; counts stamps and reuse as they
+    pass.
+    """
+
+    def __init__(self, trace: Trace, run: Run, *, grain_tokens: int) -> None:
+        self.trace, self.run, self.grain_tokens = trace, run, grain_tokens
+        self.stamps = Stamps()
+        self.reuse = Reuse(trace.block_tokens, grain_tokens, first=run.warmup * len(trace))
+
+    def __iter__(self) -> Iterator[Request]:
+        """Requests with `arrival_s` as the engine sees it."""
+        requests = _jittered(self._watched(), self.run.jitter_s, self.run.seed) if self.run.jitter_s else self._watched()
+        if self.run.speedup == 1:
+            yield from requests
+            return
+        for request in requests:
+            yield msgspec.structs.replace(request, arrival_s=request.arrival_s / self.run.speedup)
+
+    def _watched(self) -> Iterator[Request]:
+        for request in self.trace:
+            self.stamps.count(request.arrival_s)
+            self.reuse.count(request)
+            yield request
+
+
+def _jittered(requests: Iterator[Request], jitter_s: float, seed: int) -> Iterator[Request]:
+    """Requests each up to `jitter_s` later, evenly spread, in their new order."""
+    rng = np.random.default_rng(seed)
+    waiting: list[tuple[float, int, Request]] = []
+    for request in requests:
+        while waiting and waiting[0][0] <= request.arrival_s:
+            yield _at(*heapq.heappop(waiting))
+        heapq.heappush(waiting, (request.arrival_s + jitter_s * rng.random(), request.index, request))
+    while waiting:
+        yield _at(*heapq.heappop(waiting))
+
+
+def _at(arrival_s: float, _: int, request: Request) -> Request:
+    return msgspec.structs.replace(request, arrival_s=arrival_s)
+
+
+class Stamps:
+    """How many different arrival stamps a trace has."""
+
+    def __init__(self) -> None:
+        self.requests = self.distinct = 0
+        self.last_s = -1.0
+
+    def count(self, arrival_s: float) -> None:
+        self.requests += 1
+        if arrival_s != self.last_s:
+            self.distinct += 1
+            self.last_s = arrival_s
+
+    @property
+    def gap_s(self) -> float:
+        """Mean time between stamps when arrivals are quantised (three or more requests a stamp on average); 0 when
+        they are not.
+        """
+        if self.distinct < 2 or self.requests < 3 * self.distinct:
+            return 0.0
+        return self.last_s / (self.distinct - 1)
+
+
+class Reuse:
+    """The ceiling of the hit rate: leading whole blocks that an earlier request named, with memory for everything and
+    no delay.
+    """
+
+    def __init__(self, key_tokens: int, grain_tokens: int, *, first: float) -> None:
+        self.key_tokens, self.grain_tokens, self.first = key_tokens, grain_tokens, first
+        self.hit_tokens = self.tokens = 0
+        self._seen: set[int] = set()
+        self.complete = True  # has it counted every block
+
+    def count(self, request: Request) -> None:
+        if not self.complete:
+            return
+        seen, blocks = self._seen, request.blocks
+        if request.index >= self.first:
+            leading = 0
+            for key in blocks:
+                if key not in seen:
+                    break
+                leading += 1
+            self.hit_tokens += min(leading * self.key_tokens, request.prompt_tokens) // self.grain_tokens * self.grain_tokens
+            self.tokens += request.prompt_tokens
+        seen.update(blocks)
+        if len(seen) > MOST_KEYS:
+            self.complete = False
+            seen.clear()
+
+    @property
+    def rate(self) -> float | None:
+        """Share of all prompt tokens; None when the trace has too many blocks to count."""
+        return self.hit_tokens / self.tokens if self.complete and self.tokens else None

@@ -1,0 +1,78 @@
+"""One row a request, as a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvplan.errors import InputError, MissingError
+from kvplan.sim.outcome.record import STATUS, Recorder
+from kvplan.sim.outcome.summary import arrays
+
+ORDER = (
+    "index", "arrival_s", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens",
+    "remote_hit_tokens", "computed_tokens", "queue_s", "load_s", "ttft_s", "itl_s", "e2e_s", "preemptions", "status",
+)  # fmt: skip
+
+
+def check(path: Path) -> None:
+    """Raise InputError or MissingError now, before the work, when a file cannot be written there."""
+    if path.suffix not in WRITERS:
+        raise InputError(f"{path}: rows are written as {', '.join(WRITERS)}", hint="choose one of these endings")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.parent} is not writable")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise MissingError(f"{path}: Parquet needs pyarrow", hint='pip install "kvplan[traces]"') from None
+
+
+def table(recorder: Recorder) -> dict[str, Any]:
+    """Columns by name, in the order of the trace; `status` as words."""
+    columns = arrays(recorder)
+    columns["status"] = [STATUS[code] for code in columns["status"]]
+    return {name: columns[name] for name in ORDER}
+
+
+def write(path: Path, recorder: Recorder) -> None:
+    """Write the rows beside the target, then put them in its place at once."""
+    columns = table(recorder)
+    partial = path.with_name(path.name + ".partial")
+    WRITERS[path.suffix](partial, columns)
+    os.replace(partial, path)
+
+
+BATCH = 65_536
+"""Rows that are Python objects at a time."""
+
+
+def _jsonl(path: Path, columns: dict[str, Any]) -> None:
+    encode, names = msgspec.json.Encoder().encode, list(columns)
+    with path.open("wb") as file:
+        for first in range(0, len(columns["index"]), BATCH):
+            parts = (column[first : first + BATCH] for column in columns.values())
+            lists = [part if isinstance(part, list) else part.tolist() for part in parts]
+            for row in zip(*lists, strict=True):
+                file.write(encode(dict(zip(names, row, strict=True))) + b"\n")  # NaN becomes null
+
+
+def _csv(path: Path, columns: dict[str, Any]) -> None:
+    import pandas
+
+    pandas.DataFrame(columns).to_csv(path, index=False)
+
+
+def _parquet(path: Path, columns: dict[str, Any]) -> None:
+    import pandas
+
+    pandas.DataFrame(columns).to_parquet(path, index=False)
+
+
+WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -1,0 +1,51 @@
+"""A remote pool over a network: RDMA, TCP or an object store. Many clients share what it gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvplan.hardware.spec import Network
+from kvplan.scenario import Remote
+
+
+class Shared:
+    """What all clients of a pool have together: a rate for each direction, as a FIFO."""
+
+    def __init__(self, Bps: float) -> None:
+        self.Bps = Bps
+        self.free_at = [0.0, 0.0]
+
+
+class RemoteDevice:
+    """One client's connection. Objects of `object_bytes` are asked for `parallel` at a time, a round trip each; the
+    client's own network and the pool's share of all clients limit the rate. Reads and writes do not slow each other
+    (full duplex)."""
+
+    def __init__(self, env: Any, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
+        self.env, self.shared, self.token_bytes = env, shared, token_bytes
+        self.Bps = remote.client_Bps or network.Bps
+        self.latency_s = remote.latency_s or network.latency_s
+        self.parallel = remote.parallel
+        self.object_bytes = remote.object_bytes or object_tokens * token_bytes
+        self.free_at = [0.0, 0.0]
+        self.busy_s = [0.0, 0.0]
+
+    def wait_s(self, direction: int) -> float:
+        return max(0.0, max(self.free_at[direction], self.shared.free_at[direction]) - self.env.now)
+
+    def service_s(self, direction: int, tokens: int) -> float:
+        """Undisturbed seconds: the rate of the client or of the pool, or the round trips if they take longer."""
+        size = tokens * self.token_bytes
+        rounds = -(-size // (self.object_bytes * self.parallel))
+        rate = min(self.Bps, self.shared.Bps) if self.shared.Bps else self.Bps
+        return self.latency_s + max(size / rate, (rounds - 1) * self.latency_s + self.object_bytes / rate)
+
+    def send(self, direction: int, ready_s: float, tokens: int) -> float:
+        """The pool serves clients in turn; a client slower than the pool leaves it free for others."""
+        start_s = max(ready_s, self.free_at[direction], self.shared.free_at[direction])
+        end_s = start_s + self.service_s(direction, tokens)
+        if self.shared.Bps:
+            self.shared.free_at[direction] = start_s + tokens * self.token_bytes / self.shared.Bps
+        self.free_at[direction] = end_s
+        self.busy_s[direction] += end_s - start_s
+        return end_s

@@ -1,0 +1,160 @@
+"""What is stored downwards, and when: after each step, from the n-th lookup on, or when the tier above gives it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from kvplan.engine.spec import Offload
+from kvplan.request import Request
+from kvplan.sim.cache.pool import Keys, Pool, keys_of
+from kvplan.sim.cache.prefix import Node
+from kvplan.sim.cache.tier import Tier
+from kvplan.sim.transfer.links import OUT
+from kvplan.sim.transfer.lower import Lower
+from kvplan.sim.transfer.paths import Host
+
+if TYPE_CHECKING:
+    from kvplan.sim.replica.sequence import Job
+
+SPILL_BLOCKS = 64
+"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single
+blocks."""
+
+DUE: dict[str, Callable[[Pool, Keys, int, int], int]] = {
+    "write_through": lambda pool, keys, end, times: end,
+    "selective": lambda pool, keys, end, times: min(end, pool.asked_for(keys, times)),
+    "on_evict": lambda pool, keys, end, times: 0,
+}
+"""Store rule -> how many leading tokens are due, of `end` that the tier above has."""
+
+
+class Stores:
+    """Stores of one replica into host memory and on into the tiers behind it."""
+
+    def __init__(self, rules: Offload, gpu: Tier, host: Host, lower: Sequence[Lower], *, block_tokens: int) -> None:
+        self.rules, self.gpu, self.host, self.lower = rules, gpu, host, lower
+        self.block_tokens = block_tokens
+        self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
+        self.dropped_tokens = 0
+        self.space_s = 0.0  # when the blocks given up last have been copied and can be written
+        if rules.store == "on_evict":
+            gpu.spill, gpu.spill_tokens = self._spilled, SPILL_BLOCKS * block_tokens
+        if rules.lower_store == "on_evict" and lower:
+            host.pool.tier.spill, host.pool.tier.spill_tokens = self._spilled_below, SPILL_BLOCKS * block_tokens
+
+    def after_step(self, job: Job, upto: int) -> None:
+        """Offer the full blocks of a job's prompt up to a token to host memory."""
+        pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
+        assert job.leaf is not None and leaf is not None
+        upto = min(upto, job.leaf.end)
+        end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
+        if end <= job.stored:
+            return
+        coming = pool.store(keys, 0, end, keep=job.prompt, retention=job.request.retention)
+        if coming is None:
+            self.dropped_tokens += end - job.stored
+            return
+        job.stored = end
+        if not coming.tokens:
+            pool.arrived(coming)
+            return
+        self.gpu.pin(leaf)
+        _, done_s = self.host.send(OUT, self.host.env.now, coming.tokens)
+
+        def stored() -> None:
+            pool.arrived(coming)
+            self._cascade(keys, end, job.prompt)
+            self.gpu.unpin(leaf)
+            self.freed()
+
+        self.host.at(done_s, stored)
+
+    def _cascade(self, keys: Keys, end: int, keep: int) -> None:
+        """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
+        meanwhile."""
+        for lower in self.lower:
+            due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
+            self._write(lower, keys, due, keep)
+
+    def _write(self, lower: Lower, keys: Keys, end: int, keep: int) -> None:
+        pool, above = lower.pool, self.host.pool
+        coming = pool.store(keys, 0, end, keep=keep)
+        if coming is None:
+            self.dropped_tokens += end
+            return
+        if not coming.tokens:
+            pool.arrived(coming)
+            return
+        source = above.pin(keys, keep)
+        done_s = lower.device.send(OUT, self.host.env.now, coming.tokens)
+
+        def written() -> None:
+            pool.arrived(coming)
+            above.unpin(source)
+
+        self.host.at(done_s, written)
+
+    def _spilled(self, node: Node, start: int, end: int) -> None:
+        """The GPU gives up a part of a run: it is copied to host memory before the blocks are written again."""
+        if isinstance(node.keys[0], tuple):  # what a preempted job generated: computed again
+            return
+        pool, keys = self.host.pool, keys_of(node, self.gpu.tree.key_tokens)
+        coming = pool.store(keys, start, end, retention=node.retention)
+        if coming is None:
+            self.dropped_tokens += end - start
+            return
+        if not coming.tokens:
+            pool.arrived(coming)
+            return
+        _, self.space_s = self.host.send(OUT, self.host.env.now, coming.tokens)
+
+        def stored() -> None:
+            pool.arrived(coming)
+            self._cascade(keys, end, end)
+
+        self.host.at(self.space_s, stored)
+
+    def _spilled_below(self, node: Node, start: int, end: int) -> None:
+        """Host memory gives up a part of a run. The write is staged, so that its place can be used at once."""
+        keys = keys_of(node, self.host.pool.tree.key_tokens)
+        for lower in self.lower:
+            coming = lower.pool.store(keys, start, end, retention=node.retention)
+            if coming is None:
+                self.dropped_tokens += end - start
+            elif not coming.tokens:
+                lower.pool.arrived(coming)
+            else:
+                done_s = lower.device.send(OUT, self.host.env.now, coming.tokens)
+                self.host.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
+
+    def generated(self, job: Job) -> None:
+        """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the
+        job ends."""
+        if not self.rules.store_generated or self.rules.store == "on_evict":
+            return
+        if job.following is not None:
+            self._answer(job, job.following)
+            return
+        tier = self.host.pool.tier
+        grain = tier.grain_tokens
+        tokens = (job.prompt + job.emitted - 1) // grain * grain - max(job.stored, job.prompt // grain * grain)
+        if tokens <= 0 or not tier.take(tokens):
+            return
+        tier.stored_tokens += tokens
+        tier.leave(tokens)
+        self.host.link.bytes[OUT] += round(tokens * self.host.token_bytes)
+        self.host.link.busy_s[OUT] += self.host.service_s(OUT, tokens)
+
+    def _answer(self, job: Job, following: Request) -> None:
+        """The answer as the beginning of the next turn's prompt, which will look for it."""
+        pool, keys = self.host.pool, following.blocks
+        end = min(job.prompt + job.emitted - 1, following.prompt_tokens)
+        coming = pool.store(keys, 0, end, retention=job.request.retention)
+        if coming is None:
+            self.dropped_tokens += end - job.prompt
+            return
+        pool.arrived(coming)
+        self._cascade(keys, end, end)
+        self.host.link.bytes[OUT] += round(coming.tokens * self.host.token_bytes)
+        self.host.link.busy_s[OUT] += self.host.service_s(OUT, coming.tokens)

@@ -1,0 +1,87 @@
+"""What a replica sees of the tiers below its GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kvplan.engine.spec import Offload
+from kvplan.sim.cache.prefix import Node
+from kvplan.sim.transfer.links import IN, OUT
+from kvplan.sim.transfer.loads import Loads, Outcome, StepLoad
+from kvplan.sim.transfer.stores import Stores
+from kvplan.sim.transfer.streamed import Streamed
+
+if TYPE_CHECKING:
+    from kvplan.sim.replica.replica import Replica
+    from kvplan.sim.replica.sequence import Job, Plan
+
+
+class Transfers:
+    """Stores and loads of one replica; both are None without a tier below."""
+
+    def __init__(self, rules: Offload, stores: Stores | None = None, loads: Loads | None = None, streamed: Streamed | None = None) -> None:
+        self.rules, self.stores, self.loads, self.streamed = rules, stores, loads, streamed
+
+    def on_freed(self, action: Callable[[], None]) -> None:
+        """Call `action` when blocks become evictable without a step of the engine."""
+        if self.stores is not None:
+            self.stores.freed = action
+
+    def outputs_seen_s(self, now: float) -> float:
+        """When the tokens of a step that ends now reach the host: behind the stores already queued, on the same copy
+        engine."""
+        if self.stores is None or not self.rules.outputs_behind_stores:
+            return now
+        return max(now, self.stores.host.link.free_at[OUT])
+
+    def inputs_sent_s(self, now: float) -> float:
+        """When a step may start: behind the loads already queued, on the same copy engine."""
+        if self.stores is None or not self.rules.loads_exclude_steps:
+            return now
+        return max(now, self.stores.host.link.free_at[IN])
+
+    def store(self, job: Job, upto: int) -> None:
+        """A step has computed a job's prompt up to a token."""
+        if self.stores is not None:
+            self.stores.after_step(job, upto)
+
+    def store_generated(self, job: Job) -> None:
+        """A job has ended."""
+        if self.stores is not None:
+            self.stores.generated(job)
+
+    def submitted(self, replica: Replica, job: Job) -> None:
+        """A job enters the waiting line."""
+        if self.loads is not None and self.rules.prefetch != "none":
+            self.loads.prefetch(replica, job, replica.gpu_reach(job))
+
+    def begin(self, replica: Replica, job: Job, path: list[Node], reach: int, budget: int) -> Outcome:
+        """Start what a waiting job needs from below."""
+        if self.loads is None:
+            return Outcome.NOTHING
+        return self.loads.begin(replica, job, path, reach, budget)
+
+    def planned(self) -> list[StepLoad]:
+        """The loads of the step that has just been planned."""
+        if self.loads is None or not self.loads.pending:
+            return []
+        loads, self.loads.pending = self.loads.pending, []
+        return loads
+
+    def space_s(self) -> float:
+        """When the blocks that were given up last have been copied and can be written."""
+        return self.stores.space_s if self.stores is not None else 0.0
+
+    def stall_s(self, plan: Plan, now: float) -> float:
+        """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
+        still being copied."""
+        if self.streamed is not None:
+            return self.streamed.stall_s(plan, now)
+        if self.stores is None:
+            return 0.0
+        start_s = max(now, self.stores.space_s)
+        if not plan.loads:
+            return start_s - now
+        assert self.loads is not None
+        return start_s - now + self.loads.step_s(plan.loads, start_s, plan.duration_s) - plan.duration_s

@@ -1,0 +1,86 @@
+"""kvplan's own JSONL: a header line, then one request a line; holds everything that a Request can hold.
+
+    {"kvplan": "trace/1", "block_tokens": 512, "name": "chat"}
+    {"t": 0.25, "in": 1200, "out": 80, "blocks": [1, 2, 3], "session": "a", "think": 2.0}
+
+`t` is the arrival in seconds, `in` and `out` are tokens, `blocks` prefix keys of `block_tokens` tokens each (see
+Request), `think` the seconds after the session's previous request has finished, `priority` a number of which lower
+ones go first (in engines that schedule by it), `retention` 0 to 100, of which higher ones are kept longer (where the
+policy is `retention`; 35). The last five may be left out; `row` is the row of the file that a
+converted trace came from, where it is not this file's own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from kvplan.request import RETENTION, Request
+from kvplan.traces.formats import jsonl
+from kvplan.traces.formats.reader import Reader, Rows, moment
+from kvplan.traces.notes import Notes
+from kvplan.traces.options import Options
+from kvplan.traces.source import Source
+
+SCHEMA = "trace/1"
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kvplan: str
+    block_tokens: jsonl.Tokens
+    name: str = ""
+
+
+class Row(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=True, rename={"prompt": "in", "output": "out"}):
+    t: float
+    prompt: jsonl.Tokens
+    output: jsonl.Tokens
+    blocks: tuple[int, ...] = ()
+    session: str = ""
+    think: float = -1.0
+    priority: int = 0
+    retention: Annotated[int, msgspec.Meta(ge=0, le=100)] = RETENTION
+    row: int = -1
+
+
+def _sniff(source: Source) -> bool:
+    return "kvplan" in jsonl.first(source)
+
+
+def _block_tokens(source: Source, options: Options) -> int:
+    return _header(source).block_tokens
+
+
+def _read(source: Source, options: Options, notes: Notes) -> Rows:
+    size = _header(source).block_tokens
+    for index, (line, row) in enumerate(jsonl.rows(source, Row, skip=1)):
+        if row.blocks and (not size or len(row.blocks) > -(-row.prompt // size)):
+            raise source.error(line, f"{len(row.blocks):,} blocks do not fit {row.prompt:,} tokens in blocks of {size}")
+        yield (
+            line,
+            Request(
+                index=index if row.row < 0 else row.row,
+                arrival_s=moment(source, line, row.t, 1.0),
+                prompt_tokens=row.prompt,
+                output_tokens=row.output,
+                blocks=row.blocks,
+                session=row.session,
+                think_s=row.think,
+                priority=row.priority,
+                retention=row.retention,
+            ),
+        )
+
+
+def _header(source: Source) -> Header:
+    try:
+        header = msgspec.convert(jsonl.first(source), Header)
+    except msgspec.ValidationError as error:
+        raise source.error(1, f"not the header of a kvplan trace: {jsonl.problem(error)}") from None
+    if header.kvplan != SCHEMA:
+        raise source.error(1, f"the schema {header.kvplan!r} is not known", hint=f"this kvplan reads {SCHEMA}")
+    return header
+
+
+READER = Reader(_sniff, _block_tokens, _read)
