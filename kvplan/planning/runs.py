@@ -11,7 +11,7 @@ import msgspec
 
 from kvplan.errors import KvplanError
 from kvplan.request import Request
-from kvplan.results.plan import Placement
+from kvplan.results.placement import Placement
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 from kvplan.sim.outcome.summary import summarise

@@ -7,8 +7,8 @@ import msgspec
 from kvplan import catalog
 from kvplan.engine.spec import Offload
 from kvplan.model import Layers, ModelSpec
-from kvplan.planning.warnings import Case, Workload, warnings
-from kvplan.results.plan import Notice, Placement
+from kvplan.planning.traps import Case, Workload, warnings
+from kvplan.results.placement import Notice, Placement
 from kvplan.units import GiB, TiB
 
 GROUPED = Layers(kind="full", count=32, query_heads=32, kv_heads=8, k_dim=128, v_dim=128)
