@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from kvplan import scenario
-from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import simulate
 
 MEASURED = Path(__file__).resolve().parents[3] / "shared/measured/h100-vllm-0.24"
@@ -21,8 +20,8 @@ def run_rows(rows: list[dict[str, Any]], **tiers: str) -> dict[str, Any]:
         path = Path(folder) / "trace.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         loaded = scenario.load(str(path), model=MODEL, machine="h100-sxm", tiers=tiers)
-        _, world = simulate(loaded)
-    return arrays(world.recorder)
+        _, record = simulate(loaded)
+    return record.columns
 
 
 def single(kind: str, tokens: int) -> float:
@@ -53,4 +52,4 @@ def decode(batch: int, context: int) -> float:
 def replay(name: str, **tiers: str) -> dict[str, Any]:
     """Columns of a measured trace replayed with the given tiers."""
     loaded = scenario.load(str(MEASURED / name), model=MODEL, machine="h100-sxm", tiers=tiers)
-    return arrays(simulate(loaded)[1].recorder)
+    return simulate(loaded)[1].columns

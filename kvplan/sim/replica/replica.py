@@ -382,7 +382,6 @@ class Replica:
         if not job.counted:
             job.counted = True
             self.pauses.owed += self.pauses.per_token * job.output
-            self.recorder.admitted(job)
         job.running = True
         self.running.append(job)
         self._add(plan, job, new)
