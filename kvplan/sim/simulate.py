@@ -22,7 +22,7 @@ from kvplan.sim.cluster.sessions import Sessions
 from kvplan.sim.outcome import slo
 from kvplan.sim.outcome.record import Recorder, RunRecord
 from kvplan.sim.outcome.summary import summarise
-from kvplan.sim.replica.sequence import Job
+from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import Tally
 from kvplan.step_time import StepCost
 from kvplan.traces import open_trace
@@ -110,7 +110,7 @@ class World:
                 self.front_end.enter(request)
 
     def _submit(self, request: Request, output_tokens: int, enter_s: float) -> None:
-        job = Job(request, output_tokens, enter_s)
+        job = Sequence(request, output_tokens, enter_s)
         if self.sessions is not None:
             job.following = self.sessions.following(request)
         self.dispatch.submit(job)
@@ -119,7 +119,7 @@ class World:
         self.recorder.rejected(request)
         self._ended(request)
 
-    def _done(self, job: Job) -> None:
+    def _done(self, job: Sequence) -> None:
         self._ended(job.request)
 
     def _ended(self, request: Request) -> None:

@@ -9,7 +9,7 @@ from kvplan.scenario import Cluster
 from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.router import ROUTERS, Fleet, Router
 from kvplan.sim.replica.replica import Replica
-from kvplan.sim.replica.sequence import Job
+from kvplan.sim.replica.sequence import Sequence
 
 
 class Replicas:
@@ -31,7 +31,7 @@ class Replicas:
             )
             self._router = ROUTERS[settings.router](fleet)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Sequence) -> None:
         """To the replica that the router chooses."""
         self._replicas[self._router.choose(job.request) if self._router is not None else 0].submit(job)
 
@@ -42,16 +42,16 @@ class Dispatch:
     def __init__(self, serving: Replicas, prefilling: Replicas | None) -> None:
         self._serving, self._prefilling = serving, prefilling
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Sequence) -> None:
         """A request leaves the front end."""
         if self._prefilling is None:
             self._serving.submit(job)
             return
-        first = Job(job.request, 1, job.enter_s)
+        first = Sequence(job.request, 1, job.enter_s)
         first.whole = job
         self._prefilling.submit(first)
 
-    def hand_over(self, first: Job) -> None:
+    def hand_over(self, first: Sequence) -> None:
         """A prompt is computed: the request goes on where it is decoded."""
         job = first.whole
         assert job is not None

@@ -13,7 +13,7 @@ from kvplan.request import Request
 from kvplan.scenario import Scenario
 from kvplan.sim.cluster.arrivals import Stamps
 from kvplan.sim.outcome.slo import Clause
-from kvplan.sim.replica.sequence import Job
+from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import Tally
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import Trace
@@ -80,16 +80,16 @@ class Recorder:
         for column in self.columns.values():
             del column[len(self.status) :]
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Sequence) -> None:
         """A job has got its last token."""
         self._job(job, 0)
         self.finished_s = max(self.finished_s, job.last_s)
 
-    def unfinished(self, job: Job) -> None:
+    def unfinished(self, job: Sequence) -> None:
         """A job that was cut off by an interrupt."""
         self._job(job, 2)
 
-    def _job(self, job: Job, status: int) -> None:
+    def _job(self, job: Sequence, status: int) -> None:
         request = job.request
         arrival = job.arrival_s
         lag = self.first_token_s
