@@ -18,6 +18,7 @@ from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.cache.user_policy import maker
+from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.handover import Delivery
@@ -50,8 +51,8 @@ class Builder:
     """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory
     if so asked."""
 
-    def __init__(self, env: Any, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
-        self.env, self.scenario, self.trace, self.cost, self.tally = env, scenario, trace, cost, tally
+    def __init__(self, clock: Clock, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
+        self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
         engine, tiers, self.ranks = scenario.engine, scenario.tiers, scenario.run.tp
         self.token_bytes = bytes_per_token(scenario)
         self.host_token_bytes = host_bytes_per_token(scenario)
@@ -84,7 +85,7 @@ class Builder:
             stores = Stores(engine.offload, gpu, host, lower, block_tokens=engine.block_tokens)
             transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, gpu, host, lower, self.tally))
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
-        replica = Replica(self.env, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(self.clock, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, tiers, link, disk, remote)
 
     def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -96,7 +97,7 @@ class Builder:
         bounds = [scenario.tiers.cpu_bytes / share] + ([gpu_bytes / (1 - share)] if share < 1 else [])
         gpu, link = self._gpu(min(bounds)), HostLink(scenario.machine.link)
         transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
-        replica = Replica(self.env, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done)
+        replica = Replica(self.clock, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done)
         return Server(replica, [gpu], link, None, None)
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -108,7 +109,7 @@ class Builder:
         rate = network.Bps
         link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0, small_copy_bytes=0))
         host = Host(
-            self.env,
+            self.clock,
             link,
             Delivery(),  # type: ignore[arg-type]
             gpu_token_bytes=self.token_bytes,
@@ -118,7 +119,7 @@ class Builder:
         )
         loads = Loads(engine, self.cost, gpu, host, (), self.tally)
         replica = Replica(
-            self.env,
+            self.clock,
             engine,
             self.cost,
             gpu.tree,
@@ -137,7 +138,7 @@ class Builder:
 
     def _host(self, link: HostLink) -> Host:
         return Host(
-            self.env,
+            self.clock,
             link,
             self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes),
             gpu_token_bytes=self.token_bytes,
@@ -151,7 +152,7 @@ class Builder:
         rules, found = self.scenario.engine.offload, []
         if disk is not None:
             device = DiskDevice(
-                self.env,
+                self.clock,
                 disk,
                 token_bytes=self.host_token_bytes,
                 piece_tokens=self.scenario.engine.block_tokens,
@@ -165,7 +166,7 @@ class Builder:
 
     def _remote_device(self) -> RemoteDevice:
         return RemoteDevice(
-            self.env,
+            self.clock,
             _network(self.scenario),
             self.scenario.remote,
             self._remote_rate,
@@ -187,7 +188,7 @@ class Builder:
         tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain, tiers=1)
         facts = Facts(capacity, self._recompute_s)
         if policy == "belady":
-            facts.next_use_s = Future(tree, self.trace, self.env, self.scenario.run.speedup).next_use_s
+            facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
         return Tier(name, 0, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
 
     def _recompute_s(self, start: int, end: int) -> float:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 import msgspec
-import simpy
 
 from kvplan.errors import InputError, did_you_mean
 from kvplan.memory.pool import kv_pool
 from kvplan.request import Request
 from kvplan.scenario import Scenario
 from kvplan.sim.build import Builder, Server, bytes_per_token
+from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.cluster.arrivals import Arrivals
 from kvplan.sim.cluster.router import ROUTERS, Fleet, Router
 from kvplan.sim.cluster.sessions import Sessions
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario, self.trace = scenario, trace
-        self.env = simpy.Environment()
+        self.clock = Clock()
         model, machine, engine, run = scenario.model, scenario.machine, scenario.engine, scenario.run
         self.cost = StepCost(model, machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
@@ -44,7 +44,7 @@ class World:
         self.arrivals = Arrivals(trace, run, grain_tokens=engine.block_tokens)
         self.warm_index, self.warm_s = run.warmup * len(trace), 0.0
         self.tally = Tally()
-        builder = Builder(self.env, scenario, trace, self.cost, self.tally)
+        builder = Builder(self.clock, scenario, trace, self.cost, self.tally)
         self.token_bytes, self.host_token_bytes = builder.token_bytes, builder.host_token_bytes
         cluster = scenario.cluster
         serve = builder.decoder if cluster.prefill_replicas else builder.server
@@ -57,7 +57,7 @@ class World:
         self.replica, self.tiers = self.servers[0].replica, (self.prefillers or self.servers)[0].tiers
         self.tree = self.replica.tree
         self.left = len(trace)
-        self.all_done = self.env.event()
+        self.all_done = self.clock.event()
         self.rejected_prompt_tokens = 0
         self.clipped = 0
         self.max_context = min(filter(None, (engine.max_context_tokens, model.max_context_tokens)), default=1 << 40)
@@ -71,7 +71,7 @@ class World:
             return None
         replicas = [server.replica for server in servers]
         fleet = Fleet(
-            self.env,
+            self.clock,
             lambda: [replica.load for replica in replicas],
             replicas=len(servers),
             key_tokens=self.trace.block_tokens,
@@ -82,9 +82,9 @@ class World:
 
     def run(self, progress: Progress | None = None) -> bool:
         """Run to the last token; False when the user interrupted it."""
-        self.env.process(self._arrive(progress))
+        self.clock.process(self._arrive(progress))
         try:
-            self.env.run(until=self.all_done)
+            self.clock.run(self.all_done)
         except KeyboardInterrupt:
             self.recorder.trim()
             for server in (*self.prefillers, *self.servers):
@@ -96,13 +96,13 @@ class World:
 
     # -- arrivals -----------------------------------------------------------------------------------------------------
 
-    def _arrive(self, progress: Progress | None) -> Iterator[Any]:
-        env, total = self.env, self.left
+    def _arrive(self, progress: Progress | None) -> Steps:
+        clock, total = self.clock, self.left
         self.recorder.measuring = not self.warm_index
         for count, request in enumerate(self.sessions or self.arrivals):
             arrival = request.arrival_s
-            if arrival > env.now:
-                yield env.timeout(arrival - env.now)
+            if arrival > clock.now:
+                yield clock.until(arrival)
             if not self.recorder.measuring and request.index >= self.warm_index:
                 self.recorder.measuring, self.warm_s = True, arrival
             if progress is not None and count % 64 == 0:
@@ -123,7 +123,7 @@ class World:
         job = Job(request, output, request.arrival_s + front_s)
         if self.sessions is not None:
             job.following = self.sessions.following(request)
-        self.env.timeout(front_s).callbacks.append(lambda _: self._dispatch(job))
+        self.clock.after(front_s, lambda: self._dispatch(job))
 
     def _admissible(self, request: Request) -> int | None:
         """The output tokens that a request may have: fewer when the context ends before, None when it cannot run at
@@ -173,7 +173,7 @@ class World:
             self.all_done.succeed()
 
     def _after(self, request: Request, delay: float) -> None:
-        self.env.timeout(delay).callbacks.append(lambda _: self._enter(msgspec.structs.replace(request, arrival_s=self.env.now)))
+        self.clock.after(delay, lambda: self._enter(msgspec.structs.replace(request, arrival_s=self.clock.now)))
 
 
 def _chosen(router: Router | None, servers: list[Server], job: Job) -> Any:

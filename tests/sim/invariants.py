@@ -77,13 +77,11 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
 
 def walk(world: World) -> None:
     """Run a world event by event, then drain what is under way; everything is checked after each event."""
-    env = world.env
-    env.process(world._arrive(None))
+    world.clock.process(world._arrive(None))
     while not world.all_done.triggered:
-        env.step()
+        assert world.clock.step()
         check(world)
-    while env.peek() != float("inf"):
-        env.step()
+    while world.clock.step():
         check(world)
     for tier in world.tiers:
         for node in nodes(tier.tree.root):

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import Any
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.pool import span
 from kvplan.sim.cache.prefix import Node, PrefixTree, retain
 from kvplan.sim.cache.tier import Tier
+from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_run import Bulk
 from kvplan.sim.replica.scheduler import SCHEDULING
@@ -27,11 +27,11 @@ from kvplan.step_time import StepCost
 
 
 class Replica:
-    """An engine with its tiers. `env` is the simulation clock; `done(job)` is called when a job has finished."""
+    """An engine with its tiers. `done(job)` is called when a job has finished."""
 
     def __init__(
         self,
-        env: Any,
+        clock: Clock,
         engine: EngineSpec,
         cost: StepCost,
         tree: PrefixTree,
@@ -42,7 +42,7 @@ class Replica:
         jump: bool = True,
         done: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        self.env, self.engine, self.cost, self.tree, self.gpu = env, engine, cost, tree, gpu
+        self.clock, self.engine, self.cost, self.tree, self.gpu = clock, engine, cost, tree, gpu
         self.transfers, self.recorder, self.jump, self.done = transfers, recorder, jump, done
         self.block = engine.block_tokens
         self.depth = 2 if engine.plan_ahead else 1
@@ -103,7 +103,7 @@ class Replica:
     def busy_until_s(self) -> float:
         """When the step in progress ends; now when none is."""
         plan = self.executing
-        return self.env.now if plan is None else max(self.env.now, plan.start_s + plan.duration_s, plan.launched_s)
+        return self.clock.now if plan is None else max(self.clock.now, plan.start_s + plan.duration_s, plan.launched_s)
 
     def _pump(self) -> None:
         while len(self.inflight) < self.depth:
@@ -119,27 +119,27 @@ class Replica:
     def _execute(self, plan: Plan) -> None:
         self.executing = plan
         self.steps += 1
-        plan.start_s = max(self.transfers.inputs_sent_s(self.env.now), plan.ready_s)
+        plan.start_s = max(self.transfers.inputs_sent_s(self.clock.now), plan.ready_s)
         plan.stall_s = self.transfers.stall_s(plan, plan.start_s)
         plan.duration_s += plan.stall_s
         end_s = max(plan.start_s + plan.duration_s, plan.launched_s)
         self.busy_s += end_s - plan.start_s
-        self._alarm(end_s - self.env.now, self._executed)
+        self._alarm(end_s - self.clock.now, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay`, unless a later alarm replaces it."""
         self._timer += 1
         timer = self._timer
 
-        def ring(_: Any) -> None:
+        def ring() -> None:
             if timer == self._timer:
                 action()
 
-        self.env.timeout(delay).callbacks.append(ring)
+        self.clock.after(delay, ring)
 
     def _executed(self) -> None:
         """The GPU has finished a step: start the next one that is planned, and hand the results over when they reach the host."""
-        plan, now = self.executing, self.env.now
+        plan, now = self.executing, self.clock.now
         assert plan is not None
         self.executing = None
         free_s = self.transfers.outputs_seen_s(now)
@@ -154,10 +154,10 @@ class Replica:
         if seen_s <= now:
             self._handle(plan)
         else:
-            self.env.timeout(seen_s - now).callbacks.append(lambda _: self._handle(plan))
+            self.clock.at(seen_s, lambda: self._handle(plan))
 
     def _handle(self, plan: Plan) -> None:
-        now = self.env.now
+        now = self.clock.now
         self.inflight.remove(plan)
         tokens = 0
         for job, epoch in plan.sampled:
@@ -188,7 +188,7 @@ class Replica:
             slow.add(seconds, tokens, step_s=plan.duration_s, decode_s=decode_s, held_s=plan.held_s)
 
     def _finish(self, job: Job) -> None:
-        job.last_s = self.env.now
+        job.last_s = self.clock.now
         self.running.remove(job)
         self.transfers.store_generated(job)
         self._name_answer(job)
@@ -236,7 +236,7 @@ class Replica:
 
     def _plan(self) -> Plan | None:
         """The next step, or None when nothing can run."""
-        now = self.env.now
+        now = self.clock.now
         prepare_s = self.engine.overhead.prepare_s if self.executing is None else 0.0
         plan = Plan(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         budget = self.engine.step_tokens
@@ -373,12 +373,12 @@ class Replica:
             if job.blocks and job.blocked_on is None:
                 self._release(job)
                 job.computed = 0
-                self.env.timeout(0).callbacks.append(lambda _: self.wake())
+                self.clock.after(0.0, self.wake)
                 return
 
     def _start(self, plan: Plan, job: Job, new: int) -> None:
         if job.admit_s < 0:
-            job.admit_s = self.env.now
+            job.admit_s = self.clock.now
         if not job.counted:
             job.counted = True
             self.pauses.owed += self.pauses.per_token * job.output
@@ -503,10 +503,10 @@ class Replica:
         """Take as many equal decode steps as nothing can change, in one event."""
         first = self.executing
         assert first is not None
-        if first.chunks or len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.env.now:
+        if first.chunks or len(self.inflight) < 2 or self.inflight[0] is not first or first.start_s > self.clock.now:
             return
         jobs = first.decodes
-        now = self.env.now
+        now = self.clock.now
         for plan in self.inflight:
             if plan.chunks or plan.decodes != jobs or len(plan.sampled) != len(jobs) or plan.paused:
                 return
@@ -524,7 +524,7 @@ class Replica:
         if bulk.steps < 2:
             return
         self._bulk = bulk
-        self._alarm(bulk.handled_s(bulk.steps) - self.env.now, self._end_bulk_and_go)
+        self._alarm(bulk.handled_s(bulk.steps) - self.clock.now, self._end_bulk_and_go)
 
     def _may_admit(self) -> bool:
         """Could a plan made after the next step admit somebody."""
@@ -555,7 +555,7 @@ class Replica:
 
     def _end_bulk(self) -> None:
         """Account for the steps of a bulk whose results have been handled; the one or two after them go on as ordinary ones."""
-        bulk, now = self._bulk, self.env.now
+        bulk, now = self._bulk, self.clock.now
         assert bulk is not None
         self._bulk = None
         steps = bulk.steps_before(now)
@@ -573,4 +573,4 @@ class Replica:
         self.executing, second.start_s = second, end_s
         self.steps += 1
         self._alarm(max(0.0, end_s + second.duration_s - now), self._executed)
-        self.env.timeout(max(0.0, bulk.handled_s(steps + 1) - now)).callbacks.append(lambda _: self._handle(first))
+        self.clock.at(bulk.handled_s(steps + 1), lambda: self._handle(first))

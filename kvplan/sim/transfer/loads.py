@@ -138,7 +138,7 @@ class Loads:
             return Outcome.NO_ROOM
         tokens, source = held - reach, self.host.pool.pin(job.request.blocks, job.prompt)
         load = self._under_way(job, self.gpu, path, reach, held)
-        began_s = self.host.env.now
+        began_s = self.host.clock.now
         ready_s = replica.busy_until_s() if self.rules.loads_exclude_steps else began_s
         overhead = self.engine.overhead
         _, sent_s = self.host.send(IN, ready_s + overhead.load_block_s * tokens / self.engine.block_tokens, tokens)
@@ -147,12 +147,12 @@ class Loads:
         def loaded() -> None:
             self._unpin(source, reach)
             self._on_gpu(replica, job, reach, held)
-            job.load_s += self.host.env.now - began_s
+            job.load_s += self.host.clock.now - began_s
             self._weigh(job, reach, held)
             self._over(load, job)
             replica.loaded(job)
 
-        self.host.at(done_s, loaded)
+        self.host.clock.at(done_s, loaded)
         return Outcome.WAITS
 
     def _overhead_s(self, tokens: int) -> float:
@@ -226,7 +226,7 @@ class Loads:
             tokens = load.held - load.reach
             began_s, done_s = self.host.send(IN, ready_s + self._overhead_s(tokens), tokens)
             first_s, last_s = min(first_s, began_s), max(last_s, done_s)
-            self.host.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
+            self.host.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
         duration_s = IN_STEP[self.rules.load](start_s, step_s, first_s, last_s, self.cost.model.depth)
         for load in loads:
             load.job.load_s += duration_s - step_s
@@ -258,7 +258,7 @@ class Loads:
             return False
         load = self._under_way(job, pool.tier, span(coming.leaf, 0), held, below)
         source = lower.pool.pin(keys, below)
-        began_s = self.host.env.now
+        began_s = self.host.clock.now
         done_s = lower.device.send(IN, began_s, coming.tokens)
 
         def promoted() -> None:
@@ -267,10 +267,10 @@ class Loads:
             lower.pool.unpin(source, moved_from=held if self.rules.exclusive else None)
             lower.pool.tier.loaded_tokens += coming.tokens
             _note(job, lower, held, below)
-            job.load_s += self.host.env.now - began_s
+            job.load_s += self.host.clock.now - began_s
             replica.unblocked()
 
-        self.host.at(done_s, promoted)
+        self.host.clock.at(done_s, promoted)
         return True
 
     def prefetch(self, replica: Replica, job: Job, reach: int) -> None:
@@ -284,27 +284,27 @@ class Loads:
             coming = pool.expect(keys, self._behind(held), below, keep=job.prompt)
             if coming is None:
                 return
-            now = self.host.env.now
+            now = self.host.clock.now
             patience_s = min(rules.prefetch_timeout_most_s, rules.prefetch_timeout_s + rules.prefetch_timeout_token_s * coming.tokens)
             done_s = lower.device.send(IN, now, coming.tokens) if coming.tokens else now
             job.prefetch = Prefetch(lower, coming, lower.pool.pin(keys, below), held, now, done_s, now + patience_s)
-            self.host.at(done_s, lambda tokens=coming.tokens: self._prefetched(replica, job, tokens))  # type: ignore[misc]
+            self.host.clock.at(done_s, lambda tokens=coming.tokens: self._prefetched(replica, job, tokens))  # type: ignore[misc]
             return
 
     def _prefetching(self, replica: Replica, job: Job, fetch: Prefetch) -> bool:
         """Does a scheduled job still wait for what it prefetches."""
-        now = self.host.env.now
+        now = self.host.clock.now
         if self.rules.prefetch == "wait_complete" or (self.rules.prefetch == "timeout" and now < fetch.deadline_s):
             job.blocked_on = fetch
             if self.rules.prefetch == "timeout" and fetch.deadline_s < fetch.done_s:
-                self.host.at(fetch.deadline_s, lambda: self._prefetched(replica, job, self._come(fetch)))
+                self.host.clock.at(fetch.deadline_s, lambda: self._prefetched(replica, job, self._come(fetch)))
             return True
         self._prefetched(replica, job, self._come(fetch))
         return False
 
     def _come(self, fetch: Prefetch) -> int:
         """Tokens that have come by now, as if they came evenly."""
-        share = (self.host.env.now - fetch.began_s) / max(1e-12, fetch.done_s - fetch.began_s)
+        share = (self.host.clock.now - fetch.began_s) / max(1e-12, fetch.done_s - fetch.began_s)
         return int(fetch.coming.tokens * min(1.0, share))
 
     def _prefetched(self, replica: Replica, job: Job, tokens: int) -> None:
@@ -318,7 +318,7 @@ class Loads:
         _note(job, fetch.lower, fetch.start, fetch.start + came)
         if job.blocked_on is fetch:
             job.blocked_on = None
-            job.load_s += self.host.env.now - fetch.began_s
+            job.load_s += self.host.clock.now - fetch.began_s
             replica.unblocked()
 
     # -- waiting for a load of somebody else --------------------------------------------------------------------------

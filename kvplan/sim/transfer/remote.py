@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import objects_s
 from kvplan.scenario import Remote
+from kvplan.sim.clock import Clock
 
 
 class Shared:
@@ -22,8 +21,8 @@ class RemoteDevice:
     client's own network and the pool's share of all clients limit the rate. Reads and writes do not slow each other
     (full duplex)."""
 
-    def __init__(self, env: Any, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
-        self.env, self.shared, self.token_bytes = env, shared, token_bytes
+    def __init__(self, clock: Clock, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
+        self.clock, self.shared, self.token_bytes = clock, shared, token_bytes
         Bps = remote.client_Bps or network.Bps
         self.path = Network(Bps=min(Bps, shared.Bps or Bps), latency_s=remote.latency_s or network.latency_s)
         self.parallel = remote.parallel
@@ -32,7 +31,7 @@ class RemoteDevice:
         self.busy_s = [0.0, 0.0]
 
     def wait_s(self, direction: int) -> float:
-        return max(0.0, max(self.free_at[direction], self.shared.free_at[direction]) - self.env.now)
+        return max(0.0, max(self.free_at[direction], self.shared.free_at[direction]) - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds: the rate of the client or of the pool, or the round trips if they take longer."""

@@ -60,7 +60,7 @@ class Stores:
             pool.arrived(coming)
             return
         self.gpu.pin(leaf)
-        _, done_s = self.host.send(OUT, self.host.env.now, coming.tokens)
+        _, done_s = self.host.send(OUT, self.host.clock.now, coming.tokens)
 
         def stored() -> None:
             pool.arrived(coming)
@@ -68,7 +68,7 @@ class Stores:
             self.gpu.unpin(leaf)
             self.freed()
 
-        self.host.at(done_s, stored)
+        self.host.clock.at(done_s, stored)
 
     def _cascade(self, keys: Keys, end: int, keep: int) -> None:
         """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
@@ -87,13 +87,13 @@ class Stores:
             pool.arrived(coming)
             return
         source = above.pin(keys, keep)
-        done_s = lower.device.send(OUT, self.host.env.now, coming.tokens)
+        done_s = lower.device.send(OUT, self.host.clock.now, coming.tokens)
 
         def written() -> None:
             pool.arrived(coming)
             above.unpin(source)
 
-        self.host.at(done_s, written)
+        self.host.clock.at(done_s, written)
 
     def _spilled(self, node: Node, start: int, end: int) -> None:
         """The GPU gives up a part of a run: it is copied to host memory before the blocks are written again."""
@@ -107,13 +107,13 @@ class Stores:
         if not coming.tokens:
             pool.arrived(coming)
             return
-        _, self.space_s = self.host.send(OUT, self.host.env.now, coming.tokens)
+        _, self.space_s = self.host.send(OUT, self.host.clock.now, coming.tokens)
 
         def stored() -> None:
             pool.arrived(coming)
             self._cascade(keys, end, end)
 
-        self.host.at(self.space_s, stored)
+        self.host.clock.at(self.space_s, stored)
 
     def _spilled_below(self, node: Node, start: int, end: int) -> None:
         """Host memory gives up a part of a run. The write is staged, so that its place can be used at once."""
@@ -125,8 +125,8 @@ class Stores:
             elif not coming.tokens:
                 lower.pool.arrived(coming)
             else:
-                done_s = lower.device.send(OUT, self.host.env.now, coming.tokens)
-                self.host.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
+                done_s = lower.device.send(OUT, self.host.clock.now, coming.tokens)
+                self.host.clock.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
 
     def generated(self, job: Job) -> None:
         """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the
