@@ -14,6 +14,7 @@ from kvplan.memory.kv import token_bytes as layer_token_bytes
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.belady import Future
 from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
 from kvplan.sim.cache.tier import Tier
@@ -75,6 +76,7 @@ class Builder:
         if engine.offload.streamed_share:
             return self._streamed(gpu_bytes, recorder, done)
         gpu = self._gpu(gpu_bytes)
+        cache = self._cache(gpu)
         link, tiers = HostLink(scenario.machine.link), [gpu]
         transfers, disk, remote = Transfers(engine.offload), None, None
         if scenario.tiers.cpu_bytes:
@@ -83,9 +85,9 @@ class Builder:
             remote = self._remote_device() if self._remote else None
             lower = self._lower(disk, remote)
             stores = Stores(engine.offload, gpu, host, lower, block_tokens=engine.block_tokens)
-            transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, gpu, host, lower, self.tally))
+            transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, cache, host, lower, self.tally))
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
-        replica = Replica(self.clock, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, tiers, link, disk, remote)
 
     def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -96,8 +98,9 @@ class Builder:
             raise InputError(f"{scenario.engine.name} keeps {share:.0%} of the KV in host memory", hint="add --cpu SIZE")
         bounds = [scenario.tiers.cpu_bytes / share] + ([gpu_bytes / (1 - share)] if share < 1 else [])
         gpu, link = self._gpu(min(bounds)), HostLink(scenario.machine.link)
+        cache = self._cache(gpu)
         transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
-        replica = Replica(self.clock, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done)
+        replica = Replica(self.clock, scenario.engine, self.cost, cache, transfers, recorder, jump=False, done=done)
         return Server(replica, [gpu], link, None, None)
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -105,6 +108,7 @@ class Builder:
         scenario = self.scenario
         engine = msgspec.structs.replace(scenario.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
+        cache = self._cache(gpu)
         network = transfer_network(scenario)
         rate = network.Bps
         link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0, small_copy_bytes=0))
@@ -117,13 +121,12 @@ class Builder:
             ranks=1,
             piece_tokens=self.grain,
         )
-        loads = Loads(engine, self.cost, gpu, host, (), self.tally)
+        loads = Loads(engine, self.cost, cache, host, (), self.tally)
         replica = Replica(
             self.clock,
             engine,
             self.cost,
-            gpu.tree,
-            gpu,
+            cache,
             Transfers(HANDOVER, None, loads),
             recorder,
             jump=scenario.run.jump,
@@ -135,6 +138,15 @@ class Builder:
         engine = self.scenario.engine
         usable = size - engine.null_blocks * engine.block_tokens * self.token_bytes
         return self._tier("gpu", usable, self.token_bytes, engine.gpu_policy, engine.block_tokens)
+
+    def _cache(self, gpu: Tier) -> GpuCache:
+        engine = self.scenario.engine
+        return GpuCache(
+            gpu,
+            block_tokens=engine.block_tokens,
+            prefix_caching=engine.prefix_caching,
+            reserve_full_prompt=engine.reserve_full_prompt,
+        )
 
     def _host(self, link: HostLink) -> Host:
         return Host(
@@ -148,8 +160,8 @@ class Builder:
             piece_layers=block_pieces(self.scenario),
         )
 
-    def _lower(self, disk: DiskQueue | None, remote: RemoteDevice | None) -> list[Lower]:
-        rules, found = self.scenario.engine.offload, []
+    def _lower(self, disk: DiskQueue | None, remote: RemoteDevice | None) -> tuple[Lower, ...]:
+        rules, found = self.scenario.engine.offload, list[Lower]()
         if disk is not None:
             device = DiskDevice(
                 self.clock,
@@ -162,7 +174,7 @@ class Builder:
             found.append(Lower(self._pool("disk", self.scenario.tiers.disk_bytes), device, DISK))
         if remote is not None and self._remote is not None:
             found.append(Lower(self._remote, remote, REMOTE))
-        return found
+        return tuple(found)
 
     def _remote_device(self) -> RemoteDevice:
         return RemoteDevice(

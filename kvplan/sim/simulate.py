@@ -20,7 +20,7 @@ from kvplan.sim.cluster.router import ROUTERS, Fleet, Router
 from kvplan.sim.cluster.sessions import Sessions
 from kvplan.sim.outcome import slo as targets
 from kvplan.sim.outcome.record import Recorder
-from kvplan.sim.replica.sequence import Job
+from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import Tally
 from kvplan.step_time import StepCost
 from kvplan.traces import open_trace
@@ -55,7 +55,7 @@ class World:
         self._prefill_router = self._routed(self.prefillers) if self.prefillers else None
         self.sessions = Sessions(self.arrivals, most=run.max_sessions) if _has_sessions(trace) else None
         self.replica, self.tiers = self.servers[0].replica, (self.prefillers or self.servers)[0].tiers
-        self.tree = self.replica.tree
+        self.tree = self.replica.gpu.tree
         self.left = len(trace)
         self.all_done = self.clock.event()
         self.rejected_prompt_tokens = 0
@@ -120,7 +120,7 @@ class World:
             return
         overhead = self.scenario.engine.overhead
         front_s = overhead.request_s + overhead.request_token_s * request.prompt_tokens
-        job = Job(request, output, request.arrival_s + front_s)
+        job = Sequence(request, output, request.arrival_s + front_s)
         if self.sessions is not None:
             job.following = self.sessions.following(request)
         self.clock.after(front_s, lambda: self._dispatch(job))
@@ -140,15 +140,15 @@ class World:
             return None
         return output
 
-    def _dispatch(self, job: Job) -> None:
+    def _dispatch(self, job: Sequence) -> None:
         if not self.prefillers:
             _chosen(self._router, self.servers, job).submit(job)
             return
-        first = Job(job.request, 1, job.enter_s)
+        first = Sequence(job.request, 1, job.enter_s)
         first.whole = job
         _chosen(self._prefill_router, self.prefillers, first).submit(first)
 
-    def _hand_over(self, first: Job) -> None:
+    def _hand_over(self, first: Sequence) -> None:
         """A prompt is computed: the request goes on where it is decoded."""
         job = first.whole
         assert job is not None
@@ -158,7 +158,7 @@ class World:
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
-    def _done(self, job: Job) -> None:
+    def _done(self, job: Sequence) -> None:
         self._ended(job.request)
 
     def _ended(self, request: Request) -> None:
@@ -176,7 +176,7 @@ class World:
         self.clock.after(delay, lambda: self._enter(msgspec.structs.replace(request, arrival_s=self.clock.now)))
 
 
-def _chosen(router: Router | None, servers: list[Server], job: Job) -> Any:
+def _chosen(router: Router | None, servers: list[Server], job: Sequence) -> Any:
     return servers[router.choose(job.request) if router is not None else 0].replica
 
 

@@ -17,8 +17,9 @@ from kvplan import scenario
 from kvplan.planning.closed_form import break_even_Bps, prompt_for, ttft_s
 from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import simulate
+from tests.public import public
 
-FILE = Path(__file__).resolve().parents[3] / "shared/facts/published.jsonl"
+FILE = public("facts/published.jsonl")
 
 Row = tuple[str, float, float]
 """What it is, the published effect, the predicted one."""
@@ -113,7 +114,7 @@ def documents(entry: dict[str, Any]) -> Iterator[Row]:
 
 def mirrored(entry: dict[str, Any]) -> Iterator[Row]:
     """A host tier of half and of twice the GPU's pool on a Mooncake trace: prompt tokens served by both."""
-    path = FILE.parents[1] / "traces/mooncake_synthetic.jsonl"
+    path = public("traces/mooncake_synthetic.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()[:1500]]
     shares = {}
     for name, tier in (("none", {}), ("L2=0.5*L1", {"cpu": "128GiB"}), ("L2=2*L1", {"cpu": "512GiB"})):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kvplan.sim.cache.prefix import Entry, Node
 from kvplan.sim.cache.tier import Tier
-from kvplan.sim.replica.sequence import Job
+from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.simulate import World
 
 
@@ -36,7 +36,7 @@ def _is_wanted(world: World, node: Node) -> bool:
     return any(node in _path(job) for job in (*world.replica.held, *world.replica.waiting))
 
 
-def _path(job: Job) -> list[Node]:
+def _path(job: Sequence) -> list[Node]:
     found, node = [], job.own_tail or job.leaf
     while node is not None:
         found.append(node)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvplan.request import Request
-from kvplan.sim.replica.sequence import Pauses
+from kvplan.sim.replica.step import Pauses
 from kvplan.sim.simulate import World
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvplan.request import Request
-    from kvplan.sim.replica.sequence import Job
+    from kvplan.sim.replica.sequence import Sequence
 
 INTEGERS = (
     "index", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens",
@@ -72,19 +72,19 @@ class Recorder:
         for column in self.columns.values():
             del column[len(self.status) :]
 
-    def admitted(self, job: Job) -> None:
+    def admitted(self, job: Sequence) -> None:
         """Hits are counted when a job first runs."""
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Sequence) -> None:
         """A job has got its last token."""
         self._job(job, 0)
         self.finished_s = max(self.finished_s, job.last_s)
 
-    def unfinished(self, job: Job) -> None:
+    def unfinished(self, job: Sequence) -> None:
         """A job that was cut off by an interrupt."""
         self._job(job, 2)
 
-    def _job(self, job: Job, status: int) -> None:
+    def _job(self, job: Sequence, status: int) -> None:
         request = job.request
         arrival = job.arrival_s
         lag = self.first_token_s
