@@ -333,7 +333,6 @@ class Replica:
         if not seq.counted:
             seq.counted = True
             self.pauses.owed += self.pauses.per_token * seq.output
-            self.recorder.admitted(seq)
         seq.running = True
         self.running.append(seq)
         self._add(plan, seq, new)
