@@ -25,7 +25,8 @@ ORDER = [
     {"catalog", "scenario", "defaults"},
     {"traces"},
     {"sim"},
-    {"planning", "sweep", "live", "deploy"},
+    {"planning", "sweep", "live"},
+    {"deploy"},
     {"report"},
     {"cli", "__main__"},
 ]
