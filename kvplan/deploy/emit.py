@@ -52,13 +52,16 @@ def emit(placement: Placement, name: str, engine: EngineSpec | None = None) -> E
     `engine` is the engine at its version; None: as the catalog has it. Raises InputError when the target is unknown,
     the placement not sound, or the engine cannot do what was decided.
     """
-    dialect = target_named(name).dialect
-    _check_sound(placement)
-    if limit := obstacle(engine or catalog.engine(name), placement):
+    dialect, engine = target_named(name).dialect, engine or catalog.engine(name)
+    _check_sound(placement, engine)
+    if limit := obstacle(engine, placement):
         raise InputError(f"{dialect.title} {dialect.version} cannot {limit.what}", hint=limit.instead)
     parts, notices = TARGETS[name].write(placement)
     if unit := per_rank_unit(placement, dialect):
         notices.append(unit)
+    if placement.remote_bytes and not engine.able.remote:
+        sentence = f"{dialect.title} reaches no remote store by its address alone: the remote tier is left out."
+        notices.append(Notice(code="remote_by_hand", sentence=sentence, hint="set its store up by hand, or emit lmcache"))
     return Emission(target=name, version=dialect.version, parts=tuple(parts), notices=tuple(notices))
 
 
@@ -67,7 +70,7 @@ def configured(result: PlanResult, name: str, *, disk_path: str = "/mnt/kv", rem
     placement = msgspec.structs.replace(
         result.placement,
         disk_path=disk_path if result.placement.disk_bytes else "",
-        remote_url=remote_url if result.placement.remote_bytes else "",
+        remote_url=remote_url if result.placement.remote_bytes and catalog.engine(name).able.remote else "",
     )
     return msgspec.structs.replace(result, placement=placement, emission=emit(placement, name))
 
@@ -86,7 +89,7 @@ def per_rank_unit(placement: Placement, dialect: Dialect) -> Notice | None:
     return Notice(code="per_rank_unit", level="note", sentence=sentence)
 
 
-def _check_sound(placement: Placement) -> None:
+def _check_sound(placement: Placement, engine: EngineSpec) -> None:
     if placement.tp < 1:
         raise InputError(f"tp = {placement.tp}: a replica has at least one rank")
     if not 0 < placement.gpu_fraction <= 1:
@@ -95,5 +98,5 @@ def _check_sound(placement: Placement) -> None:
         raise InputError("a tier cannot have a negative size")
     if bool(placement.disk_bytes) != bool(placement.disk_path):
         raise InputError("a disk tier needs both a size and a directory", hint="set disk_bytes and disk_path, or neither")
-    if placement.remote_bytes and not placement.remote_url:
+    if placement.remote_bytes and not placement.remote_url and engine.able.remote:
         raise InputError("a remote tier needs an address", hint="set remote_url")

@@ -41,7 +41,7 @@ def obstacle(engine: EngineSpec, placement: Placement) -> Obstacle | None:
         return Obstacle("store selectively with a disk tier", "store everything, or drop the disk tier")
     if (placement.disk_bytes or placement.remote_url) and not placement.cpu_bytes and not able.disk_alone:
         return Obstacle("use a lower tier without CPU memory", "its transfers pass through CPU memory: give it a CPU tier")
-    if (placement.remote_bytes or placement.remote_url) and not able.remote:
+    if placement.remote_url and not able.remote:
         return Obstacle("use a remote tier by its address alone", "emit lmcache, or set its remote store up by hand")
     if 0 < placement.cpu_bytes < able.cpu_step_bytes * placement.tp:
         return Obstacle("use so small a CPU tier", f"it takes steps of {able.cpu_step_bytes:,} bytes on each rank")
