@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from kvplan.engine.abilities import Abilities
 from kvplan.provenance import Source
 
 
@@ -37,6 +38,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
+    whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
+    row_multiple_bytes: int = 1  # to which the bytes of a key are rounded up
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
 
@@ -106,6 +109,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     name: str
+    title: str = ""  # as its makers write it; empty: the name
     version: str
     base: str = ""  # the engine whose numbers hold where this one gives none
     block_tokens: int = 16
@@ -125,6 +129,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
     memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first
+    abilities: tuple[Abilities, ...] = (Abilities(),)  # by version, oldest first
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
 
@@ -133,6 +138,17 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The memory rules of this version: the last whose `since` is not above it."""
         known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
         return (known or self.memory[:1])[-1]
+
+    @property
+    def able(self) -> Abilities:
+        """What this version's configuration can ask for."""
+        known = [one for one in self.abilities if _version(one.since) <= _version(self.version)]
+        return (known or self.abilities[:1])[-1]
+
+    @property
+    def label(self) -> str:
+        """The engine and its version as answers name it."""
+        return f"{self.title or self.name} {self.version}"
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kvplan.results.plan_result import Assumption, Option, PlanResult, Pruned, Range, TierWorth
+from kvplan.results.placement import Notice
+from kvplan.results.plan import Assumption, Option, PlanResult, Pruned, Range, TierWorth
 from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
 
 MARKS = {
@@ -43,12 +44,16 @@ def show(console: Console, result: PlanResult) -> None:
     _section(
         console,
         "Mind",
-        [f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}" for one in result.notices],
+        [f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}" for one in (*result.notices, *_emitted(result))],
     )
     _section(console, f"Simulated {result.simulated} runs; left out", [_pruned(one) for one in result.pruned])
     for part in result.emission.parts if result.emission else ():
         console.print(f"\n[bold]{part.name}[/] for {result.emission.target} {result.emission.version}")  # type: ignore[union-attr]
         console.print(part.text, markup=False, soft_wrap=True)
+
+
+def _emitted(result: PlanResult) -> tuple[Notice, ...]:
+    return result.emission.notices if result.emission else ()
 
 
 def _section(console: Console, title: str, lines: list[str | Table]) -> None:

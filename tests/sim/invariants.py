@@ -97,7 +97,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
 
 def walk(world: World) -> None:
     """Run a world event by event, then drain what is under way; everything is checked after each event."""
-    world.clock.process(world._arrive(None))
+    world.clock.process(world.arriving())
     while not world.all_done.triggered:
         assert world.clock.step()
         check(world)

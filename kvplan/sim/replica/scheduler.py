@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import takewhile
 
 from kvplan.engine.spec import EngineSpec
@@ -224,7 +225,8 @@ class Scheduler:
             if seq.blocks and not seq.waiting_for_remote_kv:
                 self._release(seq)
                 seq.computed = 0
-                self.clock.after(0.0, lambda: self._loaded(seq)(False))
+
+                self.clock.after(0.0, partial(self._loaded(seq), False))
                 return
 
     def _start(self, step: ScheduledStep, seq: Sequence, new: int) -> None:

@@ -13,7 +13,8 @@ class ScheduledStep:
     """What the scheduler has put into one step, and when it runs.
 
     made -> launched (by the host)
-    ready, and the GPU is free: start -> start + duration (of which stall: it waits for transfers) -> seen by the host (held: behind stores)
+    ready, and the GPU is free: start -> start + duration (of it, stall: it waits for transfers)
+    -> seen by the host (held: behind stores)
     """
 
     __slots__ = (
