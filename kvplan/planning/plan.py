@@ -10,7 +10,7 @@ from kvplan import __version__
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
-from kvplan.planning.objective import Prices, Target
+from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, runner
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
@@ -18,6 +18,7 @@ from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
 from kvplan.planning.widths import splits
+from kvplan.provenance import Z95
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.plan import Assumption, Claim, Option, PlanResult, Step, Verdict
 from kvplan.scenario import Scenario
@@ -33,7 +34,7 @@ SECONDS_PER_YEAR = 365.25 * 86400
 def plan(
     scenario: Scenario,
     *,
-    target: Target = Target(),
+    target: Objective = Objective(),
     prices: Prices | None = None,
     max_cpu_bytes: int | None = None,
     max_disk_bytes: int | None = None,
@@ -140,7 +141,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
 
 def _flips(doubts: list[Assumption]) -> bool:
     """Does any single assumption change the sign of the gain within its own 95 % interval."""
-    return any(one.flips_at is not None and abs(math.log(one.flips_at)) < closed_form.Z95 * one.sigma_rel for one in doubts)
+    return any(one.flips_at is not None and abs(math.log(one.flips_at)) < Z95 * one.sigma_rel for one in doubts)
 
 
 def _speedups(space: Space, over: float) -> list[float]:

@@ -23,7 +23,7 @@ SMALL_REQUESTS = 2000
 """So few requests in all are simulated faster than a process starts."""
 
 
-class Job(msgspec.Struct, frozen=True):
+class Simulation(msgspec.Struct, frozen=True):
     """A scenario to run; `reuse` below 1: only that share of its requests keeps the content it has in common with
     others.
     """
@@ -38,11 +38,11 @@ Outcome = SimResult | KvplanError
 class Runner:
     """Runs jobs and returns their outcomes in order; an impossible one becomes the error that says why."""
 
-    def __init__(self, mapper: Callable[[Callable[[Job], Outcome], Sequence[Job]], Iterable[Outcome]]) -> None:
+    def __init__(self, mapper: Callable[[Callable[[Simulation], Outcome], Sequence[Simulation]], Iterable[Outcome]]) -> None:
         self._map = mapper
         self.runs = 0
 
-    def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def __call__(self, jobs: Sequence[Simulation]) -> list[Outcome]:
         self.runs += len(jobs)
         return list(self._map(run_one, jobs))
 
@@ -59,7 +59,7 @@ def realise(base: Scenario, placement: Placement) -> Scenario:
     )
 
 
-def run_one(job: Job) -> Outcome:
+def run_one(job: Simulation) -> Outcome:
     """Simulate one job."""
     run = job.scenario.run
     try:

@@ -11,7 +11,7 @@ from kvplan.planning import rules
 from kvplan.planning import space as places
 from kvplan.planning.constraints import obstacle
 from kvplan.planning.objective import GOALS, Judged
-from kvplan.planning.runs import Job, Runner, realise
+from kvplan.planning.runs import Runner, Simulation, realise
 from kvplan.planning.space import Space
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned
@@ -67,7 +67,7 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
 
 def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Placement]) -> None:
     placements = [one for one in placements if _possible(space, found, one)]
-    outcomes = run([Job(realise(space.base, one)) for one in placements])
+    outcomes = run([Simulation(realise(space.base, one)) for one in placements])
     for placement, outcome in zip(placements, outcomes, strict=True):
         if isinstance(outcome, KvplanError):
             if not placement.offloads:

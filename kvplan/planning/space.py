@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kvplan.memory.formats import resolve_kv_dtype, stored_format
-from kvplan.planning.objective import Prices, Target
+from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
 from kvplan.results.plan import Pruned, TierWorth, Traffic
@@ -36,7 +36,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     traffic: Traffic
     token_bytes: float
     when: tuple[TierWorth, ...]
-    target: Target
+    target: Objective
     prices: Prices | None
     cpu_limit_bytes: int
     disk_limit_bytes: int
