@@ -11,9 +11,11 @@ from kvplan.errors import InputError
 from kvplan.hardware.spec import Link, Network
 from kvplan.memory.formats import resolve_kv_dtype, stored_format
 from kvplan.memory.kv import token_bytes as layer_token_bytes
+from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.belady import Future
 from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.footprint import footprint
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
@@ -68,6 +70,10 @@ class Builder:
         engine, tiers, self.ranks = scenario.engine, scenario.tiers, scenario.run.tp
         self.token_bytes = bytes_per_token(scenario)
         self.host_token_bytes = host_bytes_per_token(scenario)
+        kv_dtype = resolve_kv_dtype(scenario.run.kv_dtype, scenario.model, engine)
+        self.layout = layout(scenario.model, engine, kv_dtype, tp=scenario.run.tp)
+        self.footprint = footprint(self.layout)
+        self.pool_token_bytes = self.layout.block_bytes * self.layout.ranks * self.footprint.unit_blocks / self.footprint.unit
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
         for name, size in (("disk", tiers.disk_bytes), ("remote", tiers.remote_bytes)):
             if size and not tiers.cpu_bytes:
@@ -156,15 +162,17 @@ class Builder:
         return Server(replica, [gpu], link, None, None)
 
     def _gpu(self, size: float) -> Tier:
-        engine = self.scenario.engine
-        usable = size - engine.null_blocks * engine.block_tokens * self.token_bytes
-        return self._tier("gpu", usable, self.token_bytes, engine.gpu_policy, engine.block_tokens)
+        engine, unit = self.scenario.engine, self.footprint.unit
+        blocks = self.layout.blocks(int(size)) - engine.null_blocks
+        tokens = blocks * unit // self.footprint.unit_blocks
+        return self._tier("gpu", tokens * self.pool_token_bytes, self.pool_token_bytes, engine.gpu_policy, unit)
 
     def _cache(self, gpu: Tier) -> GpuCache:
         engine = self.scenario.engine
         return GpuCache(
             gpu,
-            block_tokens=engine.block_tokens,
+            self.footprint,
+            step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
