@@ -1,4 +1,4 @@
-"""Windows and states in the GPU pool: a sequence takes what the engine's groups take, and what left a window stays cached until its space is used."""
+"""Windows and states in the GPU pool: a sequence takes what the engine's groups take; what left a window stays cached for a while."""
 
 from __future__ import annotations
 
