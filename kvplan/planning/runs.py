@@ -66,9 +66,8 @@ def realise(base: Scenario, placement: Placement) -> Scenario:
         disk_bytes=placement.disk_bytes,
         remote_bytes=placement.remote_bytes,
     )
-    run = msgspec.structs.replace(base.run, tp=placement.tp, kv_dtype=placement.kv_dtype)
     engine = msgspec.structs.replace(engine, offload=offload)
-    return msgspec.structs.replace(base, engine=engine, tiers=tiers, run=run)
+    return base.changed(engine=engine, tiers=tiers, tp=placement.tp, kv_dtype=placement.kv_dtype)
 
 
 def run_one(job: Job) -> Outcome:

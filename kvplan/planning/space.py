@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kvplan.deploy.dialects import TARGETS
-from kvplan.memory.formats import resolve_kv_dtype, stored_format
+from kvplan.memory.formats import stored_format
 from kvplan.planning.objective import Prices, Target
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.plan import Placement
@@ -71,12 +71,12 @@ Found = tuple[list[Placement], list[Pruned]]
 
 def nothing(space: Space) -> Placement:
     """The placement without any tier below the GPU, by the engine's own rules."""
-    run, engine = space.base.run, space.base.engine
+    deployment, engine = space.base.deployment, space.base.engine
     return Placement(
         model=space.base.model.name,
-        tp=run.tp,
+        tp=deployment.tp,
         gpu_fraction=engine.gpu_fraction,
-        kv_dtype=run.kv_dtype,
+        kv_dtype=deployment.kv_dtype,
         chunk_tokens=engine.offload.chunk_tokens,
         store=engine.offload.store,
         store_after_lookups=engine.offload.store_after_lookups or 2,
@@ -221,4 +221,4 @@ def remote_tiers(space: Space, local: Sequence[Placement]) -> Found:
 def can_narrow(space: Space) -> bool:
     """Does the KV have more than 8 bits."""
     base = space.base
-    return stored_format(resolve_kv_dtype(base.run.kv_dtype, base.model, base.engine), base.engine).element_bits > 8
+    return stored_format(base.deployment).element_bits > 8

@@ -35,8 +35,8 @@ class World:
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario, self.trace = scenario, trace
         self.clock = Clock()
-        model, machine, engine, run = scenario.model, scenario.machine, scenario.engine, scenario.run
-        self.cost = StepCost(model, machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
+        engine, run = scenario.engine, scenario.run
+        self.cost = StepCost(scenario.deployment)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
         self.target = targets.parse(run.target)
         slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
@@ -60,7 +60,7 @@ class World:
         self.all_done = self.clock.event()
         self.rejected_prompt_tokens = 0
         self.clipped = 0
-        self.max_context = min(filter(None, (engine.max_context_tokens, model.max_context_tokens)), default=1 << 40)
+        self.max_context = min(filter(None, (engine.max_context_tokens, scenario.model.max_context_tokens)), default=1 << 40)
 
     def _routed(self, servers: list[Server]) -> Router | None:
         """A router in front of several servers; None for one."""
@@ -187,11 +187,10 @@ def _has_sessions(trace: Trace) -> bool:
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
     """What the engine leaves for KV on the GPUs of a replica."""
-    model, machine = scenario.model, scenario.machine
-    pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
+    deployed, pool = scenario.deployment, kv_pool(scenario.deployment)
     if pool.kv_bytes <= 0:
         raise InputError(
-            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
+            f"{deployed.model.name} does not fit {deployed.tp} GPU(s) of {deployed.machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
             hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kvplan.deployment import Remote
 from kvplan.hardware.spec import Network
-from kvplan.scenario import Remote
 from kvplan.sim.clock import Clock
 
 
