@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,7 +145,7 @@ def load(
             sizes[SIZES[key]] = _positive_size(key, value)
     settings: dict[str, Any] = {**written.run, **{key: value for key, value in (run or {}).items() if value is not None}}
     deployed = {key: settings.pop(key) for key in tuple(settings) if f"run.{key}" in MOVED}
-    ranks = {**written.parallel, **{key: deployed.pop(key) for key in ("tp", "pp") if key in deployed}}
+    ranks: dict[str, Any] = {**written.parallel, **{key: deployed.pop(key) for key in ("tp", "pp") if key in deployed}}
     scenario = Scenario(
         name=written.name or Path(source).stem,
         trace=written.trace,
@@ -203,18 +204,24 @@ def parse_value(name: str, value: Any) -> Any:
 def _replace(record: Any, parts: list[str], value: Any, path: str) -> Any:
     if not parts or not isinstance(record, msgspec.Struct):
         raise InputError(f"{path} is not a setting")
-    fields = {field.name: field for field in msgspec.structs.fields(type(record))}
+    fields = _types(type(record))
     name = parts[0]
     if name not in fields:
         raise InputError(f"{path} is not a setting", hint=did_you_mean(name, fields))
     if len(parts) > 1:
         changes: dict[str, Any] = {name: _replace(getattr(record, name), parts[1:], value, path)}
     else:
-        changes = {name: _converted(name, value, fields[name].type, path)}
+        changes = {name: _converted(name, value, fields[name], path)}
     sources = getattr(record, "provenance", {})
     if ".".join(parts) in sources:
         changes["provenance"] = {**sources, ".".join(parts): Source(kind="assumed", source="set by the user")}
     return msgspec.structs.replace(record, **changes)
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    """Fields of a record with their types, bounds included."""
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _converted(name: str, value: Any, kind: Any, path: str) -> Any:
@@ -269,7 +276,8 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     try:
         return msgspec.convert({key: parse_value(key, value) for key, value in settings.items()}, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {error}") from None
+        problem, _, at = str(error).partition(" - at `$.")
+        raise InputError(f"{where}.{at.rstrip('`')}: {problem}" if at else f"{where}: {error}") from None
 
 
 def _sane(scenario: Scenario) -> Scenario:

@@ -20,7 +20,8 @@ from kvplan.sim.cache.prefix import PrefixTree
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.cache.user_policy import maker
 from kvplan.sim.clock import Clock
-from kvplan.sim.outcome.record import Recorder
+from kvplan.sim.cluster.dispatch import Replicas
+from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.handover import Delivery
 from kvplan.sim.transfer.links import DiskQueue, HostLink
@@ -46,6 +47,16 @@ class Server:
 
     def __init__(self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None) -> None:
         self.replica, self.tiers, self.link, self.disk, self.remote = replica, tiers, link, disk, remote
+
+    def busy_s(self, name: str) -> float:
+        """Seconds that the link or device between a tier and the one above was busy."""
+        if name == "cpu":
+            return max(self.link.busy_s)
+        if name == "disk" and self.disk is not None:
+            return sum(self.disk.busy_s)
+        if name == "remote" and self.remote is not None:
+            return max(self.remote.busy_s)
+        return 0.0
 
 
 class Builder:
@@ -89,6 +100,16 @@ class Builder:
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, tiers, link, disk, remote)
+
+    def behind_router(self, servers: list[Server]) -> Replicas:
+        """Servers of one kind, behind the router that the scenario names."""
+        return Replicas(
+            self.clock,
+            self.scenario.cluster,
+            [server.replica for server in servers],
+            key_tokens=self.trace.block_tokens,
+            cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),
+        )
 
     def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica whose active sequences lie partly in host memory; both together bound how many there are."""
@@ -207,6 +228,28 @@ class Builder:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)
 
 
+def tier_records(servers: list[Server], *, gpu_token_bytes: float, host_token_bytes: float) -> list[TierRecord]:
+    """Tiers by name, added up over the replicas; the busiest link counts."""
+    found = []
+    for name in ("gpu", "cpu", "disk", "remote"):
+        tiers = {id(tier): tier for server in servers for tier in server.tiers if tier.name == name}.values()
+        if not tiers:
+            continue
+        size = gpu_token_bytes if name == "gpu" else host_token_bytes
+        found.append(
+            TierRecord(
+                name=name,
+                capacity_bytes=round(sum(tier.capacity_tokens for tier in tiers) * size),
+                peak_bytes=round(sum(tier.peak_tokens for tier in tiers) * size),
+                loaded_bytes=round(sum(tier.loaded_tokens for tier in tiers) * size),
+                stored_bytes=round(sum(tier.stored_tokens for tier in tiers) * size),
+                evicted_bytes=round(sum(tier.evicted_tokens for tier in tiers) * size),
+                busy_s=max(server.busy_s(name) for server in servers),
+            )
+        )
+    return found
+
+
 HANDOVER = Offload(load="whole_request", store_generated=False)
 """Rules of a replica that only decodes."""
 
@@ -224,17 +267,17 @@ def transfer_network(scenario: Scenario) -> Network:
 
 
 def bytes_per_token(scenario: Scenario) -> float:
-    """KV bytes of one more token of a long sequence over all layers and ranks, as the GPUs store them."""
-    pool = layout(scenario.deployment)
-    if not pool.unit_tokens:
+    """KV bytes of one token over all layers and ranks, as the GPUs store them."""
+    made = layout(scenario.deployment)
+    size = sum(one.token_bytes for one in made.types) * made.ranks
+    if not size:
         raise InputError(f"{scenario.model.name} keeps no KV per token: there is nothing to offload")
-    return pool.growth_block_bytes / pool.block_tokens
+    return size
 
 
 def block_pieces(scenario: Scenario) -> int:
-    """Contiguous pieces of one block on the host link."""
-    kept = below(scenario.deployment)
-    return kept.loaded(kept.chunk_tokens).pieces // max(1, kept.loaded(kept.chunk_tokens).keys)
+    """Contiguous pieces of one block on the host link: one, or a piece for each layer that keeps KV per token."""
+    return 1 if scenario.engine.offload.copy_layers == "all" else layout(scenario.deployment).layers
 
 
 def host_bytes_per_token(scenario: Scenario) -> float:

@@ -7,8 +7,8 @@ import msgspec
 from kvplan import catalog
 from kvplan.engine.spec import Offload
 from kvplan.model import Layers, ModelSpec
-from kvplan.planning.warnings import Case, Workload, warnings
-from kvplan.results.plan import Notice, Placement
+from kvplan.planning.traps import Case, Workload, warnings
+from kvplan.results.placement import Notice, Placement
 from kvplan.units import GiB, TiB
 
 GROUPED = Layers(kind="full", count=32, query_heads=32, kv_heads=8, k_dim=128, v_dim=128)
@@ -102,15 +102,6 @@ def test_convoy_behind_a_shared_prefix() -> None:
     assert found(change(case, workload__prefix_sharers=7)) == {}
 
 
-def test_units_of_each_engine() -> None:
-    lmcache = msgspec.structs.replace(QUIET.engine, name="lmcache")
-    case = change(engine=lmcache, placement__tp=4)
-    (notice,) = [notice for notice in warnings(case) if notice.code == "per_rank_unit"]
-    # 100 GiB over 4 workers: LMCache is given 25.
-    assert "25 is 100.0 GiB in all, 25.0 GiB per rank" in notice.sentence
-    assert "per_rank_unit" not in {notice.code for notice in warnings(change(placement__tp=1))}
-
-
 def test_host_memory_and_pinning_time() -> None:
     # 2 TiB x 0.8 = 1638.4 GiB can be pinned.
     assert found(change(placement__cpu_bytes=1638 * GiB)) == {}
@@ -127,7 +118,8 @@ def test_latent_kv_on_every_rank() -> None:
     case = change(engine=copies, model__layers=(latent,), placement__tp=8, placement__block_tokens=64)
     assert "1/8" in found(case)["latent_per_rank"].sentence
     assert found(change(case, placement__tp=1)) == {}
-    assert "latent_per_rank" not in found(change(case, engine=QUIET.engine))
+    once = msgspec.structs.replace(QUIET.engine, offload=Offload(latent_per_rank=False))
+    assert "latent_per_rank" not in found(change(case, engine=once))
 
 
 def test_pool_too_small_for_one_long_request() -> None:

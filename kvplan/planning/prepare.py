@@ -7,10 +7,10 @@ import msgspec
 from kvplan.errors import InputError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
-from kvplan.planning.objective import Prices, Target
+from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
-from kvplan.results.plan_result import HitPoint, TierWorth
+from kvplan.results.plan import HitPoint, TierWorth
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import bytes_per_token
 from kvplan.traces import open_trace
@@ -21,7 +21,7 @@ LEAST_DOUBT = 1.5
 
 
 def space_of(
-    scenario: Scenario, target: Target, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
+    scenario: Scenario, target: Objective, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
 ) -> tuple[Space, list[str]]:
     """The space of a scenario, and what the user should know about how it came about.
 
