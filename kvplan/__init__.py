@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvplan.engine.spec import EngineSpec
     from kvplan.hardware.spec import Machine
     from kvplan.model import ModelSpec
-    from kvplan.results.plan_result import PlanResult
+    from kvplan.results.plan import PlanResult
     from kvplan.results.simulate import SimResult
     from kvplan.results.size import SizeResult
 
@@ -74,10 +74,10 @@ def plan(
     sets: Mapping[str, object] | None = None,
     **options: Any,
 ) -> PlanResult:
-    """When to offload, where to and how much, as `kvplan plan` does; options are those of `kvplan.planning.answer.plan`."""
+    """When to offload, where to and how much, as `kvplan plan` does; options are those of `kvplan.planning.plan.plan`."""
     from kvplan import scenario
-    from kvplan.planning.answer import plan as answer
     from kvplan.planning.objective import parse_target
+    from kvplan.planning.plan import plan as answer
 
     wanted = scenario.load(
         str(source),

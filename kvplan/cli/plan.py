@@ -75,8 +75,8 @@ def plan(
         return _explain(explain_config, machine, gpu_kv, as_json)
     if bool(source) == bool(sessions):
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
-    from kvplan.planning.answer import plan as answer
     from kvplan.planning.objective import parse_prices, parse_target
+    from kvplan.planning.plan import plan as answer
     from kvplan.report import plan as report
 
     with _traffic(source, sessions) as path:
@@ -102,7 +102,7 @@ def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:
     """The path of the trace or scenario, generated when there are only numbers."""
     if sessions is None:
         return nullcontext(source)
-    from kvplan.planning.sessions import parse_sessions, trace_of
+    from kvplan.planning.session_traffic import parse_sessions, trace_of
 
     return trace_of(parse_sessions(sessions))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.results.plan import Placement
+from kvplan.results.placement import Placement
 from kvplan.units import GiB
 
 

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from kvplan.deploy.dialects import TARGETS, check, refuse
-from kvplan.results.plan import Emission, Notice, Part, Placement
+from kvplan.results.deploy import Emission, Part
+from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes
 
 Line = tuple[str, list[str]]  # what the engine reads, and which decisions it carries out

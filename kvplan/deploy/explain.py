@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvplan.catalog import read_text
-from kvplan.deploy.config_text import Config, parse_config
 from kvplan.deploy.dialects import TARGETS
 from kvplan.deploy.read import READERS
 from kvplan.deploy.reading import Reading, known_settings, transfer_config
+from kvplan.deploy.syntax import Config, parse_config
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Host
-from kvplan.planning.warnings import disk_without_cpu, host_exhausted, per_rank_unit, slow_start, small_tier
-from kvplan.results.plan import Explanation, Notice, Placement, TierSize
+from kvplan.planning.traps import disk_without_cpu, host_exhausted, per_rank_unit, slow_start, small_tier
+from kvplan.results.deploy import Explanation, TierSize
+from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes
 
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import msgspec
 
 from kvplan.catalog import read_text
-from kvplan.deploy.config_text import Config
 from kvplan.deploy.dialects import TARGETS
+from kvplan.deploy.syntax import Config
 from kvplan.errors import did_you_mean
-from kvplan.results.plan import Level, Meaning, Notice, TierSize
+from kvplan.results.deploy import Meaning, TierSize
+from kvplan.results.placement import Level, Notice
 from kvplan.units import MiB, TiB, format_bytes
 
 SMALLEST_TIER, LARGEST_TIER = 64 * MiB, 16 * TiB

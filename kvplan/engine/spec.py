@@ -37,6 +37,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
+    whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
+    row_multiple_bytes: int = 1  # to which the bytes of a key are rounded up
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
 

@@ -23,9 +23,16 @@ class LayerType(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str  # full, window, chunked, cross or state
     count: int
-    block_tokens: int
+    block_tokens: int  # 0 for states
     groups: int
     window_tokens: int = 0
+    token_bytes: int = 0  # of one token in all these layers on one rank, without padding
+    state_bytes: int = 0  # of one state of all these layers on one rank, without padding
+
+    @property
+    def grows(self) -> bool:
+        """Does every further token of a long sequence need room."""
+        return self.kind == "full" or (self.kind == "cross" and not self.window_tokens)
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,25 +45,48 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     state_blocks: int
     printed_tokens: str
     ranks: int
+    layers: int  # layers with a cache on one rank: tensors of a block
+    group_layers: int  # of those, the ones of one group
+    latent: bool = False  # is every layer's content the same on all ranks of a stage
+    stages: int = 1
 
     @property
     def groups(self) -> int:
         return sum(one.groups for one in self.types)
 
+    @property
+    def unit_tokens(self) -> int:
+        """Tokens by which a sequence grows at once in all groups that keep every token; 0 when none does."""
+        return max((one.block_tokens for one in self.types if one.grows), default=0)
+
+    @property
+    def unit_blocks(self) -> int:
+        """Blocks that `unit_tokens` more tokens take in the groups that keep every token."""
+        return sum(one.groups * self.unit_tokens // one.block_tokens for one in self.types if one.grows)
+
+    def grown_blocks(self, context_tokens: int) -> int:
+        """Blocks of `context_tokens` in the groups that keep every token."""
+        return sum(one.groups * -(-context_tokens // one.block_tokens) for one in self.types if one.grows)
+
+    def fixed_blocks(self, context_tokens: int, new_tokens: int | None = None) -> int:
+        """Blocks beside those for a request of `context_tokens` of which a step computes the last `new_tokens`
+        (None: a whole step of the engine's): its windows, chunks, states.
+        """
+        new = self.step_tokens if new_tokens is None else new_tokens
+        return sum(one.groups * self._kept_blocks(one, context_tokens, new) for one in self.types if not one.grows)
+
     def request_blocks(self, context_tokens: int) -> int:
         """Blocks that the engine sets aside for one request of `context_tokens`, over all groups."""
-        return sum(one.groups * self._type_blocks(one, context_tokens) for one in self.types)
+        return self.grown_blocks(context_tokens) + self.fixed_blocks(context_tokens)
 
-    def _type_blocks(self, one: LayerType, context_tokens: int) -> int:
+    def _kept_blocks(self, one: LayerType, context_tokens: int, new_tokens: int) -> int:
         if one.kind == "state":
             return self.state_blocks
         if one.kind == "window":  # one more: the window need not start at a block's edge
-            return -(-min(one.window_tokens - 1 + self.step_tokens, context_tokens) // one.block_tokens) + 1
+            return -(-min(one.window_tokens - 1 + new_tokens, context_tokens) // one.block_tokens) + 1
         if one.kind == "chunked":
-            return -(-min(one.window_tokens + self.step_tokens, context_tokens) // one.block_tokens)
-        if one.kind == "cross" and one.window_tokens:
-            return -(-one.window_tokens // one.block_tokens)
-        return -(-context_tokens // one.block_tokens)
+            return -(-min(one.window_tokens + new_tokens, context_tokens) // one.block_tokens)
+        return -(-one.window_tokens // one.block_tokens)  # of the encoder, whatever the context
 
     def reserved_bytes(self, context_tokens: int) -> int:
         """Bytes set aside for one request of `context_tokens`, on all ranks together."""
@@ -67,8 +97,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes, on all ranks together, by which `block_tokens` more tokens enlarge a long sequence: its windows
         are full, its state is fixed.
         """
-        growing = [one for one in self.types if one.kind == "full" or (one.kind == "cross" and not one.window_tokens)]
-        return sum(one.groups * self.block_bytes * self.block_tokens // one.block_tokens for one in growing) * self.ranks
+        return sum(one.groups * self.block_bytes * self.block_tokens // one.block_tokens for one in self.types if one.grows) * self.ranks
 
     def blocks(self, pool_bytes: int) -> int:
         """Whole blocks in a pool of `pool_bytes` on all ranks together."""
@@ -102,9 +131,12 @@ def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, 
             block_tokens=one.block_tokens,
             groups=-(-one.count // group),
             window_tokens=one.window_tokens,
+            token_bytes=one.token_bytes,
+            state_bytes=one.state_bytes,
         )
         for one in types
     )
+    layers = sum(-(-layer.count // pp) for layer in kept)
     return Layout(
         block_bytes=page * group,
         block_tokens=min((one.block_tokens for one in types if one.block_tokens), default=0),
@@ -113,6 +145,10 @@ def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, 
         state_blocks=rules.state_blocks,
         printed_tokens=rules.printed_tokens,
         ranks=tp * pp,
+        layers=layers,
+        group_layers=layers if len(types) == 1 else group,
+        latent=bool(kept) and all(layer.kind == "latent" for layer in kept),
+        stages=pp,
     )
 
 
@@ -136,6 +172,8 @@ class _Type(msgspec.Struct):
     page_bytes: int  # of one layer and block
     block_tokens: int
     window_tokens: int = 0
+    token_bytes: int = 0  # of all layers of the type on one rank, unpadded
+    state_bytes: int = 0
 
 
 def _kind(layer: Layers, rules: Memory) -> str:
@@ -155,7 +193,7 @@ def _types(kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, t
     only = {_kind(layer, rules) for layer in kept}
     if only <= {"full"}:  # one group whatever the sizes: a block has a page of every layer
         total = sum(-(-layer.count // pp) * token_bytes(layer, fmt, tp) for layer in kept)
-        return [_Type("full", 1, total * block, block)] if kept else []
+        return [_Type("full", 1, total * block, block, token_bytes=total)] if kept else []
     attending = [layer for layer in kept if layer.kind != "state"]
     states = [layer for layer in kept if layer.kind == "state"]
     state = max((state_bytes(layer, model.dtype, tp, rules.state_dtype) for layer in states), default=0)
@@ -170,7 +208,10 @@ def _types(kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, t
             tokens = block * (widest // token_bytes(layer, fmt, tp))
             window = layer.window_tokens if kind != "full" else 0
         one = types.setdefault((kind, tokens, window), _Type(kind, 0, page, tokens, window))
-        one.count += -(-layer.count // pp)
+        count = -(-layer.count // pp)
+        one.count += count
+        one.token_bytes += count * token_bytes(layer, fmt, tp)
+        one.state_bytes += count * state_bytes(layer, model.dtype, tp, rules.state_dtype)
     return list(types.values())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kvplan.model.fields import Fields
+from kvplan.model.config import Fields
 from kvplan.model.spec import Kind, Layers
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
@@ -15,9 +15,9 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 
 def layer_count(fields: Fields) -> int:
     """Decoder layers."""
-    if fields.family == "nemotron_h" and (types := fields.given("layers_block_type")):
+    if not any(fields.given(name) for name in fields.rules.depth) and (types := fields.given("layers_block_type")):
         return len(types)
-    return fields.need("num_hidden_layers", "n_layer", "n_layers", "num_decoder_layers", "decoder_layers", "num_layers")
+    return fields.need(*fields.rules.depth)
 
 
 def hidden_size(fields: Fields) -> int:
@@ -29,53 +29,12 @@ def query_heads(fields: Fields) -> int:
     return fields.need("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads")
 
 
-_ALWAYS_MULTI_HEAD = {
-    "gpt2",
-    "gptj",
-    "gpt_neo",
-    "gpt_neox",
-    "gpt_neox_japanese",
-    "codegen",
-    "opt",
-    "bloom",
-    "phi-msft",
-    "baichuan",
-    "xglm",
-    "biogpt",
-    "bart",
-    "mbart",
-    "pegasus",
-    "m2m_100",
-    "marian",
-    "blenderbot",
-    "t5",
-    "mt5",
-    "umt5",
-    "longt5",
-    "switch_transformers",
-    "whisper",
-    "gptsan-japanese",
-    "ctrl",
-    "xverse",
-    "qwen",
-    "jais",
-    "imagegpt",
-    "persimmon",
-    "fuyu",
-    "speech_to_text",
-    "plbart",
-    "led",
-    "musicgen_decoder",
-}
-"""Families whose code has one K and V per query head whatever the config says."""
-
-
 def kv_heads(fields: Fields, heads: int) -> int:
     """KV heads per layer: the config's, or as many as query heads where the family has no other kind."""
     own = fields.number("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups")
     if own:
         return own
-    if fields.family in _ALWAYS_MULTI_HEAD or fields.whole:
+    if fields.rules.multi_head or fields.whole:
         return heads
     raise fields.refuse("num_key_value_heads is missing and there is no model_type that would settle it", "architectures")
 
@@ -135,78 +94,7 @@ def layer_types(fields: Fields) -> list[str]:
         if unknown := set(types) - {FULL, SLIDING}:
             raise fields.refuse(f"layer types {', '.join(sorted(unknown))} are not known for this family", "layer_types")
         return types
-    rule = _TYPES.get(fields.family)
-    return rule(fields, count) if rule else [FULL] * count
-
-
-def every(period: int, count: int) -> list[str]:
-    return [FULL if (i + 1) % period == 0 else SLIDING for i in range(count)]
-
-
-def _all_slide(fields: Fields, count: int) -> list[str]:
-    return [SLIDING if fields.number("sliding_window") else FULL] * count
-
-
-def _qwen(fields: Fields, count: int) -> list[str]:
-    if not fields.get("use_sliding_window") or not fields.number("sliding_window"):
-        return [FULL] * count
-    first = fields.number("max_window_layers") or 0
-    return [SLIDING if i >= first else FULL for i in range(count)]
-
-
-def _pattern(default: int):  # type: ignore[no-untyped-def]
-    def types(fields: Fields, count: int) -> list[str]:
-        pattern = fields.get("sliding_window_pattern", "_sliding_window_pattern")
-        if isinstance(pattern, str):
-            return [SLIDING if pattern[i % len(pattern)] == "L" else FULL for i in range(count)]
-        if not fields.number("sliding_window"):
-            return [FULL] * count
-        return every(int(pattern or default), count)
-
-    return types
-
-
-def _afmoe(fields: Fields, count: int) -> list[str]:
-    return every(fields.number("global_attn_every_n_layers") or 4, count)
-
-
-def _alternate(fields: Fields, count: int) -> list[str]:
-    return [SLIDING if i % 2 == 0 else FULL for i in range(count)]
-
-
-_TYPES = {
-    "mistral": _all_slide,
-    "mixtral": _all_slide,
-    "phi3": _all_slide,
-    "phi3_v": _all_slide,
-    "phi4_multimodal": _all_slide,
-    "phi4mm": _all_slide,
-    "phimoe": _all_slide,
-    "cwm": lambda fields, count: [FULL if i % 4 == 0 else SLIDING for i in range(count)],
-    "starcoder2": _all_slide,
-    "minimax_m2": lambda fields, count: [FULL] * count,
-    "qwen2": _qwen,
-    "qwen2_moe": _qwen,
-    "qwen2_vl": _qwen,
-    "qwen2_vl_text": _qwen,
-    "qwen2_5_vl": _qwen,
-    "qwen2_5_vl_text": _qwen,
-    "qwen3": _qwen,
-    "qwen3_moe": _qwen,
-    "mimo": _qwen,
-    "gemma2": _alternate,
-    "gpt_oss": _alternate,
-    "gemma3": _pattern(6),
-    "gemma3_text": _pattern(6),
-    "cohere2": _pattern(4),
-    "olmo3": _pattern(4),
-    "exaone4": _pattern(4),
-    "exaone_moe": _pattern(4),
-    "afmoe": _afmoe,
-}
-"""model_type -> the kinds of its layers where the config has no `layer_types`; families that are absent here attend
-to everything.
-"""
+    return fields.rules.windows(fields, count) if fields.rules.windows else [FULL] * count
 
 
 def latent(fields: Fields) -> tuple[Layers, ...]:
@@ -214,11 +102,8 @@ def latent(fields: Fields) -> tuple[Layers, ...]:
     where the config has one.
     """
     layer = latent_layer(fields)
-    count = layer_count(fields)
-    if fields.family == "longcat_flash":  # two attentions a layer
-        count *= 2
-    sparse = fields.given("index_topk") or fields.family in ("deepseek_v32", "glm_moe_dsa")
-    index = fields.number("index_head_dim") if sparse else 0
+    count = layer_count(fields) * fields.rules.mixers
+    index = fields.number("index_head_dim") if fields.rules.indexer or fields.given("index_topk") else 0
     if not index:
         return (many(layer, count),)
     types = fields.sequence("indexer_types", count) or _indexer_types(fields, count)

@@ -1,48 +1,28 @@
-"""Feed-forward layers of one config: dense, mixture of experts, and which layer has which."""
+"""What a config says about weights beside token mixing: feed-forward layers, dense or of experts, vision towers, encoders, embeddings."""
 
 from __future__ import annotations
 
-from kvplan.model.attention import hidden_size, layer_count
-from kvplan.model.fields import Fields
-from kvplan.model.spec import Ffn
+from collections.abc import Callable
+from typing import Any
 
-_TWO_MATRICES = {
-    "gpt2",
-    "gptj",
-    "gpt_neo",
-    "gpt_neox",
-    "gpt_bigcode",
-    "codegen",
-    "opt",
-    "bloom",
-    "falcon",
-    "mpt",
-    "phi",
-    "phi-msft",
-    "starcoder2",
-    "nemotron",
-    "nemotron_h",
-    "whisper",
-    "bart",
-    "mbart",
-    "pegasus",
-    "m2m_100",
-    "marian",
-    "persimmon",
-    "xglm",
-    "biogpt",
-    "blenderbot",
-    "gpt_neox_japanese",
-}
+from kvplan.model.attention import hidden_size, layer_count, query_heads
+from kvplan.model.config import Fields
+from kvplan.model.spec import Ffn
 
 
 def _matrices(fields: Fields) -> int:
-    if fields.family in ("t5", "mt5", "umt5", "longt5"):
-        return 3 if "gated" in str(fields.get("feed_forward_proj")) else 2
-    return 2 if fields.family in _TWO_MATRICES else 3
+    return fields.rules.matrices or (3 if "gated" in str(fields.get("feed_forward_proj")) else 2)
 
 
-def _width(fields: Fields) -> int:
+def dense_width(fields: Fields) -> int:
+    """Width of a dense feed-forward layer."""
+    if fields.rules.width:
+        return fields.rules.width(fields)
+    return usual_width(fields)
+
+
+def usual_width(fields: Fields) -> int:
+    """The same by the names that most families use."""
     names = (
         "intermediate_size",
         "n_inner",
@@ -52,26 +32,26 @@ def _width(fields: Fields) -> int:
         "ffn_hidden_size",
         "dense_intermediate_size",
     )
-    if fields.family == "granitemoehybrid" and fields.number("shared_intermediate_size"):
-        return fields.need("shared_intermediate_size")
-    if fields.family == "llama4_text" and fields.number("intermediate_size_mlp"):
-        return fields.need("intermediate_size_mlp")
-    if fields.family.startswith("minimax_m3"):
-        return fields.need("dense_intermediate_size")
     value = fields.get(*names)
     if isinstance(value, list):
         return int(sum(value) / len(value))
-    if fields.family == "qwen":  # counts both halves of the gated layer
-        return fields.need("intermediate_size") // 2
     return fields.number(*names) or int(hidden_size(fields) * (fields.number("expansion_ratio") or 4))
+
+
+def width_of(name: str) -> Callable[[Fields], int]:
+    """A width that one field gives where it is there."""
+    return lambda fields: fields.number(name) or usual_width(fields)
+
+
+def half_width(fields: Fields) -> int:
+    """Qwen-1 counts both halves of its gated layer."""
+    return fields.need("intermediate_size") // 2
 
 
 def experts(fields: Fields) -> int:
     """Routed experts per sparse layer; 0 for a dense model."""
-    if fields.family.startswith("gemma4") and not fields.get("enable_moe_block"):
+    if fields.get("enable_moe_block") is False:
         return 0
-    if fields.family == "nemotron_h":
-        return int(fields.given("n_routed_experts") or 0)
     nested = fields.get("ffn_config") or {}
     return fields.number("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts") or int(nested.get("moe_num_experts", 0))
 
@@ -83,19 +63,23 @@ def _expert_width(fields: Fields) -> int:
 
 
 def _shared_width(fields: Fields, width: int) -> int:
-    explicit = fields.number(
-        "shared_expert_intermediate_size",
-        "moe_shared_expert_intermediate_size",
-        "shared_intermediate_size",
-        "share_expert_dim",
-    )
-    if explicit:
-        return explicit * (fields.number("n_shared_experts") or 1 if fields.family == "nemotron_h" else 1)
-    if fields.family == "llama4_text":
-        return width
-    if explicit is not None:
-        return 0
-    return width * (fields.number("n_shared_experts", "num_shared_experts", "num_shared_expert") or 0)
+    if fields.rules.shared_width:
+        return fields.rules.shared_width(fields, width)
+    shared = fields.number("n_shared_experts", "num_shared_experts", "num_shared_expert")
+    if each := fields.number("moe_shared_expert_intermediate_size"):
+        return each * (1 if shared is None else shared)
+    together = fields.number("shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim")
+    return width * (shared or 0) if together is None else together
+
+
+def one_shared(fields: Fields, width: int) -> int:
+    """One shared expert as wide as a routed one."""
+    return width
+
+
+def dense_shared(fields: Fields, width: int) -> int:
+    """A dense layer beside the routed experts."""
+    return dense_width(fields)
 
 
 def _sparse_layers(fields: Fields, count: int) -> int:
@@ -108,9 +92,9 @@ def _sparse_layers(fields: Fields, count: int) -> int:
         return sum(bool(one) for one in frequency[:count])
     if enum := fields.given("moe_layers_enum"):
         return len(enum.split(",")) if isinstance(enum, str) else len(enum)
-    if fields.family == "llama4_text":
+    if interleaved := fields.number("interleave_moe_layer_step"):
         explicit = fields.given("moe_layers")
-        return len(explicit) if explicit else count // (fields.number("interleave_moe_layer_step") or 1)
+        return len(explicit) if explicit else count // interleaved
     if period := fields.number("expert_layer_period"):
         offset = fields.number("expert_layer_offset") or 0
         return sum(i % period == offset for i in range(count))
@@ -129,7 +113,7 @@ def ffn(fields: Fields, count: int = 0) -> tuple[Ffn, ...]:
     if blocks := fields.given("block_configs"):
         return _per_block(fields, blocks[:count])
     if not number or number == 1:
-        return (Ffn(count=count, width=_width(fields), matrices=matrices),)
+        return (Ffn(count=count, width=dense_width(fields), matrices=matrices),)
     width, sparse = _expert_width(fields), _sparse_layers(fields, count)
     routed = Ffn(
         count=sparse,
@@ -137,10 +121,10 @@ def ffn(fields: Fields, count: int = 0) -> tuple[Ffn, ...]:
         matrices=matrices,
         experts=number,
         experts_per_token=experts_per_token(fields),
-        shared_width=_width(fields) if fields.family.startswith("gemma4") else _shared_width(fields, width),
+        shared_width=_shared_width(fields, width),
         inner_hidden=fields.number("moe_latent_size", "routed_expert_hidden_size") or 0,
     )
-    dense = Ffn(count=count - sparse, width=_width(fields), matrices=matrices) if count > sparse else None
+    dense = Ffn(count=count - sparse, width=dense_width(fields), matrices=matrices) if count > sparse else None
     return (dense, routed) if dense else (routed,)
 
 
@@ -175,3 +159,45 @@ def _per_block(fields: Fields, blocks: list[dict]) -> tuple[Ffn, ...]:
             width, matrices = -(-int(2 * part["ffn_mult"] * hidden / 3) // 256) * 256, 3
         groups[width, matrices] = groups.get((width, matrices), 0) + 1
     return tuple(Ffn(count=number, width=width, matrices=matrices) for (width, matrices), number in groups.items())
+
+
+def no_ffn(fields: Fields) -> tuple[Ffn, ...]:
+    """No feed-forward layers that are counted."""
+    return ()
+
+
+def other_params(fields: Fields) -> int:
+    """Parameters that are neither decoder layers nor word embeddings, as far as the config tells."""
+    return _vision(fields) + (_encoder(fields) if fields.rules.encoder else 0) + _per_layer_embeddings(fields)
+
+
+def _vision(fields: Fields) -> int:
+    """A vision transformer's blocks and the projector into the decoder; patch and position embeddings are below 1 %
+    of it.
+    """
+    vision: dict[str, Any] = fields.outer.get("vision_config") or {}
+    width = int(vision.get("hidden_size") or vision.get("vt_hidden_size") or 0)
+    depth = int(vision.get("num_hidden_layers") or vision.get("depth") or vision.get("vt_num_hidden_layers") or 0)
+    inner = int(vision.get("intermediate_size") or vision.get("vt_intermediate_size") or 4 * width)
+    if not width or not depth:
+        return 0
+    merged = width * int(vision.get("spatial_merge_size") or 1) ** 2
+    projectors = 1 + len(vision.get("deepstack_visual_indexes") or ())
+    return depth * (4 * width * width + 2 * width * inner) + projectors * (merged * merged + merged * hidden_size(fields))
+
+
+def _encoder(fields: Fields) -> int:
+    hidden = hidden_size(fields)
+    depth = fields.number("encoder_layers", "num_layers") or layer_count(fields)
+    inner = fields.number("encoder_ffn_dim", "d_ff") or 4 * hidden
+    attention = 4 * hidden * query_heads(fields) * (fields.number("d_kv") or hidden // query_heads(fields))
+    return depth * (attention + _matrices(fields) * hidden * inner)
+
+
+def _per_layer_embeddings(fields: Fields) -> int:
+    """Gemma-3n and Gemma-4: an embedding of its own for each layer, with its projections."""
+    width = fields.number("hidden_size_per_layer_input") or 0
+    if not width:
+        return 0
+    count, hidden = layer_count(fields), hidden_size(fields)
+    return count * width * fields.need("vocab_size_per_layer_input") + hidden * count * width + count * 2 * hidden * width

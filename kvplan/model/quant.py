@@ -6,7 +6,7 @@ import fnmatch
 import re
 from typing import Any
 
-from kvplan.model.fields import Fields
+from kvplan.model.config import Fields
 from kvplan.model.spec import Quantization
 
 _SAMPLES = {

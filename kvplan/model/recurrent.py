@@ -18,8 +18,9 @@ from kvplan.model.attention import (
     layer_count,
     query_heads,
 )
-from kvplan.model.fields import Fields
-from kvplan.model.spec import Layers
+from kvplan.model.config import Fields
+from kvplan.model.ffn import ffn as feed_forward
+from kvplan.model.spec import Ffn, Layers
 
 LINEAR = "linear_attention"
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -147,7 +148,7 @@ def falcon_h1(fields: Fields) -> tuple[Layers, ...]:
 _NEMOTRON = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
-def nemotron_types(fields: Fields) -> list[str]:
+def _nemotron_types(fields: Fields) -> list[str]:
     """`mamba`, `attention`, `moe` or `mlp` of each layer of a Nemotron-H model."""
     if pattern := fields.given("hybrid_override_pattern"):
         if unknown := set(pattern) - set(_NEMOTRON):
@@ -173,7 +174,19 @@ def nemotron_h(fields: Fields) -> tuple[Layers, ...]:
     )
     none = Layers(kind="none", count=1)
     full = attention_layer(hidden, "full", geometry(fields))
-    return _mixed(fields, nemotron_types(fields), {"mamba": state, "attention": full, "moe": none, "mlp": none})
+    return _mixed(fields, _nemotron_types(fields), {"mamba": state, "attention": full, "moe": none, "mlp": none})
+
+
+def nemotron_ffn(fields: Fields) -> tuple[Ffn, ...]:
+    """Nemotron-H: dense feed-forwards and experts are layers of their own."""
+    types = _nemotron_types(fields)
+    sparse, dense = types.count("moe"), types.count("mlp")
+    groups = []
+    if dense:
+        groups.append(Ffn(count=dense, width=fields.need("intermediate_size"), matrices=2))
+    if sparse:
+        groups.append(feed_forward(fields, sparse)[-1])
+    return tuple(groups)
 
 
 def zamba2(fields: Fields) -> tuple[Layers, ...]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 
 from kvplan.provenance import Source, relative_sigma
-from kvplan.results.plan_result import Range, TierWorth
+from kvplan.results.plan import Range, TierWorth
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.build import block_pieces
 from kvplan.sim.simulate import bytes_per_token

@@ -8,8 +8,8 @@ import msgspec
 
 from kvplan.deploy.dialects import TARGETS
 from kvplan.planning.space import Space
-from kvplan.results.plan import Placement
-from kvplan.results.plan_result import Option, Pruned
+from kvplan.results.placement import Placement
+from kvplan.results.plan import Option, Pruned
 
 Variation = Callable[[Space, Option], Placement | Pruned]
 

@@ -11,7 +11,7 @@ import msgspec
 
 from kvplan.errors import KvplanError
 from kvplan.request import Request
-from kvplan.results.plan import Placement
+from kvplan.results.placement import Placement
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 from kvplan.sim.outcome.summary import summarise
@@ -77,8 +77,7 @@ def run_one(job: Job) -> Outcome:
     try:
         trace = open_trace(job.scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
         world = World(job.scenario, _Thinned(trace, job.reuse) if job.reuse < 1 else trace)
-        finished = world.run()
-        return summarise(world, partial=not finished)
+        return summarise(world.run())
     except KvplanError as error:
         return error
 
@@ -99,12 +98,8 @@ class _Thinned(Trace):
 
     def __init__(self, trace: Trace, keep: float) -> None:
         self._trace, self._keep = trace, keep
-        self.name, self.format, self.block_tokens, self.report = (
-            trace.name,
-            trace.format,
-            trace.block_tokens,
-            trace.report,
-        )
+        self.name, self.format, self.block_tokens, self.report = trace.name, trace.format, trace.block_tokens, trace.report
+        self.names_sessions = trace.names_sessions
 
     def __iter__(self) -> Iterator[Request]:
         fresh = 2**48

@@ -12,8 +12,8 @@ from kvplan.planning import space as places
 from kvplan.planning.objective import GOALS, Judged
 from kvplan.planning.runs import Job, Runner, realise
 from kvplan.planning.space import Space
-from kvplan.results.plan import Placement
-from kvplan.results.plan_result import Option, Pruned
+from kvplan.results.placement import Placement
+from kvplan.results.plan import Option, Pruned
 from kvplan.results.simulate import SimResult
 from kvplan.units import GiB, format_bytes
 

@@ -16,8 +16,8 @@ from kvplan.planning.runs import Job, Outcome, Runner, realise
 from kvplan.planning.search import gain, option
 from kvplan.planning.space import Space
 from kvplan.provenance import SIGMA_REL, Source
-from kvplan.results.plan import Placement
-from kvplan.results.plan_result import Assumption, Option, Range
+from kvplan.results.placement import Placement
+from kvplan.results.plan import Assumption, Option, Range
 from kvplan.scenario import Scenario
 
 LADDER = (2.0, 4.0)

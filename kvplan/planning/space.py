@@ -11,8 +11,8 @@ from kvplan.deploy.dialects import TARGETS
 from kvplan.memory.formats import resolve_kv_dtype, stored_format
 from kvplan.planning.objective import Prices, Target
 from kvplan.planning.traffic import capacity_for, hit_at
-from kvplan.results.plan import Placement
-from kvplan.results.plan_result import Pruned, TierWorth, Traffic
+from kvplan.results.placement import Placement
+from kvplan.results.plan import Pruned, TierWorth, Traffic
 from kvplan.scenario import Scenario
 from kvplan.units import GiB, format_bytes, format_rate, format_tokens
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kvplan.results.plan_result import Assumption, Option, PlanResult, Pruned, Range, TierWorth
+from kvplan.results.plan import Assumption, Option, PlanResult, Pruned, Range, TierWorth
 from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
 
 MARKS = {

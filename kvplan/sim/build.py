@@ -14,11 +14,14 @@ from kvplan.memory.kv import token_bytes as layer_token_bytes
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.belady import Future
 from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.cache.user_policy import maker
-from kvplan.sim.outcome.record import Recorder
+from kvplan.sim.clock import Clock
+from kvplan.sim.cluster.dispatch import Replicas
+from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.handover import Delivery
 from kvplan.sim.transfer.links import DiskQueue, HostLink
@@ -45,13 +48,23 @@ class Server:
     def __init__(self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None) -> None:
         self.replica, self.tiers, self.link, self.disk, self.remote = replica, tiers, link, disk, remote
 
+    def busy_s(self, name: str) -> float:
+        """Seconds that the link or device between a tier and the one above was busy."""
+        if name == "cpu":
+            return max(self.link.busy_s)
+        if name == "disk" and self.disk is not None:
+            return sum(self.disk.busy_s)
+        if name == "remote" and self.remote is not None:
+            return max(self.remote.busy_s)
+        return 0.0
+
 
 class Builder:
     """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory
     if so asked."""
 
-    def __init__(self, env: Any, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
-        self.env, self.scenario, self.trace, self.cost, self.tally = env, scenario, trace, cost, tally
+    def __init__(self, clock: Clock, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
+        self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
         engine, tiers, self.ranks = scenario.engine, scenario.tiers, scenario.run.tp
         self.token_bytes = bytes_per_token(scenario)
         self.host_token_bytes = host_bytes_per_token(scenario)
@@ -74,6 +87,7 @@ class Builder:
         if engine.offload.streamed_share:
             return self._streamed(gpu_bytes, recorder, done)
         gpu = self._gpu(gpu_bytes)
+        cache = self._cache(gpu)
         link, tiers = HostLink(scenario.machine.link), [gpu]
         transfers, disk, remote = Transfers(engine.offload), None, None
         if scenario.tiers.cpu_bytes:
@@ -82,10 +96,20 @@ class Builder:
             remote = self._remote_device() if self._remote else None
             lower = self._lower(disk, remote)
             stores = Stores(engine.offload, gpu, host, lower, block_tokens=engine.block_tokens)
-            transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, gpu, host, lower, self.tally))
+            transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, cache, host, lower, self.tally))
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
-        replica = Replica(self.env, engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, tiers, link, disk, remote)
+
+    def behind_router(self, servers: list[Server]) -> Replicas:
+        """Servers of one kind, behind the router that the scenario names."""
+        return Replicas(
+            self.clock,
+            self.scenario.cluster,
+            [server.replica for server in servers],
+            key_tokens=self.trace.block_tokens,
+            cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),
+        )
 
     def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica whose active sequences lie partly in host memory; both together bound how many there are."""
@@ -95,8 +119,9 @@ class Builder:
             raise InputError(f"{scenario.engine.name} keeps {share:.0%} of the KV in host memory", hint="add --cpu SIZE")
         bounds = [scenario.tiers.cpu_bytes / share] + ([gpu_bytes / (1 - share)] if share < 1 else [])
         gpu, link = self._gpu(min(bounds)), HostLink(scenario.machine.link)
+        cache = self._cache(gpu)
         transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
-        replica = Replica(self.env, scenario.engine, self.cost, gpu.tree, gpu, transfers, recorder, jump=False, done=done)
+        replica = Replica(self.clock, scenario.engine, self.cost, cache, transfers, recorder, jump=False, done=done)
         return Server(replica, [gpu], link, None, None)
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
@@ -104,11 +129,12 @@ class Builder:
         scenario = self.scenario
         engine = msgspec.structs.replace(scenario.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
+        cache = self._cache(gpu)
         network = transfer_network(scenario)
         rate = network.Bps
         link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0, small_copy_bytes=0))
         host = Host(
-            self.env,
+            self.clock,
             link,
             Delivery(),  # type: ignore[arg-type]
             gpu_token_bytes=self.token_bytes,
@@ -116,13 +142,12 @@ class Builder:
             ranks=1,
             piece_tokens=self.grain,
         )
-        loads = Loads(engine, self.cost, gpu, host, (), self.tally)
+        loads = Loads(engine, self.cost, cache, host, (), self.tally)
         replica = Replica(
-            self.env,
+            self.clock,
             engine,
             self.cost,
-            gpu.tree,
-            gpu,
+            cache,
             Transfers(HANDOVER, None, loads),
             recorder,
             jump=scenario.run.jump,
@@ -135,9 +160,18 @@ class Builder:
         usable = size - engine.null_blocks * engine.block_tokens * self.token_bytes
         return self._tier("gpu", usable, self.token_bytes, engine.gpu_policy, engine.block_tokens)
 
+    def _cache(self, gpu: Tier) -> GpuCache:
+        engine = self.scenario.engine
+        return GpuCache(
+            gpu,
+            block_tokens=engine.block_tokens,
+            prefix_caching=engine.prefix_caching,
+            reserve_full_prompt=engine.reserve_full_prompt,
+        )
+
     def _host(self, link: HostLink) -> Host:
         return Host(
-            self.env,
+            self.clock,
             link,
             self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes),
             gpu_token_bytes=self.token_bytes,
@@ -147,11 +181,11 @@ class Builder:
             piece_layers=block_pieces(self.scenario),
         )
 
-    def _lower(self, disk: DiskQueue | None, remote: RemoteDevice | None) -> list[Lower]:
-        rules, found = self.scenario.engine.offload, []
+    def _lower(self, disk: DiskQueue | None, remote: RemoteDevice | None) -> tuple[Lower, ...]:
+        rules, found = self.scenario.engine.offload, list[Lower]()
         if disk is not None:
             device = DiskDevice(
-                self.env,
+                self.clock,
                 disk,
                 token_bytes=self.host_token_bytes,
                 piece_tokens=self.scenario.engine.block_tokens,
@@ -161,11 +195,11 @@ class Builder:
             found.append(Lower(self._pool("disk", self.scenario.tiers.disk_bytes), device, DISK))
         if remote is not None and self._remote is not None:
             found.append(Lower(self._remote, remote, REMOTE))
-        return found
+        return tuple(found)
 
     def _remote_device(self) -> RemoteDevice:
         return RemoteDevice(
-            self.env,
+            self.clock,
             _network(self.scenario),
             self.scenario.remote,
             self._remote_rate,
@@ -187,11 +221,33 @@ class Builder:
         tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain, tiers=1)
         facts = Facts(capacity, self._recompute_s)
         if policy == "belady":
-            facts.next_use_s = Future(tree, self.trace, self.env, self.scenario.run.speedup).next_use_s
+            facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
         return Tier(name, 0, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
 
     def _recompute_s(self, start: int, end: int) -> float:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)
+
+
+def tier_records(servers: list[Server], *, gpu_token_bytes: float, host_token_bytes: float) -> list[TierRecord]:
+    """Tiers by name, added up over the replicas; the busiest link counts."""
+    found = []
+    for name in ("gpu", "cpu", "disk", "remote"):
+        tiers = {id(tier): tier for server in servers for tier in server.tiers if tier.name == name}.values()
+        if not tiers:
+            continue
+        size = gpu_token_bytes if name == "gpu" else host_token_bytes
+        found.append(
+            TierRecord(
+                name=name,
+                capacity_bytes=round(sum(tier.capacity_tokens for tier in tiers) * size),
+                peak_bytes=round(sum(tier.peak_tokens for tier in tiers) * size),
+                loaded_bytes=round(sum(tier.loaded_tokens for tier in tiers) * size),
+                stored_bytes=round(sum(tier.stored_tokens for tier in tiers) * size),
+                evicted_bytes=round(sum(tier.evicted_tokens for tier in tiers) * size),
+                busy_s=max(server.busy_s(name) for server in servers),
+            )
+        )
+    return found
 
 
 HANDOVER = Offload(load="whole_request", store_generated=False)

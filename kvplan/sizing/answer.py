@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.hardware.spec import Machine
-from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, sequence_bytes, state_bytes, token_bytes
+from kvplan.memory.below import below
+from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, state_bytes, token_bytes
 from kvplan.memory.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source
@@ -107,15 +108,13 @@ def _engine(question: Question) -> Engine:
 
 
 def _tiers(question: Question) -> dict[str, float]:
-    """Mean bytes per token of a sequence on the GPUs (all ranks, as the engine stores it) and in host memory or on
-    disk (once).
+    """Mean bytes per token of one sequence in the engine's pool while it decodes, and in the tiers below once it is stored, over all
+    ranks.
     """
-    model, tokens, tp = question.model, question.context_tokens, question.tp
-    fmt = question.engine.kv_formats.get(question.stored_name) or question.format
-    once = sequence_bytes(model, tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype)
-    ranks = tp * sequence_bytes(model, tokens, fmt, tp, question.engine.memory_rules.state_dtype)
-    lower = ranks if question.engine.offload.latent_per_rank else once
-    return {"gpu": ranks / tokens, "cpu": lower / tokens, "disk": lower / tokens}
+    tokens, pool = question.context_tokens, question.layout
+    held = (pool.grown_blocks(tokens) + pool.fixed_blocks(tokens, 1)) * pool.block_bytes * pool.ranks
+    stored = below(pool, question.engine.offload).stored(tokens).tier_bytes
+    return {"gpu": held / tokens, "cpu": stored / tokens, "disk": stored / tokens}
 
 
 def _provenance(question: Question) -> dict[str, Source]:

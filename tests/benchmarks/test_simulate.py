@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.public import needs, public
+
 ROOT = Path(__file__).resolve().parents[2]
-TRACE = ROOT.parent / "shared/traces/mooncake_conversation.jsonl"
+TRACE = public("traces/mooncake_conversation.jsonl")
 pytestmark = pytest.mark.benchmark
 
 
@@ -72,7 +74,7 @@ def plain_lru(path: Path, per_key: int, capacity: int) -> float:
     return time.perf_counter() - began
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason="the Mooncake conversation trace is not beside the repository")
+@needs("traces/mooncake_conversation.jsonl")
 def test_conversation_against_a_bare_lru() -> None:
     tiers = ("--gpu-kv", "50GiB", "--cpu", "256GiB", "--disk", "2TiB", "--speedup", "0.25")
     seconds, megabytes, document = min((simulate(TRACE, *tiers) for _ in range(3)), key=lambda run: run[0])

@@ -3,54 +3,107 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvplan import scenario
-from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import simulate
 
-MEASURED = Path(__file__).resolve().parents[3] / "shared/measured/h100-vllm-0.24"
-MODEL = "llama-3.1-8b"
+MEASURED = Path(__file__).resolve().parents[1] / "measured"
+FAR_S = 60.0
+"""Between requests that must not meet."""
+
+KEY = 64
+"""Tokens of a key: what a hit leaves to compute."""
 
 
-def run_rows(rows: list[dict[str, Any]], **tiers: str) -> dict[str, Any]:
-    """Columns of a replay of Mooncake-style rows."""
+class Case(NamedTuple):
+    """A measured file, and what ran there."""
+
+    file: str
+    model: str
+    machine: str
+    engine: str = "vllm"
+
+    def load(self) -> dict[str, Any]:
+        return json.loads((MEASURED / self.file).read_text())
+
+
+Row = tuple[str, float, float | None]
+"""Name of a case, measured and predicted seconds; None where the simulator did not serve it."""
+
+
+def run_rows(case: Case, rows: list[dict[str, Any]], **tiers: str) -> dict[str, Any]:
+    """Columns of a replay of rows in kvplan's own format, by row."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        loaded = scenario.load(str(path), model=MODEL, machine="h100-sxm", tiers=tiers)
-        _, world = simulate(loaded)
-    return arrays(world.recorder)
+        path.write_text("".join(json.dumps(row) + "\n" for row in ({"kvplan": "trace/1", "block_tokens": KEY}, *rows)))
+        return replay(case, path, **tiers)
 
 
-def single(kind: str, tokens: int) -> float:
-    """TTFT of one request alone, as the measurement did it: cold, with its prefix on the GPU, or with it in host memory only."""
-    cached = tokens if kind == "cold" else tokens - 64
-    ids = list(range(-(-cached // 512)))
-    rows = [{"timestamp": 0, "input_length": cached, "output_length": 2, "hash_ids": ids}]
-    if kind == "cpu_hit":  # push the prefix off the GPU with other content
-        for extra in range(1, 5):
-            fill = [10**6 * extra + i for i in range(160)]
-            rows.append({"timestamp": 60_000 * extra, "input_length": 512 * 160, "output_length": 2, "hash_ids": fill})
-    if kind != "cold":
-        rows.append({"timestamp": 600_000, "input_length": tokens, "output_length": 2, "hash_ids": [*ids, 10**8]})
-    return float(run_rows(rows, gpu_kv="40GiB", cpu="80GiB")["ttft_s"][-1])
+def replay(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
+    """Columns of a replay of a trace, by row."""
+    loaded = scenario.load(str(trace), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers)
+    return simulate(loaded)[1].columns
 
 
-def decode(batch: int, context: int) -> float:
-    """Mean time between tokens of the last of `batch` equal requests."""
-    rows = [
-        {"timestamp": 0, "input_length": context, "output_length": 96, "hash_ids": [10**4 * i + k for k in range(-(-context // 512))]}
-        for i in range(batch)
-    ]
-    columns = run_rows(rows, gpu_kv="40GiB", cpu="40GiB")
-    last = columns["arrival_s"] + columns["ttft_s"]
-    return float(columns["itl_s"][last.argmax()])
+def _row(at: int, tokens: int, first_key: int, *, output: int = 2, own: tuple[int, ...] = ()) -> dict[str, Any]:
+    """A request whose keys count up from `first_key` but for the last ones, which are its `own`."""
+    keys = [*range(first_key, first_key + -(-tokens // KEY) - len(own)), *own]
+    return {"t": at * FAR_S, "in": tokens, "out": output, "blocks": keys}
 
 
-def replay(name: str, **tiers: str) -> dict[str, Any]:
-    """Columns of a measured trace replayed with the given tiers."""
-    loaded = scenario.load(str(MEASURED / name), model=MODEL, machine="h100-sxm", tiers=tiers)
-    return arrays(simulate(loaded)[1].recorder)
+def _sizes(measured: dict[str, Any]) -> dict[str, str]:
+    args = measured["args"]
+    host = args.get("cpu_kv") or args.get("lmcache")
+    return {"gpu_kv": f"{args['gpu_kv']}GiB"} | ({"cpu": f"{host}GiB"} if host else {})
+
+
+def _served(columns: dict[str, Any], row: int) -> float | None:
+    ttft = float(columns["ttft_s"][row]) if row in columns["index"].tolist() else float("nan")
+    return ttft if ttft == ttft else None
+
+
+def cold(case: Case) -> list[Row]:
+    """Each length alone, nothing cached."""
+    measured = case.load()
+    times = _medians(measured, "cold")
+    rows = [_row(at, tokens, at * 10**6) for at, tokens in enumerate(times)]
+    found = run_rows(case, rows, **_sizes(measured))
+    return [(f"{tokens:,}", seconds, _served(found, at)) for at, (tokens, seconds) in enumerate(times.items())]
+
+
+def hits(case: Case, kind: str) -> list[Row]:
+    """All but 64 tokens of each length on the GPU, or (`cpu_hit`) pushed out of a pool of little more than the prompt by another one."""
+    measured, rows = case.load(), []
+    args, pool_tokens = measured["args"], measured["num_gpu_blocks"] * measured["block_size"]
+    for tokens, seconds in _medians(measured, kind).items():
+        cached, sizes = tokens - 64, _sizes(measured)
+        asked = [_row(0, cached, 0)]
+        if kind == "cpu_hit":
+            asked.append(_row(1, cached, 10**6))
+            sizes["gpu_kv"] = f"{args['gpu_kv'] * (tokens + 300) / pool_tokens:.6f}GiB"
+        asked.append(_row(2, tokens, 0, own=(10**8,)))
+        rows.append((f"{tokens:,}", seconds, _served(run_rows(case, asked, **sizes), len(asked) - 1)))
+    return rows
+
+
+def decode(case: Case) -> list[Row]:
+    """Step time of each batch x context while all of it decodes: mean time between tokens of the request that started last."""
+    measured, rows = case.load(), []
+    for seen in measured["decode"]:
+        batch, context = seen["batch"], seen["ctx"]
+        found = run_rows(case, [_row(0, context, 10**6 * i, output=96) for i in range(batch)], **_sizes(measured))
+        last = (found["arrival_s"] + found["ttft_s"]).argmax()
+        rows.append((f"{batch} x {context:,}", seen["itl_of_last_started"], float(found["itl_s"][last])))
+    return rows
+
+
+def _medians(measured: dict[str, Any], kind: str) -> dict[int, float]:
+    times: dict[int, list[float]] = {}
+    for row in measured["probe"]:
+        if row["kind"] == kind:
+            times.setdefault(row["n"], []).append(row["ttft"])
+    return {tokens: statistics.median(times[tokens]) for tokens in sorted(times)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from kvplan.errors import InputError
 from kvplan.memory.formats import LOGICAL
 from kvplan.memory.kv import multi_head_bytes, sequence_bytes
 from kvplan.model import ModelSpec, from_hf_config
+from tests.public import public
 
-FACTS = Path(__file__).resolve().parents[3] / "shared" / "facts" / "model_configs.jsonl"
+FACTS = public("facts/model_configs.jsonl")
 BF16 = LOGICAL["bf16"]
 
 

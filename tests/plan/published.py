@@ -15,10 +15,10 @@ from typing import Any
 
 from kvplan import scenario
 from kvplan.planning.closed_form import break_even_Bps, prompt_for, ttft_s
-from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import simulate
+from tests.public import public
 
-FILE = Path(__file__).resolve().parents[3] / "shared/facts/published.jsonl"
+FILE = public("facts/published.jsonl")
 
 Row = tuple[str, float, float]
 """What it is, the published effect, the predicted one."""
@@ -36,8 +36,8 @@ def run_rows(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        _, world = simulate(scenario.load(str(path), model=model, machine=machine, tiers=tiers, sets=sets))
-    return arrays(world.recorder)
+        _, record = simulate(scenario.load(str(path), model=model, machine=machine, tiers=tiers, sets=sets))
+    return record.columns
 
 
 def ttft_ratio(base: scenario.Scenario, tokens: int, tier: str = "cpu", hit: float = 1.0) -> float:
@@ -113,7 +113,7 @@ def documents(entry: dict[str, Any]) -> Iterator[Row]:
 
 def mirrored(entry: dict[str, Any]) -> Iterator[Row]:
     """A host tier of half and of twice the GPU's pool on a Mooncake trace: prompt tokens served by both."""
-    path = FILE.parents[1] / "traces/mooncake_synthetic.jsonl"
+    path = public("traces/mooncake_synthetic.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()[:1500]]
     shares = {}
     for name, tier in (("none", {}), ("L2=0.5*L1", {"cpu": "128GiB"}), ("L2=2*L1", {"cpu": "512GiB"})):

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from kvplan import scenario
-from kvplan.planning.answer import plan
 from kvplan.planning.objective import GOALS, Judged, Target, parse_target
+from kvplan.planning.plan import plan
 from kvplan.planning.runs import Job, realise, run_one
 from kvplan.results.simulate import SimResult
 from kvplan.units import GiB

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.public import needs, public
+
 ROOT = Path(__file__).resolve().parents[2]
-CONVERSATION = ROOT.parent / "shared/traces/mooncake_conversation.jsonl"
+CONVERSATION = public("traces/mooncake_conversation.jsonl")
 
 
 def kvplan(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +92,7 @@ def test_numbers_alone_are_enough() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CONVERSATION.exists(), reason="the public traces are not beside this checkout")
+@needs("traces/mooncake_conversation.jsonl")
 def test_a_day_in_the_life_of_the_conversation_trace() -> None:
     done = kvplan(str(CONVERSATION), "--model", "llama-3.1-8b", "--machine", "h100-sxm", "--json")
     document = json.loads(done.stdout)

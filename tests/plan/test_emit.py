@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from kvplan.deploy.dialects import TARGETS
 from kvplan.deploy.emit import EMITTERS, emit
 from kvplan.errors import InputError
-from kvplan.results.plan import Emission, Placement
+from kvplan.results.deploy import Emission
+from kvplan.results.placement import Placement
 from kvplan.units import GiB, TiB
 
 BASE = Placement(model="Qwen/Qwen2.5-32B", tp=8, gpu_fraction=0.9, block_tokens=64, cpu_bytes=800 * GiB)

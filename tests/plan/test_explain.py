@@ -16,7 +16,8 @@ from kvplan.deploy.read import READERS
 from kvplan.deploy.reading import known_settings
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Host
-from kvplan.results.plan import Explanation, Placement
+from kvplan.results.deploy import Explanation
+from kvplan.results.placement import Placement
 from kvplan.units import GiB, TiB
 
 CONNECTOR = '{"kv_connector":"OffloadingConnector","kv_role":"kv_both","kv_connector_extra_config":%s}'

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from tests.plan.published import CASES, EXPLAINED, FILE, INFERRED, not_judged, run_rows, sign, table
+from tests.public import needs
 
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the collected published figures are not beside this checkout")
+pytestmark = [needs("facts/published.jsonl"), needs("traces/mooncake_synthetic.jsonl")]
 
 
 def test_the_sign_of_nine_published_effects_in_ten_is_predicted() -> None:

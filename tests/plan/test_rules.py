@@ -9,14 +9,14 @@ from kvplan import scenario
 from kvplan.deploy.emit import emit
 from kvplan.errors import InputError
 from kvplan.memory.pool import kv_pool
-from kvplan.planning.answer import plan
 from kvplan.planning.closed_form import worth
 from kvplan.planning.objective import Target
-from kvplan.planning.parallel import _spread
-from kvplan.planning.question import space_of
+from kvplan.planning.plan import plan
+from kvplan.planning.prepare import space_of
 from kvplan.planning.space import nothing
-from kvplan.results.plan import Placement
-from kvplan.results.plan_result import PlanResult
+from kvplan.planning.widths import _spread
+from kvplan.results.placement import Placement
+from kvplan.results.plan import PlanResult
 from kvplan.units import GiB
 
 

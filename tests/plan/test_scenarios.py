@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from kvplan import catalog, scenario
-from kvplan.planning.answer import plan
 from kvplan.planning.objective import parse_target
+from kvplan.planning.plan import plan
+from tests.public import needs, public
 
 FILES = sorted(catalog.folder("scenarios").glob("*.toml"))
 
@@ -42,10 +43,10 @@ def test_verdict_is_the_expected_one(path: Path) -> None:
         assert result.gain is not None and (result.gain.lo or 0) > 0
 
 
-AGENTS = Path(__file__).resolve().parents[3] / "shared/traces/weka"
+AGENTS = public("traces/weka")
 
 
-@pytest.mark.skipif(not AGENTS.exists(), reason="the public agent sessions are not beside this checkout")
+@needs("traces/weka")
 def test_recorded_agent_sessions_win_on_a_gpu_that_holds_two_of_them() -> None:
     result = plan(scenario.load(str(AGENTS), model="llama-3.1-8b", machine="l40s"))
     assert result.verdict.kind == "offload", result.verdict.sentence

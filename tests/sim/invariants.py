@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kvplan.sim.cache.prefix import Entry, Node
 from kvplan.sim.cache.tier import Tier
-from kvplan.sim.replica.sequence import Job
+from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.simulate import World
 
 
@@ -36,7 +36,7 @@ def _is_wanted(world: World, node: Node) -> bool:
     return any(node in _path(job) for job in (*world.replica.held, *world.replica.waiting))
 
 
-def _path(job: Job) -> list[Node]:
+def _path(job: Sequence) -> list[Node]:
     found, node = [], job.own_tail or job.leaf
     while node is not None:
         found.append(node)
@@ -77,13 +77,11 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
 
 def walk(world: World) -> None:
     """Run a world event by event, then drain what is under way; everything is checked after each event."""
-    env = world.env
-    env.process(world._arrive(None))
+    world.clock.process(world.arriving())
     while not world.all_done.triggered:
-        env.step()
+        assert world.clock.step()
         check(world)
-    while env.peek() != float("inf"):
-        env.step()
+    while world.clock.step():
         check(world)
     for tier in world.tiers:
         for node in nodes(tier.tree.root):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvplan.request import Request
-from kvplan.sim.replica.sequence import Pauses
+from kvplan.sim.replica.step import Pauses
 from kvplan.sim.simulate import World
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
 
@@ -130,7 +130,7 @@ class Oracle:
     def run(self) -> list[Seq]:
         overhead, kt = self.engine.overhead, self.world.trace.block_tokens
         for request in self.world.trace:
-            output = self.world._admissible(request)
+            output = self.world.front_end.admissible(request)
             if output is None:
                 continue
             full = min(request.prompt_tokens, len(request.blocks) * kt) // self.block

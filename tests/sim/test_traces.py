@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-
-import pytest
 
 from kvplan import scenario
 from kvplan.results.simulate import SimResult
 from kvplan.sim.simulate import simulate
+from tests.public import needs, public
 
-TRACE = Path(__file__).resolve().parents[3] / "shared/traces/mooncake_conversation.jsonl"
-pytestmark = pytest.mark.skipif(not TRACE.exists(), reason="the Mooncake conversation trace is not beside the repository")
+TRACE = public("traces/mooncake_conversation.jsonl")
+pytestmark = needs("traces/mooncake_conversation.jsonl")
 
 
 def run(limit: int = 0, **tiers: str) -> SimResult:

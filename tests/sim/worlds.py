@@ -14,7 +14,6 @@ from kvplan import catalog
 from kvplan.engine.spec import EngineSpec
 from kvplan.request import Request
 from kvplan.scenario import Run, Scenario, Tiers
-from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import World, bytes_per_token
 from kvplan.traces.notes import Notes
 
@@ -27,6 +26,7 @@ class ListTrace:
     def __init__(self, requests: Sequence[Request], block_tokens: int) -> None:
         self.name, self.format = "list", "list"
         self.requests, self.block_tokens = list(requests), block_tokens
+        self.names_sessions = any(request.session for request in self.requests)
         self.report = Notes().report(requests=len(requests))
 
     def __iter__(self) -> Iterator[Request]:
@@ -75,8 +75,9 @@ def world(
 
 def columns(built: World) -> dict[str, Any]:
     """Run a world to its end; the columns of its requests in the order of the trace."""
-    assert built.run()
-    return arrays(built.recorder)
+    record = built.run()
+    assert not record.partial
+    return record.columns
 
 
 def random_requests(

@@ -110,8 +110,10 @@ def test_both_prices_by_hand() -> None:
     assert both is not None and both.streamed_added_s > price.streamed_added_s
 
 
-def test_a_latent_vector_is_stored_once_below() -> None:
+def test_a_latent_vector_is_stored_as_the_engine_does() -> None:
     result = kvplan.size("deepseek-v3", machine="h200-sxm", tp=8, context_tokens=8192)
+    assert result.tier_bytes_per_token == {"gpu": 8 * 70272, "cpu": 8 * 70272, "disk": 8 * 70272}
+    result = kvplan.size("deepseek-v3", machine="h200-sxm", engine="lmcache", tp=8, context_tokens=8192)
     assert result.tier_bytes_per_token == {"gpu": 8 * 70272, "cpu": 70272, "disk": 70272}
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,9 @@ from kvplan import catalog
 from kvplan.memory.layout import layout
 from kvplan.memory.weights import rank_weight_bytes
 from kvplan.units import GiB, MiB
+from tests.public import needs, public
 
-LOGS = Path(__file__).parents[3] / "shared/facts/observed_logs.jsonl"
+LOGS = public("facts/observed_logs.jsonl")
 Observed = dict[str, Any]
 
 
@@ -85,7 +85,7 @@ MISSED: dict[Key, str] = {
 }
 
 
-@pytest.mark.skipif(not LOGS.exists(), reason="the collected engine logs are not beside the project")
+@needs("facts/observed_logs.jsonl")
 def test_each_logged_row_is_reproduced_or_listed() -> None:
     rows = [json.loads(line) for line in LOGS.read_text().splitlines()]
     keys = [(row["model"], row["engine"], row["engine_version"], row["tp"]) for row in rows]

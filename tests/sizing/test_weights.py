@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,8 +12,9 @@ from kvplan.errors import InputError
 from kvplan.memory.pool import activation_bytes, kv_pool
 from kvplan.memory.weights import parameters, rank_weight_bytes, weight_bytes
 from kvplan.model import from_hf_config
+from tests.public import public
 
-FACTS = Path(__file__).resolve().parents[3] / "shared" / "facts" / "model_configs.jsonl"
+FACTS = public("facts/model_configs.jsonl")
 DECLARED = [name for name in catalog.names("models") if catalog.model(name).declared_params]
 GiB = 2**30
 
@@ -67,7 +67,7 @@ def test_weights_of_real_engines_within_three_percent(name: str, config: dict, s
 
 def test_observed_weights_are_there() -> None:
     if not FACTS.exists():
-        pytest.skip("the observed weights are not beside this checkout")
+        pytest.skip("facts/model_configs.jsonl is not in KVPLAN_PUBLIC_DATA")
     assert len(observed()) >= 20
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
+from tests.public import public
 
 
 @pytest.fixture
@@ -16,9 +16,10 @@ def real() -> Callable[[str], Path]:
     """The path of a public trace; the test is skipped where it is not at hand."""
 
     def path(name: str) -> Path:
-        if not (SHARED / name).exists():
-            pytest.skip(f"the public trace {name} is not beside this checkout")
-        return SHARED / name
+        found = public(f"traces/{name}")
+        if not found.exists():
+            pytest.skip(f"traces/{name} is not in KVPLAN_PUBLIC_DATA")
+        return found
 
     return path
 

@@ -6,19 +6,19 @@ import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import Any
 
 from kvplan.errors import InputError
 from kvplan.request import Request
 from kvplan.sim.cache.pool import span
 from kvplan.sim.cache.prefix import Node, PrefixTree
+from kvplan.sim.clock import Clock
 
 
 class Future:
     """When each run is asked for. Makes all runs of the trace in the index beforehand and keeps them, so that none is
     split later."""
 
-    def __init__(self, tree: PrefixTree, requests: Iterable[Request], clock: Any, speedup: float = 1.0) -> None:
+    def __init__(self, tree: PrefixTree, requests: Iterable[Request], clock: Clock, speedup: float = 1.0) -> None:
         tree.permanent = True
         self._clock = clock
         self._uses: dict[Node, array[float]] = {}

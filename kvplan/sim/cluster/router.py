@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from kvplan.request import Request
+from kvplan.sim.clock import Clock
 
 MATCH_SHARE = 0.5
 """A replica's cache counts when it was sent at least this share of the prompt: a system prompt that all have seen draws
@@ -34,7 +35,7 @@ class Fleet:
 
     def __init__(
         self,
-        clock: Any,
+        clock: Clock,
         loads: Callable[[], Sequence[int]],
         *,
         replicas: int,

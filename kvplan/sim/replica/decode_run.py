@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kvplan.sim.replica.sequence import Job, Plan
+from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.replica.step import ScheduledStep
 
 if TYPE_CHECKING:
     from kvplan.sim.replica.replica import Replica
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 class Bulk:
     """Equal decode steps of one batch: step j takes `first + slope*j` seconds while no sequence fills a window."""
 
-    __slots__ = ("replica", "jobs", "start_s", "first_s", "slope_s", "floor_s", "steps")
+    __slots__ = ("replica", "seqs", "start_s", "first_s", "slope_s", "floor_s", "steps")
 
-    def __init__(self, replica: Replica, jobs: list[Job], plan: Plan, steps: int) -> None:
-        self.replica, self.jobs, self.start_s = replica, jobs, plan.start_s
+    def __init__(self, replica: Replica, seqs: list[Sequence], plan: ScheduledStep, steps: int) -> None:
+        self.replica, self.seqs, self.start_s = replica, seqs, plan.start_s
         cost = replica.cost
-        ahead = len(replica.inflight) - 1  # plans already made count in job.computed
-        contexts = [job.computed - ahead for job in jobs]
+        ahead = len(replica.inflight) - 1  # plans already made count in seq.computed
+        contexts = [seq.computed - ahead for seq in seqs]
         slope = 0.0
         for rate, window in cost.decode_rates:
             growing = contexts
@@ -29,7 +30,7 @@ class Bulk:
                 if growing:
                     steps = min(steps, window - max(growing) - ahead)
             slope += rate * len(growing)
-        count = len(jobs)
+        count = len(seqs)
         self.first_s = cost.busy_s((), count, cost.decode_attention_s(contexts), count)
         self.slope_s = slope
         self.floor_s = cost.host_s((), count)
@@ -66,11 +67,11 @@ class Bulk:
         if not steps:
             return
         replica = self.replica
-        for job in self.jobs:
-            job.computed += steps
-            job.planned += steps
-            job.emitted += steps
-            if job.computed > job.blocks * replica.block:
-                allocated = replica._allocate(job, job.computed)
+        for seq in self.seqs:
+            seq.computed += steps
+            seq.planned += steps
+            seq.emitted += steps
+            if seq.computed > seq.blocks * replica.block:
+                allocated = replica.gpu.allocate(seq, seq.computed)
                 assert allocated
-        replica.recorder.intervals(self.elapsed_s(steps) / steps, steps * len(self.jobs))
+        replica.recorder.intervals(self.elapsed_s(steps) / steps, steps * len(self.seqs))

@@ -4,48 +4,46 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from kvplan.sim.replica.sequence import Job
+from kvplan.sim.replica.sequence import Sequence
 
 
 class Scheduling(Protocol):
     """The order of a waiting line, and the victim of a preemption."""
 
-    def join(self, line: deque[Job], job: Job) -> None:
-        """A job has arrived."""
+    def join(self, line: deque[Sequence], seq: Sequence) -> None:
+        """A seq has arrived."""
 
-    def rejoin(self, line: deque[Job], job: Job) -> None:
-        """A job was preempted and waits again."""
+    def rejoin(self, line: deque[Sequence], seq: Sequence) -> None:
+        """A seq was preempted and waits again."""
 
-    def overtakes(self, job: Job, other: Job) -> bool:
-        """Is a waiting job admitted before another that was there first."""
+    def overtakes(self, seq: Sequence, other: Sequence) -> bool:
+        """Is a waiting seq admitted before another that was there first."""
 
-    def held(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Held jobs in the order of admission."""
+    def held(self, seqs: list[Sequence]) -> list[Sequence]:
+        """Held seqs in the order of admission."""
 
-    def victim(self, running: Sequence[Job]) -> Job:
-        """The running job to preempt."""
+    def victim(self, running: list[Sequence]) -> Sequence:
+        """The running seq to preempt."""
 
 
 class Fcfs:
     """First come, first served; the newest admission is preempted."""
 
-    def join(self, line: deque[Job], job: Job) -> None:
-        line.append(job)
+    def join(self, line: deque[Sequence], seq: Sequence) -> None:
+        line.append(seq)
 
-    def rejoin(self, line: deque[Job], job: Job) -> None:
-        line.appendleft(job)
+    def rejoin(self, line: deque[Sequence], seq: Sequence) -> None:
+        line.appendleft(seq)
 
-    def overtakes(self, job: Job, other: Job) -> bool:
+    def overtakes(self, seq: Sequence, other: Sequence) -> bool:
         return False
 
-    def held(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        return tuple(jobs)
+    def held(self, seqs: list[Sequence]) -> list[Sequence]:
+        return list(seqs)
 
-    def victim(self, running: Sequence[Job]) -> Job:
+    def victim(self, running: list[Sequence]) -> Sequence:
         return running[-1]
 
 
@@ -53,24 +51,24 @@ class ByPriority:
     """The lowest number first, then the earliest arrival; the highest number, then the latest arrival is preempted (vLLM,
     --scheduling-policy priority)."""
 
-    def join(self, line: deque[Job], job: Job) -> None:
-        insort(line, job, key=urgency)
+    def join(self, line: deque[Sequence], seq: Sequence) -> None:
+        insort(line, seq, key=urgency)
 
     rejoin = join
 
-    def overtakes(self, job: Job, other: Job) -> bool:
-        return urgency(job) < urgency(other)
+    def overtakes(self, seq: Sequence, other: Sequence) -> bool:
+        return urgency(seq) < urgency(other)
 
-    def held(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        return sorted(jobs, key=urgency)
+    def held(self, seqs: list[Sequence]) -> list[Sequence]:
+        return sorted(seqs, key=urgency)
 
-    def victim(self, running: Sequence[Job]) -> Job:
+    def victim(self, running: list[Sequence]) -> Sequence:
         return max(running, key=urgency)
 
 
-def urgency(job: Job) -> tuple[int, float, int]:
+def urgency(seq: Sequence) -> tuple[int, float, int]:
     """Smaller is more urgent."""
-    return job.request.priority, job.enter_s, job.request.index
+    return seq.request.priority, seq.enter_s, seq.request.index
 
 
 SCHEDULING: dict[str, Scheduling] = {"fcfs": Fcfs(), "priority": ByPriority()}

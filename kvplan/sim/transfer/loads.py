@@ -9,25 +9,25 @@ is queued (`prefetch`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec
+from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Coming, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
+from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.lower import Lower
 from kvplan.sim.transfer.paths import Host
 from kvplan.step_time import StepCost
 
-if TYPE_CHECKING:
-    from kvplan.sim.replica.replica import Replica
-    from kvplan.sim.replica.sequence import Job
+Done = Callable[[bool], None]
+"""Called when what a sequence waited for has happened; with True its own load is on the GPU, with False it should ask again."""
 
 
 class Outcome(enum.Enum):
-    """What a waiting job gets from below."""
+    """What a waiting seq gets from below."""
 
     NOTHING = enum.auto()
     WAITS = enum.auto()
@@ -50,28 +50,30 @@ class Load:
 
     def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
         self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
-        self.waiters: list[tuple[Replica, Job]] = []
+        self.waiters: list[tuple[Sequence, Done]] = []
 
 
 class StepLoad:
     """A load that runs inside a step: tokens [reach, held) of host memory, and what comes into that from
     below first."""
 
-    __slots__ = ("job", "reach", "held", "source", "parts")
+    __slots__ = ("seq", "reach", "held", "source", "parts")
 
-    def __init__(self, job: Job, reach: int, held: int, source: Node, parts: list[tuple[Lower, Coming, Node]]) -> None:
-        self.job, self.reach, self.held, self.source, self.parts = job, reach, held, source, parts
+    def __init__(self, seq: Sequence, reach: int, held: int, source: Node, parts: list[tuple[Lower, Coming, Node]]) -> None:
+        self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
 
 
 class Prefetch:
-    """A read from a lower tier into host memory for a queued request."""
+    """A read from a lower tier into host memory for a queued request; `blocks`: the request is scheduled and waits for it."""
 
-    __slots__ = ("lower", "coming", "source", "start", "began_s", "done_s", "deadline_s", "over")
+    __slots__ = ("done", "blocks", "lower", "coming", "source", "start", "began_s", "done_s", "deadline_s")
 
-    def __init__(self, lower: Lower, coming: Coming, source: Node, start: int, began_s: float, done_s: float, deadline_s: float) -> None:
+    def __init__(
+        self, done: Done, lower: Lower, coming: Coming, source: Node, start: int, began_s: float, done_s: float, deadline_s: float
+    ) -> None:
+        self.done, self.blocks = done, False
         self.lower, self.coming, self.source, self.start = lower, coming, source, start
         self.began_s, self.done_s, self.deadline_s = began_s, done_s, deadline_s
-        self.over = False
 
 
 def _blocking(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
@@ -97,62 +99,65 @@ IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {
 class Loads:
     """Loads of one replica."""
 
-    def __init__(self, engine: EngineSpec, cost: StepCost, gpu: Tier, host: Host, lower: Sequence[Lower], tally: Tally) -> None:
+    def __init__(self, engine: EngineSpec, cost: StepCost, gpu: GpuCache, host: Host, lower: tuple[Lower, ...], tally: Tally) -> None:
         self.engine, self.rules, self.cost = engine, engine.offload, cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
+        self._prefetches: dict[Sequence, Prefetch] = {}
 
-    # -- a waiting job ------------------------------------------------------------------------------------------------
+    # -- a waiting seq ------------------------------------------------------------------------------------------------
 
-    def begin(self, replica: Replica, job: Job, path: list[Node], reach: int, budget: int) -> Outcome:
-        """Start what a waiting job needs from below, of whose prompt the GPU has `reach` tokens."""
-        rules, pool, keys = self.rules, self.host.pool, job.request.blocks
+    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+        """Start what a waiting sequence needs from below, of whose prompt the GPU has `reach` tokens; the step in progress
+        ends at `busy_until_s`."""
+        rules, pool, keys = self.rules, self.host.pool, seq.request.blocks
         if rules.load_rule == "never":
             return Outcome.NOTHING
-        again, job.looked = job.looked, True
+        again, seq.looked = seq.looked, True
         if not again:
             for counted in (pool, *(lower.pool for lower in self.lower)):
                 counted.count(keys)
-        if job.prefetch is not None and self._prefetching(replica, job, job.prefetch):
+        fetch = self._prefetches.get(seq)
+        if fetch is not None and self._prefetching(seq, fetch):
             return Outcome.WAITS
-        held = pool.look(keys, reach, job.prompt, again=again, retention=job.request.retention)
+        held = pool.look(keys, reach, seq.prompt, again=again, retention=seq.request.retention)
         if rules.load in IN_STEP:
-            return self._in_step(replica, job, path, reach, held, budget)
+            return self._in_step(seq, path, reach, held, budget)
         for lower in self.lower if rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, job.prompt, again=again, retention=job.request.retention)
-            if below > held and self._worth(job, reach, below, [(lower, below - held)]):
+            below = lower.pool.look(keys, held, seq.prompt, again=again, retention=seq.request.retention)
+            if below > held and self._worth(seq, reach, below, [(lower, below - held)]):
                 leaf = pool.tree.path(keys, below)
-                waits = self._wait_for(replica, job, pool.tier, span(leaf, 0), held, below)
+                waits = self._wait_for(seq, done, pool.tier, span(leaf, 0), held, below)
                 pool.tree.prune(leaf)
-                if waits or self._promote(replica, job, lower, held, below):
+                if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
-        return self._whole(replica, job, path, reach, held)
+        return self._whole(seq, path, reach, held, busy_until_s, done)
 
-    def _whole(self, replica: Replica, job: Job, path: list[Node], reach: int, held: int) -> Outcome:
-        """Load tokens [reach, held) of host memory before the job is scheduled."""
-        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(job, reach, held, []):
+    def _whole(self, seq: Sequence, path: list[Node], reach: int, held: int, busy_until_s: float, done: Done) -> Outcome:
+        """Load tokens [reach, held) of host memory before the sequence is scheduled."""
+        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
             return Outcome.NOTHING
-        if self._wait_for(replica, job, self.gpu, path, reach, held):
+        if self._wait_for(seq, done, self.gpu.tier, path, reach, held):
             return Outcome.WAITS
-        if not replica.hold(job, path, reach, held):
+        if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
-        tokens, source = held - reach, self.host.pool.pin(job.request.blocks, job.prompt)
-        load = self._under_way(job, self.gpu, path, reach, held)
-        began_s = self.host.env.now
-        ready_s = replica.busy_until_s() if self.rules.loads_exclude_steps else began_s
+        tokens, source = held - reach, self.host.pool.pin(seq.request.blocks, seq.prompt)
+        load = self._under_way(seq, self.gpu.tier, path, reach, held)
+        began_s = self.host.clock.now
+        ready_s = busy_until_s if self.rules.loads_exclude_steps else began_s
         overhead = self.engine.overhead
         _, sent_s = self.host.send(IN, ready_s + overhead.load_block_s * tokens / self.engine.block_tokens, tokens)
-        done_s = sent_s + overhead.load_s  # dispatch and completion hold up this job, not the link
+        done_s = sent_s + overhead.load_s  # dispatch and completion hold up this seq, not the link
 
         def loaded() -> None:
             self._unpin(source, reach)
-            self._on_gpu(replica, job, reach, held)
-            job.load_s += self.host.env.now - began_s
-            self._weigh(job, reach, held)
-            self._over(load, job)
-            replica.loaded(job)
+            self._on_gpu(seq, reach, held)
+            seq.load_s += self.host.clock.now - began_s
+            self._weigh(seq, reach, held)
+            self._over(load, seq)
+            done(True)
 
-        self.host.at(done_s, loaded)
+        self.host.clock.at(done_s, loaded)
         return Outcome.WAITS
 
     def _overhead_s(self, tokens: int) -> float:
@@ -162,46 +167,46 @@ class Loads:
     def _unpin(self, source: Node, reach: int) -> None:
         self.host.pool.unpin(source, moved_from=reach if self.rules.exclusive else None)
 
-    def _on_gpu(self, replica: Replica, job: Job, reach: int, held: int) -> None:
+    def _on_gpu(self, seq: Sequence, reach: int, held: int) -> None:
         """Count what came, and enter it into the GPU's index; the last token of a prompt is always computed."""
         self.host.pool.tier.loaded_tokens += held - reach
-        job.computed = held
-        replica.share(job)
-        job.computed = min(held, job.target - 1)
-        if not job.counted:
+        seq.computed = held
+        self.gpu.share(seq)
+        seq.computed = min(held, seq.target - 1)
+        if not seq.counted:
             hits = [reach, held - reach, 0, 0]
-            for slot, came in job.promoted.items():
+            for slot, came in seq.promoted.items():
                 tokens = len(range(max(reach, came.start), min(held, came.stop)))
                 hits[slot] += tokens
                 hits[1] -= tokens
-            job.hits = tuple(hits)
+            seq.hits = tuple(hits)
 
     # -- loads inside a step ------------------------------------------------------------------------------------------
 
-    def _in_step(self, replica: Replica, job: Job, path: list[Node], reach: int, held: int, budget: int) -> Outcome:
-        parts, upto = self._parts(job, reach, held)
-        if upto - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(job, reach, upto, []):
+    def _in_step(self, seq: Sequence, path: list[Node], reach: int, held: int, budget: int) -> Outcome:
+        parts, upto = self._parts(seq, reach, held)
+        if upto - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(seq, reach, upto, []):
             self._give_up(parts)
             return Outcome.NOTHING
-        if not replica.hold(job, path, reach, min(job.target, upto + budget)):
+        if not self.gpu.hold(seq, path, reach, min(seq.target, upto + budget)):
             self._give_up(parts)
             return Outcome.NO_ROOM
-        source = self.host.pool.pin(job.request.blocks, job.prompt)
-        self.pending.append(StepLoad(job, reach, upto, source, parts))
+        source = self.host.pool.pin(seq.request.blocks, seq.prompt)
+        self.pending.append(StepLoad(seq, reach, upto, source, parts))
         for lower, coming, _ in parts:
-            _note(job, lower, coming.gaps[0][1], coming.gaps[-1][2])
-        self._on_gpu(replica, job, reach, upto)
+            _note(seq, lower, coming.gaps[0][1], coming.gaps[-1][2])
+        self._on_gpu(seq, reach, upto)
         return Outcome.IN_STEP
 
-    def _parts(self, job: Job, reach: int, held: int) -> tuple[list[tuple[Lower, Coming, Node]], int]:
+    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[Lower, Coming, Node]], int]:
         """What lower tiers add behind token `held`, on its way through host memory."""
         parts: list[tuple[Lower, Coming, Node]] = []
-        keys = job.request.blocks
+        keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, job.prompt, again=True, retention=job.request.retention)
-            if below <= held or not self._worth(job, reach, below, [(lower, below - held)]):
+            below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
+            if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
-            coming = self.host.pool.expect(keys, self._behind(held), below, keep=job.prompt)
+            coming = self.host.pool.expect(keys, self._behind(held), below, keep=seq.prompt)
             if coming is None:
                 break
             if not coming.tokens:  # on its way for somebody else
@@ -226,11 +231,11 @@ class Loads:
             tokens = load.held - load.reach
             began_s, done_s = self.host.send(IN, ready_s + self._overhead_s(tokens), tokens)
             first_s, last_s = min(first_s, began_s), max(last_s, done_s)
-            self.host.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
+            self.host.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
         duration_s = IN_STEP[self.rules.load](start_s, step_s, first_s, last_s, self.cost.model.depth)
         for load in loads:
-            load.job.load_s += duration_s - step_s
-            self._weigh(load.job, load.reach, load.held)
+            load.seq.load_s += duration_s - step_s
+            self._weigh(load.seq, load.reach, load.held)
         return duration_s
 
     def _step_loaded(self, load: StepLoad) -> None:
@@ -247,142 +252,142 @@ class Loads:
         missing there."""
         return held if self.rules.store == "on_evict" else 0
 
-    def _promote(self, replica: Replica, job: Job, lower: Lower, held: int, below: int) -> bool:
+    def _promote(self, seq: Sequence, done: Done, lower: Lower, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
-        pool, keys = self.host.pool, job.request.blocks
-        coming = pool.expect(keys, self._behind(held), below, keep=job.prompt)
+        pool, keys = self.host.pool, seq.request.blocks
+        coming = pool.expect(keys, self._behind(held), below, keep=seq.prompt)
         if coming is None:
             return False
         if not coming.tokens:
             pool.arrived(coming)
             return False
-        load = self._under_way(job, pool.tier, span(coming.leaf, 0), held, below)
+        load = self._under_way(seq, pool.tier, span(coming.leaf, 0), held, below)
         source = lower.pool.pin(keys, below)
-        began_s = self.host.env.now
+        began_s = self.host.clock.now
         done_s = lower.device.send(IN, began_s, coming.tokens)
 
         def promoted() -> None:
-            self._over(load, job)
+            self._over(load, seq)
             pool.arrived(coming)
             lower.pool.unpin(source, moved_from=held if self.rules.exclusive else None)
             lower.pool.tier.loaded_tokens += coming.tokens
-            _note(job, lower, held, below)
-            job.load_s += self.host.env.now - began_s
-            replica.unblocked()
+            _note(seq, lower, held, below)
+            seq.load_s += self.host.clock.now - began_s
+            done(False)
 
-        self.host.at(done_s, promoted)
+        self.host.clock.at(done_s, promoted)
         return True
 
-    def prefetch(self, replica: Replica, job: Job, reach: int) -> None:
+    def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
         """A request enters the queue: start to read what only lower tiers hold of it."""
-        rules, pool, keys = self.rules, self.host.pool, job.request.blocks
-        held = pool.look(keys, reach, job.prompt, again=True, retention=job.request.retention)
+        rules, pool, keys = self.rules, self.host.pool, seq.request.blocks
+        held = pool.look(keys, reach, seq.prompt, again=True, retention=seq.request.retention)
         for lower in self.lower:
-            below = lower.pool.look(keys, held, job.prompt, again=True, retention=job.request.retention)
+            below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
             if below - held < max(1, rules.prefetch_min_tokens):
                 continue
-            coming = pool.expect(keys, self._behind(held), below, keep=job.prompt)
+            coming = pool.expect(keys, self._behind(held), below, keep=seq.prompt)
             if coming is None:
                 return
-            now = self.host.env.now
+            now = self.host.clock.now
             patience_s = min(rules.prefetch_timeout_most_s, rules.prefetch_timeout_s + rules.prefetch_timeout_token_s * coming.tokens)
             done_s = lower.device.send(IN, now, coming.tokens) if coming.tokens else now
-            job.prefetch = Prefetch(lower, coming, lower.pool.pin(keys, below), held, now, done_s, now + patience_s)
-            self.host.at(done_s, lambda tokens=coming.tokens: self._prefetched(replica, job, tokens))  # type: ignore[misc]
+            self._prefetches[seq] = Prefetch(done, lower, coming, lower.pool.pin(keys, below), held, now, done_s, now + patience_s)
+            self.host.clock.at(done_s, lambda tokens=coming.tokens: self._prefetched(seq, tokens))  # type: ignore[misc]
             return
 
-    def _prefetching(self, replica: Replica, job: Job, fetch: Prefetch) -> bool:
-        """Does a scheduled job still wait for what it prefetches."""
-        now = self.host.env.now
+    def _prefetching(self, seq: Sequence, fetch: Prefetch) -> bool:
+        """Does a scheduled seq still wait for what it prefetches."""
+        now = self.host.clock.now
         if self.rules.prefetch == "wait_complete" or (self.rules.prefetch == "timeout" and now < fetch.deadline_s):
-            job.blocked_on = fetch
+            seq.waiting_for_remote_kv = fetch.blocks = True
             if self.rules.prefetch == "timeout" and fetch.deadline_s < fetch.done_s:
-                self.host.at(fetch.deadline_s, lambda: self._prefetched(replica, job, self._come(fetch)))
+                self.host.clock.at(fetch.deadline_s, lambda: self._prefetched(seq, self._come(fetch)))
             return True
-        self._prefetched(replica, job, self._come(fetch))
+        self._prefetched(seq, self._come(fetch))
         return False
 
     def _come(self, fetch: Prefetch) -> int:
         """Tokens that have come by now, as if they came evenly."""
-        share = (self.host.env.now - fetch.began_s) / max(1e-12, fetch.done_s - fetch.began_s)
+        share = (self.host.clock.now - fetch.began_s) / max(1e-12, fetch.done_s - fetch.began_s)
         return int(fetch.coming.tokens * min(1.0, share))
 
-    def _prefetched(self, replica: Replica, job: Job, tokens: int) -> None:
-        fetch = job.prefetch
-        if fetch is None or fetch.over:
+    def _prefetched(self, seq: Sequence, tokens: int) -> None:
+        fetch = self._prefetches.pop(seq, None)
+        if fetch is None:
             return
-        fetch.over, job.prefetch = True, None
         came = self.host.pool.cut(fetch.coming, tokens)
         fetch.lower.pool.tier.loaded_tokens += came
         fetch.lower.pool.unpin(fetch.source)
-        _note(job, fetch.lower, fetch.start, fetch.start + came)
-        if job.blocked_on is fetch:
-            job.blocked_on = None
-            job.load_s += self.host.env.now - fetch.began_s
-            replica.unblocked()
+        _note(seq, fetch.lower, fetch.start, fetch.start + came)
+        if fetch.blocks:
+            seq.waiting_for_remote_kv = False
+            seq.load_s += self.host.clock.now - fetch.began_s
+            fetch.done(False)
 
     # -- waiting for a load of somebody else --------------------------------------------------------------------------
 
-    def _under_way(self, job: Job, tier: Tier, path: list[Node], start: int, end: int) -> Load:
-        """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a job."""
-        leaf = path[-1] if path else job.leaf
+    def _under_way(self, seq: Sequence, tier: Tier, path: list[Node], start: int, end: int) -> Load:
+        """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a seq."""
+        leaf = path[-1] if path else seq.leaf
         assert leaf is not None
-        load = job.blocked_on = Load(leaf, tier, start, end)
+        load = Load(leaf, tier, start, end)
+        seq.waiting_for_remote_kv = True
         for node in path:
             if node.end > start and node.start < end:
                 node.entries[tier.index].load = load  # type: ignore[union-attr]
         return load
 
-    def _over(self, load: Load, job: Job) -> None:
+    def _over(self, load: Load, seq: Sequence) -> None:
         for node in span(load.leaf, 0):
             entry = node.entries[load.tier.index]
             if entry is not None and entry.load is load:
                 entry.load = None
-        job.blocked_on = None
-        for replica, waiter in load.waiters:
-            waiter.blocked_on = None
-            replica.unblocked()
+        seq.waiting_for_remote_kv = False
+        for waiter, done in load.waiters:
+            waiter.waiting_for_remote_kv = False
+            done(False)
 
-    def _wait_for(self, replica: Replica, job: Job, tier: Tier, path: list[Node], start: int, end: int) -> bool:
-        """Is some of [start, end) on its way to a tier for another job; if so the job waits for that load."""
+    def _wait_for(self, seq: Sequence, done: Done, tier: Tier, path: list[Node], start: int, end: int) -> bool:
+        """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
         for node in path:
             entry = node.entries[tier.index]
             load: Load | None = entry.load if entry is not None else None
             if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
-                job.blocked_on = load
-                load.waiters.append((replica, job))
+                seq.waiting_for_remote_kv = True
+                load.waiters.append((seq, done))
                 return True
         return False
 
     # -- worth --------------------------------------------------------------------------------------------------------
 
-    def recompute_s(self, job: Job, start: int, end: int) -> float:
-        """Seconds of prefill that having tokens [start, end) saves a job."""
+    def recompute_s(self, seq: Sequence, start: int, end: int) -> float:
+        """Seconds of prefill that having tokens [start, end) saves a seq."""
         steps = self.engine.step_tokens
-        return self.cost.prefill_s(job.target - start, start, steps) - self.cost.prefill_s(job.target - end, end, steps)
+        return self.cost.prefill_s(seq.target - start, start, steps) - self.cost.prefill_s(seq.target - end, end, steps)
 
-    def _worth(self, job: Job, start: int, end: int, parts: list[tuple[Lower, int]]) -> bool:
+    def _worth(self, seq: Sequence, start: int, end: int, parts: list[tuple[Lower, int]]) -> bool:
         """By the break-even rule: do the queues in front of the links and the transfers take less than
         computing again."""
         if self.rules.load_rule != "break_even":
             return True
         seconds = self.engine.overhead.load_s + self.host.wait_s(IN) + self.host.service_s(IN, end - start)
         seconds += sum(lower.device.wait_s(IN) + lower.device.service_s(IN, tokens) for lower, tokens in parts)
-        return seconds < self.recompute_s(job, start, end)
+        return seconds < self.recompute_s(seq, start, end)
 
-    def _weigh(self, job: Job, start: int, end: int) -> None:
+    def _weigh(self, seq: Sequence, start: int, end: int) -> None:
         """Compare what a load took, its promotion included, with computing tokens [start, end) again."""
-        seconds = job.load_s - job.weighed_s
-        job.weighed_s = job.load_s
+        seconds = seq.load_s - seq.weighed_s
+        seq.weighed_s = seq.load_s
         self.tally.count += 1
         self.tally.stall_s += seconds
-        lost = seconds - self.recompute_s(job, start, end)
+        lost = seconds - self.recompute_s(seq, start, end)
         if lost > 0:
             self.tally.losing += 1
             self.tally.losing_s += lost
 
 
-def _note(job: Job, lower: Lower, start: int, end: int) -> None:
-    """Tokens [start, end) came into host memory from a lower tier on behalf of a job."""
-    before = job.promoted.get(lower.slot)
-    job.promoted[lower.slot] = range(min(start, before.start) if before else start, end)
+def _note(seq: Sequence, lower: Lower, start: int, end: int) -> None:
+    """Tokens [start, end) came into host memory from a lower tier on behalf of a seq."""
+    before = seq.promoted.get(lower.slot)
+    seq.promoted[lower.slot] = range(min(start, before.start) if before else start, end)

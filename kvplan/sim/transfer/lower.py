@@ -3,9 +3,10 @@ into it."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from kvplan.sim.cache.pool import Pool
+from kvplan.sim.clock import Clock
 from kvplan.sim.transfer.links import IN, DiskQueue
 
 
@@ -37,7 +38,7 @@ class DiskDevice:
 
     def __init__(
         self,
-        env: Any,
+        clock: Clock,
         queue: DiskQueue,
         *,
         token_bytes: float,
@@ -45,11 +46,11 @@ class DiskDevice:
         read_threads: int,
         write_threads: int,
     ) -> None:
-        self.env, self.queue, self.token_bytes, self.piece_tokens = env, queue, token_bytes, piece_tokens
+        self.clock, self.queue, self.token_bytes, self.piece_tokens = clock, queue, token_bytes, piece_tokens
         self.threads = (read_threads, write_threads)
 
     def wait_s(self, direction: int) -> float:
-        return max(0.0, self.queue.free_at[direction] - self.env.now)
+        return max(0.0, self.queue.free_at[direction] - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
         pieces = max(1, tokens // self.piece_tokens)

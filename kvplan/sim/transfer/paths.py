@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from kvplan.sim.cache.pool import Pool
+from kvplan.sim.clock import Clock
 from kvplan.sim.transfer.links import IN, HostLink
 
 
@@ -18,7 +16,7 @@ class Host:
 
     def __init__(
         self,
-        env: Any,
+        clock: Clock,
         link: HostLink,
         pool: Pool,
         *,
@@ -28,7 +26,7 @@ class Host:
         piece_tokens: int,
         piece_layers: int = 1,
     ) -> None:
-        self.env, self.link, self.pool = env, link, pool
+        self.clock, self.link, self.pool = clock, link, pool
         self.gpu_token_bytes, self.token_bytes = gpu_token_bytes, token_bytes
         self.ranks, self.piece_tokens, self.piece_layers = ranks, piece_tokens, piece_layers
 
@@ -40,13 +38,9 @@ class Host:
 
     def wait_s(self, direction: int) -> float:
         """Seconds until a direction is free."""
-        return max(0.0, self.link.free_at[direction] - self.env.now)
+        return max(0.0, self.link.free_at[direction] - self.clock.now)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         """Queue a transfer that can start at `ready_s`; returns when it starts and ends."""
         size = tokens * (self.gpu_token_bytes if direction == IN else self.token_bytes)
         return self.link.send(direction, ready_s, self.service_s(direction, tokens), round(size))
-
-    def at(self, time_s: float, action: Callable[[], None]) -> None:
-        """Call `action` at a time, or now if it has passed."""
-        self.env.timeout(max(0.0, time_s - self.env.now)).callbacks.append(lambda _: action())

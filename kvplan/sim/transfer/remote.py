@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvplan.hardware.spec import Network
+from kvplan.hardware.timing import objects_s
 from kvplan.scenario import Remote
+from kvplan.sim.clock import Clock
 
 
 class Shared:
@@ -21,24 +21,21 @@ class RemoteDevice:
     client's own network and the pool's share of all clients limit the rate. Reads and writes do not slow each other
     (full duplex)."""
 
-    def __init__(self, env: Any, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
-        self.env, self.shared, self.token_bytes = env, shared, token_bytes
-        self.Bps = remote.client_Bps or network.Bps
-        self.latency_s = remote.latency_s or network.latency_s
+    def __init__(self, clock: Clock, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
+        self.clock, self.shared, self.token_bytes = clock, shared, token_bytes
+        Bps = remote.client_Bps or network.Bps
+        self.path = Network(Bps=min(Bps, shared.Bps or Bps), latency_s=remote.latency_s or network.latency_s)
         self.parallel = remote.parallel
         self.object_bytes = remote.object_bytes or object_tokens * token_bytes
         self.free_at = [0.0, 0.0]
         self.busy_s = [0.0, 0.0]
 
     def wait_s(self, direction: int) -> float:
-        return max(0.0, max(self.free_at[direction], self.shared.free_at[direction]) - self.env.now)
+        return max(0.0, max(self.free_at[direction], self.shared.free_at[direction]) - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds: the rate of the client or of the pool, or the round trips if they take longer."""
-        size = tokens * self.token_bytes
-        rounds = -(-size // (self.object_bytes * self.parallel))
-        rate = min(self.Bps, self.shared.Bps) if self.shared.Bps else self.Bps
-        return self.latency_s + max(size / rate, (rounds - 1) * self.latency_s + self.object_bytes / rate)
+        return objects_s(self.path, tokens * self.token_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> float:
         """The pool serves clients in turn; a client slower than the pool leaves it free for others."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
 from kvplan.request import Request
 from kvplan.sim.cache.pool import Keys, Pool, keys_of
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
+from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import OUT
 from kvplan.sim.transfer.lower import Lower
 from kvplan.sim.transfer.paths import Host
-
-if TYPE_CHECKING:
-    from kvplan.sim.replica.sequence import Job
 
 SPILL_BLOCKS = 64
 """Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single
@@ -32,7 +29,7 @@ DUE: dict[str, Callable[[Pool, Keys, int, int], int]] = {
 class Stores:
     """Stores of one replica into host memory and on into the tiers behind it."""
 
-    def __init__(self, rules: Offload, gpu: Tier, host: Host, lower: Sequence[Lower], *, block_tokens: int) -> None:
+    def __init__(self, rules: Offload, gpu: Tier, host: Host, lower: tuple[Lower, ...], *, block_tokens: int) -> None:
         self.rules, self.gpu, self.host, self.lower = rules, gpu, host, lower
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
@@ -43,7 +40,7 @@ class Stores:
         if rules.lower_store == "on_evict" and lower:
             host.pool.tier.spill, host.pool.tier.spill_tokens = self._spilled_below, SPILL_BLOCKS * block_tokens
 
-    def after_step(self, job: Job, upto: int) -> None:
+    def after_step(self, job: Sequence, upto: int) -> None:
         """Offer the full blocks of a job's prompt up to a token to host memory."""
         pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
         assert job.leaf is not None and leaf is not None
@@ -60,7 +57,7 @@ class Stores:
             pool.arrived(coming)
             return
         self.gpu.pin(leaf)
-        _, done_s = self.host.send(OUT, self.host.env.now, coming.tokens)
+        _, done_s = self.host.send(OUT, self.host.clock.now, coming.tokens)
 
         def stored() -> None:
             pool.arrived(coming)
@@ -68,7 +65,7 @@ class Stores:
             self.gpu.unpin(leaf)
             self.freed()
 
-        self.host.at(done_s, stored)
+        self.host.clock.at(done_s, stored)
 
     def _cascade(self, keys: Keys, end: int, keep: int) -> None:
         """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
@@ -87,13 +84,13 @@ class Stores:
             pool.arrived(coming)
             return
         source = above.pin(keys, keep)
-        done_s = lower.device.send(OUT, self.host.env.now, coming.tokens)
+        done_s = lower.device.send(OUT, self.host.clock.now, coming.tokens)
 
         def written() -> None:
             pool.arrived(coming)
             above.unpin(source)
 
-        self.host.at(done_s, written)
+        self.host.clock.at(done_s, written)
 
     def _spilled(self, node: Node, start: int, end: int) -> None:
         """The GPU gives up a part of a run: it is copied to host memory before the blocks are written again."""
@@ -107,13 +104,13 @@ class Stores:
         if not coming.tokens:
             pool.arrived(coming)
             return
-        _, self.space_s = self.host.send(OUT, self.host.env.now, coming.tokens)
+        _, self.space_s = self.host.send(OUT, self.host.clock.now, coming.tokens)
 
         def stored() -> None:
             pool.arrived(coming)
             self._cascade(keys, end, end)
 
-        self.host.at(self.space_s, stored)
+        self.host.clock.at(self.space_s, stored)
 
     def _spilled_below(self, node: Node, start: int, end: int) -> None:
         """Host memory gives up a part of a run. The write is staged, so that its place can be used at once."""
@@ -125,10 +122,10 @@ class Stores:
             elif not coming.tokens:
                 lower.pool.arrived(coming)
             else:
-                done_s = lower.device.send(OUT, self.host.env.now, coming.tokens)
-                self.host.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
+                done_s = lower.device.send(OUT, self.host.clock.now, coming.tokens)
+                self.host.clock.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
 
-    def generated(self, job: Job) -> None:
+    def generated(self, job: Sequence) -> None:
         """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the
         job ends."""
         if not self.rules.store_generated or self.rules.store == "on_evict":
@@ -146,7 +143,7 @@ class Stores:
         self.host.link.bytes[OUT] += round(tokens * self.host.token_bytes)
         self.host.link.busy_s[OUT] += self.host.service_s(OUT, tokens)
 
-    def _answer(self, job: Job, following: Request) -> None:
+    def _answer(self, job: Sequence, following: Request) -> None:
         """The answer as the beginning of the next turn's prompt, which will look for it."""
         pool, keys = self.host.pool, following.blocks
         end = min(job.prompt + job.emitted - 1, following.prompt_tokens)

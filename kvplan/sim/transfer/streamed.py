@@ -6,15 +6,12 @@ Layers overlap: while one computes, the next one's share arrives. New KV goes do
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from kvplan.memory.kv import token_bytes
+from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.links import IN, OUT, HostLink
 from kvplan.sim.transfer.loads import IN_STEP, Tally
 from kvplan.step_time import StepCost
-
-if TYPE_CHECKING:
-    from kvplan.sim.replica.sequence import Plan
 
 
 class Streamed:
@@ -28,7 +25,7 @@ class Streamed:
         """Bytes that one rank reads for sequences of these lengths; a window layer reads its window."""
         return self.share * sum(size * (min(length, window) if window else length) for length in contexts for size, window in self._groups)
 
-    def stall_s(self, plan: Plan, start_s: float) -> float:
+    def stall_s(self, plan: ScheduledStep, start_s: float) -> float:
         """Seconds that a step waits for the link beyond its own computation."""
         read = self.bytes_read([job.computed for job in plan.decodes] + [context for _, _, context in plan.chunks if context])
         written = self.bytes_read([len(plan.decodes)]) + self.bytes_read([new for _, new, _ in plan.chunks])

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.prefix import Node
+from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.links import IN, OUT
-from kvplan.sim.transfer.loads import Loads, Outcome, StepLoad
+from kvplan.sim.transfer.loads import Done, Loads, Outcome, StepLoad
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
-
-if TYPE_CHECKING:
-    from kvplan.sim.replica.replica import Replica
-    from kvplan.sim.replica.sequence import Job, Plan
 
 
 class Transfers:
@@ -41,26 +38,31 @@ class Transfers:
             return now
         return max(now, self.stores.host.link.free_at[IN])
 
-    def store(self, job: Job, upto: int) -> None:
-        """A step has computed a job's prompt up to a token."""
+    def store(self, seq: Sequence, upto: int) -> None:
+        """A step has computed a seq's prompt up to a token."""
         if self.stores is not None:
-            self.stores.after_step(job, upto)
+            self.stores.after_step(seq, upto)
 
-    def store_generated(self, job: Job) -> None:
-        """A job has ended."""
+    def store_generated(self, seq: Sequence) -> None:
+        """A seq has ended."""
         if self.stores is not None:
-            self.stores.generated(job)
+            self.stores.generated(seq)
 
-    def submitted(self, replica: Replica, job: Job) -> None:
-        """A job enters the waiting line."""
-        if self.loads is not None and self.rules.prefetch != "none":
-            self.loads.prefetch(replica, job, replica.gpu_reach(job))
+    @property
+    def prefetches(self) -> bool:
+        """Is anything read for requests that are still queued."""
+        return self.loads is not None and self.rules.prefetch != "none"
 
-    def begin(self, replica: Replica, job: Job, path: list[Node], reach: int, budget: int) -> Outcome:
-        """Start what a waiting job needs from below."""
+    def submitted(self, seq: Sequence, reach: int, done: Done) -> None:
+        """A sequence enters the waiting line, of whose prompt the GPU has `reach` tokens."""
+        if self.loads is not None:
+            self.loads.prefetch(seq, reach, done)
+
+    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+        """Start what a waiting sequence needs from below; see Loads."""
         if self.loads is None:
             return Outcome.NOTHING
-        return self.loads.begin(replica, job, path, reach, budget)
+        return self.loads.begin(seq, path, reach, budget, busy_until_s, done)
 
     def planned(self) -> list[StepLoad]:
         """The loads of the step that has just been planned."""
@@ -73,7 +75,7 @@ class Transfers:
         """When the blocks that were given up last have been copied and can be written."""
         return self.stores.space_s if self.stores is not None else 0.0
 
-    def stall_s(self, plan: Plan, now: float) -> float:
+    def stall_s(self, plan: ScheduledStep, now: float) -> float:
         """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
         still being copied."""
         if self.streamed is not None:

@@ -10,7 +10,7 @@ from kvplan.planning import closed_form
 from kvplan.planning.objective import Prices, Target
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
-from kvplan.results.plan_result import HitPoint, TierWorth
+from kvplan.results.plan import HitPoint, TierWorth
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import bytes_per_token
 from kvplan.traces import open_trace

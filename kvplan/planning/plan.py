@@ -13,15 +13,15 @@ from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.objective import Prices, Target
-from kvplan.planning.parallel import splits
-from kvplan.planning.question import narrowed, space_of
+from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, runner
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
-from kvplan.planning.warnings import Case, Workload, warnings
-from kvplan.results.plan import Notice, Placement
-from kvplan.results.plan_result import Assumption, Claim, Option, PlanResult, Step, Verdict
+from kvplan.planning.traps import Case, Workload, warnings
+from kvplan.planning.widths import splits
+from kvplan.results.placement import Notice, Placement
+from kvplan.results.plan import Assumption, Claim, Option, PlanResult, Step, Verdict
 from kvplan.scenario import Scenario
 
 HEADLINES = (3.0, 10.0, 14.0)

@@ -11,8 +11,8 @@ from kvplan.planning.runs import Job, Runner, realise
 from kvplan.planning.search import option
 from kvplan.planning.sensitivity import LONG_REQUESTS
 from kvplan.planning.space import Space
-from kvplan.results.plan import Placement
-from kvplan.results.plan_result import Layout, Option, Pruned, Split
+from kvplan.results.placement import Placement
+from kvplan.results.plan import Layout, Option, Pruned, Split
 from kvplan.scenario import Scenario
 
 WIDTHS = (1, 2, 4, 8)

@@ -1,7 +1,9 @@
-"""Reads the fields of a Hugging Face config.json: any of several names, the family's defaults, and a clear refusal."""
+"""A Hugging Face config.json and the rules of its family: any of several names, the family's defaults, and a clear refusal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import msgspec
 
 from kvplan.errors import InputError
+from kvplan.model.spec import Ffn, Layers
 
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder_config")
 
@@ -34,15 +37,36 @@ def family_defaults() -> Defaults:
     return msgspec.json.decode(Path(__file__).with_name("defaults.json").read_bytes(), type=Defaults)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What the code of a family decides and its configs do not say."""
+
+    layers: Callable[[Fields], tuple[Layers, ...]]  # reads the token-mixing layers
+    ffn: Callable[[Fields], tuple[Ffn, ...]]  # reads the feed-forward layers
+    depth: tuple[str, ...] = ("num_hidden_layers", "n_layer", "n_layers", "num_decoder_layers", "decoder_layers", "num_layers")
+    mixers: int = 1  # attentions in one layer
+    multi_head: bool = False  # one K and one V per query head, whatever the config says
+    windows: Callable[[Fields, int], list[str]] | None = None  # kinds of layers without `layer_types`; None: all are full
+    indexer: bool = False  # a sparse indexer even where `index_topk` is absent
+    matrices: int = 3  # of a feed-forward layer; 0: as `feed_forward_proj` says
+    width: Callable[[Fields], int] | None = None  # of a dense feed-forward layer, where no usual field gives it
+    shared_width: Callable[[Fields, int], int] | None = None  # of all shared experts, from the width of one expert
+    encoder: bool = False  # an encoder in front of the decoder
+    omitted: str = ""  # weights that are left out
+    refused: str = ""  # why it cannot be sized
+    unread: tuple[str, ...] = ()  # the fields that stand behind that reason
+
+
 class Fields:
     """The decoder part of one config.json.
 
-    `whole` says whether the file names its family: only then may a missing field take the family's default.
+    `whole` says whether the file names its family: only then may a missing field take the family's default. `rules` are
+    those of its family.
     """
 
-    __slots__ = ("defaulted", "family", "outer", "own", "where", "whole")
+    __slots__ = ("defaulted", "family", "outer", "own", "rules", "where", "whole")
 
-    def __init__(self, config: dict[str, Any], where: str) -> None:
+    def __init__(self, config: dict[str, Any], where: str, rules: Callable[[str], Family]) -> None:
         self.where = where
         self.outer = config
         own = config
@@ -51,6 +75,7 @@ class Fields:
         self.own = own
         self.family = str(own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config))
         self.whole = bool(own.get("model_type") or config.get("model_type"))
+        self.rules = rules(self.family)
         self.defaulted: list[str] = []
 
     def get(self, *names: str) -> Any:

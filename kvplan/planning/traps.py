@@ -12,7 +12,7 @@ from kvplan.hardware.spec import Host, Machine
 from kvplan.memory.formats import resolve_kv_dtype, stored_format
 from kvplan.memory.kv import token_bytes
 from kvplan.model import ModelSpec
-from kvplan.results.plan import Notice, Placement
+from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes, format_seconds, format_tokens
 
 SHORT_PREFIX_TOKENS = 10_000

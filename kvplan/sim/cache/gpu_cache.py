@@ -1,0 +1,182 @@
+"""The KV pool of an engine and its prefix cache: blocks of running sequences, and content that later ones find again."""
+
+from __future__ import annotations
+
+from kvplan.sim.cache.pool import span
+from kvplan.sim.cache.prefix import Node, PrefixTree, retain
+from kvplan.sim.cache.tier import Tier
+from kvplan.sim.replica.sequence import Sequence
+
+
+class GpuCache:
+    """Allocates blocks, shares those of equal content, and frees them tail first.
+
+    `reserve_full_prompt`: a sequence is admitted only when its whole prompt fits.
+    """
+
+    def __init__(self, tier: Tier, *, block_tokens: int, prefix_caching: bool = True, reserve_full_prompt: bool = False) -> None:
+        self.tier, self.block = tier, block_tokens
+        self.tree: PrefixTree = tier.tree
+        self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
+
+    # -- looking -----------------------------------------------------------------------------------------------------------
+
+    def find(self, seq: Sequence) -> list[Node]:
+        """The content of a sequence, from the first run to the last, marked as in use."""
+        request = seq.request
+        leaf = self.tree.path(request.blocks, request.prompt_tokens) if request.blocks else self.tree.root
+        seq.leaf = leaf
+        path = span(leaf, 0)
+        retain(path, request.retention)
+        if seq.preemptions:
+            self._find_generated(seq, path)
+        return path
+
+    def _find_generated(self, seq: Sequence, path: list[Node]) -> None:
+        node = seq.leaf
+        for generation in range(seq.preemptions):
+            child = node.children.get((seq.request.index, generation)) if node is not None else None
+            if child is not None:
+                path.append(child)
+                seq.own_tail = node = child
+
+    def reach(self, seq: Sequence, path: list[Node]) -> int:
+        """Cached tokens of a path that a sequence can use: whole blocks, and never its last token."""
+        if not self.prefix_caching:
+            return 0
+        return min(self.tier.reach(path, 0), (seq.target - 1) // self.block * self.block)
+
+    def peek(self, seq: Sequence) -> int:
+        """Cached tokens of a sequence's prompt; nothing is marked."""
+        if not self.prefix_caching:
+            return 0
+        leaf = self.tree.path(seq.request.blocks, seq.prompt)
+        reach = self.tier.reach(span(leaf, 0), 0)
+        self.tree.prune(leaf)
+        return reach
+
+    def drop(self, seq: Sequence) -> None:
+        """Forget runs that were made for a sequence that could not be admitted."""
+        for node in (seq.own_tail, seq.leaf):
+            if node is not None and node.parent is not None:
+                self.tree.prune(node)
+        seq.leaf = seq.own_tail = None
+
+    # -- allocating --------------------------------------------------------------------------------------------------------
+
+    def hold(self, seq: Sequence, path: list[Node], reach: int, upto: int) -> bool:
+        """Pin the path of a sequence, of which `reach` tokens are cached, and allocate up to token `upto`.
+
+        False, and nothing done: there is no room.
+        """
+        tier, block = self.tier, self.block
+        if -(-(self._wanted(seq, upto) - reach) // block) * block > tier.room_tokens - tier.pinnable_tokens(path):
+            return False
+        if path:
+            tier.pin(path[-1])
+        seq.blocks = reach // block
+        seq.shared_tokens = reach
+        self.allocate(seq, upto)
+        return True
+
+    def extend(self, seq: Sequence, upto: int) -> bool:
+        """Allocate up to token `upto` for a waiting sequence that has blocks; False, and nothing done: no room."""
+        if self._missing_tokens(seq, self._wanted(seq, upto)) > self.tier.room_tokens:
+            return False
+        return self.allocate(seq, upto)
+
+    def allocate(self, seq: Sequence, upto: int) -> bool:
+        """Blocks for the first `upto` tokens of a sequence; False when they cannot be had."""
+        missing = self._missing_tokens(seq, upto)
+        if missing and not self.tier.take(missing):
+            return False
+        seq.blocks += missing // self.block
+        return True
+
+    def _wanted(self, seq: Sequence, upto: int) -> int:
+        """Tokens that must fit for a sequence to be admitted."""
+        return max(upto, seq.target) if self.reserve_full_prompt else upto
+
+    def _missing_tokens(self, seq: Sequence, upto: int) -> int:
+        return max(0, -(-upto // self.block) - seq.blocks) * self.block
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that can be allocated at once, without waiting for a copy of what is given up."""
+        tier = self.tier
+        return tier.room_tokens if tier.spill is None else tier.capacity_tokens - tier.used_tokens
+
+    # -- sharing -----------------------------------------------------------------------------------------------------------
+
+    def share(self, seq: Sequence) -> None:
+        """Enter the full blocks of a sequence into the prefix index as far as they are scheduled; duplicates stay its own."""
+        leaf = seq.own_tail or seq.leaf
+        assert leaf is not None
+        if not self.prefix_caching:
+            return
+        done = seq.computed // self.block * self.block
+        if done <= seq.shared_tokens:
+            return
+        for node in span(leaf, seq.shared_tokens):
+            end = min(done, node.end)
+            entry = node.entries[0]
+            assert entry is not None
+            held = node.start + entry.tokens
+            if end <= held:
+                continue
+            self.tier.grow(entry, end - held)
+            seq.shared_tokens += end - held
+
+    def keep_generated(self, seq: Sequence) -> None:
+        """Give the full blocks that a sequence generated a place in the prefix index, where it finds them after its preemption."""
+        assert seq.leaf is not None
+        end = min(seq.computed, seq.prompt + seq.emitted) // self.block * self.block
+        start = seq.own_tail.end if seq.own_tail else seq.leaf.end
+        if end <= start or seq.shared_tokens != start:
+            return
+        parent = seq.own_tail or seq.leaf
+        key = (seq.request.index, seq.preemptions)
+        node = parent.children[key] = Node(parent, (key,), start, end, self.tree.tiers)
+        self.tier.pin(node)
+        self.tier.unpin(parent)
+        entry = node.entries[0]
+        assert entry is not None
+        self.tier.grow(entry, end - start)
+        seq.shared_tokens += end - start
+        seq.own_tail = node
+
+    def name_answer(self, seq: Sequence) -> None:
+        """Enter an answer into the prefix index under the names that the next turn's prompt gives it, if that goes on from here."""
+        following, leaf = seq.following, seq.leaf
+        if following is None or leaf is None or seq.own_tail is not None or seq.shared_tokens != leaf.end or not self.prefix_caching:
+            return
+        end = min((seq.computed - 1) // self.block * self.block, following.prompt_tokens)
+        answer = self.tree.path(following.blocks, end)
+        added = span(answer, leaf.end)
+        if not added or added[0].parent is not leaf or any(node.entries[0] is not None for node in added):
+            self.tree.prune(answer)
+            return
+        self.tier.pin(answer)
+        self.tier.unpin(leaf)
+        for node in added:
+            entry = node.entries[0]
+            assert entry is not None
+            self.tier.grow(entry, node.end - node.start)
+        seq.leaf, seq.shared_tokens = answer, answer.end
+
+    # -- freeing -----------------------------------------------------------------------------------------------------------
+
+    def release(self, seq: Sequence) -> None:
+        """Free the blocks of a sequence, the tail first: what nobody can share, then its content from the leaf to the root.
+
+        A block that is not full has no hash and is free at once.
+        """
+        tier = self.tier
+        full = min(seq.blocks, max(seq.computed - 1, 0) // self.block) * self.block
+        tier.leave(max(0, full - seq.shared_tokens))
+        tier.give_back(seq.blocks * self.block - max(full, seq.shared_tokens))
+        leaf = seq.own_tail or seq.leaf
+        assert leaf is not None
+        tier.unpin(leaf)
+        seq.blocks = seq.shared_tokens = 0
+        seq.leaf = seq.own_tail = None

@@ -1,0 +1,20 @@
+"""The end of a run names every test that was skipped, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped: dict[str, set[str]] = defaultdict(set)
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skipped[reason.removeprefix("Skipped: ")].add(report.nodeid)
+    if skipped:
+        terminalreporter.section("skipped, and why")
+    for reason, tests in sorted(skipped.items()):
+        terminalreporter.line(f"{reason}:")
+        for test in sorted(tests):
+            terminalreporter.line(f"    {test}")
