@@ -39,6 +39,8 @@ class TimedSelector(selectors.DefaultSelector):
         return found
 
 
+_LEARN = 0.2
+"""How much the last request counts in what the next one's head is expected to take."""
 _WAITED_S = 50e-6
 """A look at sockets that are ready takes some microseconds."""
 
@@ -62,6 +64,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, limits: Limits, selector: TimedSelector | None = None) -> None:
         self._endpoint, self._limits, self._selector = endpoint, limits, selector
         self.streams = self.most_streams = 0
+        self.head_s = 0.4e-3  # from the call to the head on the wire, as of late
 
     async def __aenter__(self) -> Client:
         endpoint = self._endpoint
@@ -97,7 +100,8 @@ class Client:
         path = "/v1/chat/completions" if self._endpoint.shape == "chat" else "/v1/completions"
         self.streams += 1
         self.most_streams = max(self.most_streams, self.streams)
-        stamp = _Stamp(time.perf_counter())
+        asked_s = time.perf_counter()
+        stamp = _Stamp(asked_s)
         events: list[sse.Event] = []
         try:
             async with self._session.post(
@@ -117,6 +121,7 @@ class Client:
         finally:
             self.streams -= 1
         answer.sent_s, answer.end_s = stamp.sent_s - start_s, time.perf_counter() - start_s
+        self.head_s += _LEARN * (min(stamp.sent_s - asked_s, 10 * self.head_s) - self.head_s)
         answer.reads = sse.counted(events, answer.output_tokens if answer.output_tokens >= 0 else None)
         if not answer.error and not answer.reads:
             answer.error = "the stream ended without a token"

@@ -99,7 +99,7 @@ class Lateness(msgspec.Struct, frozen=True, kw_only=True):
     streams: int
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """A replay: its answers in the order of sending, the lateness of each client process, and why it ended early, if it did."""
 
     answers: list[Answer]

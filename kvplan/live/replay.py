@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from kvplan.live.client import Client, TimedSelector
-from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Planned, Run
+from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Planned, Replay
 
 STREAMS = 64
 """Streams that one process reads with a p99 lag of 10 ms and less (measured: 2.1 ms at 64 streams of 50 chunks a second each,
@@ -34,7 +34,7 @@ def replay(
     *,
     processes: int = 1,
     told: Told | None = None,
-) -> Run:
+) -> Replay:
     """Send all requests at their moments and read their answers; an interrupt or too many errors end it early, and what was
     measured until then is kept."""
     keeper = _Keeper(limits, told)
@@ -46,10 +46,10 @@ def replay(
     except KeyboardInterrupt:
         keeper.interrupted = True
     answers = sorted(keeper.answers, key=lambda answer: (answer.sent_s, answer.index))
-    return Run(answers=answers, lateness=lateness, stopped=keeper.stopped, interrupted=keeper.interrupted)
+    return Replay(answers=answers, lateness=lateness, stopped=keeper.stopped, interrupted=keeper.interrupted)
 
 
-def late(run: Run) -> str:
+def late(run: Replay) -> str:
     """Why the client was too late for a verdict; empty when it was not."""
     first = [answer.ttft_s for answer in run.answers if answer.ok]
     if not first:
@@ -122,7 +122,7 @@ async def _drive(
         under_way: list[asyncio.Task[float]] = []
         for one in turns:
             moment_s = ended_s + one.think_s if one.think_s >= 0 and under_way else one.due_s
-            await _until(start_s + moment_s)
+            await _until(start_s + moment_s - client.head_s)
             if moment_s > limits.seconds or stop.is_set():
                 return
             task = asyncio.create_task(_ask(client, one, start_s, moment_s, take, stop))
@@ -165,9 +165,10 @@ async def _ask(client: Client, one: Planned, start_s: float, moment_s: float, ta
 
 
 async def _until(moment_s: float) -> None:
-    """Sleep until a moment of the clock; the loop's timers are up to a millisecond late."""
+    """Sleep until a moment of the clock. The loop's timers round up to a millisecond, so the last one and a half turn the loop, which
+    reads other streams meanwhile."""
     while (left_s := moment_s - time.perf_counter()) > 0:
-        await asyncio.sleep(left_s)
+        await asyncio.sleep(left_s - 1.5e-3 if left_s > 2e-3 else 0)
 
 
 def _lateness(process: int, answers: Sequence[Answer], client: Client) -> Lateness:

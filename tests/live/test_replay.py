@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from kvplan.live.content import Content, planned
-from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Run
+from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Replay
 from kvplan.live.replay import late, replay
 from kvplan.request import Request
 from tests.live.server import STEP_S, law_s
@@ -22,17 +22,17 @@ def endpoint(server: str, habit: str, **more: object) -> Endpoint:
     return Endpoint(url=f"{server}/{habit}", model="toy", extras={"ignore_eos": True}, usage_in_chunks=True, **more)  # type: ignore[arg-type]
 
 
-def send(where: Endpoint, requests: list[Request], *, limits: Limits = FAST, processes: int = 1) -> Run:
+def send(where: Endpoint, requests: list[Request], *, limits: Limits = FAST, processes: int = 1) -> Replay:
     content = Content("t", 64, b"salt of this run" + where.url.encode(), text=where.shape != "ids")
     return replay(list(planned(requests, content, where)), where, limits, processes=processes)
 
 
-def beside_law_s(run: Run) -> float:
+def beside_law_s(run: Replay) -> float:
     """Median of what the client measured less the server's law."""
     return statistics.median(answer.ttft_s - law_s(answer.prompt_tokens, answer.cached_tokens) for answer in run.answers)
 
 
-def between_s(run: Run) -> float:
+def between_s(run: Replay) -> float:
     """Median over the requests of the mean time between tokens."""
     return statistics.median(answer.itl_s or 0.0 for answer in run.answers)
 
@@ -143,6 +143,6 @@ def test_a_session_waits_for_its_last_answer(server: str) -> None:
 def test_a_late_client_gives_no_verdict() -> None:
     answer = Answer(index=0, due_s=0.0, sent_s=0.0, reads=[(0.1, 1), (0.2, 2)])
     on_time = Lateness(process=0, send_s=[0.0005, 0.001, 0.0019], read_s=[1e-4], streams=1)
-    assert late(Run(answers=[answer], lateness=[on_time])) == ""  # a median of 1 ms, and 2 % of 100 ms are 2 ms
+    assert late(Replay(answers=[answer], lateness=[on_time])) == ""  # a median of 1 ms, and 2 % of 100 ms are 2 ms
     slow = Lateness(process=0, send_s=[1e-4], read_s=[1e-4, 3e-3, 3e-3], streams=1)
-    assert "read 3.0 ms late" in late(Run(answers=[answer], lateness=[slow]))
+    assert "read 3.0 ms late" in late(Replay(answers=[answer], lateness=[slow]))
