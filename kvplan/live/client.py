@@ -58,7 +58,7 @@ def body(endpoint: Endpoint, prompt: str, output_tokens: int) -> bytes:
     return encoded[:-1] + b',"prompt":[' + prompt.encode() + b"]}" if endpoint.shape == "ids" else encoded
 
 
-class Client:
+class StreamClient:
     """Connections to one server. Use as an asynchronous context, in a loop over the given selector."""
 
     def __init__(self, endpoint: Endpoint, limits: Limits, selector: TimedSelector | None = None) -> None:
@@ -66,7 +66,7 @@ class Client:
         self.streams = self.most_streams = 0
         self.head_s = 0.4e-3  # from the call to the head on the wire, as of late
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> StreamClient:
         endpoint = self._endpoint
         watch = aiohttp.TraceConfig()
         watch.on_request_headers_sent.append(_note_sent)

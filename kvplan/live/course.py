@@ -14,7 +14,7 @@ from kvplan.errors import InputError
 from kvplan.live import fitting, probe, result_files, sent
 from kvplan.live.metrics import Served
 from kvplan.live.records import Replay
-from kvplan.live.validate import Say, Trial, ValidateQuestion, ask, judged, tried
+from kvplan.live.validate import Say, Attempt, ValidateQuestion, ask, judged, tried
 from kvplan.live.world import scenario_of, token_bytes, unlearned
 from kvplan.request import Request
 from kvplan.results.validate import ValidateResult
@@ -92,7 +92,7 @@ def _from_results(question: ValidateQuestion, path: str) -> ValidateResult:
         scenario, known = scenario_of(source, question.given, served)
         trace = opened(scenario)
         requests = result_files.beside(list(trace), answers, tool)
-        trial = Trial(
+        trial = Attempt(
             scenario=scenario, requests=requests, block_tokens=trace.block_tokens, run=Replay(answers=answers, lateness=[]), known=known,
             counted={}, seconds=max(answer.end_s for answer in answers), remarks=[text for text in (*remarks, unlearned(known)) if text],
             warm_caches=True,

@@ -14,7 +14,7 @@ from kvplan.fit.joint import Factor, JointFit, fit_jointly, spread
 from kvplan.live import sent
 from kvplan.live.probe import BLOCK, Design, held_out
 from kvplan.live.records import Answer
-from kvplan.live.validate import Say, Trial
+from kvplan.live.validate import Say, Attempt
 from kvplan.provenance import Source
 from kvplan.results.validate import FittedNumber, ServerFit
 from kvplan.scenario import Scenario, with_setting
@@ -41,7 +41,7 @@ LEAST_TOKENS = 8
 """A mean time between tokens rests on as many answers' tokens at least."""
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
+class MeasuredTime(msgspec.Struct, frozen=True, kw_only=True):
     """One measured time of one request of one probe."""
 
     probe: int
@@ -50,7 +50,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def fit(trial: Trial, plan: Design, seed: int, say: Say) -> tuple[ServerFit, Scenario]:
+def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, Scenario]:
     """Fit on two thirds of the probes; judge on the rest, which was drawn by the seed before. Returns the scenario with the fitted
     numbers, or the old one where the fit is refused."""
     answers = [answer for answer in trial.run.answers if answer.ok]
@@ -72,7 +72,7 @@ def fit(trial: Trial, plan: Design, seed: int, say: Say) -> tuple[ServerFit, Sce
             memory[key] = sent.run(_with(trial.scenario, values), requests, BLOCK)[1]
         return memory[key]
 
-    def at(chosen: Sequence[Point]) -> Any:
+    def at(chosen: Sequence[MeasuredTime]) -> Any:
         return lambda values: [max(1e-9, float(columns(values)[point.column][point.row])) for point in chosen]
 
     found = fit_jointly(at(told), factors, [p.seconds for p in told], _sigma(told))
@@ -96,22 +96,22 @@ def fit(trial: Trial, plan: Design, seed: int, say: Say) -> tuple[ServerFit, Sce
     return result, _with(trial.scenario, found.values) if accepted else trial.scenario
 
 
-def _points(answers: Sequence[Answer], plan: Design) -> list[Point]:
+def _points(answers: Sequence[Answer], plan: Design) -> list[MeasuredTime]:
     found = []
     for row, answer in enumerate(answers):
         number = plan.probe_of[answer.index]
-        found.append(Point(probe=number, row=row, column="ttft_s", seconds=answer.ttft_s))
+        found.append(MeasuredTime(probe=number, row=row, column="ttft_s", seconds=answer.ttft_s))
         between = answer.itl_s
         if between and answer.reads[-1][1] >= LEAST_TOKENS:
-            found.append(Point(probe=number, row=row, column="itl_s", seconds=between))
+            found.append(MeasuredTime(probe=number, row=row, column="itl_s", seconds=between))
     return [point for point in found if point.seconds > 0]
 
 
-def _sigma(points: Sequence[Point]) -> list[float]:
+def _sigma(points: Sequence[MeasuredTime]) -> list[float]:
     return [math.hypot(SPREAD, TIMER_S / p.seconds if p.column == "ttft_s" else 0.0) for p in points]
 
 
-def _error(predicted: Sequence[float], points: Sequence[Point]) -> float:
+def _error(predicted: Sequence[float], points: Sequence[MeasuredTime]) -> float:
     return statistics.median(abs(guess / p.seconds - 1) for guess, p in zip(predicted, points, strict=True))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kvplan.errors import InputError
-from kvplan.live.client import Client
+from kvplan.live.client import StreamClient
 from kvplan.live.prometheus import Page, parse
 from kvplan.units import GiB
 
@@ -71,7 +71,7 @@ def all_engines_of(page: Page) -> list[Names]:
     return [names for names in known() if any(name.startswith(names.prefix) for name in (*page.series, *page.announced))]
 
 
-async def read_page(client: Client, address: str) -> Page | None:
+async def read_page(client: StreamClient, address: str) -> Page | None:
     """The metrics at an address; None where there are none."""
     status, text = await client.get(address)
     if status != 200:
@@ -80,7 +80,7 @@ async def read_page(client: Client, address: str) -> Page | None:
     return page if page.series or page.announced else None
 
 
-async def ask(client: Client, metrics_at: str = "") -> tuple[Served, Page | None]:
+async def ask(client: StreamClient, metrics_at: str = "") -> tuple[Served, Page | None]:
     """Ask a server what it is. Raises InputError when it cannot be reached or refuses the key."""
     models, context_tokens = await _models(client)
     addresses = [metrics_at] if metrics_at else ["/metrics", "/prometheus/metrics"]
@@ -100,7 +100,7 @@ async def ask(client: Client, metrics_at: str = "") -> tuple[Served, Page | None
     return _served(names, told, models, context_tokens, at, page), page
 
 
-async def _models(client: Client) -> tuple[list[str], int]:
+async def _models(client: StreamClient) -> tuple[list[str], int]:
     status, text = await client.get("/v1/models")
     if status in (401, 403):
         raise InputError(f"the server refuses the key (HTTP {status})", hint="name the variable that holds it: --key-env NAME")
@@ -112,7 +112,7 @@ async def _models(client: Client) -> tuple[list[str], int]:
         raise InputError("/v1/models is not what an OpenAI-compatible server answers", hint="is the address right, without /v1?") from None
 
 
-async def _config(client: Client, page: Page, names: Names) -> dict[str, str]:
+async def _config(client: StreamClient, page: Page, names: Names) -> dict[str, str]:
     """The configuration as text, field by field."""
     pages: dict[str, Any] = {}
     told: dict[str, str] = {}
@@ -133,7 +133,7 @@ async def _config(client: Client, page: Page, names: Names) -> dict[str, str]:
     return told
 
 
-async def _json(client: Client, path: str) -> Any:
+async def _json(client: StreamClient, path: str) -> Any:
     status, text = await client.get(path)
     try:
         return msgspec.json.decode(text) if status == 200 else {}
@@ -191,7 +191,7 @@ def _served(names: Names, told: dict[str, str], models: list[str], context_token
 # -- counters over a window ------------------------------------------------------------------------------------------------
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine counted between two readings, by kvplan's names; `missing` are the figures that its page does not hold."""
 
     engine: str
@@ -201,7 +201,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[str]
 
 
-def window(before: Page, after: Page) -> Window:
+def window(before: Page, after: Page) -> Counted:
     """The difference of two readings of one server.
 
     Raises InputError when a counter went back, which is a restart, or the page holds no known engine's names.
@@ -225,7 +225,7 @@ def window(before: Page, after: Page) -> Window:
                 gauges.setdefault(figure, found)
     counted = _parted(counted)
     missing = [text for text in missing if text.split()[0] not in counted]
-    return Window(engine=engines[0].name, seconds=after.moment_s - before.moment_s, counted=counted, gauges=gauges, missing=missing)
+    return Counted(engine=engines[0].name, seconds=after.moment_s - before.moment_s, counted=counted, gauges=gauges, missing=missing)
 
 
 def _difference(before: Page, after: Page, selectors: list[str]) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kvplan.errors import InputError
-from kvplan.live.client import Client, body
+from kvplan.live.client import StreamClient, body
 from kvplan.live.content import Content
 from kvplan.live.records import Answer, Endpoint, Limits, Planned, Shape
 from kvplan.request import Request
@@ -47,13 +47,13 @@ async def negotiate(endpoint: Endpoint, engine: str, limits: Limits, salt: bytes
 
 async def warm_up(endpoint: Endpoint, limits: Limits, salt: bytes, longest: int) -> None:
     """Some requests before the clock starts, of content that nothing else holds."""
-    async with Client(endpoint, limits) as client:
+    async with StreamClient(endpoint, limits) as client:
         for tokens in WARM_UP:
             await client.ask(_planned(endpoint, salt + bytes(str(tokens), "ascii"), min(tokens, longest)), time.perf_counter())
 
 
 async def _trial(endpoint: Endpoint, limits: Limits, salt: bytes) -> Answer:
-    async with Client(endpoint, limits) as client:
+    async with StreamClient(endpoint, limits) as client:
         return await client.ask(_planned(endpoint, salt + endpoint.shape.encode(), TRIAL_TOKENS), time.perf_counter())
 
 

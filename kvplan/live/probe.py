@@ -21,7 +21,7 @@ MARGIN, PAUSE_S = 1.3, 0.25
 ALONE_OUTPUT, BATCH_OUTPUT, BURST_OUTPUT = 12, 48, 4
 
 
-class Probe(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeGroup(msgspec.Struct, frozen=True, kw_only=True):
     """One question to the server: requests that are sent together, and what kind they are."""
 
     kind: str
@@ -37,7 +37,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 class Design(msgspec.Struct, frozen=True, kw_only=True):
     """The probes in order, one trace of all their requests, and which probe each request belongs to."""
 
-    probes: list[Probe]
+    probes: list[ProbeGroup]
     requests: list[Request]
     probe_of: list[int]
 
@@ -65,7 +65,7 @@ def design(context_tokens: int, pool_tokens: int, most: int, seconds_of: Callabl
     return Design(probes=ordered, requests=requests, probe_of=probe_of)
 
 
-def held_out(probes: Sequence[Probe], seed: int) -> set[int]:
+def held_out(probes: Sequence[ProbeGroup], seed: int) -> set[int]:
     """A third of the probes of each kind, by seed: never fitted."""
     draw = random.Random(seed)
     found: set[int] = set()
@@ -75,26 +75,30 @@ def held_out(probes: Sequence[Probe], seed: int) -> set[int]:
     return found
 
 
-def _all(most: int) -> list[Probe]:
+def _all(most: int) -> list[ProbeGroup]:
     """Every probe, each with content of its own."""
     fresh = _Fresh()
-    probes: list[Probe] = []
+    probes: list[ProbeGroup] = []
     for tokens in LENGTHS:
         for _ in range(2):
             cold = fresh.request(tokens, ALONE_OUTPUT)
-            probes.append(Probe(kind="cold", requests=(cold,)))
+            probes.append(ProbeGroup(kind="cold", requests=(cold,)))
             if tokens > 2 * NEW:
                 hit = msgspec.structs.replace(cold, prompt_tokens=tokens + NEW)
-                probes.append(Probe(kind="hit", requests=(hit,)))
+                probes.append(ProbeGroup(kind="hit", requests=(hit,)))
     for count, tokens in BATCHES:
         if count <= most:
-            probes.append(Probe(kind="batch", requests=fresh.several(count, tokens, BATCH_OUTPUT)))
+            probes.append(ProbeGroup(kind="batch", requests=fresh.several(count, tokens, BATCH_OUTPUT)))
     for count, tokens in BURSTS:
         if count <= most:
-            probes.append(Probe(kind="burst", requests=fresh.several(count, tokens, BURST_OUTPUT)))
-            probes.append(Probe(kind="burst", requests=fresh.several(count, tokens, BURST_OUTPUT), after_s=0.02))
-    probes.append(Probe(kind="mixed", requests=(*fresh.several(4, 512, 2 * BATCH_OUTPUT), fresh.request(4096, BURST_OUTPUT)), after_s=0.05))
-    probes.append(Probe(kind="mixed", requests=(*fresh.several(8, 256, 2 * BATCH_OUTPUT), fresh.request(8192, BURST_OUTPUT)), after_s=0.05))
+            probes.append(ProbeGroup(kind="burst", requests=fresh.several(count, tokens, BURST_OUTPUT)))
+            probes.append(ProbeGroup(kind="burst", requests=fresh.several(count, tokens, BURST_OUTPUT), after_s=0.02))
+    probes.append(
+        ProbeGroup(kind="mixed", requests=(*fresh.several(4, 512, 2 * BATCH_OUTPUT), fresh.request(4096, BURST_OUTPUT)), after_s=0.05)
+    )
+    probes.append(
+        ProbeGroup(kind="mixed", requests=(*fresh.several(8, 256, 2 * BATCH_OUTPUT), fresh.request(8192, BURST_OUTPUT)), after_s=0.05)
+    )
     return probes
 
 
@@ -114,14 +118,14 @@ class _Fresh:
         return tuple(self.request(tokens, output) for _ in range(count))
 
 
-def _fits(probe: Probe, context_tokens: int, pool_tokens: int) -> bool:
+def _fits(probe: ProbeGroup, context_tokens: int, pool_tokens: int) -> bool:
     longest = max(request.prompt_tokens + request.output_tokens for request in probe.requests)
     return longest <= context_tokens and probe.tokens <= 0.9 * pool_tokens
 
 
-def _paired(probes: list[Probe]) -> list[list[Probe]]:
+def _paired(probes: list[ProbeGroup]) -> list[list[ProbeGroup]]:
     """A hit stays behind the request whose prefix it shares, and goes with it."""
-    pairs: list[list[Probe]] = []
+    pairs: list[list[ProbeGroup]] = []
     for probe in probes:
         if probe.kind == "hit":
             if pairs and pairs[-1][-1].kind == "cold" and pairs[-1][-1].requests[0].blocks == probe.requests[0].blocks:

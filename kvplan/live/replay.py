@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from kvplan.live.client import Client, TimedSelector
+from kvplan.live.client import StreamClient, TimedSelector
 from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Planned, Replay
 
 STREAMS = 64
@@ -102,7 +102,7 @@ def _here(parts: list[list[Planned]], endpoint: Endpoint, limits: Limits, keeper
     selector = TimedSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         start_s = time.perf_counter() + 0.05
-        client = Client(endpoint, limits, selector)
+        client = StreamClient(endpoint, limits, selector)
         try:
             runner.run(_drive(parts[0], client, limits, start_s, keeper.take, asyncio.Event()))
         finally:
@@ -110,7 +110,7 @@ def _here(parts: list[list[Planned]], endpoint: Endpoint, limits: Limits, keeper
 
 
 async def _drive(
-    planned: Sequence[Planned], client: Client, limits: Limits, start_s: float, take: Callable[[Answer], bool], stop: asyncio.Event
+    planned: Sequence[Planned], client: StreamClient, limits: Limits, start_s: float, take: Callable[[Answer], bool], stop: asyncio.Event
 ) -> None:
     """Send each request at its moment; ends when all answers are there or `stop` is set."""
     chains: dict[str, list[Planned]] = {}
@@ -156,7 +156,9 @@ async def _all(tasks: list[asyncio.Task[None]]) -> bool:
     return True
 
 
-async def _ask(client: Client, one: Planned, start_s: float, moment_s: float, take: Callable[[Answer], bool], stop: asyncio.Event) -> float:
+async def _ask(
+    client: StreamClient, one: Planned, start_s: float, moment_s: float, take: Callable[[Answer], bool], stop: asyncio.Event
+) -> float:
     answer = await client.ask(one, start_s)
     answer.due_s = moment_s
     if take(answer):
@@ -171,7 +173,7 @@ async def _until(moment_s: float) -> None:
         await asyncio.sleep(left_s - 1.5e-3 if left_s > 2e-3 else 0)
 
 
-def _lateness(process: int, answers: Sequence[Answer], client: Client) -> Lateness:
+def _lateness(process: int, answers: Sequence[Answer], client: StreamClient) -> Lateness:
     return Lateness(
         process=process,
         send_s=[max(0.0, answer.sent_s - answer.due_s) for answer in answers if answer.status],
@@ -247,14 +249,14 @@ def _work(pipe: Any, number: int, planned: list[Planned], endpoint: Endpoint, li
         pipe.send(answer)
         return False
 
-    async def drive(client: Client) -> None:
+    async def drive(client: StreamClient) -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
         await _drive(planned, client, limits, start_s, take, stop)
 
     pipe.send("ready")
     start_s = pipe.recv()
-    client = Client(endpoint, limits, selector)
+    client = StreamClient(endpoint, limits, selector)
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         runner.run(drive(client))
     pipe.send(_lateness(number, answers, client))

@@ -13,7 +13,7 @@ import msgspec
 from kvplan import __version__
 from kvplan.errors import InputError
 from kvplan.live import compare, metrics, sent
-from kvplan.live.client import Client
+from kvplan.live.client import StreamClient
 from kvplan.live.content import Content, planned, within
 from kvplan.live.negotiate import negotiate, total_tokens, warm_up
 from kvplan.live.prometheus import Page
@@ -45,7 +45,7 @@ class ValidateQuestion(msgspec.Struct, frozen=True, kw_only=True):
     salt: bytes = b""  # empty: a new one, so that caches are cold
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """A replay with all that it is compared by."""
 
     scenario: Scenario
@@ -67,7 +67,7 @@ def validate(question: ValidateQuestion, say: Say) -> ValidateResult:
     return judged(question, tried(question, say))
 
 
-def tried(question: ValidateQuestion, say: Say) -> Trial:
+def tried(question: ValidateQuestion, say: Say) -> Attempt:
     """Ask the server what it is and replay the requests against it."""
     served, before = asyncio.run(ask(question))
     endpoint = _named(question.endpoint, served)
@@ -99,14 +99,14 @@ def tried(question: ValidateQuestion, say: Say) -> Trial:
     run = replay(bodies, endpoint, question.limits, processes=processes, told=_progress(say, len(bodies)))
     seconds = time.perf_counter() - began_s
     counted = _counted(question, endpoint, served, before, run, remarks)
-    return Trial(
+    return Attempt(
         scenario=scenario, requests=requests, block_tokens=trace.block_tokens, run=run, known=known, counted=counted, seconds=seconds,
         warm_caches=bool(question.salt),
         remarks=[text for text in (*remarks, unlearned(known), *(f"the server did not tell {what}" for what in served.unknown)) if text],
     )  # fmt: skip
 
 
-def judged(question: ValidateQuestion, trial: Trial) -> ValidateResult:
+def judged(question: ValidateQuestion, trial: Attempt) -> ValidateResult:
     """The requests as sent through the simulator, beside what was measured."""
     run = trial.run
     seen = [answer for answer in run.answers if answer.ok or answer.status == 200]
@@ -166,12 +166,12 @@ def _signed(check: Check) -> str:
 
 async def ask(question: ValidateQuestion) -> tuple[metrics.Served, Page | None]:
     """What the server is, and its metrics now."""
-    async with Client(question.endpoint, question.limits) as client:
+    async with StreamClient(question.endpoint, question.limits) as client:
         return await metrics.ask(client, question.metrics_at)
 
 
 async def _page(question: ValidateQuestion, endpoint: Endpoint, served: metrics.Served) -> Page | None:
-    async with Client(endpoint, question.limits) as client:
+    async with StreamClient(endpoint, question.limits) as client:
         return await metrics.read_page(client, served.metrics)
 
 
@@ -227,11 +227,11 @@ def _tiers(counted: dict[str, float], answers: Sequence[Answer]) -> dict[str, in
     return {name: round(counted[f"{name}_hit_tokens"]) for name in compare.HITS if f"{name}_hit_tokens" in counted}
 
 
-def _impossible(trial: Trial, requests: Sequence[Request], answers: Sequence[Answer]) -> int:
+def _impossible(trial: Attempt, requests: Sequence[Request], answers: Sequence[Answer]) -> int:
     return compare.impossible_cached(requests, answers, trial.block_tokens) if trial.block_tokens and not trial.warm_caches else 0
 
 
-def _doubts(trial: Trial, requests: Sequence[Request], answers: Sequence[Answer]) -> list[str]:
+def _doubts(trial: Attempt, requests: Sequence[Request], answers: Sequence[Answer]) -> list[str]:
     """What a reader should know of the answers."""
     found = []
     told = [answer.cached_tokens for answer in answers if answer.cached_tokens >= 0]

@@ -46,9 +46,9 @@ def law_s(prompt: int, cached: int) -> float:
     return FIRST_S + TOKEN_S * (prompt - cached)
 
 
-def _law(name: str, prompt: int, cached: int, table: dict[str, list[float]]) -> tuple[float, float]:
-    if name == "table":
-        first_s, step_s = table[str(prompt)]
+def _law(prompt: int, cached: int, table: dict[str, list[float]]) -> tuple[float, float]:
+    if f"{prompt}/{cached}" in table:
+        first_s, step_s = table[f"{prompt}/{cached}"]
         return first_s, step_s
     return law_s(prompt, cached), STEP_S
 
@@ -88,6 +88,8 @@ class Server:
         arrived_s = time.perf_counter()
         asked = await request.json()
         chat = request.path.endswith("chat/completions")
+        if name.endswith("-later"):  # a vice that only long prompts meet
+            name = name.removesuffix("-later") if len(asked.get("prompt", "")) > 600 else "law"
         refused = self._refused(name, habits, request, asked, chat)
         if refused is not None:
             return refused
@@ -96,12 +98,10 @@ class Server:
         ids = [hash(word) for word in prompt.split()] if isinstance(prompt, str) else prompt
         cached, output = self._look_up(habits, ids), asked["max_tokens"]
         habits.queries, habits.hits, habits.output = habits.queries + len(ids), habits.hits + cached, habits.output + output
-        first_s, step_s = _law(name, len(ids), cached, self.table)
-        if name == "slow":
-            first_s *= 2
+        first_s, step_s = _law(len(ids), cached, self.table)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        told = cached + 16 if name == "liar" and len(ids) > 32 else cached
+        told = cached + 16 if name == "liar" and len(ids) > 48 else cached
         each = 2 if name in ("pairs", "countedpairs") else 1
         usage = {"prompt_tokens": len(ids), "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": told}}
         running = asked.get("stream_options", {}).get("continuous_usage_stats") and name != "pairs"
@@ -138,7 +138,7 @@ class Server:
 
         if name == "locked" and request.headers.get("Authorization") != "Bearer s3cret":
             return no(401, f"no such key: {request.headers.get('Authorization')}")
-        if name == "http429" and habits.requests >= 3:
+        if name == "http429" or (name == "quota" and habits.requests >= 3):
             return no(429, "slow down")
         if name == "http500":
             return no(500, "out of luck")

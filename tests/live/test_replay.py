@@ -13,7 +13,7 @@ from kvplan.live.replay import late, replay
 from kvplan.request import Request
 from tests.live.server import STEP_S, law_s
 
-SCHEDULER_S = 6e-3
+SCHEDULER_S = 15e-3
 """What the operating system may add to the median of some requests on a busy machine of two cores."""
 FAST = Limits(silence_s=1.0, seconds=20)
 
@@ -99,7 +99,7 @@ def test_failures_are_named_and_end_the_run(server: str, habit: str, what: str) 
 
 
 def test_a_refusal_in_the_middle_keeps_what_was_measured(server: str) -> None:
-    run = send(endpoint(server, "http429"), alone(8))
+    run = send(endpoint(server, "quota"), alone(8))
     assert [answer.status for answer in run.answers][:4] == [200, 200, 200, 429]
     assert sum(answer.ok for answer in run.answers) == 3
     assert "HTTP 429" in run.stopped
@@ -137,7 +137,7 @@ def test_a_session_waits_for_its_last_answer(server: str) -> None:
     ]
     answers = send(endpoint(server, "law"), requests).answers
     waits_s = [after.sent_s - before.end_s for before, after in zip(answers, answers[1:], strict=False)]
-    assert 0.05 <= min(waits_s) < 0.05 + SCHEDULER_S
+    assert 0.049 <= min(waits_s) < 0.05 + SCHEDULER_S
 
 
 def test_a_late_client_gives_no_verdict() -> None:
