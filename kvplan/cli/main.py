@@ -74,7 +74,6 @@ COMMANDS: dict[str, str] = {
     "calibrate": "kvplan.cli.calibrate:calibrate",
     "plan": "kvplan.cli.plan:plan",
     "trace": "kvplan.cli.trace:app",
-    "validate": "kvplan.cli.validate:validate",
 }
 """Command name -> module:function, or module:app for a group of commands. Only the module of the command that runs is imported."""
 

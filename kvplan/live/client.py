@@ -128,7 +128,7 @@ class StreamClient:
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer, events: list[sse.Event], start_s: float) -> None:
-        cut, ended = sse.Events(), False
+        cut, ended = sse.EventCutter(), False
         async for piece in response.content.iter_any():
             read_s, ready_s = time.perf_counter(), self._ready()
             answer.read_lags_s.append(max(0.0, read_s - ready_s))

@@ -14,7 +14,7 @@ from kvplan.errors import InputError
 from kvplan.live import fitting, probe, result_files, sent
 from kvplan.live.metrics import Served
 from kvplan.live.records import Replay
-from kvplan.live.validate import Say, Attempt, ValidateQuestion, ask, judged, tried
+from kvplan.live.validate import Attempt, Say, ValidateQuestion, ask, judged, tried
 from kvplan.live.world import scenario_of, token_bytes, unlearned
 from kvplan.request import Request
 from kvplan.results.validate import ValidateResult

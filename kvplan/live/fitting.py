@@ -14,7 +14,7 @@ from kvplan.fit.joint import Factor, JointFit, fit_jointly, spread
 from kvplan.live import sent
 from kvplan.live.probe import BLOCK, Design, held_out
 from kvplan.live.records import Answer
-from kvplan.live.validate import Say, Attempt
+from kvplan.live.validate import Attempt, Say
 from kvplan.provenance import Source
 from kvplan.results.validate import FittedNumber, ServerFit
 from kvplan.scenario import Scenario, with_setting

@@ -16,6 +16,7 @@ NEW = 64
 LENGTHS = (64, 192, 448, 1024, 2048, 4096, 8192, 16384, 32768)
 BATCHES = ((2, 512), (4, 512), (8, 512), (16, 512), (32, 512), (64, 512), (2, 4096), (8, 4096))
 BURSTS = ((4, 512), (8, 1024), (4, 4096), (16, 256))
+MIXED = ((4, 512, 4096), (8, 256, 8192))
 MARGIN, PAUSE_S = 1.3, 0.25
 """A group of requests starts after the ones before it by the prediction times the margin, and a pause."""
 ALONE_OUTPUT, BATCH_OUTPUT, BURST_OUTPUT = 12, 48, 4

@@ -60,7 +60,7 @@ decode = msgspec.json.Decoder(Chunk).decode
 DONE = b"[DONE]"
 
 
-class Events:
+class EventCutter:
     """Cuts a stream of bytes into the data of its events, wherever the network cut it."""
 
     def __init__(self) -> None:
