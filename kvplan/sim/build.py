@@ -10,8 +10,6 @@ from kvplan.engine.spec import Offload
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Network
 from kvplan.memory.below import Below, below
-from kvplan.memory.formats import resolve_kv_dtype, stored_format
-from kvplan.memory.kv import token_bytes as layer_token_bytes
 from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.belady import Future
@@ -215,25 +213,25 @@ def transfer_network(scenario: Scenario) -> Network:
 
 def bytes_per_token(scenario: Scenario) -> float:
     """KV bytes of one token over all layers and ranks, as the GPUs store them."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    size = sum(group.count * layer_token_bytes(group, fmt, run.tp) for group in model.layers) * run.tp
+    made = layout(scenario.deployment)
+    size = sum(one.token_bytes for one in made.types) * made.ranks
     if not size:
-        raise InputError(f"{model.name} keeps no KV per token: there is nothing to offload")
+        raise InputError(f"{scenario.model.name} keeps no KV per token: there is nothing to offload")
     return size
 
 
 def block_pieces(scenario: Scenario) -> int:
     """Contiguous pieces of one block on the host link: one, or a piece for each layer that keeps KV per token."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    if engine.offload.copy_layers == "all":
-        return 1
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    return sum(group.count for group in model.layers if layer_token_bytes(group, fmt, run.tp))
+    return 1 if scenario.engine.offload.copy_layers == "all" else layout(scenario.deployment).layers
 
 
 def blocks_below(scenario: Scenario) -> Below:
     """What the tiers below take, block by block: an engine's chunks are whole blocks."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    blocks = layout(model, engine, resolve_kv_dtype(run.kv_dtype, model, engine), tp=run.tp)
-    return below(blocks, msgspec.structs.replace(engine.offload, chunk_tokens=0))
+    engine = scenario.engine
+    by_block = msgspec.structs.replace(engine, offload=msgspec.structs.replace(engine.offload, chunk_tokens=0))
+    return below(scenario.deployment.changed(engine=by_block))
+
+
+def host_bytes_per_token(scenario: Scenario) -> float:
+    """Bytes of host memory that one more token of a long sequence takes."""
+    return below(scenario.deployment).token_bytes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kvplan.deployment import Remote
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import objects_s
 from kvplan.memory.below import Below
-from kvplan.scenario import Remote
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.clock import Clock
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
