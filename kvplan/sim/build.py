@@ -9,8 +9,8 @@ import msgspec
 from kvplan.engine.spec import Offload
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Link, Network
-from kvplan.memory.formats import resolve_kv_dtype, stored_format
-from kvplan.memory.kv import token_bytes as layer_token_bytes
+from kvplan.memory.below import below
+from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.belady import Future
 from kvplan.sim.cache.eviction import Facts
@@ -65,7 +65,7 @@ class Builder:
 
     def __init__(self, clock: Clock, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
         self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
-        engine, tiers, self.ranks = scenario.engine, scenario.tiers, scenario.run.tp
+        engine, tiers, self.ranks = scenario.engine, scenario.tiers, scenario.deployment.tp
         self.token_bytes = bytes_per_token(scenario)
         self.host_token_bytes = host_bytes_per_token(scenario)
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
@@ -268,30 +268,18 @@ def transfer_network(scenario: Scenario) -> Network:
 
 def bytes_per_token(scenario: Scenario) -> float:
     """KV bytes of one token over all layers and ranks, as the GPUs store them."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    size = sum(group.count * layer_token_bytes(group, fmt, run.tp) for group in model.layers) * run.tp
+    made = layout(scenario.deployment)
+    size = sum(one.token_bytes for one in made.types) * made.ranks
     if not size:
-        raise InputError(f"{model.name} keeps no KV per token: there is nothing to offload")
+        raise InputError(f"{scenario.model.name} keeps no KV per token: there is nothing to offload")
     return size
 
 
 def block_pieces(scenario: Scenario) -> int:
     """Contiguous pieces of one block on the host link: one, or a piece for each layer that keeps KV per token."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    if engine.offload.copy_layers == "all":
-        return 1
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    return sum(group.count for group in model.layers if layer_token_bytes(group, fmt, run.tp))
+    return 1 if scenario.engine.offload.copy_layers == "all" else layout(scenario.deployment).layers
 
 
 def host_bytes_per_token(scenario: Scenario) -> float:
-    """The same below the GPUs: a latent is equal on every rank, and stored once unless the engine stores each rank's
-    copy."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    size = 0.0
-    for group in model.layers:
-        copies = 1 if group.kind == "latent" and not engine.offload.latent_per_rank else run.tp
-        size += group.count * layer_token_bytes(group, fmt, run.tp) * copies
-    return size
+    """Bytes of host memory that one more token of a long sequence takes."""
+    return below(scenario.deployment).token_bytes

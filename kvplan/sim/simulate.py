@@ -38,7 +38,7 @@ class World:
         self.scenario, self.trace = scenario, trace
         engine, run = scenario.engine, scenario.run
         self.clock, self.tally = Clock(), Tally()
-        self.cost = StepCost(scenario.model, scenario.machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
+        self.cost = StepCost(scenario.deployment)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
         self.target = slo.parse(run.target)
         slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
@@ -88,8 +88,7 @@ class World:
         except KeyboardInterrupt:
             self.recorder.trim()
             for server in (*self.prefillers, *self.servers):
-                replica = server.replica
-                for job in [*replica.running, *replica.held, *replica.waiting]:
+                for job in server.replica.unfinished():
                     self.recorder.unfinished(job)
         return self.record()
 
@@ -161,11 +160,11 @@ class World:
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
     """What the engine leaves for KV on the GPUs of a replica."""
-    model, machine = scenario.model, scenario.machine
-    pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
+    deployed, pool = scenario.deployment, kv_pool(scenario.deployment)
     if pool.kv_bytes <= 0:
         raise InputError(
-            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
+            f"{deployed.model.name} does not fit {deployed.tp} GPU(s) of {deployed.machine.name}: "
+            f"the weights take {pool.weight_bytes:,} bytes of each",
             hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes

@@ -468,7 +468,7 @@ class Oracle:
         return round(count * self.block * self.world.token_bytes)
 
     def link_s(self, direction: int, count: int) -> float:
-        return self.link.service_s(direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count)
+        return self.link.service_s(direction, round(count * self.block * self.world.token_bytes / self.world.scenario.deployment.tp), count)
 
     def store(self, seq: Seq, upto: int) -> None:
         cpu, end = self.cpu, min(upto // self.block, len(seq.prompt_names))

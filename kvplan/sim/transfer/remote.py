@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kvplan.deployment import Remote
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import objects_s
-from kvplan.scenario import Remote
 from kvplan.sim.clock import Clock
 
 
