@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "size": Command("kvplan.cli.size:size", "Bytes of KV, weights and pool; what fits; what offload frees."),
     "trace": Command("kvplan.cli.trace:COMMANDS", "Inspect, convert, generate traces; hit rate against capacity."),
     "calibrate": Command("kvplan.cli.calibrate:calibrate", "Measure this server for --machine."),
+    "validate": Command("kvplan.cli.validate:validate", "Hold a prediction against a running server."),
     "list": Command("kvplan.cli.listing:listing", "What there is: models, machines, engines, policies, scenarios."),
     "explain": Command("kvplan.cli.explain:explain", "What a word of a report means."),
     "completion": Command("kvplan.cli.completion:completion", "A script that completes kvplan in bash, zsh or fish."),
