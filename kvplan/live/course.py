@@ -54,7 +54,7 @@ def _designed(question: ValidateQuestion, say: Say) -> Iterator[tuple[ValidateQu
         one = Request(index=0, arrival_s=0.0, prompt_tokens=probe.BLOCK, output_tokens=1, blocks=(0,))
         convert([one], path, block_tokens=probe.BLOCK, name="probe")
         source = question.source if question.source.endswith(".toml") else str(path)
-        scenario = msgspec.structs.replace(scenario_of(source, question.given, served)[0], trace=str(path))
+        scenario = scenario_of(source, question.given, served)[0].changed(trace=str(path))
         plan = _plan(scenario, served)
         convert(plan.requests, path, block_tokens=probe.BLOCK, name="probe")
         say(f"a designed probe of {len(plan.probes)} groups of requests: alone, hits, bursts, batches of decodes")

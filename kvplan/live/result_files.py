@@ -1,4 +1,4 @@
-"""Per-request results of other load generators as the measured side."""
+"""Per-request results of other load generators, and of earlier runs, as the measured side."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from kvplan.errors import InputError
 from kvplan.live.records import Answer
 from kvplan.request import Request
+from kvplan.results.validate import ValidateResult
 
 ROW_LIMIT = 1_000_000
 
@@ -29,7 +30,7 @@ def read(path: str) -> tuple[str, list[Answer]]:
             answers.sort(key=lambda answer: answer.sent_s)
             first_s = answers[0].sent_s
             return tool, [_moved(answer, first_s, at) for at, answer in enumerate(answers)]
-    raise InputError(f"{path}: not a result of aiperf, guidellm or vllm bench serve", hint="; ".join(HINTS.values()))
+    raise InputError(f"{path}: not a result of aiperf, guidellm, vllm bench serve or kvplan", hint="; ".join(HINTS.values()))
 
 
 def _checked(path: str, tool: str, reader: Callable[[bytes], list[Answer]], data: bytes) -> list[Answer]:
@@ -134,16 +135,26 @@ def _guidellm(data: bytes) -> list[Answer]:
     return answers
 
 
+def _kvplan(data: bytes) -> list[Answer]:
+    """The JSON of an earlier `kvplan validate`: to predict the same requests with another engine file, machine or tier."""
+    found = msgspec.json.decode(data, type=ValidateResult)
+    return [
+        _answer(row.sent_s, row.ttft_s, row.e2e_s, row.prompt_tokens, row.output_tokens, cached=row.cached_tokens) for row in found.rows
+    ]
+
+
 READERS: dict[str, tuple[bytes, Callable[[bytes], list[Answer]]]] = {
     "aiperf": (b'"request_start_ns"', _aiperf),
     "guidellm": (b'"benchmarks"', _guidellm),
     "vllm bench serve": (b'"start_times"', _vllm),
+    "kvplan validate": (b'"kvplan.validate/1"', _kvplan),
 }
 """Tool -> what stands in its files, and their reader."""
 HINTS = {
     "aiperf": "aiperf writes profile_export.jsonl",
     "guidellm": "guidellm writes benchmarks.json with --output-path",
     "vllm bench serve": "vllm bench serve --save-result --save-detailed",
+    "kvplan validate": "kvplan validate --json",
 }
 
 

@@ -44,7 +44,7 @@ def run(scenario: Scenario, requests: Sequence[Request], block_tokens: int) -> t
         path = str(Path(folder) / "sent.jsonl")
         convert(_fitting(requests, block_tokens), path, block_tokens=block_tokens, name="sent")
         plain = msgspec.structs.replace(scenario.run, speedup=1.0, limit=0, max_input_tokens=0, warmup=0.0, jitter_s=0.0, max_sessions=0)
-        result, record = simulate(msgspec.structs.replace(scenario, trace=path, run=plain))
+        result, record = simulate(scenario.changed(trace=path, run=plain))
     return result, record.columns
 
 

@@ -11,7 +11,6 @@ import msgspec
 from kvplan import catalog, scenario
 from kvplan.errors import InputError
 from kvplan.live.metrics import Served
-from kvplan.memory.formats import resolve_kv_dtype
 from kvplan.memory.layout import layout
 from kvplan.results.validate import Known
 from kvplan.scenario import Scenario
@@ -52,12 +51,11 @@ def scenario_of(source: str, given: Given, served: Served) -> tuple[Scenario, li
         "max_batch": served.max_batch,
     }
     sets = [f"engine.{field}={value}" for field, value in told.items() if value]
+    kv_dtype = given.kv_dtype or ("" if served.kv_dtype == "auto" else served.kv_dtype)
+    sets += [f"run.{name}={value}" for name, value in (("tp", given.tp or served.tp), ("kv_dtype", kv_dtype)) if value]
     if not served.prefix_caching:
         sets.append("engine.prefix_caching=false")
-    kv_dtype = given.kv_dtype or ("" if served.kv_dtype == "auto" else served.kv_dtype)
     run = {
-        "tp": given.tp or served.tp or None,
-        "kv_dtype": kv_dtype or None,
         "speedup": given.speedup or None,
         "limit": given.limit or None,
         "max_input_tokens": given.max_input or None,
@@ -90,20 +88,19 @@ def _model(served: Served) -> str:
 def _with_tiers(found: Scenario, given: Given, served: Served) -> Scenario:
     """Pool and CPU tier as the server told them, in bytes over all ranks."""
     tiers = found.tiers
-    pool = served.pool_bytes * found.run.tp or round(served.pool_tokens * token_bytes(found))
+    pool = served.pool_bytes * found.deployment.tp or round(served.pool_tokens * token_bytes(found))
     if pool and not given.gpu_kv:
         tiers = msgspec.structs.replace(tiers, gpu_kv_bytes=pool)
     cpu = served.cpu_bytes or round(served.cpu_tokens * token_bytes(found))
     if not given.cpu and served.metrics and (cpu or not tiers.cpu_bytes):
         tiers = msgspec.structs.replace(tiers, cpu_bytes=cpu)
-    return msgspec.structs.replace(found, tiers=tiers)
+    return found.changed(tiers=tiers)
 
 
 def token_bytes(found: Scenario) -> float:
     """KV bytes of one more token in the GPUs' pool, over all ranks."""
-    dtype = resolve_kv_dtype(found.run.kv_dtype, found.model, found.engine)
-    blocks = layout(found.model, found.engine, dtype, tp=found.run.tp)
-    return blocks.growth_block_bytes * found.run.tp / max(1, blocks.unit_tokens)
+    blocks = layout(found.deployment)
+    return blocks.growth_block_bytes * found.deployment.tp / max(1, blocks.unit_tokens)
 
 
 def _known(found: Scenario, given: Given, served: Served, in_file: bool) -> list[Known]:
@@ -121,8 +118,8 @@ def _known(found: Scenario, given: Given, served: Served, in_file: bool) -> list
         row("block_tokens", engine.block_tokens, "engine.block_tokens" in set_by_hand, served.block_tokens),
         row("gpu_kv_bytes", tiers.gpu_kv_bytes or "what the engine leaves", given.gpu_kv, served.pool_bytes or served.pool_tokens),
         row("cpu_bytes", tiers.cpu_bytes, given.cpu, served.metrics),
-        row("kv_dtype", found.run.kv_dtype, given.kv_dtype, served.kv_dtype),
-        row("tp", found.run.tp, given.tp, served.tp),
+        row("kv_dtype", found.deployment.kv_dtype, given.kv_dtype, served.kv_dtype),
+        row("tp", found.deployment.tp, given.tp, served.tp),
         row("step_tokens", engine.step_tokens, "engine.step_tokens" in set_by_hand, served.step_tokens),
         row("max_batch", engine.max_batch, "engine.max_batch" in set_by_hand, served.max_batch),
         row("max_context_tokens", engine.max_context_tokens or "the model's", False, served.context_tokens),
