@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvplan import catalog
-from kvplan.memory.formats import resolve_kv_dtype
+from kvplan.deployment import Deployment
 from kvplan.memory.layout import Layout, layout
 from kvplan.request import Request
 from kvplan.sim.cache.footprint import footprint
@@ -15,8 +15,7 @@ VLLM = catalog.engine("vllm")
 
 
 def layout_of(name: str) -> Layout:
-    model = catalog.model(name)
-    return layout(model, VLLM, resolve_kv_dtype("auto", model, VLLM))
+    return layout(Deployment(model=catalog.model(name), engine=VLLM))
 
 
 def prompts(count: int, tokens: int, output: int) -> list[Request]:
