@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.engine.spec import Offload
-from kvplan.memory.layout import Layout, LayerType
+from kvplan.memory.layout import LayerType, Layout
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvplan.engine.spec import EngineSpec
 from kvplan.hardware.spec import Machine
 from kvplan.memory.below import below
-from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, sequence_bytes, state_bytes, token_bytes
+from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, state_bytes, token_bytes
 from kvplan.memory.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source

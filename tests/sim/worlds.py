@@ -13,10 +13,10 @@ import msgspec
 from kvplan import catalog
 from kvplan.engine.spec import EngineSpec
 from kvplan.request import Request
+from kvplan.results.trace import ReadReport
 from kvplan.scenario import Run, Scenario, Tiers
 from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import World, bytes_per_token
-from kvplan.traces.notes import Notes
 
 BLOCK = 16
 
@@ -27,7 +27,8 @@ class ListTrace:
     def __init__(self, requests: Sequence[Request], block_tokens: int) -> None:
         self.name, self.format = "list", "list"
         self.requests, self.block_tokens = list(requests), block_tokens
-        self.report = Notes().report(requests=len(requests))
+        self.report = ReadReport(rows_read=len(requests), requests=len(requests))
+        self.names_sessions = any(request.session for request in requests)
 
     def __iter__(self) -> Iterator[Request]:
         return iter(self.requests)
