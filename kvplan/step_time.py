@@ -11,21 +11,14 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from kvplan.engine.spec import EngineSpec
-from kvplan.hardware.spec import Machine, pair_flops
+from kvplan.hardware.spec import Machine
+from kvplan.hardware.timing import all_reduce_s, elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
 from kvplan.memory.formats import DTYPE_BYTES, resolve_kv_dtype, stored_format
 from kvplan.memory.kv import token_bytes
 from kvplan.model import Ffn, Layers, ModelSpec, Part
 
 Chunk = tuple[int, int]
 """Tokens computed in this step, and tokens of the same sequence already in the cache."""
-
-
-def score_pairs(new: int, context: int, window: int = 0) -> float:
-    """Query-key pairs of `new` causal tokens after `context` cached ones, each seeing at most `window` tokens (0: all)."""
-    if not window or context + new <= window:
-        return new * context + new * (new + 1) / 2
-    growing = max(0, window - context)  # tokens that still see their whole past
-    return growing * context + growing * (growing + 1) / 2 + (new - growing) * window
 
 
 class StepCost:
@@ -36,24 +29,14 @@ class StepCost:
         gpu = machine.gpu
         self.activation_bytes = DTYPE_BYTES[model.dtype]
         narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
-        self.gemm_flops = (gpu.fp8_flops if narrow else gpu.bf16_flops) * gpu.gemm_efficiency * engine.kernel_share
-        self.weight_Bps = gpu.hbm_Bps * gpu.weight_read_efficiency
-        self.attention_flops = gpu.bf16_flops * gpu.attention_efficiency * engine.kernel_share
-        self.kv_Bps = gpu.hbm_Bps * gpu.kv_read_efficiency
-        self.elementwise_Bps = gpu.hbm_Bps * gpu.elementwise_Bps_efficiency
+        self.peak_flops = gpu.fp8_flops if narrow else gpu.bf16_flops
         self.kv_format = stored_format(resolve_kv_dtype(kv_dtype, model, engine), engine)
         self._gemm_cache: dict[int, float] = {}
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
 
     def _roofline(self, flops: float, size: float) -> float:
-        gpu = self.machine.gpu
-        q = gpu.gemm_knee
-        compute, memory = flops / self.gemm_flops, size / self.weight_Bps
-        longest = max(compute, memory)
-        if longest == 0:
-            return 0.0
-        return gpu.gemm_overhead_s + longest * (1 + (min(compute, memory) / longest) ** q) ** (1 / q)
+        return gemm_s(self.machine.gpu, flops, size, peak_flops=self.peak_flops, kernel_share=self.engine.kernel_share)
 
     def _weight_bytes(self, part: Part) -> float:
         """Bytes of one weight of a part of the model, scales included."""
@@ -100,7 +83,7 @@ class StepCost:
             found = sum(group.count * self._mixer_gemms(group, tokens) for group in self.model.layers)
             found += sum(group.count * self._ffn_gemms(group, tokens) for group in self.model.ffn)
             found += self.model.depth * (gpu.layer_overhead_s + self._collective_s(tokens))
-            found += tokens * self._elementwise_bytes / self.elementwise_Bps
+            found += elementwise_s(gpu, tokens * self._elementwise_bytes)
             self._gemm_cache[tokens] = found
         return found
 
@@ -118,10 +101,9 @@ class StepCost:
     def _collective_s(self, tokens: int) -> float:
         """Two ring all-reduces of the hidden state per layer."""
         link = self.machine.interconnect
-        if self.tp == 1 or link is None:
+        if link is None:
             return 0.0
-        size = tokens * self.model.hidden * 2
-        return 2 * (link.latency_s + 2 * (self.tp - 1) / self.tp * size / link.Bps)
+        return 2 * all_reduce_s(link, self.tp, tokens * self.model.hidden * 2)
 
     def head_s(self, sequences: int) -> float:
         """Seconds of the output head for the sequences that sample a token."""
@@ -143,9 +125,7 @@ class StepCost:
 
     def prefill_attention_s(self, new: int, context: int) -> float:
         """Seconds of attention, all layers, for `new` tokens of one sequence after `context` cached ones."""
-        edge = new * self.machine.gpu.attention_n0_tokens
-        flops = sum(weight * (score_pairs(new, context, window) + edge) for weight, window in self._attention_groups)
-        return flops / self.attention_flops
+        return prefill_attention_s(self.machine.gpu, new, context, self._attention_groups, kernel_share=self.engine.kernel_share)
 
     @cached_property
     def decode_rates(self) -> list[tuple[float, int]]:
@@ -154,7 +134,7 @@ class StepCost:
         for group in self.model.layers:
             size = group.count * token_bytes(group, self.kv_format, self.tp)
             if size:
-                found[group.window_tokens] = found.get(group.window_tokens, 0.0) + size / self.kv_Bps
+                found[group.window_tokens] = found.get(group.window_tokens, 0.0) + kv_read_s(self.machine.gpu, size)
         return [(rate, window) for window, rate in found.items()]
 
     @cached_property
@@ -164,11 +144,14 @@ class StepCost:
 
     def decode_attention_s(self, contexts: Iterable[int]) -> float:
         """Seconds of one decode step's attention over sequences of the given context lengths."""
-        total = self.decode_floor_s
-        for context in contexts:
-            for rate, window in self.decode_rates:
-                total += rate * (min(context, window) if window else context)
-        return total
+        known = list(contexts)
+        return self.decode_attention_of_s(
+            [sum(min(context, window) if window else context for context in known) for _, window in self.decode_rates]
+        )
+
+    def decode_attention_of_s(self, tokens: Iterable[int]) -> float:
+        """The same from the tokens that all sequences read together, for each of `decode_rates`."""
+        return self.decode_floor_s + sum(rate * count for (rate, _), count in zip(self.decode_rates, tokens, strict=True))
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 

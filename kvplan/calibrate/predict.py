@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from kvplan.calibrate.records import Point
 from kvplan.calibrate.shapes import Shape, shape
-from kvplan.hardware.spec import Disk, Gpu, Link, Machine, pair_flops
+from kvplan.hardware.spec import Disk, Gpu, Link, Machine
+from kvplan.hardware.timing import pair_flops
 
 
 def gemm_traffic(m: int, n: int, k: int) -> tuple[float, float]:

@@ -94,10 +94,10 @@ def simulate(
     if requests_out:
         rows.check(Path(requests_out))
     with report.progress(err(), hidden=quiet) as progress:
-        result, world = run(wanted[0], progress=progress)
+        result, record = run(wanted[0], progress=progress)
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if requests_out:
-        rows.write(Path(requests_out), world.recorder)
+        rows.write(Path(requests_out), record)
     if as_json:
         emit_json(result)
     else:

@@ -1,5 +1,5 @@
 """Servers: the records that describe one, and the rates that follow from them."""
 
-from kvplan.hardware.spec import Disk, Gpu, Host, Link, Machine, Network, pair_flops
+from kvplan.hardware.spec import Disk, Gpu, Host, Link, Machine, Network
 
-__all__ = ["Disk", "Gpu", "Host", "Link", "Machine", "Network", "pair_flops"]
+__all__ = ["Disk", "Gpu", "Host", "Link", "Machine", "Network"]

@@ -10,11 +10,8 @@ from kvplan.provenance import Source
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One GPU: datasheet peaks, and the fraction of each that real kernels reach.
 
-    A GEMM of F FLOPs and B bytes takes `gemm_overhead_s + ((F/P)^q + (B/W)^q)^(1/q)` with P = flops x gemm_efficiency,
-    W = hbm_Bps x weight_read_efficiency and q = gemm_knee. Attention of n new tokens after c cached ones counts
-    n*c + n*(n+1)/2 + n*attention_n0_tokens score pairs (the last for the ragged edge of the causal tiles) at flops x
-    attention_efficiency. Decode attention reads KV at hbm_Bps x kv_read_efficiency and takes at least
-    attention_overhead_s per layer.
+    `kvplan.hardware.timing` turns them into seconds: products by `gemm_s`, attention over a prompt by `prefill_attention_s`, decode
+    attention by `kv_read_s` and at least `attention_overhead_s` per layer.
     """
 
     name: str
@@ -38,9 +35,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The link between one GPU and host memory.
 
-    One contiguous copy of s bytes takes `copy_s + s/Bps`; a direction is a FIFO. While both directions are busy each
-    runs at `duplex_fraction` of its rate. Copies smaller than `small_copy_bytes` take `max(small_copy_s, s/Bps)` each instead
-    (descriptor cliff). All copies of one transfer are launched together, in `launch_s`.
+    A direction is a FIFO. While both are busy each runs at `duplex_fraction` of its rate. Copies smaller than `small_copy_bytes` take at
+    least `small_copy_s` each (descriptor cliff). All copies of one transfer are launched together, in `launch_s`: `timing.transfer_s`.
     """
 
     h2d_Bps: float
@@ -63,10 +59,9 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A local disk or file system.
+    """A local disk or file system; its rate by block and queue depth is `timing.disk_Bps`.
 
-    Reads of s bytes at queue depth q reach `(a^-k + b^-k)^(-1/k)` bytes per second, with
-    a = q s / (latency_s + s / stream_Bps), b = min(read_Bps, read_iops s) and k = queue_knee.
+    While reads and writes are both busy each runs at `duplex_fraction` of its rate.
     """
 
     capacity_bytes: int
@@ -77,6 +72,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     write_latency_s: float = 30e-6
     read_iops: float = 500e3
     queue_knee: float = 3.0
+    duplex_fraction: float = 0.5  # assumed where not measured: reads and writes share one device
     endurance_bytes: float = 0.0  # total bytes written over the drive's life; 0: unknown
 
 
@@ -109,13 +105,3 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def source(self, path: str) -> Source:
         """Where the number at a dotted path comes from; `assumed` when the file does not say."""
         return self.provenance.get(path, Source(kind="assumed", source="default of kvplan"))
-
-
-SOFTMAX_FLOPS = 288.0
-"""What the softmax of one score costs beside its two products, in FLOPs of the tensor units (cuDNN attention on an H100: heads of 64 run at
-0.73 of the rate of heads of 128)."""
-
-
-def pair_flops(k_dim: int, v_dim: int) -> float:
-    """FLOPs that one score pair of one head counts: 2 (k + v) at heads of 128; the softmax makes narrower heads slower."""
-    return (2.0 * (k_dim + v_dim) + SOFTMAX_FLOPS) * 512 / (512 + SOFTMAX_FLOPS)

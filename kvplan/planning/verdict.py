@@ -6,7 +6,7 @@ import math
 
 from kvplan.planning.objective import WORDS
 from kvplan.planning.space import Space
-from kvplan.results.plan_result import Option, Pruned, Range, Verdict
+from kvplan.results.plan import Option, Pruned, Range, Verdict
 from kvplan.results.simulate import Stats
 from kvplan.units import format_bytes, format_seconds, format_tokens
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kvplan.results.plan import Explanation
+from kvplan.results.deploy import Explanation
 from kvplan.units import format_bytes
 
 MARKS = {"error": "[red]✗[/]", "warning": "[yellow]![/]", "note": "[dim]·[/]"}

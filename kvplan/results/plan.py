@@ -1,101 +1,199 @@
-"""What the plan room answers: a placement, the configuration that carries it out, what a configuration means."""
+"""What `kvplan plan` answers; its JSON is this record."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-Level = Literal["error", "warning", "note"]
+from kvplan.results.deploy import Emission
+from kvplan.results.placement import Notice, Placement
+from kvplan.results.simulate import LoadCounts, Stats
+
+Kind = Literal["offload", "do_not_offload", "tie", "stream", "cannot_say"]
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A decision, before any engine's words for it: where KV goes, how much of it, and by which rules.
+class Range(msgspec.Struct, frozen=True, kw_only=True):
+    """A number with its 95 % interval; null stands for `never` (no value, however large, will do)."""
 
-    Sizes are bytes of one replica in total over its tensor-parallel ranks; 0 means that the tier is not used.
+    value: float | None
+    lo: float | None
+    hi: float | None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer in one sentence, and why. `missing` says what would have to be known for an answer."""
+
+    kind: Kind
+    sentence: str
+    reason: str = ""
+    missing: str = ""
+
+
+class TierWorth(msgspec.Struct, frozen=True, kw_only=True):
+    """When loading from one tier beats computing again, for one request on an idle machine.
+
+    At a prefix of `prefix_tokens` (the median one that is reused in the traffic), `load_s` against `recompute_s`;
+    the prefix from which loading wins, and the bandwidth that the tier needs to win at the median prefix.
     """
 
-    model: str  # as the engine is given it: a Hugging Face name or a path
-    tp: int = 1
-    gpu_fraction: float = 0.9
-    kv_dtype: str = "auto"  # auto: the model's own
-    block_tokens: int = 0  # of the GPU's blocks; 0: the engine's default
-    chunk_tokens: int = 0  # stored and looked up below the GPU; 0: the block
-    cpu_bytes: int = 0
-    disk_bytes: int = 0
-    disk_path: str = ""
-    remote_bytes: int = 0  # of the pool that all replicas share
-    remote_url: str = ""
-    store: Literal["write_through", "selective", "on_evict"] = "write_through"
-    store_after_lookups: int = 2  # selective: a block is stored from its n-th lookup on
-    store_generated: bool = True  # are tokens generated while decoding stored as well
-    load_rule: Literal["always", "break_even", "never"] = "always"  # break_even: each hit is weighed, queues included
-    load_min_tokens: int = 0  # a shorter hit is computed again instead of loaded
-    policy: str = "lru"
-
-    @property
-    def offloads(self) -> bool:
-        """Is any tier below the GPU used."""
-        return bool(self.cpu_bytes or self.disk_bytes or self.remote_bytes or self.remote_url)
+    tier: str
+    prefix_tokens: int
+    load_s: float
+    recompute_s: float
+    load_s_per_token: float  # of a longer prefix
+    recompute_s_per_token: float
+    break_even_tokens: Range
+    break_even_Bps: Range
+    Bps: float  # of the slowest link on the way
+    source: str  # how that bandwidth is known
+    set_by: str = ""  # what the break-even length hangs on where no rate moves it, so that its interval has no width
 
 
-class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that the user should know: a stable code, one sentence with its numbers, and what to do about it."""
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """From which prompt length on a shorter time to first token is possible at all, with a share of the prompt in a
+    tier.
 
-    code: str
-    level: Level = "warning"
-    sentence: str
-    hint: str = ""
-    key: str = ""  # the setting it is about
+    Null: at no length that the model can take.
+    """
+
+    tier: str
+    speedup: float
+    hit: float
+    prompt_tokens: int | None
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a configuration: its name, its format and its text."""
+class HitPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Share of the prompt tokens that an LRU cache of one capacity would serve."""
+
+    capacity_bytes: int
+    token_hit: float
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What the traffic reuses: the ceiling of any cache, lengths and intervals of what comes back, and the hit-rate
+    curve.
+    """
+
+    requests: int
+    span_s: float
+    prompt_tokens: int
+    output_tokens: int
+    longest_prompt_tokens: int
+    median_prompt_tokens: int
+    named: bool  # does the trace name its content
+    ideal_hit: float = 0.0
+    reused_prefix_tokens: int = 0  # median over the requests that reuse any
+    reuse_s: float = 0.0  # median time since a reused token was last used, over tokens
+    reuse_p90_s: float = 0.0
+    prefix_sharers: int = 0
+    shared_prefix_tokens: int = 0
+    curve: tuple[HitPoint, ...] = ()
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """A placement that was simulated, and what came out."""
 
     name: str
-    format: Literal["shell", "yaml"]
-    text: str
-
-
-class Emission(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine's configuration that carries out a placement, for a stated version of the engine."""
-
-    target: str
-    version: str
-    parts: tuple[Part, ...]
-    notices: tuple[Notice, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """All parts, one below the other, each under its name."""
-        return "\n".join(f"# --- {part.name}\n{part.text}" for part in self.parts)
-
-
-class Meaning(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting of a configuration, as written, and what it means."""
-
-    key: str
-    value: str
-    sentence: str
-
-
-class TierSize(msgspec.Struct, frozen=True, kw_only=True):
-    """The size of one tier as configured; 0 bytes when it has no bound or depends on the GPU's pool."""
-
-    name: Literal["gpu", "cpu", "disk", "remote"]
-    bytes_per_rank: int
-    bytes_total: int
-    where: str = ""
-
-
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine's configuration means, and what is wrong with it."""
-
-    schema: str = "kvplan.explain/1"
-    source: str
-    engine: str
-    version: str
     placement: Placement
-    tiers: tuple[TierSize, ...] = ()
-    meanings: tuple[Meaning, ...] = ()
+    score: float  # of the objective: smaller is better
+    completed: int
+    rejected: int
+    ttft_s: Stats
+    itl_s: Stats
+    requests_per_s: float
+    output_tokens_per_s: float
+    duration_s: float
+    hit: dict[str, float]  # tier -> share of the prompt tokens
+    computed: float
+    loads: LoadCounts
+    missed: tuple[str, ...] = ()  # clauses of the target that it misses
+    stored_bytes: dict[str, int] = {}  # tier below the GPU -> bytes written to it
+    cost_per_hour: float | None = None
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """A placement or rule that was not simulated, and why."""
+
+    what: str
+    why: str
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next larger or smaller capacity of a tier gains (positive) or costs, as a share of the objective."""
+
+    tier: str
+    capacity_bytes: int
+    change: float
+    hit_change: float
+
+
+class ReplicaLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """Some GPUs as replicas of one tensor-parallel width, and what came out."""
+
+    tp: int
+    replicas: int
+    ttft_s: float | None  # mean
+    itl_s: float | None  # mean
+    requests_per_s_per_gpu: float
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """Another width on `gpus` GPUs against as many GPUs as replicas of the planned width, at the plan's load per GPU."""
+
+    gpus: int
+    other: ReplicaLayout
+    planned: ReplicaLayout
+    gain: float  # of the other over the planned, as a share of the objective
+
+
+class Assumption(msgspec.Struct, frozen=True, kw_only=True):
+    """A number the verdict rests on: its interval as factors, and the factor from which the verdict is another one.
+
+    `flips_at` null: not up to `tested_to`.
+    """
+
+    name: str
+    path: str
+    kind: str
+    source: str
+    sigma_rel: float
+    flips_at: float | None
+    tested_to: float
+    gain_at_edge: float  # gain when it is off by its 95 % interval in the bad direction
+
+
+class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `kvplan plan`, in the order in which it is told."""
+
+    schema: str = "kvplan.plan/1"
+    name: str
+    model: str
+    machine: str
+    engine: str
+    verdict: Verdict
+    objective: str
+    gain: Range | None = None  # of the chosen placement over none, as a share of the objective
+    traffic: Traffic
+    pool_bytes: int
+    bytes_per_token: float
+    when: tuple[TierWorth, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    placement: Placement
+    steps: tuple[Step, ...] = ()
+    without: Option | None = None
+    chosen: Option | None = None
+    options: tuple[Option, ...] = ()
+    pruned: tuple[Pruned, ...] = ()
+    simulated: int = 0
+    at_load: dict[str, float] = {}  # speed-up of the arrivals -> gain
+    overload: float = 0.0  # offered over served work where the arrivals are more than the machine can serve
+    splits: tuple[Split, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
+    pin_s: float = 0.0
+    disk_life_years: float | None = None
     notices: tuple[Notice, ...] = ()
+    emission: Emission | None = None
+    target_met: bool = True
+    provenance: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()

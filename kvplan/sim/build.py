@@ -20,7 +20,8 @@ from kvplan.sim.cache.prefix import PrefixTree
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.cache.user_policy import maker
 from kvplan.sim.clock import Clock
-from kvplan.sim.outcome.record import Recorder
+from kvplan.sim.cluster.dispatch import Replicas
+from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.handover import Delivery
 from kvplan.sim.transfer.links import DiskQueue, HostLink
@@ -32,7 +33,7 @@ from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import Requests
 
 DISK, REMOTE = 2, 3
 """Places of lower tiers among the hits of a request; 0 is the GPU and 1 host memory."""
@@ -47,12 +48,22 @@ class Server:
     def __init__(self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None) -> None:
         self.replica, self.tiers, self.link, self.disk, self.remote = replica, tiers, link, disk, remote
 
+    def busy_s(self, name: str) -> float:
+        """Seconds that the link or device between a tier and the one above was busy."""
+        if name == "cpu":
+            return max(self.link.busy_s)
+        if name == "disk" and self.disk is not None:
+            return sum(self.disk.busy_s)
+        if name == "remote" and self.remote is not None:
+            return max(self.remote.busy_s)
+        return 0.0
+
 
 class Builder:
     """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory
     if so asked."""
 
-    def __init__(self, clock: Clock, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
+    def __init__(self, clock: Clock, scenario: Scenario, trace: Requests, cost: StepCost, tally: Tally) -> None:
         self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
         engine, tiers, self.ranks = scenario.engine, scenario.tiers, scenario.run.tp
         self.token_bytes = bytes_per_token(scenario)
@@ -89,6 +100,16 @@ class Builder:
             tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, tiers, link, disk, remote)
+
+    def behind_router(self, servers: list[Server]) -> Replicas:
+        """Servers of one kind, behind the router that the scenario names."""
+        return Replicas(
+            self.clock,
+            self.scenario.cluster,
+            [server.replica for server in servers],
+            key_tokens=self.trace.block_tokens,
+            cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),
+        )
 
     def _streamed(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica whose active sequences lie partly in host memory; both together bound how many there are."""
@@ -205,6 +226,28 @@ class Builder:
 
     def _recompute_s(self, start: int, end: int) -> float:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)
+
+
+def tier_records(servers: list[Server], *, gpu_token_bytes: float, host_token_bytes: float) -> list[TierRecord]:
+    """Tiers by name, added up over the replicas; the busiest link counts."""
+    found = []
+    for name in ("gpu", "cpu", "disk", "remote"):
+        tiers = {id(tier): tier for server in servers for tier in server.tiers if tier.name == name}.values()
+        if not tiers:
+            continue
+        size = gpu_token_bytes if name == "gpu" else host_token_bytes
+        found.append(
+            TierRecord(
+                name=name,
+                capacity_bytes=round(sum(tier.capacity_tokens for tier in tiers) * size),
+                peak_bytes=round(sum(tier.peak_tokens for tier in tiers) * size),
+                loaded_bytes=round(sum(tier.loaded_tokens for tier in tiers) * size),
+                stored_bytes=round(sum(tier.stored_tokens for tier in tiers) * size),
+                evicted_bytes=round(sum(tier.evicted_tokens for tier in tiers) * size),
+                busy_s=max(server.busy_s(name) for server in servers),
+            )
+        )
+    return found
 
 
 HANDOVER = Offload(load="whole_request", store_generated=False)

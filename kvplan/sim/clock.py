@@ -8,9 +8,13 @@ from typing import Any
 
 import simpy
 from simpy.events import Condition, Event, Process, Timeout
+from simpy.resources.resource import Request as Place
+from simpy.resources.resource import Resource
 
 Steps = Generator[Event, Any, None]
 """A process: it yields the events that it waits for."""
+
+__all__ = ["Clock", "Event", "Place", "Steps"]
 
 
 class Clock:
@@ -51,6 +55,10 @@ class Clock:
     def any_of(self, *events: Event) -> Condition:
         """The first of some events."""
         return self._env.any_of(events)
+
+    def places(self, count: int) -> Resource:
+        """So many places, given in the order in which they are asked for."""
+        return Resource(self._env, count)
 
     def process(self, steps: Steps) -> Process:
         """Start a process."""

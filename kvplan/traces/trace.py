@@ -182,6 +182,20 @@ def open_trace(
     return trace
 
 
+_held: dict[tuple[object, ...], Trace] = {}
+
+
+def open_once(path: str, *, limit: int | None, max_input: int | None) -> Trace:
+    """The same; the last one is kept, so that many replays read it once. Processes forked from this one share it."""
+    file = Path(path).expanduser()
+    found = file.stat() if file.is_file() else None
+    key = (path, limit, max_input, *((found.st_mtime_ns, found.st_size) if found else ()))
+    if not found or key not in _held:
+        _held.clear()
+        _held[key] = open_trace(path, limit=limit, max_input=max_input)
+    return _held[key]
+
+
 def _sources(path: Path) -> list[TraceSource]:
     if not path.is_dir():
         return [open_source(path)]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvplan import scenario
-from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import simulate
 
 MEASURED = Path(__file__).resolve().parents[1] / "measured"
@@ -47,9 +46,7 @@ def run_rows(case: Case, rows: list[dict[str, Any]], **tiers: str) -> dict[str, 
 def replay(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
     """Columns of a replay of a trace, by row."""
     loaded = scenario.load(str(trace), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers)
-    columns = arrays(simulate(loaded)[1].recorder)
-    order = columns["index"].argsort()
-    return {name: values[order] for name, values in columns.items()}
+    return simulate(loaded)[1].columns
 
 
 def _row(at: int, tokens: int, first_key: int, *, output: int = 2, own: tuple[int, ...] = ()) -> dict[str, Any]:

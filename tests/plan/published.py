@@ -15,7 +15,6 @@ from typing import Any
 
 from kvplan import scenario
 from kvplan.planning.closed_form import break_even_Bps, prompt_for, ttft_s
-from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import simulate
 from tests.public import public
 
@@ -37,8 +36,8 @@ def run_rows(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        _, world = simulate(scenario.load(str(path), model=model, machine=machine, tiers=tiers, sets=sets))
-    return arrays(world.recorder)
+        _, record = simulate(scenario.load(str(path), model=model, machine=machine, tiers=tiers, sets=sets))
+    return record.columns
 
 
 def ttft_ratio(base: scenario.Scenario, tokens: int, tier: str = "cpu", hit: float = 1.0) -> float:

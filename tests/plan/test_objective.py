@@ -6,7 +6,7 @@ import pytest
 
 from kvplan.errors import InputError
 from kvplan.planning.objective import parse_prices, parse_target
-from kvplan.planning.sessions import parse_sessions, spec_of
+from kvplan.planning.session_traffic import parse_sessions, spec_of
 from kvplan.traces.generate.generate import generate
 
 

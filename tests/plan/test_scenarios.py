@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from kvplan import catalog, scenario
-from kvplan.planning.answer import plan
 from kvplan.planning.objective import parse_target
+from kvplan.planning.plan import plan
 from tests.public import needs, public
 
 FILES = sorted(catalog.folder("scenarios").glob("*.toml"))

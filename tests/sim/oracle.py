@@ -130,7 +130,7 @@ class Oracle:
     def run(self) -> list[Seq]:
         overhead, kt = self.engine.overhead, self.world.trace.block_tokens
         for request in self.world.trace:
-            output = self.world._admissible(request)
+            output = self.world.front_end.admissible(request)
             if output is None:
                 continue
             full = min(request.prompt_tokens, len(request.blocks) * kt) // self.block

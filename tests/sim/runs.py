@@ -38,8 +38,9 @@ def run(
     for path, value in (sets or {}).items():
         scenario = with_setting(scenario, path, value)
     world = World(scenario, ListTrace(requests, key_tokens))  # type: ignore[arg-type]
-    assert world.run()
-    return summarise(world, partial=False), world
+    record = world.run()
+    assert not record.partial
+    return summarise(record), world
 
 
 def documents(count: int, tokens: int, *, rounds: int = 1, every_s: float = 10.0, output: int = 1, key_tokens: int = 16) -> list[Request]:

@@ -60,8 +60,17 @@ def test_a_warm_up_leaves_the_first_requests_out() -> None:
     # Four requests 10 s apart; the last two repeat the first two and hit 16 of their 32 tokens.
     rows = [request(0, 0, 1, 2), request(1, 10, 3, 4), request(2, 20, 1, 2), request(3, 30, 3, 4)]
     built = world(rows, gpu_blocks=200, warmup=0.5)
-    built.run()
-    result = summarise(built, partial=False)
+    result = summarise(built.run())
     assert (result.prompt_tokens.total, result.prompt_tokens.gpu_hit) == (64, 32)
     assert result.requests.completed == 4
     assert result.throughput.requests_per_s == pytest.approx(2 / (result.duration_s - 20))
+
+
+def test_a_warm_up_is_a_share_of_the_requests_kept_whatever_their_rows() -> None:
+    # Rows 90 to 99 of a file are left; half of them, 5 requests of 32 tokens, are counted.
+    rows = [request(90 + i, i, 100 + 2 * i, 101 + 2 * i) for i in range(10)]
+    result = summarise(world(rows, gpu_blocks=200, warmup=0.5).run())
+    assert result.prompt_tokens.total == 5 * 32
+    late = Arrivals(ListTrace(rows, 16), Run(warmup=0.5), grain_tokens=16)  # type: ignore[arg-type]
+    list(late)
+    assert late.reuse.tokens == 5 * 32

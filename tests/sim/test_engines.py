@@ -11,14 +11,13 @@ import pytest
 from kvplan import catalog
 from kvplan.errors import InputError
 from kvplan.request import Request
-from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import documents, run
 
 ENGINES = ("vllm", "lmcache", "sglang", "trtllm", "dynamo")
 
 
 def column(world: Any, name: str) -> Any:
-    return arrays(world.recorder)[name]
+    return world.recorder.arrays()[name]
 
 
 def test_numbers_that_an_engine_takes_from_another_count_as_assumed() -> None:

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from kvplan.request import Request
-from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import documents, run
 
 
@@ -19,7 +18,7 @@ def asked_again(retention: int) -> list[Request]:
 
 def hits(retention: int, engine: str, **tiers: str) -> float:
     _, world = run(asked_again(retention), engine=engine, **tiers)
-    found = arrays(world.recorder)
+    found = world.recorder.arrays()
     return float(sum(found[f"{tier}_hit_tokens"][-1] for tier in ("gpu", "cpu")))
 
 

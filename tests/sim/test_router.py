@@ -13,7 +13,6 @@ from kvplan.errors import InputError
 from kvplan.request import Request
 from kvplan.sim.cluster.router import ROUTERS, Fleet
 from kvplan.sim.outcome.compare import compare
-from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import documents, run
 from tests.sim.worlds import random_requests
 
@@ -169,12 +168,12 @@ def test_prefill_apart_keeps_long_prompts_out_of_the_decode_steps() -> None:
 
 def test_the_handover_costs_bytes_over_the_network_and_has_a_break_even() -> None:
     """16,384 tokens are 2.15 GB: 86 ms at 25 GB/s, 2.15 s at 1 GB/s, more than prefilling them again takes (0.5 s)."""
-    ttft = {Bps: float(arrays(interference(1, Bps)[1].recorder)["ttft_s"][3]) for Bps in (1e12, 25e9, 1e9)}
+    ttft = {Bps: float(interference(1, Bps)[1].recorder.arrays()["ttft_s"][3]) for Bps in (1e12, 25e9, 1e9)}
     size = 16384 * 131072
     assert interference(1)[1].scenario.trace == "" and size == 2**31
     assert ttft[25e9] - ttft[1e12] == pytest.approx(size / 25e9, abs=0.02)
     assert ttft[1e9] - ttft[1e12] == pytest.approx(size / 1e9, rel=0.05)
-    together = float(arrays(interference(0)[1].recorder)["ttft_s"][3])
+    together = float(interference(0)[1].recorder.arrays()["ttft_s"][3])
     assert ttft[25e9] - together < 0.15 < ttft[1e9] - together
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from kvplan.errors import InputError
 from kvplan.request import Request
-from kvplan.sim.outcome.summary import arrays
 from tests.sim.runs import run
 
 
@@ -29,7 +28,7 @@ def turns(session: str, first: int, count: int, *, arrival_s: float = 0.0, think
 
 
 def column(world: Any, name: str) -> list[float]:
-    return [float(value) for value in arrays(world.recorder)[name]]
+    return [float(value) for value in world.recorder.arrays()[name]]
 
 
 def test_a_turn_arrives_when_the_answer_before_it_was_read() -> None:
@@ -72,3 +71,9 @@ def test_sessions_beyond_the_limit_wait_for_one_to_end() -> None:
 def test_belady_needs_arrivals_that_are_known() -> None:
     with pytest.raises(InputError, match="turns wait for answers"):
         run(turns("a", 1, 2), gpu_kv="8GiB", cpu="8GiB", sets={"engine.offload.policy": "belady"})
+
+
+def test_sessions_are_seen_however_late_they_are_named() -> None:
+    single = [Request(index=i, arrival_s=i * 1e-3, prompt_tokens=16, output_tokens=1, blocks=(10**6 + i,)) for i in range(1200)]
+    _, world = run([*single, *turns("late", 1, 2, arrival_s=2.0, think_s=30.0, at=1200)], gpu_kv="8GiB")
+    assert column(world, "arrival_s")[-1] > 32.0

@@ -39,8 +39,7 @@ def test_the_time_between_tokens_is_divided_by_cause() -> None:
 
 def result(requests: list[Request], target: str, **options: Any) -> Any:
     built = world(requests, gpu_blocks=4000, target=target, **options)
-    built.run()
-    return summarise(built, partial=False)
+    return summarise(built.run())
 
 
 def prompt(index: int, arrival_s: float, tokens: int, output: int = 1) -> Request:

@@ -15,7 +15,6 @@ from kvplan.engine.spec import EngineSpec
 from kvplan.request import Request
 from kvplan.results.trace import ReadReport
 from kvplan.scenario import Run, Scenario, Tiers
-from kvplan.sim.outcome.summary import arrays
 from kvplan.sim.simulate import World, bytes_per_token
 
 BLOCK = 16
@@ -76,8 +75,9 @@ def world(
 
 def columns(built: World) -> dict[str, Any]:
     """Run a world to its end; the columns of its requests in the order of the trace."""
-    assert built.run()
-    return arrays(built.recorder)
+    record = built.run()
+    assert not record.partial
+    return record.columns
 
 
 def random_requests(

@@ -5,6 +5,7 @@ allow at best.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -12,7 +13,7 @@ import numpy as np
 
 from kvplan.request import Request
 from kvplan.scenario import Run
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import Requests
 
 MOST_KEYS = 500_000
 """Distinct blocks up to which the ceiling of the hit rate is counted: about 50 MB."""
@@ -23,10 +24,12 @@ class Arrivals:
     pass.
     """
 
-    def __init__(self, trace: Trace, run: Run, *, grain_tokens: int) -> None:
+    def __init__(self, trace: Requests, run: Run, *, grain_tokens: int) -> None:
         self.trace, self.run, self.grain_tokens = trace, run, grain_tokens
         self.stamps = Stamps()
-        self.reuse = Reuse(trace.block_tokens, grain_tokens, first=run.warmup * len(trace))
+        self.reuse = Reuse(trace.block_tokens, grain_tokens)
+        self._warm_requests = math.floor(run.warmup * len(trace))
+        self.warm: set[int] = set()  # rows of the requests that have passed and belong to the warm-up
 
     def __iter__(self) -> Iterator[Request]:
         """Requests with `arrival_s` as the engine sees it."""
@@ -38,9 +41,12 @@ class Arrivals:
             yield msgspec.structs.replace(request, arrival_s=request.arrival_s / self.run.speedup)
 
     def _watched(self) -> Iterator[Request]:
-        for request in self.trace:
+        for position, request in enumerate(self.trace):
             self.stamps.count(request.arrival_s)
-            self.reuse.count(request)
+            measured = position >= self._warm_requests
+            if not measured:
+                self.warm.add(request.index)
+            self.reuse.count(request, measured=measured)
             yield request
 
 
@@ -88,17 +94,17 @@ class Reuse:
     no delay.
     """
 
-    def __init__(self, key_tokens: int, grain_tokens: int, *, first: float) -> None:
-        self.key_tokens, self.grain_tokens, self.first = key_tokens, grain_tokens, first
+    def __init__(self, key_tokens: int, grain_tokens: int) -> None:
+        self.key_tokens, self.grain_tokens = key_tokens, grain_tokens
         self.hit_tokens = self.tokens = 0
         self._seen: set[int] = set()
         self.complete = True  # has it counted every block
 
-    def count(self, request: Request) -> None:
+    def count(self, request: Request, *, measured: bool) -> None:
         if not self.complete:
             return
         seen, blocks = self._seen, request.blocks
-        if request.index >= self.first:
+        if measured:
             leading = 0
             for key in blocks:
                 if key not in seen:

@@ -6,8 +6,9 @@ import msgspec
 
 from kvplan.errors import InputError
 from kvplan.results.simulate import SimResult
-from kvplan.results.users import Trial, UsersResult
+from kvplan.results.users import UsersResult, UsersTried
 from kvplan.scenario import Scenario
+from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.simulate import Progress, World, opened
 
 ALL = 10**9
@@ -38,15 +39,13 @@ def most_users(scenario: Scenario, *, progress: Progress | None = None) -> Users
         target=scenario.run.target,
         users=low,
         trace_users=peak,
-        trials=[Trial(users=users, met=met(users), targets=found[users].targets) for users in sorted(found)],
+        trials=[UsersTried(users=users, met=met(users), targets=found[users].targets) for users in sorted(found)],
         run=found[max(low, 1)],
     )
 
 
 def _replay(scenario: Scenario, users: int, progress: Progress | None) -> tuple[SimResult, int]:
     """The result with at most `users` sessions open at once, and how many really were. Raises KeyboardInterrupt when the user stops it."""
-    from kvplan.sim.outcome.summary import summarise
-
     limited = msgspec.structs.replace(scenario, run=msgspec.structs.replace(scenario.run, max_sessions=users))
     world = World(limited, opened(limited))
     if world.sessions is None:
@@ -58,6 +57,7 @@ def _replay(scenario: Scenario, users: int, progress: Progress | None) -> tuple[
             f"turns of {scenario.trace} arrive at recorded times, however late the answer before them",
             hint="a trace with think times, such as kvplan trace generate writes",
         )
-    if not world.run(progress):
+    record = world.run(progress)
+    if record.partial:
         raise KeyboardInterrupt
-    return summarise(world, partial=False), world.sessions.peak
+    return summarise(record), world.sessions.peak

@@ -4,16 +4,14 @@ them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kvplan.results.simulate import TargetCheck
 from kvplan.sim.outcome.record import SlowTokens
+from kvplan.sim.outcome.slo import Clause
 from kvplan.step_time import StepCost
-
-if TYPE_CHECKING:
-    from kvplan.sim.outcome.slo import Clause
 
 SAMPLE = 2000
 """Late requests whose own prefill is computed; more are sampled evenly."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from kvplan.request import Request
-    from kvplan.sim.replica.sequence import Sequence
+import msgspec
+import numpy as np
+
+from kvplan.request import Request
+from kvplan.scenario import Scenario
+from kvplan.sim.cluster.arrivals import Stamps
+from kvplan.sim.outcome.slo import Clause
+from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.loads import Tally
+from kvplan.step_time import StepCost
+from kvplan.traces.trace import Requests
 
 INTEGERS = (
     "index", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens",
@@ -72,9 +80,6 @@ class Recorder:
         for column in self.columns.values():
             del column[len(self.status) :]
 
-    def admitted(self, job: Sequence) -> None:
-        """Hits are counted when a job first runs."""
-
     def finished(self, job: Sequence) -> None:
         """A job has got its last token."""
         self._job(job, 0)
@@ -109,6 +114,13 @@ class Recorder:
         """All columns by name."""
         return {**dict(zip(INTEGERS, self.integers, strict=True)), **dict(zip(SECONDS, self.seconds, strict=True))}
 
+    def arrays(self) -> dict[str, Any]:
+        """The columns as numpy arrays by name, in the order of the trace's rows."""
+        recorded = {**self.columns, "status": self.status}
+        columns = {name: np.frombuffer(column, dtype=column.typecode) for name, column in recorded.items()}
+        order = np.argsort(columns["index"], kind="stable")
+        return {name: column[order] for name, column in columns.items()}
+
 
 class Histogram:
     """A weighted histogram with bins of equal ratio (0.5 %), from a microsecond to days: percentiles in constant
@@ -142,3 +154,41 @@ class Histogram:
             if left <= 0:
                 return min(self.largest, self.LOW * math.exp((key + 0.5) * self.RATIO))
         return self.largest
+
+
+class TierRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tier of a run held and moved, over all replicas; `busy_s` is of the busiest link or device that feeds the tier above."""
+
+    name: str
+    capacity_bytes: int
+    peak_bytes: int
+    loaded_bytes: int
+    stored_bytes: int
+    evicted_bytes: int
+    busy_s: float
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run leaves behind, for all who summarise, compare or show it."""
+
+    scenario: Scenario
+    trace: Requests
+    cost: StepCost
+    columns: dict[str, Any]  # by name, one row a request, in the order of the trace's rows
+    warm: np.ndarray  # of each row: does it belong to the warm-up
+    warm_s: float  # when the warm-up ended
+    intervals_s: Histogram
+    slow: SlowTokens
+    finished_s: float
+    tally: Tally
+    tiers: list[TierRecord]
+    used_share: float  # of the replicas' time, in steps
+    pool_bytes: int
+    pool_tokens: int
+    token_bytes: float
+    max_context: int
+    clipped: int
+    target: list[Clause]
+    stamps: Stamps
+    ideal_hit_rate: float | None
+    partial: bool

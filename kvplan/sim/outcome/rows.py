@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 
 from kvplan.errors import InputError, MissingError
-from kvplan.sim.outcome.record import STATUS, Recorder
-from kvplan.sim.outcome.summary import arrays
+from kvplan.sim.outcome.record import STATUS, RunRecord
 
 ORDER = (
     "index", "arrival_s", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens",
@@ -34,16 +33,16 @@ def check(path: Path) -> None:
             raise MissingError(f"{path}: Parquet needs pyarrow", hint='pip install "kvplan[traces]"') from None
 
 
-def table(recorder: Recorder) -> dict[str, Any]:
+def table(record: RunRecord) -> dict[str, Any]:
     """Columns by name, in the order of the trace; `status` as words."""
-    columns = arrays(recorder)
+    columns = dict(record.columns)
     columns["status"] = [STATUS[code] for code in columns["status"]]
     return {name: columns[name] for name in ORDER}
 
 
-def write(path: Path, recorder: Recorder) -> None:
+def write(path: Path, record: RunRecord) -> None:
     """Write the rows beside the target, then put them in its place at once."""
-    columns = table(recorder)
+    columns = table(record)
     partial = path.with_name(path.name + ".partial")
     WRITERS[path.suffix](partial, columns)
     os.replace(partial, path)

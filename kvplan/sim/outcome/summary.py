@@ -3,52 +3,46 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kvplan import __version__
-from kvplan.results.simulate import Loads, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
-from kvplan.sim.outcome import attribution as causes
-from kvplan.sim.outcome import slo as targets
-from kvplan.sim.outcome.record import Histogram, Recorder
+from kvplan.hardware.spec import Machine
+from kvplan.results.simulate import LoadCounts, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
+from kvplan.sim.outcome import attribution, slo
+from kvplan.sim.outcome.record import Histogram, RunRecord
 from kvplan.sim.outcome.uncertainty import interval
-
-if TYPE_CHECKING:
-    from kvplan.hardware.spec import Machine
-    from kvplan.sim.build import Server
-    from kvplan.sim.simulate import World
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
-def summarise(world: World, *, partial: bool) -> SimResult:
+def summarise(record: RunRecord) -> SimResult:
     """The result of a run that has ended, or of the part of it that has."""
-    columns = arrays(world.recorder)
+    columns, requests = record.columns, len(record.trace)
     status = columns["status"]
-    ran = status == 0
-    kept = ran & (columns["index"] >= world.scenario.run.warmup * len(world.trace))
-    duration = max(world.recorder.finished_s, 1e-12)
-    window = max(duration - world.warm_s, 1e-12)  # of the requests after the warm-up
+    ran, rejected = status == 0, status == 1
+    kept = ran & ~record.warm
+    duration = max(record.finished_s, 1e-12)
+    window = max(duration - record.warm_s, 1e-12)  # of the requests after the warm-up
     tokens = {name: int(columns[f"{name}_tokens"][kept].sum()) for name in ("gpu_hit", "cpu_hit", "disk_hit", "remote_hit", "computed")}
     prompt_tokens = int(columns["prompt_tokens"][kept].sum())
-    loads = world.tally
-    stats = {name: _stats(columns[f"{name}_s"][kept]) for name in ("ttft", "e2e", "queue")} | {
-        "itl": _histogram_stats(world.recorder.intervals_s)
-    }
-    checks, goodput, cause = targets.check(world.target, stats), None, ""
-    if world.target:
+    loads = record.tally
+    stats = {name: _stats(columns[f"{name}_s"][kept]) for name in ("ttft", "e2e", "queue")}
+    stats["itl"] = _histogram_stats(record.intervals_s)
+    checks, goodput, cause = slo.check(record.target, stats), None, ""
+    if record.target:
         measured = {name: column[kept] for name, column in columns.items()}
-        goodput = targets.goodput(world.target, measured, window)
-        cause = causes.largest(world.target, checks, measured, world.cost, world.recorder.slow)
+        goodput = slo.goodput(record.target, measured, window)
+        cause = attribution.largest(record.target, checks, measured, record.cost, record.slow)
     return SimResult(
-        name=world.scenario.name,
+        name=record.scenario.name,
         requests=Requests(
-            total=len(world.trace),
+            total=requests,
             completed=int(ran.sum()),
-            rejected=int((status == 1).sum()),
-            rejected_prompt_tokens=world.rejected_prompt_tokens,
-            unfinished=len(world.trace) - int(ran.sum()) - int((status == 1).sum()),
+            rejected=int(rejected.sum()),
+            rejected_prompt_tokens=int(columns["prompt_tokens"][rejected].sum()),
+            unfinished=requests - int(ran.sum()) - int(rejected.sum()),
             preempted=int((columns["preemptions"] > 0).sum()),
         ),
         ttft_s=stats["ttft"],
@@ -61,27 +55,19 @@ def summarise(world: World, *, partial: bool) -> SimResult:
             output_tokens_per_s=int(columns["output_tokens"][kept].sum()) / window,
         ),
         prompt_tokens=PromptTokens(total=prompt_tokens, **tokens),
-        tiers=_tiers(world, tokens, prompt_tokens, duration),
-        loads=Loads(count=loads.count, losing=loads.losing, stall_s=loads.stall_s, losing_s=loads.losing_s),
-        interval=interval(world, columns, kept, stats, duration),
+        tiers=_tiers(record, tokens, prompt_tokens, duration),
+        loads=LoadCounts(count=loads.count, losing=loads.losing, stall_s=loads.stall_s, losing_s=loads.losing_s),
+        interval=interval(record, kept, stats),
         targets=checks,
         goodput=goodput,
         largest_cause=cause,
-        ideal_hit_rate=world.arrivals.reuse.rate if world.trace.block_tokens else None,
-        partial=partial,
+        ideal_hit_rate=record.ideal_hit_rate,
+        partial=record.partial,
         duration_s=duration,
         wall_s=0.0,
-        provenance=_provenance(world),
-        warnings=_warnings(world, int(columns["prompt_tokens"].max(initial=0))),
+        provenance=_provenance(record),
+        warnings=_warnings(record),
     )
-
-
-def arrays(recorder: Recorder) -> dict[str, Any]:
-    """The recorder's columns as numpy arrays, in the order of the trace."""
-    recorded = {**recorder.columns, "status": recorder.status}
-    columns = {name: np.frombuffer(column, dtype=column.typecode) for name, column in recorded.items()}
-    order = np.argsort(columns["index"], kind="stable")
-    return {name: column[order] for name, column in columns.items()}
 
 
 def _number(value: float) -> float | None:
@@ -105,82 +91,61 @@ def _histogram_stats(histogram: Histogram) -> Stats:
     return Stats(mean=histogram.total / histogram.count, max=histogram.largest, **quantiles)
 
 
-def _tiers(world: World, tokens: dict[str, int], prompt_tokens: int, duration: float) -> list[TierUse]:
-    """Tiers by name, added up over the replicas; the busiest link counts."""
-    servers = [*world.prefillers, *world.servers]
-    found = []
-    for name in ("gpu", "cpu", "disk", "remote"):
-        tiers = {id(tier): tier for server in servers for tier in server.tiers if tier.name == name}.values()
-        if not tiers:
-            continue
-        hits = tokens[f"{name}_hit"]
-        size = world.token_bytes if name == "gpu" else world.host_token_bytes
-        found.append(
-            TierUse(
-                name=name,
-                capacity_bytes=round(sum(tier.capacity_tokens for tier in tiers) * size),
-                peak_bytes=round(sum(tier.peak_tokens for tier in tiers) * size),
-                hit_tokens=hits,
-                hit_rate=hits / prompt_tokens if prompt_tokens else 0.0,
-                loaded_bytes=round(sum(tier.loaded_tokens for tier in tiers) * size),
-                stored_bytes=round(sum(tier.stored_tokens for tier in tiers) * size),
-                evicted_bytes=round(sum(tier.evicted_tokens for tier in tiers) * size),
-                link_busy_fraction=min(1.0, max(_busy_s(server, name) for server in servers) / duration),
-            )
+def _tiers(record: RunRecord, tokens: dict[str, int], prompt_tokens: int, duration: float) -> list[TierUse]:
+    return [
+        TierUse(
+            name=tier.name,
+            capacity_bytes=tier.capacity_bytes,
+            peak_bytes=tier.peak_bytes,
+            hit_tokens=tokens[f"{tier.name}_hit"],
+            hit_rate=tokens[f"{tier.name}_hit"] / prompt_tokens if prompt_tokens else 0.0,
+            loaded_bytes=tier.loaded_bytes,
+            stored_bytes=tier.stored_bytes,
+            evicted_bytes=tier.evicted_bytes,
+            link_busy_fraction=min(1.0, tier.busy_s / duration),
         )
-    return found
+        for tier in record.tiers
+    ]
 
 
-def _busy_s(server: Server, name: str) -> float:
-    """Seconds that the link or device between a tier and the one above was busy."""
-    if name == "cpu":
-        return max(server.link.busy_s)
-    if name == "disk" and server.disk is not None:
-        return sum(server.disk.busy_s)
-    if name == "remote" and server.remote is not None:
-        return max(server.remote.busy_s)
-    return 0.0
-
-
-def _provenance(world: World) -> dict[str, Any]:
-    scenario = world.scenario
+def _provenance(record: RunRecord) -> dict[str, Any]:
+    scenario = record.scenario
     return {
         "kvplan": __version__,
         "seed": scenario.run.seed,
-        "trace": {"path": scenario.trace, "format": world.trace.format, "block_tokens": world.trace.block_tokens},
-        "model": {"name": scenario.model.name, "source": scenario.model.source, "kv_bytes_per_token": world.token_bytes},
+        "trace": {"path": scenario.trace, "format": record.trace.format, "block_tokens": record.trace.block_tokens},
+        "model": {"name": scenario.model.name, "source": scenario.model.source, "kv_bytes_per_token": record.token_bytes},
         "machine": {
             "name": scenario.machine.name,
             "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())},
         },
         "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
         "gpu_pool": {
-            "bytes": round(world.pool_bytes),
+            "bytes": round(record.pool_bytes),
             "kind": "assumed" if scenario.tiers.gpu_kv_bytes else "derived",
             "source": "given" if scenario.tiers.gpu_kv_bytes else "GPU memory less weights, activations and context, by the engine's rules",
         },
     }
 
 
-def _warnings(world: World, longest_prompt: int) -> list[str]:
-    found = [f"{world.trace.name}: {text}" for text in world.trace.report.warnings]
-    rejected = sum(1 for status in world.recorder.status if status == 1)
-    if rejected:
+def _warnings(record: RunRecord) -> list[str]:
+    trace, stamps, prompts = record.trace, record.stamps, record.columns["prompt_tokens"]
+    found = [f"{trace.name}: {text}" for text in trace.report.warnings]
+    rejected = record.columns["status"] == 1
+    if rejected.any():
         found.append(
-            f"{rejected} requests with {world.rejected_prompt_tokens:,} prompt tokens were rejected: longer than the context of "
-            f"{world.max_context:,} tokens or the GPU pool of {world.tiers[0].capacity_tokens:,} tokens"
+            f"{int(rejected.sum())} requests with {int(prompts[rejected].sum()):,} prompt tokens were rejected: longer than the context of "
+            f"{record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens"
         )
-    gap_s = world.arrivals.stamps.gap_s
-    if gap_s and not world.scenario.run.jitter_s:
-        stamps = world.arrivals.stamps
+    if stamps.gap_s and not record.scenario.run.jitter_s:
         found.append(
-            f"arrivals are quantised: {stamps.requests:,} requests on {stamps.distinct:,} stamps, {gap_s:.3g} s apart on average; "
-            f"queueing shorter than that is an artefact (spread it with --set run.jitter_s={gap_s:.3g})"
+            f"arrivals are quantised: {stamps.requests:,} requests on {stamps.distinct:,} stamps, {stamps.gap_s:.3g} s apart on average; "
+            f"queueing shorter than that is an artefact (spread it with --set run.jitter_s={stamps.gap_s:.3g})"
         )
-    if world.clipped:
-        found.append(f"{world.clipped} requests reach the end of the context: their output was cut there")
-    found += machine_warnings(world.scenario.machine, longest_prompt)
-    if not world.trace.block_tokens:
+    if record.clipped:
+        found.append(f"{record.clipped} requests reach the end of the context: their output was cut there")
+    found += machine_warnings(record.scenario.machine, int(prompts.max(initial=0)))
+    if not trace.block_tokens:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
     return found
 

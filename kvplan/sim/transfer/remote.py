@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvplan.hardware.spec import Network
+from kvplan.hardware.timing import objects_s
 from kvplan.scenario import Remote
 from kvplan.sim.clock import Clock
 
@@ -22,8 +23,8 @@ class RemoteDevice:
 
     def __init__(self, clock: Clock, network: Network, remote: Remote, shared: Shared, *, token_bytes: float, object_tokens: int) -> None:
         self.clock, self.shared, self.token_bytes = clock, shared, token_bytes
-        self.Bps = remote.client_Bps or network.Bps
-        self.latency_s = remote.latency_s or network.latency_s
+        Bps = remote.client_Bps or network.Bps
+        self.path = Network(Bps=min(Bps, shared.Bps or Bps), latency_s=remote.latency_s or network.latency_s)
         self.parallel = remote.parallel
         self.object_bytes = remote.object_bytes or object_tokens * token_bytes
         self.free_at = [0.0, 0.0]
@@ -34,10 +35,7 @@ class RemoteDevice:
 
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds: the rate of the client or of the pool, or the round trips if they take longer."""
-        size = tokens * self.token_bytes
-        rounds = -(-size // (self.object_bytes * self.parallel))
-        rate = min(self.Bps, self.shared.Bps) if self.shared.Bps else self.Bps
-        return self.latency_s + max(size / rate, (rounds - 1) * self.latency_s + self.object_bytes / rate)
+        return objects_s(self.path, tokens * self.token_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> float:
         """The pool serves clients in turn; a client slower than the pool leaves it free for others."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from kvplan.deploy.config_text import parse_config
 from kvplan.deploy.emit import emit
+from kvplan.deploy.syntax import parse_config
 from kvplan.errors import InputError
-from kvplan.results.plan import Placement
+from kvplan.results.placement import Placement
 
 YAMLS = [
     "chunk_size: 256\nlocal_cpu: true\nmax_local_cpu_size: 5.0\n",

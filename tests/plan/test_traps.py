@@ -7,8 +7,8 @@ import msgspec
 from kvplan import catalog
 from kvplan.engine.spec import Offload
 from kvplan.model import Layers, ModelSpec
-from kvplan.planning.warnings import Case, Workload, warnings
-from kvplan.results.plan import Notice, Placement
+from kvplan.planning.traps import Case, Workload, warnings
+from kvplan.results.placement import Notice, Placement
 from kvplan.units import GiB, TiB
 
 GROUPED = Layers(kind="full", count=32, query_heads=32, kv_heads=8, k_dim=128, v_dim=128)
@@ -100,15 +100,6 @@ def test_convoy_behind_a_shared_prefix() -> None:
     layerwise = msgspec.structs.replace(QUIET.engine, offload=Offload(load="layerwise"))
     assert found(change(case, engine=layerwise)) == {}
     assert found(change(case, workload__prefix_sharers=7)) == {}
-
-
-def test_units_of_each_engine() -> None:
-    lmcache = msgspec.structs.replace(QUIET.engine, name="lmcache")
-    case = change(engine=lmcache, placement__tp=4)
-    (notice,) = [notice for notice in warnings(case) if notice.code == "per_rank_unit"]
-    # 100 GiB over 4 workers: LMCache is given 25.
-    assert "25 is 100.0 GiB in all, 25.0 GiB per rank" in notice.sentence
-    assert "per_rank_unit" not in {notice.code for notice in warnings(change(placement__tp=1))}
 
 
 def test_host_memory_and_pinning_time() -> None:

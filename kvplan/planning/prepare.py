@@ -7,13 +7,12 @@ import msgspec
 from kvplan.errors import InputError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
-from kvplan.planning.objective import Prices, Target
+from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
-from kvplan.results.plan_result import HitPoint, TierWorth
+from kvplan.results.plan import HitPoint, TierWorth
 from kvplan.scenario import Scenario, with_setting
-from kvplan.sim.simulate import bytes_per_token
-from kvplan.traces import open_trace
+from kvplan.sim.simulate import bytes_per_token, opened
 from kvplan.units import format_bytes
 
 LEAST_DOUBT = 1.5
@@ -21,7 +20,7 @@ LEAST_DOUBT = 1.5
 
 
 def space_of(
-    scenario: Scenario, target: Target, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
+    scenario: Scenario, target: Objective, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
 ) -> tuple[Space, list[str]]:
     """The space of a scenario, and what the user should know about how it came about.
 
@@ -29,7 +28,7 @@ def space_of(
     """
     base, notes = _with_pool(_with_network(scenario))
     run, machine = base.run, base.machine
-    trace = open_trace(base.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
+    trace = opened(base)
     token_bytes = bytes_per_token(base)
     known = traffic(trace, token_bytes)
     share = run.tp / machine.gpus

@@ -1,0 +1,60 @@
+"""From the front end to a replica, and from a replica that prefills to one that decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Listing
+
+from kvplan.errors import InputError, did_you_mean
+from kvplan.scenario import Cluster
+from kvplan.sim.clock import Clock
+from kvplan.sim.cluster.router import ROUTERS, Fleet, Router
+from kvplan.sim.replica.replica import Replica
+from kvplan.sim.replica.sequence import Sequence
+
+
+class Replicas:
+    """Replicas of one kind behind a router; `cache_tokens` is what the caches of one can hold."""
+
+    def __init__(self, clock: Clock, settings: Cluster, replicas: Listing[Replica], *, key_tokens: int, cache_tokens: int) -> None:
+        if settings.router not in ROUTERS:
+            raise InputError(f"no router named {settings.router!r}", hint=did_you_mean(settings.router, ROUTERS))
+        self._replicas = replicas
+        self._router: Router | None = None
+        if len(replicas) > 1:
+            fleet = Fleet(
+                clock,
+                lambda: [replica.load for replica in replicas],
+                replicas=len(replicas),
+                key_tokens=key_tokens,
+                cache_tokens=cache_tokens,
+                stale_s=settings.stale_s,
+            )
+            self._router = ROUTERS[settings.router](fleet)
+
+    def submit(self, job: Sequence) -> None:
+        """To the replica that the router chooses."""
+        self._replicas[self._router.choose(job.request) if self._router is not None else 0].submit(job)
+
+
+class Dispatch:
+    """Requests go to a replica of `serving`; with `prefilling`, to one of those first, which then hands them over."""
+
+    def __init__(self, serving: Replicas, prefilling: Replicas | None) -> None:
+        self._serving, self._prefilling = serving, prefilling
+
+    def submit(self, job: Sequence) -> None:
+        """A request leaves the front end."""
+        if self._prefilling is None:
+            self._serving.submit(job)
+            return
+        first = Sequence(job.request, 1, job.enter_s)
+        first.whole = job
+        self._prefilling.submit(first)
+
+    def hand_over(self, first: Sequence) -> None:
+        """A prompt is computed: the request goes on where it is decoded."""
+        job = first.whole
+        assert job is not None
+        job.hits, job.counted = first.hits, True
+        job.admit_s, job.load_s, job.weighed_s = first.admit_s, first.load_s, first.load_s
+        self._serving.submit(job)
