@@ -25,7 +25,7 @@ TAIL_TOKENS = 64
 
 
 def _host_s(scenario: Scenario, size: float, pieces: int) -> float:
-    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.run.tp), pieces * block_pieces(scenario))
+    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.deployment.tp), pieces * block_pieces(scenario))
 
 
 def _disk_s(scenario: Scenario, size: float, pieces: int) -> float:
@@ -76,8 +76,7 @@ def recompute_s(scenario: Scenario, tokens: int, tail_tokens: int = TAIL_TOKENS)
 
 def step_cost(scenario: Scenario) -> StepCost:
     """The step costs of a scenario."""
-    run = scenario.run
-    return StepCost(scenario.model, scenario.machine, scenario.engine, tp=run.tp, kv_dtype=run.kv_dtype)
+    return StepCost(scenario.deployment)
 
 
 def break_even_tokens(scenario: Scenario, tier: str, tail_tokens: int = TAIL_TOKENS) -> float:
