@@ -26,7 +26,7 @@ from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import Tally
 from kvplan.step_time import StepCost
-from kvplan.traces.trace import Requests, Trace, open_once
+from kvplan.traces.trace import RequestSource, Trace, open_once
 
 Progress = Callable[[int, int], None]
 
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 class World:
     """A scenario set up to run once: requests arrive, pass the front end, run on a replica, and leave a row."""
 
-    def __init__(self, scenario: Scenario, trace: Requests) -> None:
+    def __init__(self, scenario: Scenario, trace: RequestSource) -> None:
         self.scenario, self.trace = scenario, trace
         engine, run = scenario.engine, scenario.run
         self.clock, self.tally = Clock(), Tally()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kvplan.request import Request
-from kvplan.traces.trace import Requests
+from kvplan.traces.trace import RequestSource
 
 _FIRST_OWN = 2**48
 """Names of blocks from here on belong to one request alone."""
@@ -16,7 +16,7 @@ _FIRST_OWN = 2**48
 class Thinned:
     """The requests of a trace of which only a share, chosen evenly, keeps the content that it has in common with others."""
 
-    def __init__(self, trace: Requests, keep: float) -> None:
+    def __init__(self, trace: RequestSource, keep: float) -> None:
         self._trace, self._keep = trace, keep
         self.name, self.format, self.block_tokens, self.report = trace.name, trace.format, trace.block_tokens, trace.report
         self.names_sessions = trace.names_sessions

@@ -20,7 +20,7 @@ from kvplan.traces.packed import PackedRequests
 from kvplan.traces.source import TraceSource, open_source
 
 
-class Requests(Protocol):
+class RequestSource(Protocol):
     """What replays and analyses ask of a trace: requests in arrival order from 0 s, as often as wanted."""
 
     name: str
