@@ -122,7 +122,7 @@ def test_a_bad_argument_is_one_sentence_and_a_remedy(what: str, simulate: Any, t
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         (b"", "empty"),
         (b"\n \n", "empty"),
         (b'{"a": 1}\n', "not a trace"),
