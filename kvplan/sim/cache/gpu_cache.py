@@ -159,7 +159,7 @@ class GpuCache:
             return
         for node in span(leaf, seq.shared_tokens):
             end = min(done, node.end)
-            entry = node.entries[0]
+            entry = node.entry
             assert entry is not None
             held = node.start + entry.tokens
             if end <= held:
@@ -176,10 +176,10 @@ class GpuCache:
             return
         parent = seq.own_tail or seq.leaf
         key = (seq.request.index, seq.preemptions)
-        node = parent.children[key] = Node(parent, (key,), start, end, self.tree.tiers)
+        node = parent.children[key] = Node(parent, (key,), start, end)
         self.tier.pin(node)
         self.tier.unpin(parent)
-        entry = node.entries[0]
+        entry = node.entry
         assert entry is not None
         self.tier.grow(entry, end - start)
         seq.shared_tokens += end - start
@@ -193,13 +193,13 @@ class GpuCache:
         end = min((seq.computed - 1) // self.block * self.block, following.prompt_tokens)
         answer = self.tree.path(following.blocks, end)
         added = span(answer, leaf.end)
-        if not added or added[0].parent is not leaf or any(node.entries[0] is not None for node in added):
+        if not added or added[0].parent is not leaf or any(node.entry is not None for node in added):
             self.tree.prune(answer)
             return
         self.tier.pin(answer)
         self.tier.unpin(leaf)
         for node in added:
-            entry = node.entries[0]
+            entry = node.entry
             assert entry is not None
             self.tier.grow(entry, node.end - node.start)
         seq.leaf, seq.shared_tokens = answer, answer.end

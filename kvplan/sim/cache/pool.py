@@ -124,7 +124,7 @@ class Pool:
         """Undo a pin; what lies after token `moved_from` has moved up and leaves the pool."""
         self.tier.unpin(leaf)
         for node in reversed(span(leaf, moved_from) if moved_from is not None else []):
-            entry = node.entries[self.tier.index]
+            entry = node.entry
             if entry is not None and not entry.pins:
                 self.tier.drop(entry)
 

@@ -283,12 +283,12 @@ class Loads:
         seq.waiting_for_remote_kv = True
         for node in path:
             if node.end > start and node.start < end:
-                node.entries[tier.index].load = load  # type: ignore[union-attr]
+                node.entry.load = load  # type: ignore[union-attr]
         return load
 
     def _over(self, load: Load, seq: Sequence) -> None:
         for node in span(load.leaf, 0):
-            entry = node.entries[load.tier.index]
+            entry = node.entry
             if entry is not None and entry.load is load:
                 entry.load = None
         seq.waiting_for_remote_kv = False
@@ -299,7 +299,7 @@ class Loads:
     def _wait_for(self, seq: Sequence, done: Done, tier: Tier, path: list[Node], start: int, end: int) -> bool:
         """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
         for node in path:
-            entry = node.entries[tier.index]
+            entry = node.entry
             load: Load | None = entry.load if entry is not None else None
             if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
                 seq.waiting_for_remote_kv = True
