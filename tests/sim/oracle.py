@@ -249,7 +249,9 @@ class Oracle:
         if not chunks and not contexts:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
-        host = self.cost.host_s(sizes, len(contexts)) + self.engine.overhead.admit_token_s * plan["admitted"]
+        admit = self.engine.overhead.admit_token_s * plan["admitted"]
+        host = admit + self.cost.host_s(sizes, len(contexts))
+        plan["ready"] += admit
         plan["launched"] = self.now + host
         plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
         if not chunks:
