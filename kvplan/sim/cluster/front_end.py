@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import Overhead
 from kvplan.request import Request
+from kvplan.sim.cache.footprint import Footprint
 from kvplan.sim.clock import Clock
 
 
@@ -26,7 +27,7 @@ class Stage:
 class FrontEnd:
     """API servers, each of which takes every n-th request and keeps their order.
 
-    `pool_tokens` is the largest request that a replica can hold, in blocks of `block_tokens`; `max_context` the model's or the engine's
+    `pool_tokens` is the largest request that a replica can hold, by the `footprint` of its model; `max_context` the model's or the engine's
     limit. `submit(request, output_tokens)` takes a request on when it is prepared; `refuse(request)` what can never run.
     """
 
@@ -38,13 +39,15 @@ class FrontEnd:
         servers: int,
         max_context: int,
         pool_tokens: int,
-        block_tokens: int,
+        footprint: Footprint,
+        step_tokens: int,
         submit: Callable[[Request, int], None],
         refuse: Callable[[Request], None],
     ) -> None:
         self._overhead, self._submit, self._refuse = overhead, submit, refuse
         self._servers, self._next = [Stage(clock) for _ in range(servers)], 0
-        self.max_context, self._pool_tokens, self._block = max_context, pool_tokens, block_tokens
+        self.max_context, self._pool_tokens = max_context, pool_tokens
+        self._footprint, self._step_tokens = footprint, step_tokens
         self.clipped = 0  # outputs cut at the end of the context
 
     def enter(self, request: Request) -> None:
@@ -66,6 +69,6 @@ class FrontEnd:
         if room < 1:
             return None
         output = min(room, max(1, request.output_tokens))
-        if -(-(request.prompt_tokens + output) // self._block) * self._block > self._pool_tokens:
+        if self._footprint.request(request.prompt_tokens + output, self._step_tokens) > self._pool_tokens:
             return None
         return output
