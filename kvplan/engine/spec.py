@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import msgspec
@@ -75,13 +74,12 @@ class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an engine does with GPU memory, from version `since` on.
+    """What an engine does with GPU memory.
 
     Activations peak either in the sampler (`sampler_bytes` per profiled sequence and word of the
     vocabulary) or in the forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
     """
 
-    since: str = "0"
     fraction_of: Literal["total", "free"] = "total"
     printed_tokens: Literal["groups", "concurrency"] = "concurrency"  # how the tokens that it prints are derived
     hybrid_groups: bool = True  # do window and state layers have blocks of their own
@@ -91,6 +89,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_kv: bool = False  # does `auto` take the KV dtype that a quantised checkpoint asks for
     state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
+    state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
     profile_batch: int = 0  # sequences for which activations are profiled; 0: the engine's largest batch
     large_profile_batch: int = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: float = 0.0
@@ -103,7 +102,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A serving engine: its scheduler, prefix cache, tiers and overheads.
+    """A serving engine at one version: its scheduler, prefix cache, tiers and overheads.
 
     `provenance` maps the dotted path of a number to its source.
     """
@@ -128,28 +127,12 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
-    memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first
-    abilities: tuple[Abilities, ...] = (Abilities(),)  # by version, oldest first
+    memory: Memory = Memory()
+    abilities: Abilities = Abilities()
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
-
-    @property
-    def memory_rules(self) -> Memory:
-        """The memory rules of this version: the last whose `since` is not above it."""
-        known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
-        return (known or self.memory[:1])[-1]
-
-    @property
-    def able(self) -> Abilities:
-        """What this version's configuration can ask for."""
-        known = [one for one in self.abilities if _version(one.since) <= _version(self.version)]
-        return (known or self.abilities[:1])[-1]
 
     @property
     def label(self) -> str:
         """The engine and its version as answers name it."""
         return f"{self.title or self.name} {self.version}"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

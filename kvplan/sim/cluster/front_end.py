@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import Overhead
 from kvplan.request import Request
+from kvplan.sim.cache.footprint import Footprint
 from kvplan.sim.clock import Clock
 
 
 class FrontEnd:
-    """`pool_tokens` is the largest request that a replica can hold, in blocks of `block_tokens`; `max_context` the model's or the engine's
-    limit. `submit(request, output_tokens, enter_s)` takes a request on, at the time `enter_s`; `refuse(request)` what can never run."""
+    """`pool_tokens` is the largest request that a replica can hold, by the `footprint` of its model; `max_context` the model's or the
+    engine's limit. `submit(request, output_tokens, enter_s)` takes a request on, at the time `enter_s`; `refuse(request)` what can never
+    run."""
 
     def __init__(
         self,
@@ -20,12 +22,14 @@ class FrontEnd:
         *,
         max_context: int,
         pool_tokens: int,
-        block_tokens: int,
+        footprint: Footprint,
+        step_tokens: int,
         submit: Callable[[Request, int, float], None],
         refuse: Callable[[Request], None],
     ) -> None:
         self._clock, self._overhead, self._submit, self._refuse = clock, overhead, submit, refuse
-        self.max_context, self._pool_tokens, self._block = max_context, pool_tokens, block_tokens
+        self.max_context, self._pool_tokens = max_context, pool_tokens
+        self._footprint, self._step_tokens = footprint, step_tokens
         self.clipped = 0  # outputs cut at the end of the context
 
     def enter(self, request: Request) -> None:
@@ -45,6 +49,6 @@ class FrontEnd:
         if room < 1:
             return None
         output = min(room, max(1, request.output_tokens))
-        if -(-(request.prompt_tokens + output) // self._block) * self._block > self._pool_tokens:
+        if self._footprint.request(request.prompt_tokens + output, self._step_tokens) > self._pool_tokens:
             return None
         return output
