@@ -140,11 +140,10 @@ class GpuCache:
     def _missing_tokens(self, seq: Sequence, upto: int) -> int:
         return max(0, -(-upto // self.block) - seq.blocks) * self.block
 
-    @property
-    def free_tokens(self) -> int:
-        """Tokens that can be allocated at once, without waiting for a copy of what is given up."""
+    def fits(self, taken: int, slid: int) -> bool:
+        """Can so much be taken at once, without waiting for a copy of what is given up; see take."""
         tier = self.tier
-        return tier.room_tokens if tier.spill is None else tier.capacity_tokens - tier.used_tokens
+        return taken - slid <= tier.room_tokens if tier.spill is None else taken <= tier.capacity_tokens - tier.used_tokens
 
     # -- sharing -----------------------------------------------------------------------------------------------------------
 
