@@ -248,7 +248,10 @@ def _types(kind: type) -> dict[str, Any]:
 
 
 def _converted(name: str, value: Any, kind: Any, path: str) -> Any:
-    parsed = parse_value(name, value)
+    try:
+        parsed = parse_value(name, value)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from None
     for strict in (True, False):
         try:
             return msgspec.convert(parsed, kind, strict=strict)
