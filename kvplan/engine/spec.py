@@ -51,8 +51,12 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the engine's CPU side costs."""
 
-    request_s: Seconds = 0.0  # front end, once per request
-    request_token_s: Seconds = 0.0  # and per prompt token: tokenising, hashing, serialising
+    request_s: Seconds = 0.0  # an API server, once per request: one after the other
+    request_token_s: Seconds = 0.0  # and per prompt token: packing and sending
+    transit_s: Seconds = 0.0  # between the processes in front of the scheduler: each request, beside others
+    input_s: Seconds = 0.0  # the engine's input thread, once per request: one after the other
+    input_token_s: Seconds = 0.0  # and per prompt token: unpacking, block hashes
+    admit_token_s: Seconds = 0.0  # the step that first schedules a request, per prompt token: prefix lookup, block tables
     first_token_s: Seconds = 0.0  # from the end of a step to the client
     prepare_s: Seconds = 0.0  # scheduling and preparing a step: hidden while another runs
     step_s: Seconds = 0.0  # least time between two decode steps: what the host does for each
@@ -67,6 +71,10 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pause_offload_tokens: Count = 0  # and once more per so many while it offloads
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+
+    def entry_s(self, tokens: int) -> float:
+        """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
+        return self.request_s + self.transit_s + self.input_s + (self.request_token_s + self.input_token_s) * tokens
 
 
 class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -124,6 +132,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gpu_fraction: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.9
     # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     kernel_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0
+    api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: Count = 0  # blocks of the pool that hold no tokens
