@@ -22,6 +22,7 @@ from kvplan.provenance import Z95
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.plan import Assumption, Claim, Option, PlanResult, Step, Verdict
 from kvplan.scenario import Scenario
+from kvplan.step_time import StepCost
 
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
@@ -78,7 +79,7 @@ def _without_simulation(space: Space) -> Verdict | None:
 
 def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
     """Seconds of a decode step of one sequence that reads `off_bytes` of its KV over the links."""
-    cost = closed_form.step_cost(base)
+    cost = StepCost(base.deployment)
     step = cost.step_s([], 1, cost.decode_attention_s([context_tokens]), 1)
     return step + off_bytes / base.deployment.tp / base.machine.link.h2d_Bps
 

@@ -53,7 +53,7 @@ def space_of(
 def _when(space: Space) -> tuple[TierWorth, ...]:
     known, machine = space.traffic, space.base.machine
     prefix = known.reused_prefix_tokens or known.median_prompt_tokens
-    tiers = [tier for tier in closed_form.WAY if tier != "remote" or machine.network]
+    tiers = [tier for tier in closed_form.RATES if tier != "remote" or machine.network]
     return tuple(closed_form.worth(space.base, tier, prefix) for tier in tiers)
 
 
