@@ -153,16 +153,13 @@ HOMONYMS: dict[str, int] = {
     "Fit": 2,
     "Gpu": 2,
     "Host": 2,
-    "Options": 2,
     "Outcome": 2,
     "Placement": 2,
-    "Point": 2,
     "Pool": 2,
     "Reuse": 2,
     "Row": 2,
     "Run": 2,
     "Sessions": 2,
-    "Source": 2,
     "Trial": 2,
 }
 """Class names that still occur in several files; the list only shrinks."""

@@ -192,6 +192,7 @@ def _open(
         tokenizer=tokenizer,
         limit=limit,
         max_input=max_input,
+        hold=False,
     )
 
 

@@ -183,7 +183,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         name=base.name,
         model=base.model.name,
         machine=base.machine.name,
-        engine=f"{base.engine.name} {base.engine.version}",
+        engine=base.engine.label,
         traffic=space.traffic,
         pool_bytes=space.pool_bytes,
         bytes_per_token=space.token_bytes,
@@ -192,7 +192,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
         provenance=_provenance(space),
-        warnings=tuple(dict.fromkeys(notes)),
+        warnings=tuple(dict.fromkeys((*base.notes, *notes))),
         **answer,  # type: ignore[arg-type]
     )
 

@@ -12,8 +12,7 @@ from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan import HitPoint, TierWorth
 from kvplan.scenario import Scenario, with_setting
-from kvplan.sim.simulate import bytes_per_token
-from kvplan.traces import open_trace
+from kvplan.sim.simulate import bytes_per_token, opened
 from kvplan.units import format_bytes
 
 LEAST_DOUBT = 1.5
@@ -29,7 +28,7 @@ def space_of(
     """
     base, notes = _with_pool(_with_network(scenario))
     run, machine = base.run, base.machine
-    trace = open_trace(base.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
+    trace = opened(base)
     token_bytes = bytes_per_token(base)
     known = traffic(trace, token_bytes)
     share = base.deployment.tp / machine.gpus

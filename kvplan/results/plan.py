@@ -197,3 +197,10 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     target_met: bool = True
     provenance: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
+
+
+class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Plans of the same traffic for several models, machines, engines or widths."""
+
+    schema: str = "kvplan.plan-table/1"
+    rows: tuple[PlanResult, ...]

@@ -9,7 +9,7 @@ import msgspec
 NoteKind = Literal["dropped", "clipped", "reordered", "quirk"]
 
 
-class Count(msgspec.Struct, frozen=True, kw_only=True):
+class RowCount(msgspec.Struct, frozen=True, kw_only=True):
     """How many rows something happened to, and the line of the first."""
 
     kind: NoteKind
@@ -23,7 +23,7 @@ class ReadReport(msgspec.Struct, frozen=True, kw_only=True):
 
     rows_read: int
     requests: int
-    counts: tuple[Count, ...] = ()
+    counts: tuple[RowCount, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def rows(self, kind: NoteKind) -> int:

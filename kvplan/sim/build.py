@@ -31,7 +31,7 @@ from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import RequestSource
 
 
 class Server:
@@ -52,7 +52,7 @@ class Builder:
     """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory
     if so asked."""
 
-    def __init__(self, clock: Clock, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
+    def __init__(self, clock: Clock, scenario: Scenario, trace: RequestSource, cost: StepCost, tally: Tally) -> None:
         self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
         engine, tiers = scenario.engine, scenario.tiers
         self.token_bytes = bytes_per_token(scenario)

@@ -26,8 +26,7 @@ from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import Tally
 from kvplan.step_time import StepCost
-from kvplan.traces import open_trace
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import RequestSource, Trace, open_once
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +34,7 @@ Progress = Callable[[int, int], None]
 class World:
     """A scenario set up to run once: requests arrive, pass the front end, run on a replica, and leave a row."""
 
-    def __init__(self, scenario: Scenario, trace: Trace) -> None:
+    def __init__(self, scenario: Scenario, trace: RequestSource) -> None:
         self.scenario, self.trace = scenario, trace
         engine, run = scenario.engine, scenario.run
         self.clock, self.tally = Clock(), Tally()
@@ -175,7 +174,7 @@ def gpu_pool_bytes(scenario: Scenario) -> int:
 def opened(scenario: Scenario) -> Trace:
     """The trace of a scenario, with what its run leaves out left out."""
     run = scenario.run
-    return open_trace(scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
+    return open_once(scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
 
 
 def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[SimResult, RunRecord]:

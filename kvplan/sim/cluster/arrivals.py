@@ -13,7 +13,7 @@ import numpy as np
 
 from kvplan.request import Request
 from kvplan.scenario import Run
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import RequestSource
 
 MOST_KEYS = 500_000
 """Distinct blocks up to which the ceiling of the hit rate is counted: about 50 MB."""
@@ -24,7 +24,7 @@ class Arrivals:
     pass.
     """
 
-    def __init__(self, trace: Trace, run: Run, *, grain_tokens: int) -> None:
+    def __init__(self, trace: RequestSource, run: Run, *, grain_tokens: int) -> None:
         self.trace, self.run, self.grain_tokens = trace, run, grain_tokens
         self.stamps = Stamps()
         self.reuse = Reuse(trace.block_tokens, grain_tokens)
@@ -32,7 +32,7 @@ class Arrivals:
         self.warm: set[int] = set()  # rows of the requests that have passed and belong to the warm-up
 
     def __iter__(self) -> Iterator[Request]:
-        """Requests with `arrival_s` as the engine sees it."""
+        """RequestSource with `arrival_s` as the engine sees it."""
         requests = _jittered(self._watched(), self.run.jitter_s, self.run.seed) if self.run.jitter_s else self._watched()
         if self.run.speedup == 1:
             yield from requests
@@ -51,7 +51,7 @@ class Arrivals:
 
 
 def _jittered(requests: Iterator[Request], jitter_s: float, seed: int) -> Iterator[Request]:
-    """Requests each up to `jitter_s` later, evenly spread, in their new order."""
+    """RequestSource each up to `jitter_s` later, evenly spread, in their new order."""
     rng = np.random.default_rng(seed)
     waiting: list[tuple[float, int, Request]] = []
     for request in requests:

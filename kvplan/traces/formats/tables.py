@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 _Record = dict[str, str]
 
@@ -31,11 +29,11 @@ class _Columns(NamedTuple):
 
 
 def _reader(columns: _Columns) -> Reader:
-    def sniff(source: Source) -> bool:
+    def sniff(source: TraceSource) -> bool:
         needed = {columns.arrival, columns.prompt, columns.output}
         return needed <= set(_header(source)) or needed <= jsonl.first(source).keys()
 
-    def read(source: Source, options: Options, notes: Notes) -> Rows:
+    def read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
         clock = _wall_clock() if columns.wall_clock else _ticks(options.per_second("s"))
         for index, (line, record) in enumerate(_records(source)):
             prompt = _tokens(source, line, record, columns.prompt)
@@ -57,7 +55,7 @@ def _reader(columns: _Columns) -> Reader:
     return Reader(sniff, lambda source, options: 0, read)
 
 
-def _header(source: Source) -> list[str]:
+def _header(source: TraceSource) -> list[str]:
     """Names of the columns; empty when the file does not start with a line of CSV."""
     line = source.head.split(b"\n", 1)[0].decode(errors="replace").strip()
     try:
@@ -66,7 +64,7 @@ def _header(source: Source) -> list[str]:
         return []
 
 
-def _records(source: Source) -> Iterator[tuple[int, _Record]]:
+def _records(source: TraceSource) -> Iterator[tuple[int, _Record]]:
     """Line number and fields by column name."""
     if jsonl.first(source):
         for line, row in jsonl.rows(source, dict[str, str | int | float | bool | None]):
@@ -85,14 +83,14 @@ def _records(source: Source) -> Iterator[tuple[int, _Record]]:
         yield line, dict(zip(names, values, strict=True))
 
 
-def _field(source: Source, line: int, record: _Record, name: str) -> str:
+def _field(source: TraceSource, line: int, record: _Record, name: str) -> str:
     value = record.get(name, "").strip()
     if not value:
         raise source.error(line, f"{name} is missing")
     return value
 
 
-def _tokens(source: Source, line: int, record: _Record, name: str) -> int:
+def _tokens(source: TraceSource, line: int, record: _Record, name: str) -> int:
     text = _field(source, line, record, name)
     # Parquet and pandas write whole numbers as 12.0 where a column has gaps.
     digits = text.removesuffix(".0")
@@ -101,8 +99,8 @@ def _tokens(source: Source, line: int, record: _Record, name: str) -> int:
     return int(digits)
 
 
-def _ticks(per_second: float) -> Callable[[Source, int, str], float]:
-    def clock(source: Source, line: int, text: str) -> float:
+def _ticks(per_second: float) -> Callable[[TraceSource, int, str], float]:
+    def clock(source: TraceSource, line: int, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
@@ -112,12 +110,12 @@ def _ticks(per_second: float) -> Callable[[Source, int, str], float]:
     return clock
 
 
-def _wall_clock() -> Callable[[Source, int, str], float]:
+def _wall_clock() -> Callable[[TraceSource, int, str], float]:
     """Seconds after the file's first second, exact to the last decimal: the decimals are parsed apart from the date."""
     seconds: dict[str, float] = {}
     zero: list[float] = []
 
-    def clock(source: Source, line: int, text: str) -> float:
+    def clock(source: TraceSource, line: int, text: str) -> float:
         whole, fraction = text[:19], text[19:].removesuffix("Z").removesuffix("+00:00")
         if whole not in seconds:
             seconds.clear()
@@ -130,7 +128,7 @@ def _wall_clock() -> Callable[[Source, int, str], float]:
     return clock
 
 
-def _epoch(source: Source, line: int, text: str) -> float:
+def _epoch(source: TraceSource, line: int, text: str) -> float:
     try:
         return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except (ValueError, OverflowError):

@@ -41,14 +41,19 @@ def curve(
     from the top down. Above `max_events` block events the blocks are sampled. Raises InputError when the trace names
     no content.
     """
-    _check(trace, policies, warmup)
-    data = columns.load(trace, max_events=max_events)
+    _check(policies, warmup)
+    reuse = analyse(columns.load(trace, max_events=max_events), keep_keys=False)
+    data = reuse.columns
+    if not data.block_tokens:
+        raise InputError(
+            f"{trace.name}: this trace ({trace.format}) holds lengths only, so that no hit rate can be computed",
+            hint="hit rates need a trace that names its content, such as Mooncake's hash_ids",
+        )
     if data.one_in > 1 and (exact := [name for name in policies if name != "lru"]):
         raise InputError(
             f"{', '.join(exact)}: the trace is too long, and sampling works for lru only",
             hint="read fewer requests with --limit",
         )
-    reuse = analyse(data)
     first = math.floor(data.requests * warmup)
     block_bytes = _block_bytes(model, kv_dtype, trace.block_tokens) if model else None
     window = Window(reuse, first)
@@ -74,12 +79,7 @@ def curve(
     )
 
 
-def _check(trace: Trace, policies: Sequence[str], warmup: float) -> None:
-    if not trace.block_tokens:
-        raise InputError(
-            f"{trace.name}: this trace ({trace.format}) holds lengths only, so that no hit rate can be computed",
-            hint="hit rates need a trace that names its content, such as Mooncake's hash_ids",
-        )
+def _check(policies: Sequence[str], warmup: float) -> None:
     for name in policies:
         if name not in POLICIES:
             raise InputError(f"no policy named {name!r}", hint=did_you_mean(name, POLICIES))
@@ -160,7 +160,7 @@ def _shares(window: Window) -> dict[str, int]:
     reused, hits = window.reused, lru(window, [NEVER])[1, 0]
     if not len(reused) or hits <= 0:
         return {}
-    missed = (window.tokens[-1] - window.tokens[1 : len(reused) + 1]) * window.reuse.columns.one_in
+    missed = (window.event_tokens - window.tokens[1:]) * window.reuse.columns.one_in
     at = np.searchsorted(window.named_tokens - missed, np.array(_SHARES) * hits)
     return {f"{share:g}": int(reused[i]) + 1 for share, i in zip(_SHARES, at.tolist(), strict=True)}
 
