@@ -58,7 +58,7 @@ def test_size_and_plan_name_one_break_even(model: str, machine: str) -> None:
 
 
 def test_a_disk_that_pays_for_a_latent_pays_in_plan_too() -> None:
-    """By vLLM 0.24's rule a disk of 2 GB/s holds the latent of deepseek-r1 eight times on TP 8; by one copy from the first block."""
+    """By vLLM 0.24's rule a disk of 2 GB/s holds the latent of deepseek-r1 eight times on TP 8; with one copy it pays at once."""
     slow = {"read_Bps": 2e9}
     machine = deployed("deepseek-r1", machine="h200-sxm").machine
     machine = msgspec.structs.replace(machine, disk=msgspec.structs.replace(machine.disk, **slow))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -46,8 +45,12 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the engine's CPU side costs."""
 
-    request_s: float = 0.0  # front end, once per request
-    request_token_s: float = 0.0  # and per prompt token: tokenising, hashing, serialising
+    request_s: float = 0.0  # an API server, once per request: one after the other
+    request_token_s: float = 0.0  # and per prompt token: packing and sending
+    transit_s: float = 0.0  # between the processes in front of the scheduler: each request, beside others
+    input_s: float = 0.0  # the engine's input thread, once per request: one after the other
+    input_token_s: float = 0.0  # and per prompt token: unpacking, block hashes
+    admit_token_s: float = 0.0  # the step that first schedules a request, per prompt token: prefix lookup, block tables
     first_token_s: float = 0.0  # from the end of a step to the client
     prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs
     step_s: float = 0.0  # least time between two decode steps: what the host does for each
@@ -63,6 +66,10 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: float = 0.0  # and per block: lookup, pointers
 
+    def entry_s(self, tokens: int) -> float:
+        """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
+        return self.request_s + self.transit_s + self.input_s + (self.request_token_s + self.input_token_s) * tokens
+
 
 class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How K and V vectors are stored: their element bits, a scale per `block_elements`, and one per head and token."""
@@ -75,13 +82,12 @@ class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an engine does with GPU memory, from version `since` on.
+    """What an engine does with GPU memory.
 
     Activations peak either in the sampler (`sampler_bytes` per profiled sequence and word of the
     vocabulary) or in the forward pass (`forward_copies` hidden and feed-forward rows per token of a step).
     """
 
-    since: str = "0"
     fraction_of: Literal["total", "free"] = "total"
     printed_tokens: Literal["groups", "concurrency"] = "concurrency"  # how the tokens that it prints are derived
     hybrid_groups: bool = True  # do window and state layers have blocks of their own
@@ -91,6 +97,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_kv: bool = False  # does `auto` take the KV dtype that a quantised checkpoint asks for
     state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
+    state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
     profile_batch: int = 0  # sequences for which activations are profiled; 0: the engine's largest batch
     large_profile_batch: int = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: float = 0.0
@@ -103,7 +110,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A serving engine: its scheduler, prefix cache, tiers and overheads.
+    """A serving engine at one version: its scheduler, prefix cache, tiers and overheads.
 
     `provenance` maps the dotted path of a number to its source.
     """
@@ -120,6 +127,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kernel_share: float = (
         1.0  # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     )
+    api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: int = 0  # blocks of the pool that hold no tokens
@@ -128,28 +136,12 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
-    memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first
-    abilities: tuple[Abilities, ...] = (Abilities(),)  # by version, oldest first
+    memory: Memory = Memory()
+    abilities: Abilities = Abilities()
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
-
-    @property
-    def memory_rules(self) -> Memory:
-        """The memory rules of this version: the last whose `since` is not above it."""
-        known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
-        return (known or self.memory[:1])[-1]
-
-    @property
-    def able(self) -> Abilities:
-        """What this version's configuration can ask for."""
-        known = [one for one in self.abilities if _version(one.since) <= _version(self.version)]
-        return (known or self.abilities[:1])[-1]
 
     @property
     def label(self) -> str:
         """The engine and its version as answers name it."""
         return f"{self.title or self.name} {self.version}"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

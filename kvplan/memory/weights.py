@@ -136,12 +136,12 @@ def rank_weight_bytes(deployment: Deployment) -> int:
         "other": params.other / tp * stage,
     }
     total = sum(held[part] * width / 8 for part, width in bits.items())
-    return round(total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory_rules.absorbs_latent else 0))
+    return round(total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory.absorbs_latent else 0))
 
 
 def _padding(model: ModelSpec, engine: EngineSpec, tp: int) -> float:
     """How much larger mxfp4 experts are on a rank whose kernels want their width padded."""
-    multiple = engine.memory_rules.mxfp4_width_multiple
+    multiple = engine.memory.mxfp4_width_multiple
     sparse = [one for one in model.ffn if one.experts]
     if not multiple or not sparse or not model.quantization or model.quantization.method != "mxfp4":
         return 1.0

@@ -172,7 +172,7 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     limit = space.disk_limit_bytes
     pruned = (
         []
-        if space.base.engine.able.disk_alone
+        if space.base.engine.abilities.disk_alone
         else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
     )
     if why := loses(space, "disk"):

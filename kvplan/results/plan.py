@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from kvplan.results import frames
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import LoadCounts, Stats
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Kind = Literal["offload", "do_not_offload", "tie", "stream", "cannot_say"]
 
@@ -199,9 +203,17 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     provenance: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
 
+    def to_frame(self) -> DataFrame:
+        """One row a placement that was simulated, by dotted names."""
+        return frames.rows(frames.flat(option) for option in self.options)
+
 
 class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
     """Plans of the same traffic for several models, machines, engines or widths."""
 
     schema: str = "kvplan.plan-table/1"
     rows: tuple[PlanResult, ...]
+
+    def to_frame(self) -> DataFrame:
+        """One row a plan: what was planned for, and the chosen placement by dotted names."""
+        return frames.rows(frames.flat(row) for row in self.rows)

@@ -14,6 +14,7 @@ from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.belady import Future
 from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.footprint import footprint
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
@@ -56,6 +57,9 @@ class Builder:
         self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
         engine, tiers = scenario.engine, scenario.tiers
         self.token_bytes = bytes_per_token(scenario)
+        self.layout = layout(scenario.deployment)
+        self.footprint = footprint(self.layout)
+        self.pool_token_bytes = self.layout.block_bytes * self.layout.ranks * self.footprint.unit_blocks / self.footprint.unit
         self.below = blocks_below(scenario)
         self.host_token_bytes = self.below.token_bytes
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
@@ -95,6 +99,7 @@ class Builder:
         return Replicas(
             self.clock,
             self.scenario.cluster,
+            self.scenario.engine.overhead,
             [server.replica for server in servers],
             key_tokens=self.trace.block_tokens,
             cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),
@@ -126,15 +131,17 @@ class Builder:
         return Server(replica, gpu, port=port)
 
     def _gpu(self, size: float) -> Tier:
-        engine = self.scenario.engine
-        usable = size - engine.null_blocks * engine.block_tokens * self.token_bytes
-        return self._tier("gpu", usable, self.token_bytes, engine.gpu_policy, engine.block_tokens)
+        engine, unit = self.scenario.engine, self.footprint.unit
+        blocks = self.layout.blocks(int(size)) - engine.null_blocks
+        tokens = blocks * unit // self.footprint.unit_blocks
+        return self._tier("gpu", tokens * self.pool_token_bytes, self.pool_token_bytes, engine.gpu_policy, unit)
 
     def _cache(self, gpu: Tier) -> GpuCache:
         engine = self.scenario.engine
         return GpuCache(
             gpu,
-            block_tokens=engine.block_tokens,
+            self.footprint,
+            step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )

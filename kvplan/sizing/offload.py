@@ -9,7 +9,7 @@ import math
 from kvplan.engine.spec import KvFormat
 from kvplan.hardware.timing import IN, disk_s, transfer_s
 from kvplan.loading import Loading
-from kvplan.memory.formats import logical_format
+from kvplan.memory.formats import logical_format, state_dtype
 from kvplan.memory.kv import kept_tokens, sequence_bytes, state_bytes, token_bytes
 from kvplan.results.size import Placement, Price
 from kvplan.sizing.question import Question
@@ -52,12 +52,12 @@ def _off_gpu(question: Question, dtype: str) -> int:
 
 
 def _total(question: Question, fmt: KvFormat) -> int:
-    return sequence_bytes(question.model, question.context_tokens, fmt, state_dtype=question.engine.memory_rules.state_dtype)
+    return sequence_bytes(question.model, question.context_tokens, fmt, state_dtype=state_dtype(question.model, question.engine))
 
 
 def _states(question: Question) -> int:
-    rules = question.engine.memory_rules
-    return sum(layer.count * state_bytes(layer, question.model.dtype, 1, rules.state_dtype) for layer in question.model.layers)
+    dtype = state_dtype(question.model, question.engine)
+    return sum(layer.count * state_bytes(layer, question.model.dtype, 1, dtype) for layer in question.model.layers)
 
 
 def _kept_bytes(question: Question, keep_tokens: int) -> int:

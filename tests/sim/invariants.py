@@ -37,6 +37,11 @@ def _blocks(replica: Replica, seq: Sequence) -> int:
     return -(-replica.batch.context(seq) // replica.gpu.block) if seq in replica.batch else seq.blocks
 
 
+def _held(replica: Replica, seq: Sequence) -> int:
+    blocks, footprint = _blocks(replica, seq), replica.gpu.footprint
+    return blocks * replica.gpu.block + (footprint.held(blocks) if seq in replica.batch else seq.beside)
+
+
 def _check_batch(replica: Replica) -> None:
     """What the batch keeps as sums is what its members add up to."""
     batch = replica.batch
@@ -44,7 +49,7 @@ def _check_batch(replica: Replica) -> None:
     for each in batch.sums:
         assert each.total == sum(min(context, each.window) if each.window else context for context in contexts)
         assert each.growing == sum(not each.window or context < each.window for context in contexts)
-    assert batch.blocks_for(1) == sum(context % batch.block == 0 for context in contexts)
+    assert batch.needs(1)[0] == sum(context % batch.block == 0 for context in contexts) * (batch.block + replica.gpu.footprint.slid)
     assert all(seq.joined < batch.ends.next for seq in batch)
 
 
@@ -70,8 +75,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
     private = 0
     if tier.name == "gpu":
         private = sum(
-            _blocks(world.replica, seq) * tier.grain_tokens - seq.shared_tokens
-            for seq in world.replica.scheduler.running + world.replica.scheduler.skipped
+            _held(world.replica, seq) - seq.shared_tokens for seq in world.replica.scheduler.running + world.replica.scheduler.skipped
         )
     assert tier.used_tokens == held + nameless + private, tier.name
     assert tier.evictable_tokens == sum(entry.tokens for entry in order)

@@ -32,7 +32,7 @@ class Arrivals:
         self.warm: set[int] = set()  # rows of the requests that have passed and belong to the warm-up
 
     def __iter__(self) -> Iterator[Request]:
-        """RequestSource with `arrival_s` as the engine sees it."""
+        """Requests with `arrival_s` as the engine sees it."""
         requests = _jittered(self._watched(), self.run.jitter_s, self.run.seed) if self.run.jitter_s else self._watched()
         if self.run.speedup == 1:
             yield from requests
@@ -51,7 +51,7 @@ class Arrivals:
 
 
 def _jittered(requests: Iterator[Request], jitter_s: float, seed: int) -> Iterator[Request]:
-    """RequestSource each up to `jitter_s` later, evenly spread, in their new order."""
+    """Requests each up to `jitter_s` later, evenly spread, in their new order."""
     rng = np.random.default_rng(seed)
     waiting: list[tuple[float, int, Request]] = []
     for request in requests:
