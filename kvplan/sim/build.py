@@ -99,6 +99,7 @@ class Builder:
         return Replicas(
             self.clock,
             self.scenario.cluster,
+            self.scenario.engine.overhead,
             [server.replica for server in servers],
             key_tokens=self.trace.block_tokens,
             cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),

@@ -48,6 +48,7 @@ class World:
         self.front_end = FrontEnd(
             self.clock,
             engine.overhead,
+            servers=engine.api_servers,
             max_context=min(filter(None, (engine.max_context_tokens, scenario.model.max_context_tokens)), default=1 << 40),
             pool_tokens=self.tiers[0].capacity_tokens,
             footprint=self.servers[0].replica.gpu.footprint,
@@ -108,8 +109,8 @@ class World:
             else:
                 self.front_end.enter(request)
 
-    def _submit(self, request: Request, output_tokens: int, enter_s: float) -> None:
-        job = Sequence(request, output_tokens, enter_s)
+    def _submit(self, request: Request, output_tokens: int) -> None:
+        job = Sequence(request, output_tokens, request.arrival_s + self.scenario.engine.overhead.entry_s(request.prompt_tokens))
         if self.sessions is not None:
             job.following = self.sessions.following(request)
         self.dispatch.submit(job)

@@ -137,7 +137,9 @@ class Replica:
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts)
         chunks = [(new, context) for _, new, context in step.chunks]
-        host_s = cost.host_s(chunks, decodes)
+        admit_s = self.engine.overhead.admit_token_s * step.admitted_tokens
+        host_s = admit_s + cost.host_s(chunks, decodes)
+        step.ready_s += admit_s
         step.launched_s += host_s
         pause_s = self.scheduler.pauses.due_s()
         step.paused = pause_s > 0

@@ -233,6 +233,7 @@ class Scheduler:
     def _start(self, step: ScheduledStep, seq: Sequence, new: int) -> None:
         if seq.admit_s < 0:
             seq.admit_s = self.clock.now
+        step.admitted_tokens += seq.target
         if not seq.counted:
             seq.counted = True
             self.pauses.owed += self.pauses.per_token * seq.output
