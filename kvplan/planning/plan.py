@@ -7,12 +7,13 @@ import math
 import msgspec
 
 from kvplan import __version__
+from kvplan.memory.layout import layout
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.prepare import narrowed, space_of
-from kvplan.planning.runs import Runner, runner
+from kvplan.planning.runs import Runner, realise, runner
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
@@ -65,8 +66,9 @@ def _without_simulation(space: Space) -> Verdict | None:
     """The verdict where closed forms suffice."""
     known = space.traffic
     longest = known.longest_prompt_tokens
-    if known.median_prompt_tokens * space.token_bytes > space.pool_bytes:
-        off = longest * space.token_bytes - space.pool_bytes
+    made = layout(space.base.deployment)
+    if made.request_blocks(known.median_prompt_tokens) > made.blocks(space.pool_bytes):
+        off = made.reserved_bytes(longest) - space.pool_bytes
         return verdicts.too_long(space, _streamed_s(space.base, longest, off), longest, off)
     if not known.named:
         return verdicts.unnamed(space.base.name)
@@ -186,6 +188,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         engine=base.engine.label,
         traffic=space.traffic,
         pool_bytes=space.pool_bytes,
+        pool_tokens=space.pool_tokens,
         bytes_per_token=space.token_bytes,
         when=space.when,
         claims=_claims(base),
@@ -237,12 +240,11 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
     )
     return warnings(
         Case(
-            model=base.model,
-            machine=base.machine,
-            engine=base.engine,
+            deployment=realise(base, placement).deployment,
             placement=placement,
             workload=workload,
             pool_bytes=space.pool_bytes,
+            pool_tokens=space.pool_tokens,
             token_bytes=space.token_bytes,
             replicas=base.machine.gpus // placement.tp,
         )

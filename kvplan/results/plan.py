@@ -180,7 +180,8 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     gain: Range | None = None  # of the chosen placement over none, as a share of the objective
     traffic: Traffic
     pool_bytes: int
-    bytes_per_token: float
+    pool_tokens: int  # of prefixes that it keeps
+    bytes_per_token: float  # below the GPU
     when: tuple[TierWorth, ...] = ()
     claims: tuple[Claim, ...] = ()
     placement: Placement

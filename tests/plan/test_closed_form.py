@@ -9,6 +9,8 @@ import pytest
 
 from kvplan import scenario
 from kvplan.loading import Loading
+from kvplan.memory.below import below
+from kvplan.memory.layout import layout
 from kvplan.planning.closed_form import (
     prompt_for,
     scaled,
@@ -16,6 +18,8 @@ from kvplan.planning.closed_form import (
     ttft_s,
     worth,
 )
+from kvplan.planning.objective import Objective
+from kvplan.planning.prepare import space_of
 from kvplan.provenance import Source
 from kvplan.scenario import Scenario, with_setting
 
@@ -95,3 +99,12 @@ def test_scaling_multiplies_every_number_named(base: Scenario) -> None:
     moved = scaled(base, ("machine.link.h2d_Bps", "machine.gpu.gemm_efficiency"), 0.5)
     assert moved.machine.link.h2d_Bps == base.machine.link.h2d_Bps / 2
     assert moved.machine.gpu.gemm_efficiency == base.machine.gpu.gemm_efficiency / 2
+
+
+def test_a_tier_of_a_latent_model_holds_what_the_engine_stores_there() -> None:
+    """One function says what a tier takes: a plan, its hit-rate curve and the simulator's tiers count the same bytes."""
+    base = scenario.load("latent")
+    space, _ = space_of(base, Objective(), None, None, None)
+    assert space.token_bytes == below(base.deployment).token_bytes
+    made = layout(space.base.deployment)
+    assert space.pool_tokens == made.blocks(space.pool_bytes) // made.unit_blocks * made.unit_tokens
