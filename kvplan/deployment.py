@@ -6,9 +6,10 @@ from typing import Annotated
 
 import msgspec
 
-from kvplan.engine.spec import EngineSpec
+from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
+from kvplan.hardware.timing import host_factor
 from kvplan.model import ModelSpec
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
@@ -85,6 +86,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def tp(self) -> int:
         return self.parallel.tp
+
+    @property
+    def overhead(self) -> Overhead:
+        """What the engine's CPU side costs on this server's host: the only place where its speed comes in."""
+        return self.engine.overhead.on(host_factor(self.machine.host))
 
     def check_ranks(self) -> None:
         """Raises InputError when heads or layers cannot be spread over the ranks, or the server has too few GPUs."""

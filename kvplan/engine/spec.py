@@ -69,8 +69,15 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pause_s: Seconds = 0.0  # the engine's process stops for its garbage collector this long
     pause_tokens: Count = 0  # once per so many output tokens; 0: never
     pause_offload_tokens: Count = 0  # and once more per so many while it offloads
+    offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+
+    def on(self, factor: float) -> Overhead:
+        """The same on a host that takes `factor` times as long for everything."""
+        return msgspec.structs.replace(
+            self, **{name: getattr(self, name) * factor for name in self.__struct_fields__ if name.endswith("_s")}
+        )
 
     def entry_s(self, tokens: int) -> float:
         """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
@@ -132,6 +139,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gpu_fraction: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.9
     # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     kernel_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0
+    expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
+    absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs

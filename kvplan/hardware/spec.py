@@ -56,6 +56,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pin_s_per_byte: float = 8e-11
     usable_fraction: float = 0.8
     cores: int = 32
+    python_s: float | None = None  # pickling and hashing one block of 16 tokens in Python; None: not measured
+    launch_s: float | None = None  # launching the kernels of one small layer from torch
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
