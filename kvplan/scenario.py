@@ -279,14 +279,6 @@ LIMITS = {
     "engine.max_batch": (1, 1e7),
     "engine.gpu_fraction": (0.01, 1.0),
     "engine.offload.streamed_share": (0.0, 1.0),
-    "machine.gpus": (1, 1024),
-    "machine.link.h2d_Bps": (1.0, 1e15),
-    "machine.link.d2h_Bps": (1.0, 1e15),
-    "machine.disk.read_Bps": (1.0, 1e15),
-    "machine.disk.write_Bps": (1.0, 1e15),
-    "machine.gpu.hbm_Bps": (1.0, 1e18),
-    "machine.gpu.bf16_flops": (1.0, 1e21),
-    "machine.link.duplex_fraction": (0.01, 1.0),
 }
 """What a setting may be, where nonsense would make a run endless or a division by zero."""
 

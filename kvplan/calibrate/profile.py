@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kvplan.calibrate.records import Row
+from kvplan.calibrate.records import Estimate
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
 
@@ -73,9 +73,9 @@ def _float(value: float) -> str:
     return text if any(c in text for c in ".e") else f"{text}.0"
 
 
-def tables(rows: Iterable[Row]) -> dict[str, Any]:
+def tables(rows: Iterable[Estimate]) -> dict[str, Any]:
     """Rows by operation as columns and rows; times in seconds. These are authoritative inside their domain."""
-    by: dict[str, list[Row]] = {}
+    by: dict[str, list[Estimate]] = {}
     for row in rows:
         by.setdefault(row.point.op, []).append(row)
     made: dict[str, Any] = {}

@@ -18,7 +18,7 @@ STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the 
 
 def calibrate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the machine profile here.", rich_help_panel=COMMON)] = None,
-    only: Annotated[str, typer.Option(help="Measure one part: gpu, disk or compute.", rich_help_panel=COMMON)] = "",
+    only: Annotated[str, typer.Option(help="Measure one part: gpu, compute, disk or host.", rich_help_panel=COMMON)] = "",
     disk_path: Annotated[Path, typer.Option(help="Folder on the disk to measure.", rich_help_panel=COMMON)] = Path(),
     quick: Annotated[bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.", rich_help_panel=COMMON)] = False,
     full: Annotated[bool, typer.Option("--full", help="Measure finely, in about 20 min.", rich_help_panel=COMMON)] = False,

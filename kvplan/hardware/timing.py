@@ -1,14 +1,14 @@
 """The rates that follow from a machine's records. Each formula has its only home here: step times, transfers and calibration call it.
 
-Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives; pure functions of
-the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other direction adds.
+Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives, the host; pure
+functions of the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other direction adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvplan.hardware.spec import Disk, Gpu, Link, Network
+from kvplan.hardware.spec import Disk, Gpu, Host, Link, Network
 
 IN, OUT = 0, 1
 """Directions as seen from the GPU (host to device, device to host) or from the program (read, write)."""
@@ -135,3 +135,21 @@ def objects_s(network: Network, size: float, *, object_bytes: float, parallel: i
 def all_reduce_s(network: Network, ranks: int, size: float) -> float:
     """Seconds of one ring all-reduce of `size` bytes: each rank sends and receives 2 (r - 1) / r of them (Patarasu and Yuan 2009)."""
     return network.latency_s + 2 * (ranks - 1) / ranks * size / network.Bps if ranks > 1 else 0.0
+
+
+# -- host ----------------------------------------------------------------------------------------------------------------------
+
+ANCHOR_PYTHON_S = 2.74e-6
+ANCHOR_LAUNCH_S = 442e-6
+"""The host on which the engines' constants were measured: a virtual machine of 16 cores of an Intel Xeon (family 6, model 207) beside an
+H100, torch 2.11, three runs of each probe."""
+
+
+def host_factor(host: Host) -> float:
+    """How many seconds the host side of an engine takes here for one on the anchor: every host-side constant is multiplied by it.
+
+    The mean of the two probes' ratios, of one when the other was not measured, and 1 (assumed) when neither was.
+    """
+    ratios = [host.python_s / ANCHOR_PYTHON_S] if host.python_s else []
+    ratios += [host.launch_s / ANCHOR_LAUNCH_S] if host.launch_s else []
+    return sum(ratios) / len(ratios) if ratios else 1.0
