@@ -72,10 +72,12 @@ def plan(
     target: str = "",
     gpu_kv: str | None = None,
     sets: Mapping[str, object] | None = None,
+    emit: str = "",
     **options: Any,
 ) -> PlanResult:
     """When to offload, where to and how much, as `kvplan plan` does; options are those of `kvplan.planning.plan.plan`."""
     from kvplan import scenario
+    from kvplan.deploy.emit import configured
     from kvplan.planning.objective import parse_target
     from kvplan.planning.plan import plan as answer
 
@@ -87,4 +89,5 @@ def plan(
         tiers={"gpu_kv": gpu_kv},
         sets=[f"{path}={value}" for path, value in (sets or {}).items()],
     )
-    return answer(wanted, target=parse_target(target or wanted.run.target), **options)
+    result = answer(wanted, target=parse_target(target or wanted.run.target), **options)
+    return configured(result, emit) if emit else result

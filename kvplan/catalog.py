@@ -100,7 +100,11 @@ def _engine(path: Path) -> EngineSpec:
         own = msgspec.convert({"version": base.version, **written}, EngineSpec)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from None
-    taken = {field: getattr(base, field) for field in base.__struct_fields__ if field not in (*written, "offload", "provenance")}
+    taken = {
+        field: getattr(base, field)
+        for field in base.__struct_fields__
+        if field not in (*written, "title", "offload", "abilities", "provenance")
+    }
     assumed = Source(kind="assumed", source=f"as {base.name}'s")
     return msgspec.structs.replace(own, **taken, provenance={**dict.fromkeys(_numbers(base, taken), assumed), **own.provenance})
 

@@ -8,6 +8,9 @@ import msgspec
 
 Kind = Literal["measured", "derived", "datasheet", "assumed", "fake"]
 
+Z95 = 1.96
+"""Half the width of a 95 % interval, in standard deviations."""
+
 SIGMA_REL: dict[str, float] = {"measured": 0.03, "derived": 0.10, "datasheet": 0.15, "assumed": 0.30, "fake": 1.0}
 """Relative standard deviation when a number carries no interval of its own (assumed: rounded from the error of predictions across GPUs)."""
 
@@ -24,5 +27,5 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def relative_sigma(source: Source, value: float) -> float:
     """The relative standard deviation of a number: from its interval when it has one, from its kind otherwise."""
     if source.lo is not None and source.hi is not None and value:
-        return max(1e-4, (source.hi - source.lo) / (2 * 1.96 * abs(value)))
+        return max(1e-4, (source.hi - source.lo) / (2 * Z95 * abs(value)))
     return SIGMA_REL[source.kind]

@@ -144,11 +144,14 @@ class StepCost:
 
     def decode_attention_s(self, contexts: Iterable[int]) -> float:
         """Seconds of one decode step's attention over sequences of the given context lengths."""
-        total = self.decode_floor_s
-        for context in contexts:
-            for rate, window in self.decode_rates:
-                total += rate * (min(context, window) if window else context)
-        return total
+        known = list(contexts)
+        return self.decode_attention_of_s(
+            [sum(min(context, window) if window else context for context in known) for _, window in self.decode_rates]
+        )
+
+    def decode_attention_of_s(self, tokens: Iterable[int]) -> float:
+        """The same from the tokens that all sequences read together, for each of `decode_rates`."""
+        return self.decode_floor_s + sum(rate * count for (rate, _), count in zip(self.decode_rates, tokens, strict=True))
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 

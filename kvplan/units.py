@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 from kvplan.errors import InputError
 
 KiB, MiB, GiB, TiB = 2**10, 2**20, 2**30, 2**40
 
-_BYTES = {
-    "B": 1,
-    "KiB": KiB,
-    "MiB": MiB,
-    "GiB": GiB,
-    "TiB": TiB,
-    "PiB": 2**50,
-    "kB": 10**3,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "PB": 10**15,
-}
-_TOKENS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20}
+_BYTES = {"B": 1, "KiB": KiB, "MiB": MiB, "GiB": GiB, "TiB": TiB, "PiB": 2**50, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTES |= {"PB": 10**15}
+_ANY_CASE = {unit.lower(): scale for unit, scale in _BYTES.items()}
+_TOKENS = {"": 1, "k": 2**10, "m": 2**20}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_BIT_RATES = {"Kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9, "Tbit": 1e12, "Kb": 1e3, "Mb": 1e6, "Gb": 1e9, "Tb": 1e12}
+_BIT_RATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
+_BITS = {"Kb": 1e3, "Mb": 1e6, "Gb": 1e9, "Tb": 1e12}
 _SCALES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ/]*)\s*$")
 
@@ -52,11 +43,11 @@ def _split(text: str | int | float, what: str) -> tuple[float, str]:
 def parse_bytes(text: str | int | float) -> int:
     """Bytes from `32GiB`, `500 GB`, `1048576`. Raises InputError on a bare `G`, an unknown unit, a negative or huge value."""
     value, unit = _split(text, "a size")
-    if unit in ("k", "K", "M", "G", "T"):
+    if unit.upper() in ("K", "M", "G", "T"):
         raise InputError(f"{text!r}: the unit {unit!r} is ambiguous", hint=f"write {unit.upper()}iB or {unit.upper()}B")
-    if unit and unit not in _BYTES:
+    if unit and unit.lower() not in _ANY_CASE:
         raise InputError(f"{text!r}: unknown unit of size {unit!r}", hint="write B, KiB, MiB, GiB, TiB, kB, MB, GB or TB")
-    size = value * _BYTES.get(unit, 1)
+    size = value * _ANY_CASE.get(unit.lower(), 1)
     if size < 0:
         raise InputError(f"{text!r}: a size cannot be negative")
     if size > 2**63:
@@ -64,12 +55,20 @@ def parse_bytes(text: str | int | float) -> int:
     return round(size)
 
 
+def parse_capacity(text: str | int) -> int:
+    """Bytes of a tier: as `parse_bytes`, but a small number without a unit is refused, since GiB were meant."""
+    size = parse_bytes(text)
+    if isinstance(text, str) and 0 < size < MiB and text.strip()[-1].isdigit():
+        raise InputError(f"{text!r}: a size of which unit?", hint=f"write {text.strip()}GiB, or {text.strip()}B for bytes")
+    return size
+
+
 def parse_tokens(text: str | int | float) -> int:
     """Tokens from `128k` (131,072), `1M` (1,048,576) or `128000`. Raises InputError when not a whole number above zero."""
     value, unit = _split(text, "a number of tokens")
-    if unit not in _TOKENS:
+    if unit.lower() not in _TOKENS:
         raise InputError(f"{text!r}: unknown unit of tokens {unit!r}", hint="write 8192, 8k or 1M")
-    tokens = value * _TOKENS[unit]
+    tokens = value * _TOKENS[unit.lower()]
     if tokens < 1 or tokens != int(tokens):
         raise InputError(f"{text!r}: a number of tokens must be a whole number above zero")
     return int(tokens)
@@ -78,11 +77,11 @@ def parse_tokens(text: str | int | float) -> int:
 def parse_seconds(text: str | int | float) -> float:
     """Seconds from `50ms`, `2s`, `5min` or a bare number of seconds. Raises InputError when negative."""
     value, unit = _split(text, "a time")
-    if unit and unit not in _SECONDS:
+    if unit and unit.lower() not in _SECONDS:
         raise InputError(f"{text!r}: unknown unit of time {unit!r}", hint="write ns, us, ms, s, min, h or d")
     if value < 0:
         raise InputError(f"{text!r}: a time cannot be negative")
-    return value * _SECONDS.get(unit, 1.0)
+    return value * _SECONDS.get(unit.lower(), 1.0)
 
 
 def parse_rate(text: str | int | float) -> float:
@@ -92,11 +91,11 @@ def parse_rate(text: str | int | float) -> float:
         raise InputError(f"{text!r}: a rate cannot be negative")
     if not unit:
         return value
-    stem = unit.removesuffix("/s").removesuffix("ps")
-    if stem in _BYTES and unit.endswith("/s"):
-        return value * _BYTES[stem]
-    if stem in _BIT_RATES:
-        return value * _BIT_RATES[stem] / 8
+    stem = unit.removesuffix("/s").removesuffix("/S").removesuffix("ps")
+    if stem in _BITS or stem.lower() in _BIT_RATES:  # Gb are bits and GB bytes: here case matters
+        return value * (_BITS.get(stem) or _BIT_RATES[stem.lower()]) / 8
+    if (stem in _BYTES or (stem.lower() in _ANY_CASE and stem.lower().endswith("ib"))) and unit.lower().endswith("/s"):
+        return value * _ANY_CASE[stem.lower()]
     raise InputError(f"{text!r}: unknown unit of rate {unit!r}", hint="write GB/s (bytes) or Gbit/s (bits)")
 
 
@@ -139,3 +138,12 @@ def format_seconds(seconds: float, digits: int = 3) -> str:
 def format_tokens(tokens: float) -> str:
     """A count of tokens with thousands separators."""
     return f"{tokens:,.0f}"
+
+
+def first_true(low: int, high: int, ok: Callable[[int], bool]) -> int:
+    """The first whole number in [low, high] for which `ok`, which holds for all after it; high + 1 when for none."""
+    high += 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if ok(middle) else (middle + 1, high)
+    return low

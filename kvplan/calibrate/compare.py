@@ -6,7 +6,7 @@ from typing import Any
 
 from kvplan.hardware.spec import Machine
 from kvplan.provenance import Source, relative_sigma
-from kvplan.results.calibrate import CompareResult, Difference
+from kvplan.results.calibrate import CompareResult, ProfileDifference
 
 
 def number(machine: Machine, path: str) -> float | None:
@@ -35,5 +35,5 @@ def compare(first: Machine, second: Machine) -> CompareResult:
         low, high = _interval(first.source(path), one)
         other_low, other_high = _interval(second.source(path), two)
         agree = low <= other_high and other_low <= high
-        rows.append(Difference(path=path, first=one, second=two, ratio=two / one if one else float("nan"), agree=agree))
+        rows.append(ProfileDifference(path=path, first=one, second=two, ratio=two / one if one else float("nan"), agree=agree))
     return CompareResult(first=first.title, second=second.title, differences=tuple(rows), agree=all(row.agree for row in rows))

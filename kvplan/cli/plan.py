@@ -75,6 +75,7 @@ def plan(
         return _explain(explain_config, machine, gpu_kv, as_json)
     if bool(source) == bool(sessions):
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
+    from kvplan.deploy.emit import configured
     from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.report import plan as report
@@ -87,8 +88,8 @@ def plan(
             prices=parse_prices(price) if price else None,
             max_cpu_bytes=parse_bytes(max_cpu) if max_cpu else None,
             max_disk_bytes=parse_bytes(max_disk) if max_disk else None,
-            emit_for=emit or "",
         )
+    result = configured(result, emit) if emit else result
     if as_json:
         emit_json(result)
     else:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kvplan.catalog import engine as engine_named
 from kvplan.catalog import read_text
-from kvplan.deploy.dialects import TARGETS
-from kvplan.deploy.read import READERS
+from kvplan.deploy.emit import TARGETS, per_rank_unit
 from kvplan.deploy.reading import Reading, known_settings, transfer_config
 from kvplan.deploy.syntax import Config, parse_config
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Host
-from kvplan.planning.traps import disk_without_cpu, host_exhausted, per_rank_unit, slow_start, small_tier
+from kvplan.planning.traps import disk_without_cpu, host_exhausted, slow_start, small_tier
 from kvplan.results.deploy import Explanation, TierSize
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes
@@ -33,8 +33,9 @@ def explain_text(text: str, where: str, *, tp: int = 0, pool_bytes: int = 0, hos
     """What the text of a configuration means; as `explain_config`."""
     config = parse_config(text, where)
     engine = _engine_of(config, where)
-    reading = Reading(config, engine, tp, pool_bytes)
-    READERS[engine](reading)
+    target = TARGETS[engine]
+    reading = Reading(config, engine, target.dialect, tp, pool_bytes)
+    target.read(reading)
     placement = Placement(**reading.fields)  # type: ignore[arg-type]
     shared = _shared_checks(placement, engine, pool_bytes, host, replicas)
     tiers = reading.tiers
@@ -44,7 +45,7 @@ def explain_text(text: str, where: str, *, tp: int = 0, pool_bytes: int = 0, hos
     return Explanation(
         source=where,
         engine=engine,
-        version=TARGETS[engine].version,
+        version=target.dialect.version,
         placement=placement,
         tiers=tuple(tiers),
         meanings=tuple(reading.meanings),
@@ -57,11 +58,11 @@ _GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 def _shared_checks(placement: Placement, engine: str, pool_bytes: int, host: Host | None, replicas: int) -> list[Notice]:
     """The traps that any engine's configuration can fall into."""
-    target = TARGETS[engine]
+    dialect = TARGETS[engine].dialect
     found = [
-        disk_without_cpu(placement, target.title, allowed=target.disk_alone),
+        disk_without_cpu(placement, dialect.title, allowed=engine_named(engine).able.disk_alone),
         small_tier(placement, pool_bytes),
-        per_rank_unit(placement, target.unit, target.title),
+        per_rank_unit(placement, dialect),
         host_exhausted(placement, host, replicas) if host else None,
         slow_start(placement, host) if host else None,
         _disk_under_cpu(placement),
@@ -98,5 +99,5 @@ def _engine_of(config: Config, where: str) -> str:
     for engine, seen in signs.items():
         if seen:
             return engine
-    titles = ", ".join(target.title for target in TARGETS.values())
+    titles = ", ".join(target.dialect.title for target in TARGETS.values())
     raise InputError(f"{where}: not a configuration of an engine that kvplan knows", hint=f"it reads those of {titles}")

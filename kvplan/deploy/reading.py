@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from kvplan.catalog import read_text
-from kvplan.deploy.dialects import TARGETS
+from kvplan.deploy.dialect import Dialect
 from kvplan.deploy.syntax import Config
 from kvplan.errors import did_you_mean
 from kvplan.results.deploy import Meaning, TierSize
@@ -42,11 +42,12 @@ def transfer_config(config: Config) -> dict[str, Any]:
 class Reading:
     """One configuration being read: `fields` become its placement."""
 
-    __slots__ = ("config", "engine", "fields", "meanings", "notices", "pool_bytes", "tiers", "tp_given")
+    __slots__ = ("config", "dialect", "engine", "fields", "meanings", "notices", "pool_bytes", "tiers", "tp_given")
 
-    def __init__(self, config: Config, engine: str, tp: int, pool_bytes: int) -> None:
+    def __init__(self, config: Config, engine: str, dialect: Dialect, tp: int, pool_bytes: int) -> None:
         self.config = config
         self.engine = engine
+        self.dialect = dialect
         self.pool_bytes = pool_bytes
         self.tp_given = tp
         self.fields: dict[str, object] = {"model": "", "tp": tp or 1, "store_generated": True}
@@ -71,8 +72,8 @@ class Reading:
         known = known_settings()[self.engine][group]
         for key in keys:
             if key not in known:
-                title = TARGETS[self.engine].title
-                sentence = f"{key} is not a setting of {title} {TARGETS[self.engine].version}."
+                title = self.dialect.title
+                sentence = f"{key} is not a setting of {title} {self.dialect.version}."
                 self.fault("unknown_key", sentence, key=key, hint=did_you_mean(key, known), level=level)
 
     def mapping(self, key: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Reading:
 
     def dtype(self, key: str, value: str) -> None:
         """The KV dtype in the engine's name."""
-        names = TARGETS[self.engine].dtypes
+        names = self.dialect.dtypes
         known = {theirs: ours for ours, theirs in reversed(names.items())}
         self.fields["kv_dtype"] = known.get(value, value)
         self.mean(key, value, "KV in the model's own dtype" if value == "auto" else f"KV in {value}")
@@ -131,7 +132,7 @@ class Reading:
         """A tier whose size is written in the engine's unit, or in another of so many bytes."""
         if (number := self.number(key, value)) is None:
             return
-        target = TARGETS[self.engine]
+        target = self.dialect
         each, scale = target.unit.per_rank, scale_bytes or target.unit.scale_bytes
         total = round(number * scale * (self.tp if each else 1))
         self.tier_of(name, key, value, total, where=where)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from kvplan.engine.abilities import Abilities
 from kvplan.provenance import Source
 
 
@@ -108,6 +109,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     name: str
+    title: str = ""  # as its makers write it; empty: the name
     version: str
     base: str = ""  # the engine whose numbers hold where this one gives none
     block_tokens: int = 16
@@ -127,6 +129,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
     memory: tuple[Memory, ...] = (Memory(),)  # by version, oldest first
+    abilities: tuple[Abilities, ...] = (Abilities(),)  # by version, oldest first
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
 
@@ -135,6 +138,17 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The memory rules of this version: the last whose `since` is not above it."""
         known = [rules for rules in self.memory if _version(rules.since) <= _version(self.version)]
         return (known or self.memory[:1])[-1]
+
+    @property
+    def able(self) -> Abilities:
+        """What this version's configuration can ask for."""
+        known = [one for one in self.abilities if _version(one.since) <= _version(self.version)]
+        return (known or self.abilities[:1])[-1]
+
+    @property
+    def label(self) -> str:
+        """The engine and its version as answers name it."""
+        return f"{self.title or self.name} {self.version}"
 
 
 def _version(text: str) -> tuple[int, ...]:

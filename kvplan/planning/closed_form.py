@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from kvplan.provenance import Source, relative_sigma
+from kvplan.provenance import Z95, Source, relative_sigma
 from kvplan.results.plan import Range, TierWorth
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.build import block_pieces
@@ -19,7 +19,6 @@ from kvplan.sim.simulate import bytes_per_token
 from kvplan.sim.transfer.links import IN, DiskQueue, HostLink, NetworkQueue
 from kvplan.step_time import StepCost
 
-Z95 = 1.96
 LONGEST_TOKENS = 2**20
 TAIL_TOKENS = 64
 """New tokens behind the reused prefix, when the traffic does not say."""

@@ -19,7 +19,7 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disk: float = 0.0
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class Objective(msgspec.Struct, frozen=True, kw_only=True):
     """Limits to be met, and the goal by which what meets them is ranked."""
 
     clauses: tuple[targets.Clause, ...] = ()
@@ -43,7 +43,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return targets.check(list(self.clauses), stats)
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str) -> Objective:
     """A target from `ttft_p95<2s,itl_p95<50ms`, `throughput`, `cost` or several of them. Raises InputError."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     goals = [part for part in parts if part in ASKED]
@@ -53,7 +53,7 @@ def parse_target(text: str) -> Target:
     for part in limits:
         if "<" not in part:
             raise InputError(f"--target: {part!r} is not a goal", hint=did_you_mean(part, ASKED))
-    return Target(clauses=tuple(targets.parse(",".join(limits))), goal="".join(goals))
+    return Objective(clauses=tuple(targets.parse(",".join(limits))), goal="".join(goals))
 
 
 def parse_prices(text: str) -> Prices:
@@ -74,7 +74,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """What a goal looks at."""
 
     result: SimResult
-    target: Target
+    target: Objective
     cost_per_hour: float | None
 
 

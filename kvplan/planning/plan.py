@@ -7,12 +7,10 @@ import math
 import msgspec
 
 from kvplan import __version__
-from kvplan.deploy.dialects import check
-from kvplan.deploy.emit import emit
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
-from kvplan.planning.objective import Prices, Target
+from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, runner
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
@@ -20,6 +18,7 @@ from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
 from kvplan.planning.widths import splits
+from kvplan.provenance import Z95
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.plan import Assumption, Claim, Option, PlanResult, Step, Verdict
 from kvplan.scenario import Scenario
@@ -32,55 +31,33 @@ LEAST_YEARS = 3.0
 SECONDS_PER_YEAR = 365.25 * 86400
 
 
-class Places(msgspec.Struct, frozen=True):
-    """Where tiers live that a configuration has to name."""
-
-    disk_path: str
-    remote_url: str
-
-    def named(self, placement: Placement) -> Placement:
-        """The placement with the places of the tiers that it has."""
-        return msgspec.structs.replace(
-            placement,
-            disk_path=self.disk_path if placement.disk_bytes else "",
-            remote_url=self.remote_url if placement.remote_bytes else "",
-        )
-
-
 def plan(
     scenario: Scenario,
     *,
-    target: Target = Target(),
+    target: Objective = Objective(),
     prices: Prices | None = None,
     max_cpu_bytes: int | None = None,
     max_disk_bytes: int | None = None,
-    emit_for: str = "",
-    disk_path: str = "/mnt/kv",
-    remote_url: str = "lm://kv-pool:65432",
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
     Limits that are not given are the replica's share of the machine's host memory and disk. Raises InputError when the
-    scenario cannot be used, or when the engine of `emit_for` cannot do what was decided.
+    scenario cannot be used.
     """
     space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
-    if emit_for:
-        check(places.nothing(space), emit_for)
     early = _without_simulation(space)
     if early:
         placement = places.nothing(space)
-        emission = emit(placement, emit_for) if emit_for else None
         return _finish(
             space,
             notes,
             verdict=early,
             objective=target.goal or "none",
             placement=placement,
-            emission=emission,
             notices=_notices(space, placement),
         )
     with runner(space.traffic.requests) as run:
-        return _simulated(space, run, notes, emit_for, Places(disk_path, remote_url))
+        return _simulated(space, run, notes)
 
 
 def _without_simulation(space: Space) -> Verdict | None:
@@ -101,12 +78,12 @@ def _without_simulation(space: Space) -> Verdict | None:
 
 def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
     """Seconds of a decode step of one sequence that reads `off_bytes` of its KV over the links."""
-    cost, overhead = closed_form.step_cost(base), base.engine.overhead
+    cost = closed_form.step_cost(base)
     step = cost.step_s([], 1, cost.decode_attention_s([context_tokens]), 1)
-    return overhead.gap_s + step + off_bytes / base.run.tp / base.machine.link.h2d_Bps
+    return step + off_bytes / base.run.tp / base.machine.link.h2d_Bps
 
 
-def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, where: Places) -> PlanResult:
+def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     space, found, over = _searched(space, run)
     best, without = contender(space, found)
     if space.target.clauses and len(best.missed) < len(without.missed):
@@ -116,7 +93,7 @@ def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, where
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
-    placement = where.named(chosen.placement)
+    placement = chosen.placement
     spread, unspread = splits(space, run, found.goal, chosen)
     return _finish(
         space,
@@ -138,7 +115,6 @@ def _simulated(space: Space, run: Runner, notes: list[str], emit_for: str, where
         target_met=not chosen.missed,
         disk_life_years=_disk_life(space, chosen),
         notices=(*_worn(_disk_life(space, chosen)), *_notices(space, placement)),
-        emission=emit(placement, emit_for) if emit_for else None,
     )
 
 
@@ -165,7 +141,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
 
 def _flips(doubts: list[Assumption]) -> bool:
     """Does any single assumption change the sign of the gain within its own 95 % interval."""
-    return any(one.flips_at is not None and abs(math.log(one.flips_at)) < closed_form.Z95 * one.sigma_rel for one in doubts)
+    return any(one.flips_at is not None and abs(math.log(one.flips_at)) < Z95 * one.sigma_rel for one in doubts)
 
 
 def _speedups(space: Space, over: float) -> list[float]:

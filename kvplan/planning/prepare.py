@@ -7,7 +7,7 @@ import msgspec
 from kvplan.errors import InputError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
-from kvplan.planning.objective import Prices, Target
+from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan import HitPoint, TierWorth
@@ -21,7 +21,7 @@ LEAST_DOUBT = 1.5
 
 
 def space_of(
-    scenario: Scenario, target: Target, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
+    scenario: Scenario, target: Objective, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
 ) -> tuple[Space, list[str]]:
     """The space of a scenario, and what the user should know about how it came about.
 

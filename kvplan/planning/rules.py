@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from kvplan.deploy.dialects import TARGETS
 from kvplan.planning.space import Space
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned
@@ -16,15 +15,9 @@ Variation = Callable[[Space, Option], Placement | Pruned]
 
 def _selective(space: Space, best: Option) -> Placement | Pruned:
     """Store a block from its second lookup on: what is asked for once is not written."""
-    what, placement, engine = "selective stores", best.placement, space.base.engine
-    target = TARGETS.get(engine.name)
-    if placement.store == "selective":
-        return Pruned(what=what, why=f"{engine.name} stores selectively as it is")
-    if target is not None and "selective" not in target.stores:
-        return Pruned(what=what, why=f"{target.title} has no such rule")
-    if target is not None and placement.disk_bytes and not target.selective_disk:
-        return Pruned(what=what, why=f"{target.title} refuses a threshold for stores together with a disk tier")
-    return msgspec.structs.replace(placement, store="selective", store_after_lookups=2)
+    if best.placement.store == "selective":
+        return Pruned(what="selective stores", why=f"{space.base.engine.name} stores selectively as it is")
+    return msgspec.structs.replace(best.placement, store="selective", store_after_lookups=2)
 
 
 def _weighed(space: Space, best: Option) -> Placement | Pruned:
@@ -38,28 +31,24 @@ def _weighed(space: Space, best: Option) -> Placement | Pruned:
 
 
 def _least_load(space: Space, best: Option) -> Placement | Pruned:
-    placement, engine = best.placement, space.base.engine
-    target = TARGETS.get(engine.name)
-    if target is not None and not target.min_load:
-        return Pruned(what="least length for loading", why=f"{engine.name} has no such setting")
+    """Leave hits unloaded that are shorter than the break-even."""
+    placement = best.placement
     tier = "disk" if placement.disk_bytes else "cpu"
     tokens = next((one.break_even_tokens.value for one in space.when if one.tier == tier), None)
-    if tokens is None or tokens <= engine.block_tokens:
+    if tokens is None or tokens <= space.base.engine.block_tokens:
         return Pruned(what="least length for loading", why="loading wins from the first block on")
     return msgspec.structs.replace(placement, load_min_tokens=int(tokens))
 
 
 def _chunks(space: Space, best: Option) -> Placement | Pruned:
-    placement, engine = best.placement, space.base.engine
-    target = TARGETS.get(engine.name)
-    wanted = 16 * engine.block_tokens
+    """Larger pieces below the GPU: fewer, longer reads of a disk."""
+    placement = best.placement
+    wanted = 16 * space.base.engine.block_tokens
+    what = f"chunks of {wanted} tokens"
     if not placement.disk_bytes:
-        return Pruned(
-            what=f"chunks of {wanted} tokens",
-            why="chunk sizes of 64 to 1,024 tokens make no difference to a CPU tier (gpustack)",
-        )
-    if (target is not None and not target.own_chunks) or placement.chunk_tokens >= wanted:
-        return Pruned(what=f"chunks of {wanted} tokens", why=f"{engine.name} stores whole blocks of its own size")
+        return Pruned(what=what, why="a CPU tier is as fast with chunks of 64 as of 1,024 tokens (published by GPUStack)")
+    if placement.chunk_tokens >= wanted:
+        return Pruned(what=what, why=f"{space.base.engine.name} stores chunks of {placement.chunk_tokens} as it is")
     return msgspec.structs.replace(placement, chunk_tokens=wanted)
 
 
@@ -71,8 +60,11 @@ VARIATIONS: dict[str, Variation] = {
 }
 """A change of rules -> the placement with it, or why it is not tried."""
 
+ONLY_TRIED = ("loading by break-even",)
+"""Rules that are simulated though no engine may have them, to say what they would do; `within_reach` keeps them from the advice."""
+
 
 def within_reach(space: Space, placement: Placement) -> bool:
-    """Can the engine be told to follow the placement's rule for loads; an engine of the user's own can do anything."""
+    """Can the engine be told to follow the placement's rule for loads."""
     base = space.base.engine
-    return placement.load_rule == base.offload.load_rule or base.name not in TARGETS
+    return placement.load_rule == base.offload.load_rule or "load_rule" not in base.able.fixed

@@ -11,7 +11,7 @@ import msgspec
 
 from kvplan.errors import KvplanError
 from kvplan.request import Request
-from kvplan.results.placement import Placement
+from kvplan.results.placement import RULES, Placement
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 from kvplan.sim.outcome.summary import summarise
@@ -23,7 +23,7 @@ SMALL_REQUESTS = 2000
 """So few requests in all are simulated faster than a process starts."""
 
 
-class Job(msgspec.Struct, frozen=True):
+class Simulation(msgspec.Struct, frozen=True):
     """A scenario to run; `reuse` below 1: only that share of its requests keeps the content it has in common with
     others.
     """
@@ -38,40 +38,28 @@ Outcome = SimResult | KvplanError
 class Runner:
     """Runs jobs and returns their outcomes in order; an impossible one becomes the error that says why."""
 
-    def __init__(self, mapper: Callable[[Callable[[Job], Outcome], Sequence[Job]], Iterable[Outcome]]) -> None:
+    def __init__(self, mapper: Callable[[Callable[[Simulation], Outcome], Sequence[Simulation]], Iterable[Outcome]]) -> None:
         self._map = mapper
         self.runs = 0
 
-    def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def __call__(self, jobs: Sequence[Simulation]) -> list[Outcome]:
         self.runs += len(jobs)
         return list(self._map(run_one, jobs))
 
 
 def realise(base: Scenario, placement: Placement) -> Scenario:
     """The scenario that simulates a placement: its tiers, and the engine's rules as the placement sets them."""
-    engine = base.engine
-    offload = msgspec.structs.replace(
-        engine.offload,
-        chunk_tokens=placement.chunk_tokens,
-        store=placement.store,
-        store_after_lookups=placement.store_after_lookups if placement.store == "selective" else 0,
-        store_generated=placement.store_generated,
-        load_rule=placement.load_rule,
-        load_min_tokens=placement.load_min_tokens,
-        policy=placement.policy,
+    offload = msgspec.structs.replace(base.engine.offload, **{name: getattr(placement, name) for name in RULES})
+    sizes = {name: getattr(placement, name) for name in ("cpu_bytes", "disk_bytes", "remote_bytes")}
+    return msgspec.structs.replace(
+        base,
+        engine=msgspec.structs.replace(base.engine, offload=offload),
+        tiers=msgspec.structs.replace(base.tiers, **sizes),
+        run=msgspec.structs.replace(base.run, tp=placement.tp, kv_dtype=placement.kv_dtype),
     )
-    tiers = msgspec.structs.replace(
-        base.tiers,
-        cpu_bytes=placement.cpu_bytes,
-        disk_bytes=placement.disk_bytes,
-        remote_bytes=placement.remote_bytes,
-    )
-    run = msgspec.structs.replace(base.run, tp=placement.tp, kv_dtype=placement.kv_dtype)
-    engine = msgspec.structs.replace(engine, offload=offload)
-    return msgspec.structs.replace(base, engine=engine, tiers=tiers, run=run)
 
 
-def run_one(job: Job) -> Outcome:
+def run_one(job: Simulation) -> Outcome:
     """Simulate one job."""
     run = job.scenario.run
     try:

@@ -9,8 +9,9 @@ import msgspec
 from kvplan.errors import KvplanError
 from kvplan.planning import rules
 from kvplan.planning import space as places
+from kvplan.planning.constraints import obstacle
 from kvplan.planning.objective import GOALS, Judged
-from kvplan.planning.runs import Job, Runner, realise
+from kvplan.planning.runs import Runner, Simulation, realise
 from kvplan.planning.space import Space
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned
@@ -65,7 +66,8 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
 
 
 def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Placement]) -> None:
-    outcomes = run([Job(realise(space.base, one)) for one in placements])
+    placements = [one for one in placements if _possible(space, found, one)]
+    outcomes = run([Simulation(realise(space.base, one)) for one in placements])
     for placement, outcome in zip(placements, outcomes, strict=True):
         if isinstance(outcome, KvplanError):
             if not placement.offloads:
@@ -74,6 +76,15 @@ def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Place
             continue
         found.options.append(option(space, placement, outcome, found.goal))
         found.results.append(outcome)
+
+
+def _possible(space: Space, found: Simulated, placement: Placement) -> bool:
+    """Can the engine be told to do it; what it cannot is left out, with the reason."""
+    plain = msgspec.structs.replace(placement, load_rule=space.base.engine.offload.load_rule)
+    limit = obstacle(space.base.engine, plain)
+    if limit and placement.offloads:
+        found.pruned.append(Pruned(what=name_of(placement), why=f"{space.base.engine.label} cannot {limit.what}"))
+    return limit is None or not placement.offloads
 
 
 def _between(space: Space, found: Simulated) -> list[Placement]:
@@ -92,10 +103,12 @@ def _between(space: Space, found: Simulated) -> list[Placement]:
 
 def _variations(space: Space, found: Simulated, best: Option) -> list[Placement]:
     wanted: list[Placement] = []
-    for vary in rules.VARIATIONS.values():
+    for what, vary in rules.VARIATIONS.items():
         changed = vary(space, best)
         if isinstance(changed, Pruned):
             found.pruned.append(changed)
+        elif what not in rules.ONLY_TRIED and (limit := obstacle(space.base.engine, changed)):
+            found.pruned.append(Pruned(what=what, why=f"{space.base.engine.label} cannot {limit.what}"))
         else:
             wanted.append(changed)
     return wanted

@@ -11,11 +11,11 @@ from itertools import pairwise
 import msgspec
 
 from kvplan.errors import KvplanError
-from kvplan.planning.closed_form import PREFILL, Z95, scaled, sigma, source
-from kvplan.planning.runs import Job, Outcome, Runner, realise
+from kvplan.planning.closed_form import PREFILL, scaled, sigma, source
+from kvplan.planning.runs import Outcome, Runner, Simulation, realise
 from kvplan.planning.search import gain, option
 from kvplan.planning.space import Space
-from kvplan.provenance import SIGMA_REL, Source
+from kvplan.provenance import SIGMA_REL, Z95, Source
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Assumption, Option, Range
 from kvplan.scenario import Scenario
@@ -34,7 +34,7 @@ DISK = ("machine.disk.read_Bps", "machine.disk.stream_Bps", "machine.disk.write_
 NETWORK = ("machine.network.Bps",)
 
 
-class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+class Lever(msgspec.Struct, frozen=True, kw_only=True):
     """An assumption: the numbers that carry it, and whether less of it speaks against offloading."""
 
     name: str
@@ -47,17 +47,17 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True):
         return not self.paths or self.paths == PREFILL
 
 
-def doubts(placement: Placement) -> list[Doubt]:
+def doubts(placement: Placement) -> list[Lever]:
     """What the gain of a placement rests on."""
     found = [
-        Doubt(name="reuse in the traffic", paths=(), less_is_worse=True),
-        Doubt(name="prefill speed of the GPU", paths=PREFILL, less_is_worse=False),
-        Doubt(name="bandwidth between host and GPU", paths=LINK, less_is_worse=True),
+        Lever(name="reuse in the traffic", paths=(), less_is_worse=True),
+        Lever(name="prefill speed of the GPU", paths=PREFILL, less_is_worse=False),
+        Lever(name="bandwidth between host and GPU", paths=LINK, less_is_worse=True),
     ]
     if placement.disk_bytes:
-        found.append(Doubt(name="bandwidth of the disk", paths=DISK, less_is_worse=True))
+        found.append(Lever(name="bandwidth of the disk", paths=DISK, less_is_worse=True))
     if placement.remote_bytes:
-        found.append(Doubt(name="bandwidth to the remote pool", paths=NETWORK, less_is_worse=True))
+        found.append(Lever(name="bandwidth to the remote pool", paths=NETWORK, less_is_worse=True))
     return found
 
 
@@ -98,7 +98,7 @@ def _log_ratio(gain_share: float) -> float:
     return math.log(max(1e-6, 1 - gain_share))
 
 
-def _factors(doubt: Doubt, base_gain: float, ladder: Sequence[float]) -> list[float]:
+def _factors(doubt: Lever, base_gain: float, ladder: Sequence[float]) -> list[float]:
     """By what to multiply an assumption to speak against the sign of the gain."""
     down = (base_gain > 0) == doubt.less_is_worse
     if not doubt.paths and not down:
@@ -106,7 +106,7 @@ def _factors(doubt: Doubt, base_gain: float, ladder: Sequence[float]) -> list[fl
     return [1 / step if down else step for step in ladder]
 
 
-def _assumption(space: Space, doubt: Doubt, factors: list[float], gains: list[float], base_gain: float) -> Assumption:
+def _assumption(space: Space, doubt: Lever, factors: list[float], gains: list[float], base_gain: float) -> Assumption:
     points = [(0.0, base_gain), *((math.log(factor), value) for factor, value in zip(factors, gains, strict=True))]
     where = source(space.base, doubt.paths[0]) if doubt.paths else REUSE
     spread = sigma(space.base, doubt.paths[0]) if doubt.paths else SIGMA_REL[REUSE.kind]
@@ -123,7 +123,7 @@ def _assumption(space: Space, doubt: Doubt, factors: list[float], gains: list[fl
     )
 
 
-def _gains(space: Space, run: Runner, goal: str, pair: Pair, moves: list[tuple[Scenario, Doubt, float]]) -> list[float]:
+def _gains(space: Space, run: Runner, goal: str, pair: Pair, moves: list[tuple[Scenario, Lever, float]]) -> list[float]:
     """The gain with each assumption moved. Without tiers, only prefill and reuse make a difference."""
     offloaded = run([_job(base, pair.offload, doubt, factor) for base, doubt, factor in moves])
     touched = [at for at, (_, doubt, _) in enumerate(moves) if doubt.moves_without]
@@ -135,8 +135,8 @@ def _gains(space: Space, run: Runner, goal: str, pair: Pair, moves: list[tuple[S
     return found
 
 
-def _job(base: Scenario, chosen: Option, doubt: Doubt, factor: float) -> Job:
-    return Job(realise(base, chosen.placement), reuse=1.0 if doubt.paths else factor)
+def _job(base: Scenario, chosen: Option, doubt: Lever, factor: float) -> Simulation:
+    return Simulation(realise(base, chosen.placement), reuse=1.0 if doubt.paths else factor)
 
 
 def _scored(space: Space, chosen: Option, outcome: Outcome, goal: str) -> Option:
@@ -169,7 +169,7 @@ def at_loads(space: Space, run: Runner, goal: str, pair: Pair, speedups: list[fl
     for speedup in speedups:
         settings = msgspec.structs.replace(space.base.run, speedup=space.base.run.speedup * speedup)
         bases.append(msgspec.structs.replace(space.base, run=settings))
-    outcomes = run([Job(realise(base, one.placement)) for base in bases for one in (pair.offload, pair.without)])
+    outcomes = run([Simulation(realise(base, one.placement)) for base in bases for one in (pair.offload, pair.without)])
     found = {}
     for at, speedup in enumerate(speedups):
         scored = Pair(

@@ -22,7 +22,7 @@ MOST_REQUESTS = 4000
 LENGTH_CV, THINK_CV = 0.5, 0.7  # assumed spreads around the given means
 
 
-class Sessions(msgspec.Struct, frozen=True, kw_only=True):
+class SessionMix(msgspec.Struct, frozen=True, kw_only=True):
     """What `users=40,turns=8,input=600,output=300,think=60s,shared=1k` says; `input` is what a user adds at each
     turn.
     """
@@ -53,7 +53,7 @@ PARSERS: dict[str, Callable[[str], int | float]] = {
 }
 
 
-def parse_sessions(text: str) -> Sessions:
+def parse_sessions(text: str) -> SessionMix:
     """Sessions from `name=value` pairs. Raises InputError naming the part that is wrong."""
     found: dict[str, int | float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -61,10 +61,10 @@ def parse_sessions(text: str) -> Sessions:
         if name not in PARSERS or not equals:
             raise InputError(f"--sessions: {part!r} is not name=value", hint=did_you_mean(name, PARSERS))
         found[name] = PARSERS[name](value)
-    return msgspec.convert(found, Sessions)
+    return msgspec.convert(found, SessionMix)
 
 
-def spec_of(sessions: Sessions, seed: int = 0) -> Spec:
+def spec_of(sessions: SessionMix, seed: int = 0) -> Spec:
     """The traffic to generate: Poisson starts at the rate that keeps `users` sessions open."""
     answer_token_s = 0.02
     lifetime_s = sessions.turns * (sessions.think + sessions.output * answer_token_s)
@@ -94,7 +94,7 @@ def spec_of(sessions: Sessions, seed: int = 0) -> Spec:
 
 
 @contextmanager
-def trace_of(sessions: Sessions) -> Iterator[str]:
+def trace_of(sessions: SessionMix) -> Iterator[str]:
     """The path of a generated trace of the sessions, gone afterwards."""
     size, requests = generate(spec_of(sessions))
     with TemporaryDirectory() as folder:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kvplan.deploy.dialects import TARGETS
 from kvplan.memory.formats import resolve_kv_dtype, stored_format
-from kvplan.planning.objective import Prices, Target
+from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.traffic import capacity_for, hit_at
-from kvplan.results.placement import Placement
+from kvplan.results.placement import RULES, Placement
 from kvplan.results.plan import Pruned, TierWorth, Traffic
 from kvplan.scenario import Scenario
 from kvplan.units import GiB, format_bytes, format_rate, format_tokens
@@ -37,7 +36,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     traffic: Traffic
     token_bytes: float
     when: tuple[TierWorth, ...]
-    target: Target
+    target: Objective
     prices: Prices | None
     cpu_limit_bytes: int
     disk_limit_bytes: int
@@ -72,19 +71,8 @@ Found = tuple[list[Placement], list[Pruned]]
 def nothing(space: Space) -> Placement:
     """The placement without any tier below the GPU, by the engine's own rules."""
     run, engine = space.base.run, space.base.engine
-    return Placement(
-        model=space.base.model.name,
-        tp=run.tp,
-        gpu_fraction=engine.gpu_fraction,
-        kv_dtype=run.kv_dtype,
-        chunk_tokens=engine.offload.chunk_tokens,
-        store=engine.offload.store,
-        store_after_lookups=engine.offload.store_after_lookups or 2,
-        store_generated=engine.offload.store_generated,
-        load_rule=engine.offload.load_rule,
-        load_min_tokens=engine.offload.load_min_tokens,
-        policy=engine.offload.policy,
-    )
+    rules = {name: getattr(engine.offload, name) for name in RULES}
+    return Placement(model=space.base.model.name, tp=run.tp, gpu_fraction=engine.gpu_fraction, kv_dtype=run.kv_dtype, **rules)
 
 
 def ruled_out(space: Space) -> str:
@@ -174,9 +162,11 @@ def _thin(space: Space, rungs: list[int]) -> Found:
 def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     """A disk behind the smallest and the largest CPU tier worth having; alone where the engine can."""
     limit = space.disk_limit_bytes
-    target = TARGETS.get(space.base.engine.name)
-    alone = target is not None and target.disk_alone
-    pruned = [] if alone else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
+    pruned = (
+        []
+        if space.base.engine.able.disk_alone
+        else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
+    )
     if why := loses(space, "disk"):
         return [], [*pruned, Pruned(what="disk", why=why)]
     if not cpu_sizes:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from kvplan.deploy.dialects import TARGETS, SizeUnit
 from kvplan.engine.spec import EngineSpec
 from kvplan.hardware.spec import Host, Machine
 from kvplan.memory.formats import resolve_kv_dtype, stored_format
@@ -62,20 +61,6 @@ def small_tier(placement: Placement, pool_bytes: int) -> Notice | None:
         return Notice(code="tier_adds_nothing", sentence=sentence, hint=hint)
     sentence = f"{sizes} is under twice {pool}: under write-through most of it repeats what the GPU holds."
     return Notice(code="small_tier", sentence=sentence, hint=hint)
-
-
-def per_rank_unit(placement: Placement, unit: SizeUnit, title: str) -> Notice | None:
-    """The number that an engine takes is for one rank, or for all of them."""
-    if placement.tp == 1 or not placement.cpu_bytes:
-        return None
-    number = unit.number(placement.cpu_bytes, placement.tp)
-    whole = format_bytes(placement.cpu_bytes)
-    share = "each of" if unit.per_rank else "all"
-    sentence = (
-        f"{title} counts the CPU tier in {unit.word} for {share} {placement.tp} ranks: "
-        f"{number:.6g} is {whole} in all, {format_bytes(placement.cpu_bytes / placement.tp)} per rank."
-    )
-    return Notice(code="per_rank_unit", level="note", sentence=sentence)
 
 
 def host_exhausted(placement: Placement, host: Host, replicas: int = 1) -> Notice | None:
@@ -201,11 +186,6 @@ def pool_too_small(case: Case) -> Notice | None:
     return Notice(code="pool_too_small", sentence=sentence + "such requests run one at a time.", hint=hint)
 
 
-def _unit_of_engine(case: Case) -> Notice | None:
-    known = TARGETS.get(case.engine.name)
-    return per_rank_unit(case.placement, known.unit, known.title) if known else None
-
-
 WARNINGS: dict[str, Callable[[Case], Notice | None]] = {
     "pool_too_small": pool_too_small,
     "host_exhausted": lambda case: host_exhausted(case.placement, case.machine.host, case.replicas),
@@ -215,7 +195,6 @@ WARNINGS: dict[str, Callable[[Case], Notice | None]] = {
     "small_copies": small_copies,
     "convoy": convoy,
     "latent_per_rank": latent_per_rank,
-    "per_rank_unit": _unit_of_engine,
     "slow_start": lambda case: slow_start(case.placement, case.machine.host),
 }
 """Trap -> what looks for it, the gravest first."""

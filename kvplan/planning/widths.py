@@ -7,12 +7,12 @@ import msgspec
 from kvplan.errors import InputError, KvplanError
 from kvplan.memory.layout import check_ranks
 from kvplan.memory.pool import kv_pool
-from kvplan.planning.runs import Job, Runner, realise
+from kvplan.planning.runs import Runner, Simulation, realise
 from kvplan.planning.search import option
 from kvplan.planning.sensitivity import LONG_REQUESTS
 from kvplan.planning.space import Space
 from kvplan.results.placement import Placement
-from kvplan.results.plan import Layout, Option, Pruned, Split
+from kvplan.results.plan import Option, Pruned, ReplicaLayout, Split
 from kvplan.scenario import Scenario
 
 WIDTHS = (1, 2, 4, 8)
@@ -28,7 +28,7 @@ def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[
     widths, pruned = _widths(space)
     planned = chosen.placement.tp
     pairs = [(tp, max(tp, planned)) for tp in widths]
-    jobs = [Job(_spread(space.base, chosen.placement, width, gpus)) for tp, gpus in pairs for width in (tp, planned)]
+    jobs = [Simulation(_spread(space.base, chosen.placement, width, gpus)) for tp, gpus in pairs for width in (tp, planned)]
     outcomes = run(jobs)
     found = []
     for at, (tp, gpus) in enumerate(pairs):
@@ -46,8 +46,8 @@ def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[
     return tuple(found), pruned
 
 
-def _layout(seen: Option, tp: int, gpus: int) -> Layout:
-    return Layout(
+def _layout(seen: Option, tp: int, gpus: int) -> ReplicaLayout:
+    return ReplicaLayout(
         tp=tp,
         replicas=gpus // tp,
         ttft_s=seen.ttft_s.mean,

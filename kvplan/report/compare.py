@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kvplan import units
-from kvplan.results.compare import Comparison, Difference, Handover
+from kvplan.results.compare import Compared, Comparison, Handover
 
 
 def show(console: Console, comparison: Comparison) -> None:
@@ -34,7 +34,7 @@ def _handover(found: Handover) -> str:
     return f"prefill apart ({found.name}) {verb} {units.format_seconds(abs(found.gain_s))} a request: {moved}; {ends}"
 
 
-def _table(title: str, names: list[str], differences: list[Difference]) -> Table:
+def _table(title: str, names: list[str], differences: list[Compared]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column(title, no_wrap=True)
     for name in names:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kvplan.provenance import Z95
+from kvplan.results.placement import Notice
 from kvplan.results.plan import Assumption, Option, PlanResult, Pruned, Range, TierWorth
 from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
 
@@ -43,12 +45,16 @@ def show(console: Console, result: PlanResult) -> None:
     _section(
         console,
         "Mind",
-        [f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}" for one in result.notices],
+        [f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}" for one in (*result.notices, *_emitted(result))],
     )
     _section(console, f"Simulated {result.simulated} runs; left out", [_pruned(one) for one in result.pruned])
     for part in result.emission.parts if result.emission else ():
         console.print(f"\n[bold]{part.name}[/] for {result.emission.target} {result.emission.version}")  # type: ignore[union-attr]
         console.print(part.text, markup=False, soft_wrap=True)
+
+
+def _emitted(result: PlanResult) -> tuple[Notice, ...]:
+    return result.emission.notices if result.emission else ()
 
 
 def _section(console: Console, title: str, lines: list[str | Table]) -> None:
@@ -220,7 +226,7 @@ def _losing(one: Option) -> str:
 
 
 def _assumption(one: Assumption) -> str:
-    how = f"{one.kind}, ±{1.96 * one.sigma_rel:.0%}"
+    how = f"{one.kind}, ±{Z95 * one.sigma_rel:.0%}"
     if one.flips_at is None:
         return f"{one.name} ({how}): holds up to {one.tested_to:g} times" if one.tested_to != 1 else f"{one.name} ({how})"
     return f"{one.name} ({how}): another verdict from {one.flips_at:.2g} times on"

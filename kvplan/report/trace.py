@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kvplan.results.trace import CurveResult, Distribution, InspectResult, Point
+from kvplan.results.trace import CurvePoint, CurveResult, Distribution, InspectResult
 from kvplan.units import format_bytes, format_seconds, format_tokens
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -58,7 +58,7 @@ def _curve_table(result: CurveResult) -> Table:
         if result.sampled_one_in > 1:
             table.add_column("\n+-", justify="right")
     table.add_column(f"{next(iter(result.curves))}, of the ideal", min_width=12)
-    rows: Iterable[tuple[Point, ...]] = zip(*result.curves.values(), strict=True)
+    rows: Iterable[tuple[CurvePoint, ...]] = zip(*result.curves.values(), strict=True)
     for points in rows:
         first = points[0]
         cells = [f"{first.capacity_blocks:,}", format_tokens(first.capacity_blocks * result.block_tokens)]

@@ -67,7 +67,7 @@ class CalibrateResult(msgspec.Struct, frozen=True, kw_only=True):
     profile: str = ""  # file written; empty: none
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
+class ProfileDifference(msgspec.Struct, frozen=True, kw_only=True):
     """One number in two profiles: agreeing when their intervals overlap."""
 
     path: str
@@ -83,7 +83,7 @@ class CompareResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "kvplan.calibrate.compare/1"
     first: str
     second: str
-    differences: tuple[Difference, ...]
+    differences: tuple[ProfileDifference, ...]
     agree: bool
 
 

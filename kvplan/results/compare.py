@@ -7,7 +7,7 @@ import msgspec
 from kvplan.results.simulate import SimResult
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """One setting or figure that is not the same in all runs, in the order of the runs, and why it matters or where it
     comes from."""
 
@@ -36,8 +36,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = "kvplan.compare/1"
     names: list[str]
-    settings: list[Difference]  # what was put in differently
-    figures: list[Difference]  # what came out differently, the largest ratio first
+    settings: list[Compared]  # what was put in differently
+    figures: list[Compared]  # what came out differently, the largest ratio first
     handovers: list[Handover] = []
     same: list[str]  # figures that are equal in all runs
     runs: list[SimResult]

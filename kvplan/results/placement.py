@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from kvplan.engine.spec import Offload
+
 Level = Literal["error", "warning", "note"]
 
 
@@ -37,6 +39,10 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def offloads(self) -> bool:
         """Is any tier below the GPU used."""
         return bool(self.cpu_bytes or self.disk_bytes or self.remote_bytes or self.remote_url)
+
+
+RULES = tuple(name for name in Placement.__struct_fields__ if name in Offload.__struct_fields__)
+"""Rules that a placement takes from an engine and gives it."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

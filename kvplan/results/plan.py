@@ -8,7 +8,7 @@ import msgspec
 
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice, Placement
-from kvplan.results.simulate import Loads, Stats
+from kvplan.results.simulate import LoadCounts, Stats
 
 Kind = Literal["offload", "do_not_offload", "tie", "stream", "cannot_say"]
 
@@ -106,7 +106,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
     hit: dict[str, float]  # tier -> share of the prompt tokens
     computed: float
-    loads: Loads
+    loads: LoadCounts
     missed: tuple[str, ...] = ()  # clauses of the target that it misses
     stored_bytes: dict[str, int] = {}  # tier below the GPU -> bytes written to it
     cost_per_hour: float | None = None
@@ -128,7 +128,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     hit_change: float
 
 
-class Layout(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaLayout(msgspec.Struct, frozen=True, kw_only=True):
     """Some GPUs as replicas of one tensor-parallel width, and what came out."""
 
     tp: int
@@ -142,8 +142,8 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     """Another width on `gpus` GPUs against as many GPUs as replicas of the planned width, at the plan's load per GPU."""
 
     gpus: int
-    other: Layout
-    planned: Layout
+    other: ReplicaLayout
+    planned: ReplicaLayout
     gain: float  # of the other over the planned, as a share of the objective
 
 

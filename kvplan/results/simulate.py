@@ -62,7 +62,7 @@ class TierUse(msgspec.Struct, frozen=True, kw_only=True):
     link_busy_fraction: float
 
 
-class Loads(msgspec.Struct, frozen=True, kw_only=True):
+class LoadCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Loads from lower tiers: how many, how many took longer than computing again would have, and the seconds spent and lost."""
 
     count: int
@@ -118,7 +118,7 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     throughput: Throughput
     prompt_tokens: PromptTokens
     tiers: list[TierUse]
-    loads: Loads
+    loads: LoadCounts
     interval: Interval
     targets: list[TargetCheck] = []
     goodput: Goodput | None = None

@@ -47,7 +47,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     token_hit: float
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Hit rates of a cache of one capacity. `error` is the half width of a 95 % interval where blocks were sampled."""
 
     capacity_blocks: int
@@ -83,8 +83,8 @@ class CurveResult(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     unique_blocks: int
     ideal: Rates
-    curves: dict[str, tuple[Point, ...]]
-    knee: Point | None = None
+    curves: dict[str, tuple[CurvePoint, ...]]
+    knee: CurvePoint | None = None
     share_of_ideal: dict[str, int] = {}  # share of the ideal token hit rate -> LRU capacity in blocks
     tiers: tuple[TierShare, ...] = ()
     sampled_one_in: int = 1
@@ -113,7 +113,7 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     max: float
 
 
-class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
+class ArrivalStats(msgspec.Struct, frozen=True, kw_only=True):
     """When requests come. `dispersion_1s` is variance over mean of the counts per second: 1 for a Poisson process,
     more for bursts.
     """
@@ -129,7 +129,7 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[int, ...]  # requests in equal parts of the span
 
 
-class Sessions(msgspec.Struct, frozen=True, kw_only=True):
+class SessionStats(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions and their turns; `inferred` from shared prefixes where the file does not name them."""
 
     inferred: bool
@@ -176,10 +176,10 @@ class InspectResult(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int
     requests: int
     reading: ReadReport
-    arrivals: Arrivals
+    arrivals: ArrivalStats
     prompt_tokens: Distribution
     output_tokens: Distribution
-    sessions: Sessions | None
+    sessions: SessionStats | None
     sharing: Sharing | None
     quirks: tuple[str, ...]
     cannot_say: tuple[str, ...]

@@ -7,7 +7,7 @@ import msgspec
 from kvplan.results.simulate import SimResult, TargetCheck
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
+class UsersTried(msgspec.Struct, frozen=True, kw_only=True):
     """A replay with so many sessions open at once, and what came out for each clause of the target."""
 
     users: int
@@ -23,7 +23,7 @@ class UsersResult(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     users: int  # most sessions open at once with the target met; 0: one alone misses it
     trace_users: int  # most sessions that the trace ever has open at once
-    trials: list[Trial]  # by number of users
+    trials: list[UsersTried]  # by number of users
     run: SimResult  # the replay with that many, with one where none meets the target
 
     @property

@@ -88,8 +88,7 @@ class World:
         except KeyboardInterrupt:
             self.recorder.trim()
             for server in (*self.prefillers, *self.servers):
-                replica = server.replica
-                for job in [*replica.running, *replica.held, *replica.waiting]:
+                for job in server.replica.unfinished():
                     self.recorder.unfinished(job)
         return self.record()
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from kvplan import scenario
-from kvplan.planning.objective import GOALS, Judged, Target, parse_target
+from kvplan.planning.objective import GOALS, Judged, Objective, parse_target
 from kvplan.planning.plan import plan
-from kvplan.planning.runs import Job, realise, run_one
+from kvplan.planning.runs import Simulation, realise, run_one
 from kvplan.results.simulate import SimResult
 from kvplan.units import GiB
 
@@ -16,7 +16,7 @@ GRIDS = {"chat": range(2, 26, 2), "idle-users": range(16, 103, 8), "agents": ran
 """Scenario -> capacities of the CPU tier in GiB."""
 
 
-def score(base: scenario.Scenario, placement_result: SimResult, target: Target, goal: str) -> float:
+def score(base: scenario.Scenario, placement_result: SimResult, target: Objective, goal: str) -> float:
     return GOALS[goal](Judged(result=placement_result, target=target, cost_per_hour=None))
 
 
@@ -30,7 +30,7 @@ def test_chosen_capacity_is_within_five_percent_of_the_best_on_a_grid(name: str)
     base = msgspec.structs.replace(loaded, tiers=tiers)
     grid = {}
     for size in GRIDS[name]:
-        outcome = run_one(Job(realise(base, msgspec.structs.replace(result.placement, cpu_bytes=size * GiB))))
+        outcome = run_one(Simulation(realise(base, msgspec.structs.replace(result.placement, cpu_bytes=size * GiB))))
         assert isinstance(outcome, SimResult)
         grid[size] = score(base, outcome, target, result.objective)
     assert result.chosen.score <= 1.05 * min(grid.values()), (result.chosen.name, result.chosen.score, grid)

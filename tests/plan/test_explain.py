@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.deploy.dialects import TARGETS
-from kvplan.deploy.emit import emit
+from kvplan.deploy.emit import TARGETS, emit
 from kvplan.deploy.explain import explain_config, explain_text
-from kvplan.deploy.read import READERS
 from kvplan.deploy.reading import known_settings
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Host
@@ -32,7 +30,7 @@ def codes(explanation: Explanation) -> set[str]:
 
 
 def test_every_target_has_a_reader_and_a_vocabulary() -> None:
-    assert set(READERS) == set(TARGETS) == set(known_settings())
+    assert set(TARGETS) == set(known_settings())
 
 
 placements = st.builds(
@@ -57,7 +55,7 @@ def test_an_emitted_configuration_means_what_was_decided(placement: Placement, n
     assert not [notice for notice in read.notices if notice.level == "error"]
     for field in ("tp", "gpu_fraction", "block_tokens", "model", "disk_path", "store", "store_generated"):
         assert getattr(read.placement, field) == getattr(placement, field), field
-    assert TARGETS[name].dtypes[read.placement.kv_dtype] == TARGETS[name].dtypes[placement.kv_dtype]
+    assert TARGETS[name].dialect.dtypes[read.placement.kv_dtype] == TARGETS[name].dialect.dtypes[placement.kv_dtype]
     # Six decimals of a GB per rank; SGLang rounds down to whole GB per rank.
     slack = 10**9 * placement.tp if name == "sglang" else 2**10 * placement.tp
     assert abs(read.placement.cpu_bytes - placement.cpu_bytes) <= slack

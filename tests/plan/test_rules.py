@@ -10,7 +10,7 @@ from kvplan.deploy.emit import emit
 from kvplan.errors import InputError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning.closed_form import worth
-from kvplan.planning.objective import Target
+from kvplan.planning.objective import Objective
 from kvplan.planning.plan import plan
 from kvplan.planning.prepare import space_of
 from kvplan.planning.space import nothing
@@ -83,7 +83,7 @@ def test_a_wider_replica_has_its_share_of_everything() -> None:
     # On two L4 instead of one: twice the host memory, the pool grows by what the engine leaves on two over one, and
     # twice the arrivals. Two replicas of one GPU: the same sizes each, twice the arrivals for both together.
     base = scenario.load("chat", sets=("machine.gpus=2",))
-    space, _ = space_of(base, Target(), None, None, None)
+    space, _ = space_of(base, Objective(), None, None, None)
     placement = msgspec.structs.replace(nothing(space), cpu_bytes=10 * GiB)
     wide, narrow = _spread(space.base, placement, 2, 2), _spread(space.base, placement, 1, 2)
     grown = kv_pool(base.model, base.machine, base.engine, tp=2).kv_bytes - kv_pool(base.model, base.machine, base.engine, tp=1).kv_bytes

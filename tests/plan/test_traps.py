@@ -102,15 +102,6 @@ def test_convoy_behind_a_shared_prefix() -> None:
     assert found(change(case, workload__prefix_sharers=7)) == {}
 
 
-def test_units_of_each_engine() -> None:
-    lmcache = msgspec.structs.replace(QUIET.engine, name="lmcache")
-    case = change(engine=lmcache, placement__tp=4)
-    (notice,) = [notice for notice in warnings(case) if notice.code == "per_rank_unit"]
-    # 100 GiB over 4 workers: LMCache is given 25.
-    assert "25 is 100.0 GiB in all, 25.0 GiB per rank" in notice.sentence
-    assert "per_rank_unit" not in {notice.code for notice in warnings(change(placement__tp=1))}
-
-
 def test_host_memory_and_pinning_time() -> None:
     # 2 TiB x 0.8 = 1638.4 GiB can be pinned.
     assert found(change(placement__cpu_bytes=1638 * GiB)) == {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kvplan.sim.cache.prefix import Entry, Node
 from kvplan.sim.cache.tier import Tier
+from kvplan.sim.replica.replica import Replica
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.simulate import World
 
@@ -23,17 +24,33 @@ def check(world: World) -> None:
             assert node.parent is not None and node.start == node.parent.end < node.end
             assert any(node.entries) or node.children or (tier.name == "gpu" and _is_wanted(world, node))
         _check_tier(world, tier, everything)
-    jobs = world.replica.running + world.replica.held
-    for job in jobs:
-        assert job.blocks * world.replica.block >= job.shared_tokens >= 0
-        assert not job.running or job.computed <= job.blocks * world.replica.block
-    for job in world.replica.waiting:
-        assert job.blocks == 0
+    replica, block = world.replica, world.replica.gpu.block
+    for seq in replica.scheduler.running + replica.scheduler.skipped:
+        assert _blocks(replica, seq) * block >= seq.shared_tokens >= 0
+        assert not seq.running or seq.computed <= _blocks(replica, seq) * block
+    for seq in replica.scheduler.waiting:
+        assert seq.blocks == 0
+    _check_batch(replica)
+
+
+def _blocks(replica: Replica, seq: Sequence) -> int:
+    return -(-replica.batch.context(seq) // replica.gpu.block) if seq in replica.batch else seq.blocks
+
+
+def _check_batch(replica: Replica) -> None:
+    """What the batch keeps as sums is what its members add up to."""
+    batch = replica.batch
+    contexts = [batch.context(seq) for seq in batch]
+    for each in batch.sums:
+        assert each.total == sum(min(context, each.window) if each.window else context for context in contexts)
+        assert each.growing == sum(not each.window or context < each.window for context in contexts)
+    assert batch.blocks_for(1) == sum(context % batch.block == 0 for context in contexts)
+    assert all(seq.joined < batch.ends.next for seq in batch)
 
 
 def _is_wanted(world: World, node: Node) -> bool:
     """A run that holds nothing is known only while a job that looked it up waits."""
-    return any(node in _path(job) for job in (*world.replica.held, *world.replica.waiting))
+    return any(node in _path(job) for job in (*world.replica.scheduler.skipped, *world.replica.scheduler.waiting))
 
 
 def _path(job: Sequence) -> list[Node]:
@@ -52,7 +69,10 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
     held = sum(entry.tokens + entry.coming for _, entry in entries)
     private = 0
     if tier.name == "gpu":
-        private = sum(job.blocks * tier.grain_tokens - job.shared_tokens for job in world.replica.running + world.replica.held)
+        private = sum(
+            _blocks(world.replica, seq) * tier.grain_tokens - seq.shared_tokens
+            for seq in world.replica.scheduler.running + world.replica.scheduler.skipped
+        )
     assert tier.used_tokens == held + nameless + private, tier.name
     assert tier.evictable_tokens == sum(entry.tokens for entry in order)
     assert 0 <= tier.used_tokens <= tier.capacity_tokens

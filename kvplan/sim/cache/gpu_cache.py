@@ -93,6 +93,10 @@ class GpuCache:
         seq.blocks += missing // self.block
         return True
 
+    def take_blocks(self, count: int) -> bool:
+        """Blocks for sequences that keep their own count; False, and nothing done: they cannot be had."""
+        return not count or self.tier.take(count * self.block)
+
     def _wanted(self, seq: Sequence, upto: int) -> int:
         """Tokens that must fit for a sequence to be admitted."""
         return max(upto, seq.target) if self.reserve_full_prompt else upto

@@ -6,7 +6,7 @@ import msgspec
 
 from kvplan.errors import InputError
 from kvplan.results.simulate import SimResult
-from kvplan.results.users import Trial, UsersResult
+from kvplan.results.users import UsersResult, UsersTried
 from kvplan.scenario import Scenario
 from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.simulate import Progress, World, opened
@@ -39,7 +39,7 @@ def most_users(scenario: Scenario, *, progress: Progress | None = None) -> Users
         target=scenario.run.target,
         users=low,
         trace_users=peak,
-        trials=[Trial(users=users, met=met(users), targets=found[users].targets) for users in sorted(found)],
+        trials=[UsersTried(users=users, met=met(users), targets=found[users].targets) for users in sorted(found)],
         run=found[max(low, 1)],
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kvplan import units
-from kvplan.results.compare import Comparison, Difference, Handover
+from kvplan.results.compare import Compared, Comparison, Handover
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 from kvplan.sim.build import bytes_per_token, transfer_network
@@ -53,7 +53,7 @@ def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comp
         if all(value == values[0] for value in values):
             same.append(name)
         else:
-            figures.append((_spread(values), Difference(what=name, values=list(values), reason=_cause(name, values, results))))
+            figures.append((_spread(values), Compared(what=name, values=list(values), reason=_cause(name, values, results))))
     figures.sort(key=lambda pair: -pair[0])
     return Comparison(
         names=_names(scenarios),
@@ -98,7 +98,7 @@ def _handover(name: str, scenario: Scenario, result: SimResult, against: str, ot
     )
 
 
-def _settings(scenarios: Sequence[Scenario]) -> list[Difference]:
+def _settings(scenarios: Sequence[Scenario]) -> list[Compared]:
     flat = [_flat(scenario) for scenario in scenarios]
     found = []
     for path in dict.fromkeys(path for one in flat for path in one):
@@ -109,7 +109,7 @@ def _settings(scenarios: Sequence[Scenario]) -> list[Difference]:
             "engine.base",
             "engine.version",
         ):
-            found.append(Difference(what=path, values=values, reason=MEANING.get(path, "")))
+            found.append(Compared(what=path, values=values, reason=MEANING.get(path, "")))
     return sorted(found, key=lambda difference: not difference.reason)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvplan import __version__
 from kvplan.hardware.spec import Machine
-from kvplan.results.simulate import Loads, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
+from kvplan.results.simulate import LoadCounts, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
 from kvplan.sim.outcome import attribution, slo
 from kvplan.sim.outcome.record import Histogram, RunRecord
 from kvplan.sim.outcome.uncertainty import interval
@@ -56,7 +56,7 @@ def summarise(record: RunRecord) -> SimResult:
         ),
         prompt_tokens=PromptTokens(total=prompt_tokens, **tokens),
         tiers=_tiers(record, tokens, prompt_tokens, duration),
-        loads=Loads(count=loads.count, losing=loads.losing, stall_s=loads.stall_s, losing_s=loads.losing_s),
+        loads=LoadCounts(count=loads.count, losing=loads.losing, stall_s=loads.stall_s, losing_s=loads.losing_s),
         interval=interval(record, kept, stats),
         targets=checks,
         goodput=goodput,

@@ -5,14 +5,19 @@ from __future__ import annotations
 from kvplan.request import Request
 from kvplan.sim.cache.prefix import Node
 
+NEVER = 1 << 62
+
 
 class Sequence:
-    """What a replica knows of a request: what it needs, holds, has computed and emitted."""
+    """What a replica knows of a request: what it needs, holds, has computed and emitted.
+
+    While it decodes, `computed`, `planned`, `emitted` and `blocks` are those of the moment when it joined its batch (see DecodeBatch).
+    """
 
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
         "computed", "planned", "emitted", "blocks", "shared_tokens", "stored", "hits", "counted", "running", "epoch",
-        "waiting_for_remote_kv", "preemptions", "seen_step",
+        "waiting_for_remote_kv", "preemptions", "seen_step", "joined", "left",
         "promoted", "weighed_s", "looked", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
 
@@ -31,11 +36,11 @@ class Sequence:
         self.promoted: dict[int, range] = {}  # by lower tier, tokens that came into host memory for it
         self.looked = False  # has it asked the tiers below before
         self.following: Request | None = None  # the next turn of its session, whose prompt may go on with this one's answer
-        self.whole: Sequence | None = None  # the request whose prompt this seq computes for another replica
+        self.whole: Sequence | None = None  # the request whose prompt this sequence computes for another replica
         self.leaf: Node | None = None  # deepest run of its prompt's content
         self.own_tail: Node | None = None  # what it generated before it was preempted
-        self.computed = 0  # tokens whose KV is on the GPU once planned steps have run
-        self.planned = 0  # output tokens planned
+        self.computed = 0  # tokens whose KV is on the GPU once scheduled steps have run
+        self.planned = 0  # output tokens scheduled
         self.emitted = 0  # output tokens seen
         self.blocks = 0  # GPU blocks held, shared ones included
         self.shared_tokens = 0  # of them in the prefix index
@@ -43,7 +48,8 @@ class Sequence:
         self.hits: tuple[int, ...] = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
         self.counted = False
         self.running = False
-        self.epoch = 0  # counts preemptions: results of steps planned before one are dropped
+        self.epoch = 0  # counts preemptions: results of steps scheduled before one are dropped
+        self.joined = self.left = NEVER  # after and up to which step of its batch it decodes
         self.waiting_for_remote_kv = False  # something is on its way that it needs before it can be admitted
         self.preemptions = 0
-        self.seen_step = 0  # the step after which the scheduler knows that the seq's load has ended
+        self.seen_step = 0  # the step after which the scheduler knows that its load has ended

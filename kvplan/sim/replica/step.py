@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import StepLoad
 
 
 class ScheduledStep:
-    """One step: prefill chunks, decoding seqs, and who gets a token out of it."""
+    """What the scheduler has put into one step, and when it runs.
+
+    made -> launched (by the host)
+    ready, and the GPU is free: start -> start + duration (of it, stall: it waits for transfers)
+    -> seen by the host (held: behind stores)
+    """
 
     __slots__ = (
-        "chunks", "decodes", "sampled", "loads", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
+        "chunks", "decodes", "index", "version", "contexts", "attention_s", "sampled", "last_tokens", "loads",
+        "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
     def __init__(self, made_s: float, ready_s: float) -> None:
         self.launched_s = made_s  # when the host has launched all of it
         self.ready_s = ready_s  # when the host has prepared it, and its inputs have reached the GPU behind the loads queued before
-        self.chunks: list[tuple[Sequence, int, int]] = []  # seq, new tokens, context
-        self.decodes: list[Sequence] = []
-        self.sampled: list[tuple[Sequence, int]] = []  # seq and its epoch
+        self.chunks: list[tuple[Sequence, int, int]] = []  # sequence, new tokens, context
+        self.decodes = 0  # sequences of the decode batch that get a token
+        self.index = 0  # the batch's step
+        self.version = 0  # of the batch
+        self.contexts: list[int] = []  # tokens that the decoding sequences read, by the batch's windows
+        self.attention_s = 0.0  # of the decoding sequences
+        self.sampled: list[tuple[Sequence, int]] = []  # whose last chunk this is, and its epoch
+        self.last_tokens: list[tuple[Sequence, int]] = []  # who decodes its last token, and its epoch
         self.loads: list[StepLoad] = []
         self.duration_s = 0.0
         self.stall_s = 0.0  # of the duration, what the step waits for transfers
@@ -31,19 +44,40 @@ class ScheduledStep:
     def empty(self) -> bool:
         return not self.chunks and not self.decodes
 
-    def withdraw(self, seq: Sequence) -> int:
-        """Take a seq that is preempted out of a step being planned; returns the tokens it leaves free."""
-        freed = sum(new for other, new, _ in self.chunks if other is seq) + self.decodes.count(seq)
-        if freed:
-            self.chunks = [chunk for chunk in self.chunks if chunk[0] is not seq]
-            self.decodes = [other for other in self.decodes if other is not seq]
-            self.sampled = [pair for pair in self.sampled if pair[0] is not seq]
-            seq.computed -= freed  # full blocks of the chunk stay in the index: they are named when they are allocated, as in vLLM
-        return freed
+    @property
+    def end_s(self) -> float:
+        """When the GPU has finished it, once it has started."""
+        return max(self.start_s + self.duration_s, self.launched_s)
+
+
+class StepsInFlight:
+    """Steps that are scheduled and whose results are not handled yet, oldest first; one of them may run on the GPU."""
+
+    __slots__ = ("steps", "executing", "started", "handled_s")
+
+    def __init__(self) -> None:
+        self.steps: deque[ScheduledStep] = deque()
+        self.executing: ScheduledStep | None = None
+        self.started = 0
+        self.handled_s = 0.0  # when the results of the last step were seen
+
+    @property
+    def reported(self) -> int:
+        """The last step whose reports of finished loads the scheduler knows."""
+        return self.started - len(self.steps)
+
+    def busy_until_s(self, now: float) -> float:
+        """When the step in progress ends; now when none is."""
+        return now if self.executing is None else max(now, self.executing.end_s)
+
+    def behind(self, step: ScheduledStep) -> ScheduledStep | None:
+        """The step scheduled next after one."""
+        index = self.steps.index(step) + 1
+        return self.steps[index] if index < len(self.steps) else None
 
 
 class Pauses:
-    """Stops of the engine's process for its garbage collector: one per so many output tokens of the seqs it has admitted."""
+    """Stops of the engine's process for its garbage collector: one per so many output tokens of the sequences it has admitted."""
 
     def __init__(self, engine: EngineSpec, *, offloading: bool) -> None:
         overhead = engine.overhead

@@ -19,6 +19,7 @@ class Streamed:
 
     def __init__(self, cost: StepCost, link: HostLink, tally: Tally, *, share: float) -> None:
         self.link, self.tally, self.share, self.layers = link, tally, share, cost.model.depth
+        self._windows = [window for _, window in cost.decode_rates]
         self._groups = [(group.count * token_bytes(group, cost.kv_format, cost.tp), group.window_tokens) for group in cost.model.layers]
 
     def bytes_read(self, contexts: Iterable[int]) -> float:
@@ -27,8 +28,11 @@ class Streamed:
 
     def stall_s(self, plan: ScheduledStep, start_s: float) -> float:
         """Seconds that a step waits for the link beyond its own computation."""
-        read = self.bytes_read([job.computed for job in plan.decodes] + [context for _, _, context in plan.chunks if context])
-        written = self.bytes_read([len(plan.decodes)]) + self.bytes_read([new for _, new, _ in plan.chunks])
+        read = self.bytes_read([context for _, _, context in plan.chunks if context])
+        if plan.decodes:
+            tokens = dict(zip(self._windows, plan.contexts, strict=True))
+            read += self.share * sum(size * tokens[window] for size, window in self._groups if size)
+        written = plan.decodes * self.bytes_read([1]) + self.bytes_read([new for _, new, _ in plan.chunks])
         began_s, done_s = self._send(IN, start_s, read)
         _, down_s = self._send(OUT, start_s, written)
         took_s = IN_STEP["layerwise"](start_s, plan.duration_s, began_s, done_s, self.layers)

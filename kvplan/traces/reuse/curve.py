@@ -11,7 +11,7 @@ from kvplan import catalog, units
 from kvplan.errors import InputError, did_you_mean
 from kvplan.memory.formats import logical_format, resolve_kv_dtype
 from kvplan.memory.kv import growth_bytes
-from kvplan.results.trace import CurveResult, Point, Rates, TierShare
+from kvplan.results.trace import CurvePoint, CurveResult, Rates, TierShare
 from kvplan.traces import columns
 from kvplan.traces.columns import MAX_EVENTS
 from kvplan.traces.reuse.policies import POLICIES, lru
@@ -101,9 +101,9 @@ class _Meter:
             for hit, hit_tokens in zip(blocks, tokens, strict=True)
         ]
 
-    def points(self, policy: str, capacities: Sequence[int]) -> tuple[Point, ...]:
+    def points(self, policy: str, capacities: Sequence[int]) -> tuple[CurvePoint, ...]:
         return tuple(
-            Point(
+            CurvePoint(
                 capacity_blocks=capacity,
                 block_hit=rate.block_hit,
                 token_hit=rate.token_hit,
@@ -143,7 +143,7 @@ def _most(window: Window) -> int:
     return int(window.reused.max(initial=0)) + 1
 
 
-def _knee(meter: _Meter) -> Point | None:
+def _knee(meter: _Meter) -> CurvePoint | None:
     """The capacity where the curve stands farthest above the line between its ends, on linear axes (Satopaa et al.,
     Kneedle, 2011).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kvplan.results.trace import Arrivals, InspectResult, Sessions
+from kvplan.results.trace import ArrivalStats, InspectResult, SessionStats
 from kvplan.traces import columns
 from kvplan.traces.columns import MAX_EVENTS, Columns
 from kvplan.traces.reuse.reuse import Reuse, analyse
@@ -42,14 +42,14 @@ def inspect(trace: Trace, *, max_events: int = MAX_EVENTS) -> InspectResult:
     )
 
 
-def _arrivals(arrival_s: npt.NDArray[np.float64], first_s: float) -> Arrivals:
+def _arrivals(arrival_s: npt.NDArray[np.float64], first_s: float) -> ArrivalStats:
     """Peaks are per whole second of the file's own clock, the dispersion per second from the first request."""
     span_s = float(arrival_s[-1])
     per_s, on_clock, on_clock_10 = (_counts(values) for values in (arrival_s, arrival_s + first_s % 1, (arrival_s + first_s % 10) / 10))
     gaps = np.diff(arrival_s)
     stamps, batch = np.unique(arrival_s, return_counts=True)
     edges = np.linspace(0, span_s or 1, _BINS + 1)
-    return Arrivals(
+    return ArrivalStats(
         span_s=span_s,
         mean_per_s=len(arrival_s) / span_s if span_s else 0.0,
         peak_1s_per_s=int(on_clock.max()),
@@ -68,7 +68,7 @@ def _counts(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.bincount(whole) if whole[-1] < 4e8 else np.unique(whole, return_counts=True)[1]
 
 
-def _sessions(reuse: Reuse, names: list[str]) -> Sessions | None:
+def _sessions(reuse: Reuse, names: list[str]) -> SessionStats | None:
     data = reuse.columns
     if not names and (not data.block_tokens or data.one_in > 1):
         return None
@@ -77,7 +77,7 @@ def _sessions(reuse: Reuse, names: list[str]) -> Sessions | None:
     same = session[order[1:]] == session[order[:-1]]
     gaps = np.round((data.arrival_s[order[1:]] - data.arrival_s[order[:-1]])[same], 9)
     turns = np.bincount(session)
-    return Sessions(
+    return SessionStats(
         inferred=not names,
         sessions=len(turns),
         turns=distribution(turns),
@@ -85,7 +85,7 @@ def _sessions(reuse: Reuse, names: list[str]) -> Sessions | None:
     )
 
 
-def _quirks(reuse: Reuse, arrivals: Arrivals, trace: Trace) -> list[str]:
+def _quirks(reuse: Reuse, arrivals: ArrivalStats, trace: Trace) -> list[str]:
     data = reuse.columns
     quirks = [f"{count.rows:,} rows: {count.what}" for count in trace.report.counts if count.kind == "quirk"]
     if (period_s := _period_s(data, arrivals)) > 0:
@@ -114,7 +114,7 @@ def _quirks(reuse: Reuse, arrivals: Arrivals, trace: Trace) -> list[str]:
     return quirks
 
 
-def _period_s(data: Columns, arrivals: Arrivals) -> float:
+def _period_s(data: Columns, arrivals: ArrivalStats) -> float:
     """The usual time between batches where most requests share their stamp and stamps are evenly spaced; else 0."""
     stamps = np.unique(data.arrival_s)
     if len(stamps) < 10 or arrivals.distinct_stamps > 0.5 * data.requests:
@@ -133,7 +133,7 @@ def _duplicates(data: Columns) -> int:
     return data.requests - len(np.unique(rows))
 
 
-def _cannot_say(data: Columns, trace: Trace, arrivals: Arrivals) -> list[str]:
+def _cannot_say(data: Columns, trace: Trace, arrivals: ArrivalStats) -> list[str]:
     limits = []
     if not trace.block_tokens:
         limits.append("hit rates: the file names no content")

@@ -1,0 +1,74 @@
+"""Dynamo KVBM as vLLM's connector."""
+
+from __future__ import annotations
+
+import shlex
+
+from kvplan.deploy.command_line import command_line
+from kvplan.deploy.dialect import VLLM_DTYPES, Dialect, SizeUnit
+from kvplan.deploy.dialects.vllm import arguments_of
+from kvplan.deploy.reading import Reading
+from kvplan.deploy.write import Line, Written, connector, shell
+from kvplan.results.placement import Notice, Placement
+
+DIALECT = Dialect(
+    title="Dynamo KVBM",
+    version="1.3",
+    unit=SizeUnit(
+        word="GB",
+        scale_bytes=10**9,
+        per_rank=False,
+        source="size x 1e9 over the bytes of a block, which its leader sums over all workers",
+    ),
+    dtypes=VLLM_DTYPES,
+    stores={"write_through": ""},
+    policies={"lru": ""},
+)
+
+
+def write(placement: Placement) -> Written:
+    before: list[Line] = []
+    notices = []
+    if placement.cpu_bytes:
+        number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+        before.append((f"export DYN_KVBM_CPU_CACHE_GB={number}", [f"CPU tier in GB of 10^9 bytes: {total}"]))
+    if placement.disk_bytes:
+        number, total = DIALECT.size(placement.disk_bytes, placement.tp)
+        before.append((f"export DYN_KVBM_DISK_CACHE_GB={number}", [f"disk tier in GB of 10^9 bytes: {total}"]))
+        before.append((f"export DYN_KVBM_DISK_CACHE_DIR={shlex.quote(placement.disk_path)}", ["where the disk tier lives"]))
+        before.append(("export DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER=true", ["store every block, not only those seen twice"]))
+        if not placement.cpu_bytes:
+            sentence = "KVBM calls a disk tier without a CPU tier experimental."
+            notices.append(Notice(code="disk_without_cpu", sentence=sentence, hint="add a CPU tier larger than the GPU's KV"))
+    arguments = arguments_of(placement)
+    if placement.offloads:
+        module = "kvbm.vllm_integration.connector"
+        config = {"kv_connector": "DynamoConnector", "kv_role": "kv_both", "kv_connector_module_path": module}
+        handed = connector(config)
+        arguments.append((handed, ["vLLM hands its KV to KVBM"]))
+    return [shell(DIALECT, f"vllm serve {shlex.quote(placement.model)}", arguments, before)], notices
+
+
+def read(reading: Reading) -> None:
+    command_line(reading)
+    environment = reading.config.environment
+    reading.unknown([name for name in environment if name.startswith("DYN_KVBM")], "variables", level="warning")
+    if "DYN_KVBM_CPU_CACHE_GB" in environment:
+        reading.tier("cpu", "DYN_KVBM_CPU_CACHE_GB", environment["DYN_KVBM_CPU_CACHE_GB"])
+    if "DYN_KVBM_DISK_CACHE_GB" in environment:
+        path = environment.get("DYN_KVBM_DISK_CACHE_DIR", "")
+        reading.fields["disk_path"] = path
+        reading.tier("disk", "DYN_KVBM_DISK_CACHE_GB", environment["DYN_KVBM_DISK_CACHE_GB"], where=path)
+        filtered = environment.get("DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", "").lower() != "true"
+        rule = "only blocks seen at least twice reach the disk" if filtered else "every block reaches the disk"
+        reading.mean("DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", not filtered, rule)
+    for tier in ("CPU", "DISK"):
+        key = f"DYN_KVBM_{tier}_CACHE_OVERRIDE_NUM_BLOCKS"
+        if key in environment:
+            reading.mean(key, environment[key], f"{tier} tier of {environment[key]} blocks, whatever its GB")
+    if not any(name.endswith(("_CACHE_GB", "_NUM_BLOCKS")) for name in environment):
+        reading.fault("no_size", "Neither a CPU nor a disk tier is given: KVBM refuses to start.", hint="DYN_KVBM_CPU_CACHE_GB")
+    cache = reading.mapping("kv_cache_config", reading.config.document)
+    if cache and cache.get("enable_partial_reuse", True) is not False:
+        sentence = "With KVBM under TensorRT-LLM partial reuse lowers the hits from its tiers."
+        reading.fault("partial_reuse", sentence, key="enable_partial_reuse", hint="enable_partial_reuse: false", level="warning")

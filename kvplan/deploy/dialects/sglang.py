@@ -1,0 +1,125 @@
+"""SGLang with HiCache."""
+
+from __future__ import annotations
+
+import shlex
+
+from kvplan.deploy.command_line import command_line
+from kvplan.deploy.dialect import Dialect, SizeUnit, plain_number
+from kvplan.deploy.reading import Reading
+from kvplan.deploy.write import Line, Written, shell
+from kvplan.errors import InputError
+from kvplan.results.placement import Placement
+from kvplan.units import parse_bytes
+
+DIALECT = Dialect(
+    title="SGLang",
+    version="0.5",
+    unit=SizeUnit(word="GB", scale_bytes=10**9, per_rank=True, source="hicache_size x 1e9, allocated by each rank"),
+    dtypes={"auto": "auto", "bf16": "bf16", "fp8": "fp8_e4m3", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
+    stores={"write_through": "write_through", "selective": "write_through_selective", "on_evict": "write_back"},
+    policies={"lru": "lru", "lfu": "lfu"},
+)
+
+
+def write(placement: Placement) -> Written:
+    arguments: list[Line] = [
+        (f"--tp-size {placement.tp}", ["ranks of the replica"]),
+        (f"--mem-fraction-static {plain_number(placement.gpu_fraction)}", ["share of each GPU for weights and KV only"]),
+        (f"--kv-cache-dtype {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"]),
+    ]
+    if placement.block_tokens:
+        arguments.append((f"--page-size {placement.block_tokens}", ["tokens of a page, on the GPU and below it"]))
+    if placement.cpu_bytes:
+        arguments += _hicache(placement)
+    before: list[Line] = []
+    if placement.disk_bytes:
+        per_rank = placement.disk_bytes // placement.tp
+        total = DIALECT.size(placement.disk_bytes, placement.tp)[1]
+        place = shlex.quote(placement.disk_path)
+        arguments.append(("--hicache-storage-backend file", ["disk tier"]))
+        before.append((f"export SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR={place}", ["where the disk tier lives"]))
+        before.append((f"export SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE={per_rank}", [f"in bytes in each rank: {total}"]))
+    command = f"python -m sglang.launch_server --model-path {shlex.quote(placement.model)}"
+    return [shell(DIALECT, command, arguments, before)], []
+
+
+def _hicache(placement: Placement) -> list[Line]:
+    """SGLang takes whole GB per rank: the size is rounded down."""
+    engine = DIALECT
+    size = int(engine.unit.number(placement.cpu_bytes, placement.tp))
+    total = DIALECT.size(placement.cpu_bytes, placement.tp)[1]
+    arguments: list[Line] = [
+        ("--enable-hierarchical-cache", ["CPU tier on"]),
+        (f"--hicache-size {size}", [f"in each rank, in whole GB of 10^9 bytes: {total}"]),
+        (f"--hicache-write-policy {engine.stores[placement.store]}", ["when a page is stored below the GPU"]),
+    ]
+    if placement.policy != "lru":
+        arguments.append((f"--radix-eviction-policy {engine.policies[placement.policy]}", ["eviction"]))
+    return arguments
+
+
+def read(reading: Reading) -> None:
+    flags, environment = reading.config.flags, reading.config.environment
+    command_line(reading)
+    named = [name for name in flags if name.startswith("--hicache") or "hierarchical" in name]
+    reading.unknown(named, "flags")
+    if named and "--enable-hierarchical-cache" not in flags:
+        sentence = "--hicache- flags have no effect without --enable-hierarchical-cache."
+        reading.fault("no_effect", sentence, key="--enable-hierarchical-cache")
+    if "--enable-hierarchical-cache" in flags:
+        _hicache_size(reading, flags)
+        words = {theirs: ours for ours, theirs in DIALECT.stores.items()}
+        rule = flags.get("--hicache-write-policy", "write_through")
+        if rule in words:
+            reading.fields["store"] = words[rule]
+            reading.mean("--hicache-write-policy", rule, f"pages are stored by the rule {words[rule]}")
+        else:
+            sentence = f"--hicache-write-policy {rule}: SGLang offers {', '.join(words)}."
+            reading.fault("policy", sentence, key="--hicache-write-policy")
+    if flags.get("--hicache-mem-layout") == "page_first" and flags.get("--hicache-io-backend") == "direct":
+        sentence = "page_first works with the kernel backend only; with direct SGLang falls back to layer_first."
+        reading.fault("layout", sentence, key="--hicache-mem-layout", hint="page_first_direct", level="warning")
+    backend = flags.get("--hicache-storage-backend", "")
+    if backend == "file":
+        path = environment.get("SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR", "")
+        reading.fields["disk_path"] = path
+        key = "SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE"
+        if size := _suffixed_bytes(environment.get(key, "0")):
+            reading.tier("disk", key, size, where=path, scale_bytes=1)
+        else:
+            reading.mean("--hicache-storage-backend", backend, f"disk tier in {path or 'the default directory'}")
+            sentence = f"The disk tier in {path or 'the default directory'} has no bound in bytes."
+            hint = "set SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE, per rank"
+            reading.fault("disk_unbounded", sentence, key="--hicache-storage-backend", hint=hint, level="warning")
+    elif backend:
+        reading.mean("--hicache-storage-backend", backend, f"lower tier kept by {backend}")
+
+
+def _suffixed_bytes(text: str) -> int:
+    """Bytes from SGLang's `64Gi`, `200G` or a plain number; 0 when it is none of them."""
+    try:
+        return parse_bytes(text + "B" if text[-1:].isalpha() and not text.endswith("B") else text)
+    except InputError:
+        return 0
+
+
+def _hicache_size(reading: Reading, flags: dict[str, str]) -> None:
+    """A size in GB per rank counts when it is above 0; a multiple of the GPU's pool otherwise."""
+    size = reading.number("--hicache-size", flags.get("--hicache-size", 0)) or 0
+    if size:
+        reading.tier("cpu", "--hicache-size", flags["--hicache-size"])
+        if "--hicache-ratio" in flags:
+            reading.fault("no_effect", "--hicache-size counts; --hicache-ratio is ignored.", key="--hicache-ratio", level="note")
+        return
+    text = flags.get("--hicache-ratio", 2.0)
+    ratio = reading.number("--hicache-ratio", text)
+    if ratio is None:
+        return
+    if ratio <= 1:
+        sentence = f"--hicache-ratio {text} is not above 1: the host tier would hold no more than the GPU's pool."
+        reading.fault("ratio", sentence, key="--hicache-ratio", hint="2 or more")
+    if reading.pool_bytes:
+        reading.tier_of("cpu", "--hicache-ratio", text, round(ratio * reading.pool_bytes))
+    else:
+        reading.mean("--hicache-ratio", text, f"CPU tier of {text} times the GPU's KV pool, in each rank")

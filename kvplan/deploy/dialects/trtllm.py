@@ -1,0 +1,63 @@
+"""TensorRT-LLM with its host cache."""
+
+from __future__ import annotations
+
+import shlex
+
+from kvplan.deploy.command_line import command_line
+from kvplan.deploy.dialect import Dialect, SizeUnit, plain_number
+from kvplan.deploy.reading import Reading
+from kvplan.deploy.write import Line, Written, shell, yaml
+from kvplan.results.placement import Placement
+
+DIALECT = Dialect(
+    title="TensorRT-LLM",
+    version="1.2",
+    unit=SizeUnit(word="bytes", scale_bytes=1, per_rank=True, source="host_cache_size, allocated by each rank (PR 16106)"),
+    dtypes={"auto": "auto", "bf16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8", "nvfp4": "nvfp4"},
+    stores={"on_evict": ""},
+    policies={"lru": ""},
+)
+
+
+def write(placement: Placement) -> Written:
+    number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+    lines: list[Line] = [
+        (f"tensor_parallel_size: {placement.tp}", ["ranks of the replica"]),
+        ("kv_cache_config:", []),
+        ("  enable_block_reuse: true", ["prefix cache"]),
+        (f"  free_gpu_memory_fraction: {plain_number(placement.gpu_fraction)}", ["share of what the weights leave free"]),
+        (f"  dtype: {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"]),
+        (f"  host_cache_size: {int(float(number))}", [f"CPU tier in bytes in each rank: {total}"]),
+    ]
+    if placement.block_tokens:
+        lines.append((f"  tokens_per_block: {placement.block_tokens}", ["tokens of a block"]))
+    arguments: list[Line] = [("--config trtllm.yaml", ["the settings of the other file"])]
+    script = shell(DIALECT, f"trtllm-serve {shlex.quote(placement.model)}", arguments, [])
+    return [yaml(DIALECT, "trtllm.yaml", lines), script], []
+
+
+def read(reading: Reading) -> None:
+    command_line(reading)
+    document = reading.config.document
+    if "tensor_parallel_size" in document:
+        reading.ranks("tensor_parallel_size", document["tensor_parallel_size"])
+    cache = reading.mapping("kv_cache_config", document)
+    reading.unknown(cache, "kv_cache_config")
+    reading.fields["store"] = "on_evict"
+    if "free_gpu_memory_fraction" in cache:
+        share = reading.number("free_gpu_memory_fraction", cache["free_gpu_memory_fraction"])
+        if share is not None:
+            reading.fields["gpu_fraction"] = share
+            reading.mean("free_gpu_memory_fraction", share, f"{share:.0%} of what the weights leave free on each GPU is for KV")
+    if "dtype" in cache:
+        reading.dtype("dtype", str(cache["dtype"]))
+    if "tokens_per_block" in cache:
+        tokens = cache["tokens_per_block"]
+        reading.tokens("block_tokens", "tokens_per_block", tokens, f"blocks of {tokens} tokens")
+    if "host_cache_size" in cache:
+        reading.tier("cpu", "host_cache_size", cache["host_cache_size"])
+        reading.mean("(always)", "", "a block is copied to the host when it is evicted from the GPU, and back before reuse")
+        if cache.get("enable_block_reuse", True) is False and reading.fields.get("cpu_bytes"):
+            sentence = "enable_block_reuse: false turns reuse off: nothing that is offloaded is found again."
+            reading.fault("no_prefix_cache", sentence, key="enable_block_reuse")

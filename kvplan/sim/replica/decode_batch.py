@@ -1,0 +1,204 @@
+"""All sequences of a batch that decode: one object that advances them together.
+
+A step of the batch gives each member one token. What a member has computed, planned, emitted and allocated follows from when it joined
+and how many steps there were since, so that a step costs what changes (a finish, a block boundary, a window that fills), not how many run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvplan.sim.replica.sequence import NEVER, Sequence
+
+
+class Events:
+    """Members by the step at which something happens to them; the earliest step is known."""
+
+    __slots__ = ("_by_step", "next")
+
+    def __init__(self) -> None:
+        self._by_step: dict[int, dict[Sequence, None]] = {}
+        self.next = NEVER
+
+    def add(self, step: int, seq: Sequence) -> None:
+        self._by_step.setdefault(step, {})[seq] = None
+        if step < self.next:
+            self.next = step
+
+    def discard(self, step: int, seq: Sequence) -> None:
+        due = self._by_step.get(step)
+        if due is not None and seq in due:
+            del due[seq]
+            if not due:
+                self.pop(step)
+
+    def pop(self, step: int) -> list[Sequence]:
+        """The members due at a step, in the order in which they joined; they are forgotten."""
+        due = self._by_step.pop(step, {})
+        if step == self.next:
+            self.next = min(self._by_step, default=NEVER)
+        return list(due)
+
+
+class WindowSum:
+    """Sum over the members of min(context, window); `window` 0: of their contexts."""
+
+    __slots__ = ("window", "growing", "total", "fills", "filled")
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.growing = 0  # members whose window is not full
+        self.total = 0
+        self.fills = Events()
+        self.filled = 0  # the last step that filled the window of a member
+
+    def join(self, seq: Sequence, context: int, step: int) -> None:
+        if not self.window or context < self.window:
+            self.growing += 1
+            self.total += context
+            if self.window:
+                self.fills.add(step + self.window - context, seq)
+        else:
+            self.total += self.window
+
+    def leave(self, seq: Sequence, context: int, step: int) -> None:
+        if not self.window or context < self.window:
+            self.growing -= 1
+            self.total -= context
+            if self.window:
+                self.fills.discard(step + self.window - context, seq)
+        else:
+            self.total -= self.window
+
+    def advance(self, steps: int, step: int) -> None:
+        """`steps` more tokens for every member, up to `step`; no window fills before that."""
+        self.total += steps * self.growing
+        if self.fills.next <= step:
+            self.growing -= len(self.fills.pop(step))
+            self.filled = step
+
+
+class DecodeBatch:
+    """The decoding sequences of one batch in flight. `windows` are those of the model's layers that keep KV, 0 for full attention."""
+
+    __slots__ = ("block", "steps", "handled", "granted", "version", "sums", "ends", "_members", "_boundaries", "_dropped")
+
+    def __init__(self, windows: list[int], *, block_tokens: int) -> None:
+        self.block = block_tokens
+        self.steps = 0  # scheduled so far
+        self.handled = 0  # of them, those whose results have been handled
+        self.granted = 0  # the step that all members have blocks for
+        self.version = 0  # changes with the members
+        self.sums = [WindowSum(window) for window in windows]
+        self.ends = Events()  # by the step that gives the last token
+        self._members: dict[Sequence, None] = {}
+        self._dropped: dict[int, int] = {}  # by step, members of it whose results are dropped
+        self._boundaries: list[dict[Sequence, None]] = [{} for _ in range(block_tokens)]  # by the step, modulo a block
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, seq: Sequence) -> bool:
+        return seq in self._members
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._members)
+
+    # -- members -----------------------------------------------------------------------------------------------------------
+
+    def join(self, seq: Sequence) -> None:
+        """A sequence whose context is computed decodes from the next step on."""
+        seq.joined, seq.left = self.steps, NEVER
+        self.version += 1
+        self._members[seq] = None
+        self.ends.add(self.steps + seq.output - seq.planned, seq)
+        self._boundaries[self._boundary(seq)][seq] = None
+        for each in self.sums:
+            each.join(seq, seq.computed, self.steps)
+
+    def leave(self, seq: Sequence) -> None:
+        """A sequence decodes no longer; its own numbers are brought up to date, but for what is not handled yet."""
+        self.version += 1
+        del self._members[seq]
+        self.ends.discard(seq.joined + seq.output - seq.planned, seq)
+        boundary = self._boundary(seq)
+        del self._boundaries[boundary][seq]
+        context = seq.computed + self.steps - seq.joined
+        for each in self.sums:
+            each.leave(seq, context, self.steps)
+        seq.planned += self.steps - seq.joined
+        seq.computed = context
+        seq.blocks = max(seq.blocks, -(-context // self.block))
+        if self.granted > self.steps and self.granted % self.block == boundary:
+            seq.blocks += 1
+        seq.left = self.steps
+
+    def _boundary(self, seq: Sequence) -> int:
+        """The step, modulo a block, whose token is the first of a block."""
+        return (seq.joined + 1 - seq.computed % self.block) % self.block
+
+    def emitted(self, seq: Sequence) -> int:
+        """Tokens of a sequence that have been handled, those of decode steps included."""
+        return seq.emitted + max(0, min(self.handled, seq.left) - seq.joined)
+
+    def context(self, seq: Sequence) -> int:
+        """Tokens of a member whose KV is on the GPU once scheduled steps have run."""
+        return seq.computed + self.steps - seq.joined
+
+    def drop(self, seq: Sequence) -> None:
+        """A sequence is preempted: what it gets from steps in flight is dropped."""
+        if seq in self._members:
+            self.leave(seq)
+        for step in range(max(self.handled, seq.joined) + 1, seq.left + 1):
+            self._dropped[step] = self._dropped.get(step, 0) + 1
+        self.settle(seq)
+
+    def handle(self, step: int) -> int:
+        """The results of a step are there; returns how many of them are dropped."""
+        self.handled = step
+        return self._dropped.pop(step, 0)
+
+    def settle(self, seq: Sequence) -> None:
+        """Count the tokens of handled steps as the sequence's own, after it has left."""
+        seq.emitted = self.emitted(seq)
+        seq.joined = seq.left = NEVER
+
+    # -- steps -------------------------------------------------------------------------------------------------------------
+
+    def crossing(self) -> list[Sequence]:
+        """Members that need a block for the token of the next step."""
+        return list(self._boundaries[(self.steps + 1) % self.block])
+
+    def advance(self, steps: int) -> None:
+        """Schedule so many steps, none of which but the last ends a member or fills a window."""
+        self.steps += steps
+        for each in self.sums:
+            each.advance(steps, self.steps)
+
+    def ended(self) -> list[tuple[Sequence, int]]:
+        """Members that get their last token from the step scheduled last, and their epochs: they leave."""
+        if self.ends.next > self.steps:
+            return []
+        found = self.ends.pop(self.steps)
+        for seq in found:
+            self.leave(seq)
+        return [(seq, seq.epoch) for seq in found]
+
+    def blocks_for(self, steps: int) -> int:
+        """Blocks that the next `steps` steps allocate."""
+        rounds, rest = divmod(steps, self.block)
+        first = self.steps + 1
+        return rounds * len(self._members) + sum(len(self._boundaries[(first + at) % self.block]) for at in range(rest))
+
+    def steps_within(self, blocks: int, most: int) -> int:
+        """The largest number of steps, at most `most`, that `blocks` blocks are enough for."""
+        if self.blocks_for(most) <= blocks:
+            return most
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.blocks_for(middle) <= blocks:
+                low = middle
+            else:
+                high = middle - 1
+        return low
