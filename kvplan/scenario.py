@@ -202,7 +202,10 @@ def _replace(record: Any, parts: list[str], value: Any, path: str) -> Any:
     if len(parts) > 1:
         new = _replace(old, parts[1:], value, path)
     else:
-        parsed = parse_value(name, value)
+        try:
+            parsed = parse_value(name, value)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         try:
             new = msgspec.convert(parsed, fields[name].type, strict=True)
         except msgspec.ValidationError:

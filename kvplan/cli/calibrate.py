@@ -40,7 +40,7 @@ def calibrate(
     busy_ok: Annotated[bool, typer.Option("--busy-ok", help="Measure a GPU that is in use.", rich_help_panel=ADVANCED)] = False,
 ) -> int:
     """Measure this server's link, disk and compute, and write the profile that --machine takes."""
-    from kvplan.calibrate.measure.server import Options, calibrate
+    from kvplan.calibrate.measure.server import CalibrateOptions, calibrate
     from kvplan.report.calibrate import render
 
     if quick and full:
@@ -49,7 +49,7 @@ def calibrate(
         return _compare(*compare, as_json)
     if from_log:
         return _from_log(from_log, as_json)
-    options = Options(
+    options = CalibrateOptions(
         only=only,
         mode="quick" if quick else "full" if full else "standard",
         model=model,

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from scipy.optimize import least_squares
 
-Z95 = 1.96  # half width of a 95 % interval of a normal distribution, in standard deviations
+from kvplan.provenance import Z95
+
 DRAWS = 60  # bootstrap draws; enough for a 95 % interval to about a tenth of its width
 GROUPS = 20  # groups of points that the jackknife leaves out in turn, at most
 

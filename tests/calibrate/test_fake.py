@@ -9,7 +9,7 @@ from kvplan import catalog
 from kvplan.calibrate import run as runner
 from kvplan.calibrate.compare import compare, number
 from kvplan.calibrate.measure.fake import TRUTH, FakeInstrument
-from kvplan.calibrate.measure.server import Options, calibrate
+from kvplan.calibrate.measure.server import CalibrateOptions, calibrate
 from kvplan.calibrate.profile import journal_path, samples_path
 from kvplan.calibrate.records import ContentError, Point, Sample
 from kvplan.errors import InputError, MissingError
@@ -17,7 +17,7 @@ from kvplan.results.calibrate import CalibrateResult
 
 
 def fake(**options: object) -> CalibrateResult:
-    return calibrate(Options(device="fake", **options), lambda _: None)  # type: ignore[arg-type]
+    return calibrate(CalibrateOptions(device="fake", **options), lambda _: None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from kvplan.units import format_bytes, format_rate
 DEVICES = ("cuda", "fake")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class CalibrateOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asks of a calibration."""
 
     only: str = ""
@@ -42,7 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
 
 
-def calibrate(options: Options, progress: Progress) -> CalibrateResult:
+def calibrate(options: CalibrateOptions, progress: Progress) -> CalibrateResult:
     """Measure this server, or the fake one.
 
     Raises InputError for an unusable option or folder, MissingError without torch or CUDA, or when the GPU is busy.
@@ -59,7 +59,7 @@ def calibrate(options: Options, progress: Progress) -> CalibrateResult:
     return _real(options, chosen, progress)
 
 
-def _job(options: Options, chosen: tuple[Probe, ...], context: Context, *, created: str = "", fake: bool = False) -> Assignment:
+def _job(options: CalibrateOptions, chosen: tuple[Probe, ...], context: Context, *, created: str = "", fake: bool = False) -> Assignment:
     return Assignment(
         context=context,
         probes=chosen,
@@ -73,7 +73,7 @@ def _job(options: Options, chosen: tuple[Probe, ...], context: Context, *, creat
     )
 
 
-def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> CalibrateResult:
+def _real(options: CalibrateOptions, chosen: tuple[Probe, ...], progress: Progress) -> CalibrateResult:
     thoroughness = mode(options.mode)
     families = {probe.family for probe in chosen}
     instruments: dict[str, Instrument] = {"host": HostInstrument()}
@@ -92,7 +92,7 @@ def _real(options: Options, chosen: tuple[Probe, ...], progress: Progress) -> Ca
             instrument.close()
 
 
-def _gpu(options: Options, instruments: dict[str, Instrument], progress: Progress) -> list[Finding]:
+def _gpu(options: CalibrateOptions, instruments: dict[str, Instrument], progress: Progress) -> list[Finding]:
     busy = checks.check_busy(inventory.gpu_facts(0), inventory.other_processes(0))
     if busy and not options.busy_ok:
         raise MissingError(busy.text, hint="--busy-ok measures all the same, and the profile says so")
@@ -113,7 +113,7 @@ def _gpu(options: Options, instruments: dict[str, Instrument], progress: Progres
     return [*loaded, *([busy] if busy else [])]
 
 
-def _disk(options: Options, file_bytes: int, instruments: dict[str, Instrument], progress: Progress) -> None:
+def _disk(options: CalibrateOptions, file_bytes: int, instruments: dict[str, Instrument], progress: Progress) -> None:
     from kvplan.calibrate.measure.disk import DiskInstrument
 
     pinned = None
