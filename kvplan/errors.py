@@ -8,6 +8,7 @@ KvplanError            70  a bug in kvplan
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -34,12 +35,36 @@ class MissingError(KvplanError):
     exit_code = 3
 
 
+_SURROUNDINGS = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some of the quota, or write elsewhere",
+    errno.EFBIG: "the file may not grow so large here: write elsewhere",
+    errno.EROFS: "write elsewhere",
+    errno.EACCES: "",
+    errno.EPERM: "",
+    errno.EIO: "",
+    errno.EMFILE: "",
+    errno.ENOMEM: "",
+}
+"""Failures of the environment, with what helps; others come from what the user named."""
+
+
+def from_os(error: OSError, where: object = "") -> KvplanError:
+    """The sentence and the exit code for a failure of the operating system."""
+    named = str(where or error.filename or "")
+    reason = error.strerror or str(error)
+    message = f"{named}: {reason[:1].lower()}{reason[1:]}" if named else f"the output cannot be written: {reason[:1].lower()}{reason[1:]}"
+    if error.errno in _SURROUNDINGS:
+        return MissingError(message, hint=_SURROUNDINGS[error.errno])
+    return InputError(message)
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """A hint that names the choices that contain `name`, else the nearest ones, else a few of them."""
-    known = sorted(choices)
-    wanted = name.lower()
-    near = [choice for choice in known if len(wanted) > 1 and wanted in choice.lower()][:4]
-    near = near or difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
+    """A hint that names the choices nearest to `name`, the nearest first, else a few of them."""
+    known, wanted = sorted(choices), name.lower()
+    alike = {choice: difflib.SequenceMatcher(None, wanted, choice.lower()).ratio() for choice in known}
+    part = {choice for choice in known if len(wanted) > 1 and (wanted in choice.lower() or (len(choice) > 2 and choice.lower() in wanted))}
+    near = sorted((choice for choice in known if choice in part or alike[choice] >= 0.6), key=lambda choice: (-alike[choice], choice))[:4]
     if near:
         return f"did you mean {' or '.join(near)}?"
     shown = ", ".join(known[:8])

@@ -1,65 +1,48 @@
-"""A scenario: trace, model, machine, engine, tiers and run settings, from a TOML file or from the command line."""
+"""A scenario: a deployment, traffic and a run, from a TOML file or from the command line."""
 
 from __future__ import annotations
 
 import typing
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from kvplan import catalog, units
+from kvplan.deployment import Deployment, Parallel, Remote, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.hardware.spec import Machine
 from kvplan.model import ModelSpec
+from kvplan.provenance import Source
 
-
-class Tiers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Capacities of one replica, over all its ranks. `gpu_kv_bytes` 0: what the engine leaves on the GPU; other tiers
-    0: absent."""
-
-    gpu_kv_bytes: int = 0
-    cpu_bytes: int = 0
-    disk_bytes: int = 0
-    remote_bytes: int = 0
-
-
-class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The way to the remote pool. What is 0 is the machine's network; `total_Bps` 0: the pool itself is never the
-    limit."""
-
-    latency_s: float = 0.0
-    client_Bps: float = 0.0
-    total_Bps: float = 0.0  # of all replicas together, each direction
-    object_bytes: int = 0  # of one put or get; 0: the engine's chunk
-    parallel: int = 16  # puts or gets under way at once
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Several replicas behind a router. The remote pool is always shared, host memory only where this says so."""
 
-    replicas: int = 1
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     router: str = "round_robin"
-    stale_s: float = 0.0  # how old the router's knowledge may be
+    stale_s: Seconds = 0.0  # how old the router's knowledge may be
     shared_cpu: bool = False  # one host memory of replicas x its size
-    prefill_replicas: int = 0  # more replicas that only prefill; the others then only decode
-    transfer_Bps: float = 0.0  # from a prefill to a decode replica; 0: the machine's network
+    prefill_replicas: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # more replicas that only prefill; the others then only decode
+    transfer_Bps: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # from a prefill to a decode replica; 0: the machine's network
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a trace is replayed."""
 
-    tp: int = 1
-    kv_dtype: str = "auto"
-    speedup: float = 1.0  # of the arrivals
-    limit: int = 0  # first requests of the trace; 0: all
-    max_input_tokens: int = 0  # drop longer prompts; 0: none
-    warmup: float = 0.0  # share of the requests left out of the summary
-    jitter_s: float = 0.0  # spread equal arrival stamps over this long
+    speedup: Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)] = 1.0  # of the arrivals
+    limit: Count = 0  # first requests of the trace; 0: all
+    max_input_tokens: Count = 0  # drop longer prompts; 0: none
+    warmup: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.0  # share of the requests left out of the summary
+    jitter_s: Seconds = 0.0  # spread equal arrival stamps over this long
     seed: int = 0
     jump: bool = True  # take equal decode steps many at a time
-    max_sessions: int = 0  # open at once; 0: any number
+    max_sessions: Count = 0  # open at once; 0: any number
     target: str = ""  # such as ttft_p95<2s,itl_p95<50ms
 
 
@@ -68,13 +51,35 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     name: str
     trace: str
-    model: ModelSpec
-    machine: Machine
-    engine: EngineSpec
-    tiers: Tiers = Tiers()
+    deployment: Deployment
     run: Run = Run()
-    remote: Remote = Remote()
     cluster: Cluster = Cluster()
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.deployment.model
+
+    @property
+    def machine(self) -> Machine:
+        return self.deployment.machine
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.deployment.engine
+
+    @property
+    def tiers(self) -> Tiers:
+        return self.deployment.tiers
+
+    @property
+    def remote(self) -> Remote:
+        return self.deployment.remote
+
+    def changed(self, **parts: Any) -> Scenario:
+        """The same with some parts replaced, those of its deployment (`engine`, `machine`, `tiers`, `tp`, `kv_dtype`, ...) included."""
+        own = {name: parts.pop(name) for name in tuple(parts) if name in self.__struct_fields__}
+        scenario = msgspec.structs.replace(self, **own)
+        return msgspec.structs.replace(scenario, deployment=scenario.deployment.changed(**parts)) if parts else scenario
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,14 +93,23 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     why: str = ""
     tiers: dict[str, str | int] = {}
     run: dict[str, Any] = {}
+    parallel: dict[str, Any] = {}
     remote: dict[str, Any] = {}
     cluster: dict[str, Any] = {}
     set: dict[str, Any] = {}
     expect: dict[str, Any] = {}
 
 
-SECTIONS = ("machine", "engine", "model", "tiers", "run", "remote", "cluster")
-"""Parts of a scenario whose fields can be set one by one."""
+SECTIONS: dict[str, tuple[str, ...]] = {
+    **{part: ("deployment", part) for part in ("engine", "model", "tiers", "parallel", "remote", "kv_dtype", "dtype", "nodes")},
+    "machine": ("deployment", "server"),
+    "run": ("run",),
+    "cluster": ("cluster",),
+}
+"""First word of a setting -> where it lies in a scenario."""
+
+MOVED = {"run.tp": "parallel.tp", "run.pp": "parallel.pp", "run.kv_dtype": "kv_dtype", "run.dtype": "dtype"}
+"""Settings of a run that say how the model is deployed."""
 
 SIZES = {"gpu_kv": "gpu_kv_bytes", "cpu": "cpu_bytes", "disk": "disk_bytes", "remote": "remote_bytes"}
 """What users write -> field of Tiers."""
@@ -129,20 +143,23 @@ def load(
     for key, value in (tiers or {}).items():
         if value is not None:
             sizes[SIZES[key]] = _positive_size(key, value)
-    settings = {
-        **_checked(written.run, Run, f"{source}: run"),
-        **{key: value for key, value in (run or {}).items() if value is not None},
-    }
+    settings: dict[str, Any] = {**written.run, **{key: value for key, value in (run or {}).items() if value is not None}}
+    deployed = {key: settings.pop(key) for key in tuple(settings) if f"run.{key}" in MOVED}
+    ranks: dict[str, Any] = {**written.parallel, **{key: deployed.pop(key) for key in ("tp", "pp") if key in deployed}}
     scenario = Scenario(
         name=written.name or Path(source).stem,
         trace=written.trace,
-        model=catalog.model(model or written.model),
-        machine=catalog.machine(machine or written.machine),
-        engine=catalog.engine(engine or written.engine),
-        tiers=_build(sizes, Tiers, "tiers"),
-        run=_build(settings, Run, "run"),
-        remote=_build(_checked(written.remote, Remote, f"{source}: remote"), Remote, "remote"),
-        cluster=_build(_checked(written.cluster, Cluster, f"{source}: cluster"), Cluster, "cluster"),
+        deployment=Deployment(
+            model=catalog.model(model or written.model),
+            server=catalog.machine(machine or written.machine),
+            engine=catalog.engine(engine or written.engine),
+            tiers=_build(sizes, Tiers, "tiers"),
+            parallel=_build(ranks, Parallel, f"{source}: parallel"),
+            remote=_build(written.remote, Remote, f"{source}: remote"),
+            **deployed,
+        ),
+        run=_build(settings, Run, f"{source}: run"),
+        cluster=_build(written.cluster, Cluster, f"{source}: cluster"),
     )
     for path, value in written.set.items():
         scenario = with_setting(scenario, path, value)
@@ -156,17 +173,10 @@ def load(
 
 def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
     """The scenario with one field replaced; a number of the machine or the engine then counts as assumed."""
-    parts = path.split(".")
-    if parts[0] not in SECTIONS:
+    first, _, rest = MOVED.get(path, path).partition(".")
+    if first not in SECTIONS:
         raise InputError(f"{path} is not a setting", hint=f"settings start with {', '.join(SECTIONS)}")
-    part = getattr(scenario, parts[0])
-    changed = _replace(part, parts[1:], value, path)
-    if hasattr(changed, "provenance") and ".".join(parts[1:]) in changed.provenance:
-        from kvplan.provenance import Source
-
-        noted = {**changed.provenance, ".".join(parts[1:]): Source(kind="assumed", source="set by the user")}
-        changed = msgspec.structs.replace(changed, provenance=noted)
-    return msgspec.structs.replace(scenario, **{parts[0]: changed})
+    return _replace(scenario, [*SECTIONS[first], *rest.split(".")] if rest else [*SECTIONS[first]], value, path)
 
 
 def parse_value(name: str, value: Any) -> Any:
@@ -194,26 +204,37 @@ def parse_value(name: str, value: Any) -> Any:
 def _replace(record: Any, parts: list[str], value: Any, path: str) -> Any:
     if not parts or not isinstance(record, msgspec.Struct):
         raise InputError(f"{path} is not a setting")
-    fields = {field.name: field for field in msgspec.structs.fields(type(record))}
+    fields = _types(type(record))
     name = parts[0]
     if name not in fields:
         raise InputError(f"{path} is not a setting", hint=did_you_mean(name, fields))
-    old = getattr(record, name)
     if len(parts) > 1:
-        new = _replace(old, parts[1:], value, path)
+        changes: dict[str, Any] = {name: _replace(getattr(record, name), parts[1:], value, path)}
     else:
+        changes = {name: _converted(name, value, fields[name], path)}
+    sources = getattr(record, "provenance", {})
+    if ".".join(parts) in sources:
+        changes["provenance"] = {**sources, ".".join(parts): Source(kind="assumed", source="set by the user")}
+    return msgspec.structs.replace(record, **changes)
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    """Fields of a record with their types, bounds included."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _converted(name: str, value: Any, kind: Any, path: str) -> Any:
+    try:
+        parsed = parse_value(name, value)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    for strict in (True, False):
         try:
-            parsed = parse_value(name, value)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        try:
-            new = msgspec.convert(parsed, fields[name].type, strict=True)
-        except msgspec.ValidationError:
-            try:
-                new = msgspec.convert(parsed, fields[name].type, strict=False)
-            except msgspec.ValidationError as error:
-                raise InputError(f"{path}: {value!r} does not fit: {error}") from None
-    return msgspec.structs.replace(record, **{name: new})
+            return msgspec.convert(parsed, kind, strict=strict)
+        except msgspec.ValidationError as error:
+            problem = error
+    raise InputError(f"{path}: {value!r} does not fit: {problem}") from None
 
 
 def _read(source: str) -> _File:
@@ -251,51 +272,20 @@ def _positive_size(key: str, value: str | int) -> int:
     return size
 
 
-def _checked(settings: dict[str, Any], kind: Any, where: str) -> dict[str, Any]:
+def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     for key in settings:
         if key not in kind.__struct_fields__:
             raise InputError(f"{where}.{key} is not a setting", hint=did_you_mean(key, kind.__struct_fields__))
-    return {key: parse_value(key, value) for key, value in settings.items()}
-
-
-def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     try:
-        return msgspec.convert(settings, kind, strict=False)
+        return msgspec.convert({key: parse_value(key, value) for key, value in settings.items()}, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-LIMITS = {
-    "run.speedup": (1e-9, 1e9),
-    "run.tp": (1, 1024),
-    "run.warmup": (0.0, 0.99),
-    "run.limit": (0, 1e12),
-    "run.max_input_tokens": (0, 1e12),
-    "run.jitter_s": (0.0, 1e6),
-    "run.max_sessions": (0, 1e9),
-    "cluster.replicas": (1, 4096),
-    "cluster.prefill_replicas": (0, 4096),
-    "cluster.stale_s": (0.0, 1e6),
-    "remote.parallel": (1, 1e6),
-    "engine.block_tokens": (1, 65536),
-    "engine.step_tokens": (1, 1e9),
-    "engine.max_batch": (1, 1e7),
-    "engine.gpu_fraction": (0.01, 1.0),
-    "engine.offload.streamed_share": (0.0, 1.0),
-}
-"""What a setting may be, where nonsense would make a run endless or a division by zero."""
+        problem, _, at = str(error).partition(" - at `$.")
+        raise InputError(f"{where}.{at.rstrip('`')}: {problem}" if at else f"{where}: {error}") from None
 
 
 def _sane(scenario: Scenario) -> Scenario:
-    for path, (low, high) in LIMITS.items():
-        value: Any = scenario
-        for name in path.split("."):
-            value = getattr(value, name)
-        if not low <= value <= high:
-            raise InputError(f"{path} is {value:g}; it must lie between {low:g} and {high:g}")
-    if scenario.run.tp > scenario.machine.gpus:
-        raise InputError(
-            f"run.tp is {scenario.run.tp}, but {scenario.machine.name} has {scenario.machine.gpus} GPU(s)",
-            hint="choose a larger machine, or --set machine.gpus=N",
-        )
+    """Raises InputError for a deployment that cannot be simulated."""
+    if scenario.deployment.parallel.pp > 1:
+        raise InputError("parallel.pp: pipeline stages are sized but not simulated", hint="`kvplan size --pp` shows the memory")
+    scenario.deployment.check_gpus()
     return scenario

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from kvplan.engine.spec import EngineSpec
-from kvplan.hardware.spec import Machine
+from kvplan.deployment import Deployment
 from kvplan.hardware.timing import all_reduce_s, elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
-from kvplan.memory.formats import DTYPE_BYTES, resolve_kv_dtype, stored_format
+from kvplan.memory.formats import DTYPE_BYTES, stored_format
 from kvplan.memory.kv import token_bytes
-from kvplan.model import Ffn, Layers, ModelSpec, Part
+from kvplan.model import Ffn, Layers, Part
 
 Chunk = tuple[int, int]
 """Tokens computed in this step, and tokens of the same sequence already in the cache."""
@@ -24,13 +23,14 @@ Chunk = tuple[int, int]
 class StepCost:
     """Step times of one replica: `tp` tensor-parallel ranks of `machine`'s GPU, each holding 1/tp of the weights."""
 
-    def __init__(self, model: ModelSpec, machine: Machine, engine: EngineSpec, *, tp: int = 1, kv_dtype: str = "auto") -> None:
-        self.model, self.machine, self.engine, self.tp = model, machine, engine, tp
-        gpu = machine.gpu
-        self.activation_bytes = DTYPE_BYTES[model.dtype]
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment, self.tp = deployment, deployment.tp
+        self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
+        gpu = self.machine.gpu
+        self.activation_bytes = DTYPE_BYTES[self.model.dtype]
         narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
         self.peak_flops = gpu.fp8_flops if narrow else gpu.bf16_flops
-        self.kv_format = stored_format(resolve_kv_dtype(kv_dtype, model, engine), engine)
+        self.kv_format = stored_format(deployment)
         self._gemm_cache: dict[int, float] = {}
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvplan import catalog
 from kvplan.step_time import StepCost
+from tests.deployed import deployed
 
 PUBLISHED = [
     # machine, ranks, model, prompt tokens, seconds, allowed relative error, source
@@ -24,5 +24,5 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("machine", "tp", "model", "tokens", "seconds", "error", "source"), PUBLISHED)
 def test_cold_prefill(machine: str, tp: int, model: str, tokens: int, seconds: float, error: float, source: str) -> None:
-    cost = StepCost(catalog.model(model), catalog.machine(machine), catalog.engine("vllm"), tp=tp)
+    cost = StepCost(deployed(model, "vllm", machine, tp=tp))
     assert cost.prefill_s(tokens, 0, 8192) == pytest.approx(seconds, rel=error), source

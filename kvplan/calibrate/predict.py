@@ -9,6 +9,7 @@ import msgspec
 
 from kvplan.calibrate.records import Point
 from kvplan.calibrate.shapes import Shape, shape
+from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
 from kvplan.hardware.spec import Gpu, Machine
 from kvplan.hardware.timing import IN, OUT, copies_s, disk_Bps, gemm_s, kv_read_s, pair_flops, prefill_attention_s
@@ -68,15 +69,19 @@ def model_of(dims: Shape) -> ModelSpec:
     )
 
 
+def _cost(machine: Machine, p: Point) -> StepCost:
+    return StepCost(Deployment(model=model_of(shape(p.text("model"))), engine=_NO_ENGINE, server=machine))
+
+
 def decode_step_s(machine: Machine, p: Point) -> float:
     """Seconds of one decode step of `batch` sequences of `context` tokens."""
-    cost, batch = StepCost(model_of(shape(p.text("model"))), machine, _NO_ENGINE), p.number("batch")
+    cost, batch = _cost(machine, p), p.number("batch")
     return cost.busy_s([], batch, cost.decode_attention_s([p.number("context")] * batch), batch)
 
 
 def prefill_step_s(machine: Machine, p: Point) -> float:
     """Seconds of one prefill chunk of one sequence."""
-    cost = StepCost(model_of(shape(p.text("model"))), machine, _NO_ENGINE)
+    cost = _cost(machine, p)
     return cost.busy_s([(p.number("new"), p.number("context"))], 0, 0.0, 1)
 
 

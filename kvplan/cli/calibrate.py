@@ -5,39 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from kvplan import catalog
 from kvplan.cli.console import Exit, emit_json, err, out
+from kvplan.cli.parser import Flag
 from kvplan.errors import InputError
 
-COMMON, ADVANCED = "Common", "Advanced"
-EPILOG = "kvplan calibrate --device fake -o my.toml\n\nkvplan calibrate --only disk --quick --disk-path /data"
+ADVANCED = "Advanced"
+EXAMPLES = """
+kvplan calibrate --device fake -o my.toml
+kvplan calibrate --only disk --quick --disk-path /data
+"""
 STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the profile and the table say so
 
 
 def calibrate(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the machine profile here.", rich_help_panel=COMMON)] = None,
-    only: Annotated[str, typer.Option(help="Measure one part: gpu, compute, disk or host.", rich_help_panel=COMMON)] = "",
-    disk_path: Annotated[Path, typer.Option(help="Folder on the disk to measure.", rich_help_panel=COMMON)] = Path(),
-    quick: Annotated[bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.", rich_help_panel=COMMON)] = False,
-    full: Annotated[bool, typer.Option("--full", help="Measure finely, in about 20 min.", rich_help_panel=COMMON)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=COMMON)] = False,
-    model: Annotated[
-        str, typer.Option(help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", rich_help_panel=ADVANCED)
-    ] = "llama-3.1-8b",
-    device: Annotated[str, typer.Option(help="cuda, or fake: no hardware.", rich_help_panel=ADVANCED)] = "cuda",
-    merge: Annotated[str, typer.Option(help="Machine that supplies what is not measured.", rich_help_panel=ADVANCED)] = "",
+    output: Annotated[Path | None, Flag("--output", "-o", help="Write the machine profile here.")] = None,
+    only: Annotated[str, Flag(help="Measure one part: gpu, compute, disk or host.")] = "",
+    disk_path: Annotated[Path, Flag(help="Folder on the disk to measure.")] = Path(),
+    quick: Annotated[bool, Flag("--quick", help="Measure coarsely, in about 90 s.")] = False,
+    full: Annotated[bool, Flag("--full", help="Measure finely, in about 20 min.")] = False,
+    as_json: Annotated[bool, Flag("--json", help="Print one JSON document.")] = False,
+    model: Annotated[str, Flag(help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", panel=ADVANCED)] = "llama-3.1-8b",
+    device: Annotated[str, Flag(help="cuda, or fake: no hardware.", panel=ADVANCED)] = "cuda",
+    merge: Annotated[str, Flag(help="Machine that supplies what is not measured.", panel=ADVANCED)] = "",
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(help="Compare two profiles instead.", metavar="A B", rich_help_panel=ADVANCED),
+        Flag(help="Compare two profiles instead.", metavar="A B", panel=ADVANCED),
     ] = None,
     from_log: Annotated[
         list[Path] | None,
-        typer.Option(help="Read a running engine's logs instead.", metavar="FILE", rich_help_panel=ADVANCED),
+        Flag(help="Read a running engine's logs instead.", metavar="FILE", panel=ADVANCED),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=ADVANCED)] = False,
-    busy_ok: Annotated[bool, typer.Option("--busy-ok", help="Measure a GPU that is in use.", rich_help_panel=ADVANCED)] = False,
+    resume: Annotated[bool, Flag("--resume", help="Go on with an interrupted run.", panel=ADVANCED)] = False,
+    busy_ok: Annotated[bool, Flag("--busy-ok", help="Measure a GPU that is in use.", panel=ADVANCED)] = False,
 ) -> int:
     """Measure this server's link, disk and compute, and write the profile that --machine takes."""
     from kvplan.calibrate.measure.server import CalibrateOptions, calibrate
@@ -67,9 +67,6 @@ def calibrate(
     else:
         render(result, out())
     return Exit.DONE
-
-
-calibrate.__epilog__ = EPILOG  # type: ignore[attr-defined]
 
 
 def _compare(first: Path, second: Path, as_json: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import io
 import os
 import sys
 from typing import Any
@@ -25,10 +24,14 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 130
 
 
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the answer is no (does not fit, target missed, do not offload); 2 bad input; "
+    "3 something is missing here; 70 a bug; 130 interrupted."
+)
+
+
 def out() -> Console:
     """The console of the result. Made anew at each call so that tests and pipes see the current stream."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows `?` for a sign, never a traceback
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
     return Console(file=sys.stdout, highlight=False, soft_wrap=False, width=width)
 

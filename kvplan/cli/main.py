@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
+import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
-
-import typer
+from typing import Any, NamedTuple
 
 from kvplan import __version__
-from kvplan.cli import plain
-from kvplan.cli.console import Exit, err, fail
-from kvplan.errors import KvplanError
+from kvplan.cli import parser, streams
+from kvplan.cli.console import EXIT_CODES, Exit, err, fail
+from kvplan.errors import InputError, KvplanError, did_you_mean, from_os
 
-app = typer.Typer(
-    name="kvplan",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="When to move KV cache out of GPU memory, where to, and how much.",
-)
+ABOUT = "When to move KV cache out of GPU memory, where to, and how much."
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"kvplan {__version__}\n")
-        raise typer.Exit()
+class Command(NamedTuple):
+    """Where a command lives, and what it does in one line."""
+
+    target: str  # module:function, or module:COMMANDS for a group
+    about: str
 
 
-@app.callback()
-def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-) -> None:
-    pass
+COMMANDS: dict[str, Command] = {
+    "plan": Command("kvplan.cli.plan:plan", "When, where and how much to offload; writes the engine's configuration."),
+    "simulate": Command("kvplan.cli.simulate:simulate", "Replay traffic: time to first token, hits, bytes moved."),
+    "size": Command("kvplan.cli.size:size", "Bytes of KV, weights and pool; what fits; what offload frees."),
+    "trace": Command("kvplan.cli.trace:COMMANDS", "Inspect, convert, generate traces; hit rate against capacity."),
+    "calibrate": Command("kvplan.cli.calibrate:calibrate", "Measure this server for --machine."),
+    "validate": Command("kvplan.cli.validate:validate", "Hold a prediction against a running server."),
+    "list": Command("kvplan.cli.listing:listing", "What there is: models, machines, engines, policies, scenarios."),
+    "explain": Command("kvplan.cli.explain:explain", "What a word of a report means."),
+    "completion": Command("kvplan.cli.completion:completion", "A script that completes kvplan in bash, zsh or fish."),
+}
+"""Command name -> where it lives. Only the module of the command that runs is imported."""
 
 
-def _exit_code(command: Callable[..., int], *args: Any, **kwargs: Any) -> int:
+def run() -> None:
+    """Entry point."""
+    streams.prepare()
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(guarded(main, sys.argv[1:]))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def guarded(command: Callable[..., int], *arguments: Any) -> int:
     """Run a command: its return value is the exit code, and a failure becomes a sentence on stderr and its code."""
     try:
-        code = command(*args, **kwargs)
+        code = command(*arguments)
         sys.stdout.flush()
     except KvplanError as error:
         if os.environ.get("KVPLAN_DEBUG"):
@@ -52,52 +62,77 @@ def _exit_code(command: Callable[..., int], *args: Any, **kwargs: Any) -> int:
     except KeyboardInterrupt:
         err().print("interrupted")
         code = Exit.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.DONE
+    except OSError as error:
+        if os.environ.get("KVPLAN_DEBUG"):
+            raise
+        code = fail(from_os(error))
+    except RecursionError:
+        code = fail(InputError("the input is nested too deeply to be read"))
     return int(code)
 
 
-def guard(command: Callable[..., int]) -> Callable[..., None]:
-    """A command as typer runs it."""
+def main(words: list[str]) -> int:
+    """Run the command that the words name, or show help, version or completions."""
+    if words[:1] == ["__complete"]:
+        sys.stdout.write("".join(f"{one}\n" for one in complete(words[1:])))
+        return Exit.DONE
+    if words[:1] in (["-V"], ["--version"]):
+        sys.stdout.write(f"kvplan {__version__}\n")
+        return Exit.DONE
+    helped = bool({"-h", "--help"} & set(words[: words.index("--") if "--" in words else None])) or words[:1] == ["help"]
+    words = [word for word in words if word not in ("-h", "--help")][words[:1] == ["help"] :] if helped else words
+    if not words:
+        sys.stdout.write(_overview())
+        return Exit.DONE
+    title, found, rest = find(words)
+    if isinstance(found, dict):
+        if rest and not rest[0].startswith("-") and not helped:
+            raise InputError(f"kvplan {title} has no command {rest[0]!r}", hint=did_you_mean(rest[0], found))
+        rows = [(name, inspect.getdoc(one).split("\n")[0]) for name, one in found.items()]  # type: ignore[union-attr]
+        sys.stdout.write(parser.commands_text(rows, title, COMMANDS[title].about, EXIT_CODES))
+        return Exit.DONE
+    if helped:
+        sys.stdout.write(parser.help_text(found, title, _examples(found), EXIT_CODES))
+        return Exit.DONE
+    return found(**parser.parse(found, rest, title))
 
-    @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        raise typer.Exit(_exit_code(command, *args, **kwargs))
 
-    return guarded
-
-
-COMMANDS: dict[str, str] = {
-    "size": "kvplan.cli.size:size",
-    "simulate": "kvplan.cli.simulate:simulate",
-    "calibrate": "kvplan.cli.calibrate:calibrate",
-    "plan": "kvplan.cli.plan:plan",
-    "trace": "kvplan.cli.trace:app",
-}
-"""Command name -> module:function, or module:app for a group of commands. Only the module of the command that runs is imported."""
+def find(words: list[str]) -> tuple[str, Callable[..., int] | dict[str, Callable[..., int]], list[str]]:
+    """The command that the first words name, or the group of commands; and the words after it. Raises InputError."""
+    name, *rest = words
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS) if not name.startswith("-") else "kvplan --help shows the commands"
+        raise InputError(f"kvplan has no {'option' if name.startswith('-') else 'command'} {name!r}", hint=hint)
+    module, attribute = COMMANDS[name].target.split(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if isinstance(found, dict) and rest and rest[0] in found:
+        return f"{name} {rest[0]}", found[rest[0]], rest[1:]
+    return name, found, rest
 
 
-def _load(target: str) -> Callable[..., int] | typer.Typer:
-    module, function = target.split(":")
-    return getattr(importlib.import_module(module), function)
+def _examples(command: Callable[..., int]) -> str:
+    """Command lines to try: those of the module, or of a group those of the command."""
+    examples = getattr(sys.modules[command.__module__], "EXAMPLES", "")
+    return examples.get(command.__name__, "") if isinstance(examples, dict) else examples
 
 
-def run() -> None:
-    """Entry point. Commands are imported only as far as the command line needs them, so that `kvplan size` starts fast."""
-    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    if sys.argv[1:2] == [asked] and asked in COMMANDS:
-        command = _load(COMMANDS[asked])
-        if not isinstance(command, typer.Typer):
-            arguments = plain.arguments(command, sys.argv[2:])
-            if arguments is not None:
-                sys.exit(_exit_code(command, **arguments))
-    for name, target in COMMANDS.items():
-        if name == asked or asked not in COMMANDS:
-            loaded = _load(target)
-            if isinstance(loaded, typer.Typer):
-                app.add_typer(loaded, name=name)
-            else:
-                examples = getattr(sys.modules[loaded.__module__], "EPILOG", None)
-                app.command(name=name, epilog=examples)(guard(loaded))
-    app()
+def complete(words: list[str]) -> list[str]:
+    """What the last word of an unfinished command line may become."""
+    if len(words) <= 1:
+        return [name for name in (*COMMANDS, "help") if name.startswith("".join(words))]
+    if words[0] == "help":
+        words = words[1:]
+        if len(words) == 1:
+            return [name for name in COMMANDS if name.startswith(words[0])]
+    if words[0] not in COMMANDS:
+        return []
+    _, found, rest = find(words)
+    if isinstance(found, dict):
+        return [name for name in found if name.startswith(rest[-1])] if len(rest) == 1 else []
+    return parser.candidates(found, rest)
+
+
+def _overview() -> str:
+    rows = [(name, one.about) for name, one in COMMANDS.items()]
+    closing = f"kvplan COMMAND --help shows its options and examples; -V the version.\n\n{EXIT_CODES}"
+    return parser.commands_text(rows, "", ABOUT, closing)

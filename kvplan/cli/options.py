@@ -2,49 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
-import typer
+from kvplan import catalog
+from kvplan.cli.parser import Complete, Flag
 
 
-def _names(kind: str) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        from kvplan import catalog
+def named(kind: str) -> Complete:
+    """Completes names of the catalog."""
+    return lambda text: [name for name in catalog.names(kind) if name.startswith(text.lower())]
 
-        return [name for name in catalog.names(kind) if name.startswith(incomplete.lower())]
 
-    return complete
+def one_of(*words: str) -> Complete:
+    """Completes one of a few words."""
+    return lambda text: [word for word in words if word.startswith(text)]
+
+
+scenarios = named("scenarios")
+
+
+def policies(text: str) -> list[str]:
+    """Completes eviction policies."""
+    from kvplan.sim.cache.policies import POLICIES
+
+    return [name for name in POLICIES if name.startswith(text)]
 
 
 Model = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Model: a catalog name or the path of a config.json.", autocompletion=_names("models")),
+    Flag(
+        metavar="NAME[,NAME]",
+        help="Model: a catalog name, a Hugging Face id or a config.json. Several are compared.",
+        complete=named("models"),
+    ),
 ]
 Machine = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Machine: a catalog name or a .toml file.", autocompletion=_names("machines")),
+    Flag(metavar="NAME[,NAME]", help="Machine: a catalog name or a .toml file. Several are compared.", complete=named("machines")),
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Engine: a catalog name or a .toml file.", autocompletion=_names("engines")),
+    Flag(metavar="NAME[,NAME]", help="Engine: a catalog name or a .toml file. Several are compared.", complete=named("engines")),
 ]
-Engines = Annotated[
+Engine_version = Annotated[
+    str | None, Flag(metavar="V", help="Version of the engine, such as 0.24. Default: the one with measured runs.", panel="Advanced")
+]
+Tp = Annotated[str | None, Flag(metavar="N[,N]", help="Tensor-parallel ranks of a replica. Several are compared.")]
+Kv_dtype = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME[,NAME]",
-        help="Engine: a catalog name or a .toml file. Several are compared.",
-        autocompletion=_names("engines"),
+    Flag(
+        metavar="D[,D]",
+        help="KV dtype: auto, bf16, fp8, ... Several are compared.",
+        complete=one_of("auto", "bf16", "fp16", "fp8", "int8", "int4"),
     ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Any field, such as machine.disk.read_Bps=1.7GB/s.",
-        rich_help_panel="Advanced",
-    ),
+    Flag("--set", metavar="PATH=VALUE", help="Any field, such as machine.disk.read_Bps=1.7GB/s.", panel="Advanced"),
 ]
-As_json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, in base units.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel="Advanced")]
+As_json = Annotated[bool, Flag("--json", help="One JSON document on stdout, in base units.")]
+Quiet = Annotated[bool, Flag("--quiet", "-q", help="No progress, no warnings.", panel="Advanced")]

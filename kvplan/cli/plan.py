@@ -5,19 +5,19 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
-import typer
-
-from kvplan import scenario as scenarios
+from kvplan import scenario
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set
+from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set, one_of, scenarios
+from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_bytes
 
-EPILOG = """Examples:
+EMITTED = ("vllm", "lmcache", "sglang", "trtllm", "dynamo")
 
+EXAMPLES = """
 kvplan plan chat --emit vllm
-
-kvplan plan trace.jsonl --model llama-3.1-8b --machine h100-sxm --target "ttft_p95<2s" --max-cpu 200GiB"""
+kvplan plan trace.jsonl --model llama-3.1-8b --machine h100-sxm --target "ttft_p95<2s" --max-cpu 200GiB
+"""
 
 _ADVANCED = "Advanced"
 
@@ -25,46 +25,46 @@ _ADVANCED = "Advanced"
 def plan(
     source: Annotated[
         str,
-        typer.Argument(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name."),
+        Word(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name.", complete=scenarios),
     ] = "",
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
     sessions: Annotated[
         str | None,
-        typer.Option(metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."),
+        Flag(metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.'),
+        Flag(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.'),
     ] = None,
     max_cpu: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Host memory that the replica may use. Default: its share of the machine's."),
+        Flag(metavar="SIZE", help="Host memory that the replica may use. Default: its share of the machine's."),
     ] = None,
     max_disk: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Disk that the replica may use. Default: its share of the machine's."),
+        Flag(metavar="SIZE", help="Disk that the replica may use. Default: its share of the machine's."),
     ] = None,
     emit: Annotated[
         str | None,
-        typer.Option(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo."),
+        Flag(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo.", complete=one_of(*EMITTED)),
     ] = None,
     explain_config: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
+        Flag(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
     ] = None,
     gpu_kv: Annotated[
         str | None,
-        typer.Option(
+        Flag(
             metavar="SIZE",
             help="GPU memory for KV, over all ranks. Default: what the engine leaves.",
-            rich_help_panel=_ADVANCED,
+            panel=_ADVANCED,
         ),
     ] = None,
     price: Annotated[
         str | None,
-        typer.Option(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED),
+        Flag(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", panel=_ADVANCED),
     ] = None,
     sets: Set = None,
     as_json: As_json = False,
@@ -81,7 +81,7 @@ def plan(
     from kvplan.report import plan as report
 
     with _traffic(source, sessions) as path:
-        wanted = scenarios.load(path, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv})
+        wanted = scenario.load(path, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv})
         result = answer(
             wanted,
             target=parse_target(wanted.run.target if target is None else target),
@@ -120,6 +120,3 @@ def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) 
     else:
         report.show(out(), result)
     return Exit.NO if any(notice.level == "error" for notice in result.notices) else Exit.DONE
-
-
-plan.__epilog__ = EPILOG  # type: ignore[attr-defined]

@@ -7,65 +7,68 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import typer
 
 from kvplan import scenario
 from kvplan.cli.console import Exit, emit_json, err, out, warn
-from kvplan.cli.options import As_json, Engines, Machine, Model, Quiet, Set
+from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set, one_of, policies, scenarios
+from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 
-EPILOG = """Examples:
+ROUTER_NAMES = ("least_loaded", "prefix_aware", "round_robin", "session_sticky")
 
+EXAMPLES = """
 kvplan simulate chat
-
 kvplan simulate chat --engine vllm,lmcache,sglang
-
 kvplan simulate chats.jsonl --model llama-3.1-8b --machine l40s --target "ttft_p95<1s" --max-users
-
-kvplan simulate trace.jsonl --model llama-3.1-8b --machine h100-sxm --gpu-kv 8GiB --cpu 64GiB"""
+kvplan simulate trace.jsonl --model llama-3.1-8b --machine h100-sxm --gpu-kv 8GiB --cpu 64GiB
+"""
 
 
 def simulate(
     sources: Annotated[
         list[str],
-        typer.Argument(
+        Word(
             metavar="TRACE|SCENARIO...",
             help="A trace file, a scenario .toml, or a shipped scenario's name. Several are compared.",
+            complete=scenarios,
         ),
     ],
     model: Model = None,
     machine: Machine = None,
-    engine: Engines = None,
+    engine: Engine = None,
     gpu_kv: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves."),
+        Flag(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves."),
     ] = None,
-    cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
-    disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
-    remote: Annotated[str | None, typer.Option(metavar="SIZE", help="Remote pool behind the CPU tier, shared by replicas.")] = None,
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.")] = None,
-    speedup: Annotated[float | None, typer.Option(metavar="X", help="Replay the arrivals X times as fast.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
-    max_input: Annotated[int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,
-    target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')] = None,
-    replicas: Annotated[int | None, typer.Option(metavar="N", help="Servers behind a router.", rich_help_panel="Advanced")] = None,
+    cpu: Annotated[str | None, Flag(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
+    disk: Annotated[str | None, Flag(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
+    remote: Annotated[str | None, Flag(metavar="SIZE", help="Remote pool behind the CPU tier, shared by replicas.")] = None,
+    policy: Annotated[
+        str | None, Flag(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.", complete=policies)
+    ] = None,
+    speedup: Annotated[float | None, Flag(metavar="X", help="Replay the arrivals X times as fast.")] = None,
+    limit: Annotated[int | None, Flag(metavar="N", help="Only the first N requests.")] = None,
+    max_input: Annotated[int | None, Flag(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,
+    target: Annotated[str | None, Flag(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')] = None,
+    replicas: Annotated[int | None, Flag(metavar="N", help="Servers behind a router.", panel="Advanced")] = None,
     router: Annotated[
         str | None,
-        typer.Option(
+        Flag(
             metavar="NAME",
             help="round_robin, least_loaded, prefix_aware or session_sticky.",
-            rich_help_panel="Advanced",
+            complete=one_of(*ROUTER_NAMES),
+            panel="Advanced",
         ),
     ] = None,
     max_users: Annotated[
         bool,
-        typer.Option("--max-users", help="How many sessions can be open at once within --target.", rich_help_panel="Advanced"),
+        Flag("--max-users", help="How many sessions can be open at once within --target.", panel="Advanced"),
     ] = False,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")] = None,
+    seed: Annotated[int | None, Flag(metavar="N", help="Seed of what is random.", panel="Advanced")] = None,
     sets: Set = None,
     requests_out: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"),
+        Flag(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", panel="Advanced"),
     ] = None,
     as_json: As_json = False,
     quiet: Quiet = False,

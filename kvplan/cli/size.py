@@ -4,32 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from kvplan import catalog
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Machine, Quiet, _names
+from kvplan.cli.options import As_json, Engine, Machine, Quiet, named
+from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.sizing.answer import ask
 from kvplan.units import parse_bytes, parse_tokens
 
-EPILOG = """Examples:
-
+EXAMPLES = """
 kvplan size qwen2.5-32b --ctx 128k --machine h100-sxm --batch 2
-
-kvplan size llama-3.1-8b deepseek-v3 --ctx 8k,32k,128k"""
+kvplan size llama-3.1-8b deepseek-v3 --ctx 8k,32k,128k
+"""
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(
+    Word(
         metavar="MODEL...",
         help="Catalog names, or paths of a config.json; with --list, words to search for.",
-        autocompletion=_names("models"),
+        complete=named("models"),
     ),
 ]
 Tokens = Annotated[
     str | None,
-    typer.Option(
+    Flag(
         "--ctx",
         metavar="TOKENS",
         help="Context: 8192, 128k, or several as 8k,32k,128k. Default: the model's, up to 128k.",
@@ -41,28 +39,28 @@ _ADVANCED = "Advanced"
 def size(
     models: Names = None,
     ctx: Tokens = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Sequences at once.")] = 1,
+    batch: Annotated[int, Flag(metavar="N", help="Sequences at once.")] = 1,
     machine: Machine = None,
     engine: Engine = "vllm",
-    kv_dtype: Annotated[str, typer.Option(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
-    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
-    tp: Annotated[int, typer.Option(metavar="N", help="Tensor-parallel ranks.")] = 1,
-    pp: Annotated[int, typer.Option(metavar="N", help="Pipeline stages.", rich_help_panel=_ADVANCED)] = 1,
+    kv_dtype: Annotated[str, Flag(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
+    dtype: Annotated[str, Flag(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
+    tp: Annotated[int, Flag(metavar="N", help="Tensor-parallel ranks.")] = 1,
+    pp: Annotated[int, Flag(metavar="N", help="Pipeline stages.", panel=_ADVANCED)] = 1,
     ep: Annotated[
         int,
-        typer.Option(
+        Flag(
             metavar="N",
             help="Ranks that share the experts. Default: the tensor-parallel ones.",
-            rich_help_panel=_ADVANCED,
+            panel=_ADVANCED,
         ),
     ] = 0,
     gpu_fraction: Annotated[
         float,
-        typer.Option(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", rich_help_panel=_ADVANCED),
+        Flag(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", panel=_ADVANCED),
     ] = 0.0,
-    gpu_kv: Annotated[str, typer.Option(metavar="SIZE", help="KV pool over all ranks, where known.", rich_help_panel=_ADVANCED)] = "",
-    keep: Annotated[str, typer.Option(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", rich_help_panel=_ADVANCED)] = "1k",
-    listing: Annotated[bool, typer.Option("--list", help="List models and machines instead.")] = False,
+    gpu_kv: Annotated[str, Flag(metavar="SIZE", help="KV pool over all ranks, where known.", panel=_ADVANCED)] = "",
+    keep: Annotated[str, Flag(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", panel=_ADVANCED)] = "1k",
+    listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:

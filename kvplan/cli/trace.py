@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from kvplan.cli.console import Exit, emit_json, err, out, warn
-from kvplan.cli.main import guard
+from kvplan.cli.parser import Flag, Word
 from kvplan.traces.formats import FORMATS
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="Inspect, convert and generate traces; hit rate against capacity.",
-)
+EXAMPLES = {
+    "inspect": """
+kvplan trace inspect trace.jsonl
+kvplan trace inspect sessions/ --json
+""",
+    "curve": """
+kvplan trace curve trace.jsonl --model llama-3.1-8b
+kvplan trace curve trace.jsonl --policy lru,fifo,opt --capacity 5000,20000 --warmup 0.5
+""",
+    "convert": """
+kvplan trace convert trace.jsonl trace.csv --to azure
+kvplan trace convert sessions/ all.jsonl.gz
+""",
+    "generate": """
+kvplan trace generate chat.toml chat.jsonl
+kvplan trace generate twice.toml twice.jsonl.gz --to mooncake
+""",
+}
 
 _ADVANCED = "Advanced"
+
 _FORMATS = ", ".join(FORMATS)
 
-TracePath = Annotated[str, typer.Argument(metavar="TRACE", help="A file or folder; its format is recognised.")]
-Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.", rich_help_panel="Common")]
-Model = Annotated[str | None, typer.Option(help="Show sizes in GiB for this model.", rich_help_panel="Common")]
-Limit = Annotated[int | None, typer.Option(help="Read the first requests only.", rich_help_panel="Common")]
-Format = Annotated[str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)]
-BlockTokens = Annotated[int | None, typer.Option(help="Tokens of a block.", rich_help_panel=_ADVANCED)]
-TimeUnit = Annotated[str | None, typer.Option(help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
-Tokenizer = Annotated[str | None, typer.Option(help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
-MaxInput = Annotated[int | None, typer.Option(help="Drop longer prompts (tokens).", rich_help_panel=_ADVANCED)]
+TracePath = Annotated[str, Word(metavar="TRACE", help="A file or folder; its format is recognised.")]
+Json = Annotated[bool, Flag("--json", help="Write one JSON document.")]
+Model = Annotated[str | None, Flag(help="Show sizes in GiB for this model.")]
+Limit = Annotated[int | None, Flag(help="Read the first requests only.")]
+Format = Annotated[str | None, Flag(help=f"Format, where not recognised: {_FORMATS}.", panel=_ADVANCED)]
+BlockTokens = Annotated[int | None, Flag(help="Tokens of a block.", panel=_ADVANCED)]
+TimeUnit = Annotated[str | None, Flag(help="Unit of the times: s, ms, us, ns.", panel=_ADVANCED)]
+Tokenizer = Annotated[str | None, Flag(help="tokenizer.json for text.", panel=_ADVANCED)]
+MaxInput = Annotated[int | None, Flag(help="Drop longer prompts (tokens).", panel=_ADVANCED)]
 
 
-@app.command(epilog="kvplan trace inspect trace.jsonl\n\nkvplan trace inspect sessions/ --json")
-@guard
 def inspect(
     trace: TracePath,
     json: Json = False,
@@ -51,20 +62,15 @@ def inspect(
     return _emit(inspect_trace(opened), inspect_view, json)
 
 
-@app.command(
-    epilog="kvplan trace curve trace.jsonl --model llama-3.1-8b\n\n"
-    "kvplan trace curve trace.jsonl --policy lru,fifo,opt --capacity 5000,20000 --warmup 0.5"
-)
-@guard
 def curve(
     trace: TracePath,
-    policy: Annotated[str, typer.Option(help="lru, fifo, opt; commas.", rich_help_panel="Common")] = "lru",
-    capacity: Annotated[str, typer.Option(help="Blocks, or GiB with --model; commas.", rich_help_panel="Common")] = "",
-    warmup: Annotated[float, typer.Option(help="Share of the requests left out of the rates.", rich_help_panel="Common")] = 0.0,
+    policy: Annotated[str, Flag(help="lru, fifo, opt; commas.")] = "lru",
+    capacity: Annotated[str, Flag(help="Blocks, or GiB with --model; commas.")] = "",
+    warmup: Annotated[float, Flag(help="Share of the requests left out of the rates.")] = 0.0,
     model: Model = None,
-    tiers: Annotated[str, typer.Option(help="Tiers from the top down, as --capacity.", rich_help_panel="Common")] = "",
+    tiers: Annotated[str, Flag(help="Tiers from the top down, as --capacity.")] = "",
     json: Json = False,
-    kv_dtype: Annotated[str, typer.Option(help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
+    kv_dtype: Annotated[str, Flag(help="KV dtype, for sizes.", panel=_ADVANCED)] = "auto",
     limit: Limit = None,
     format: Format = None,
     block_tokens: BlockTokens = None,
@@ -87,12 +93,10 @@ def curve(
     return _emit(result, curve_view, json)
 
 
-@app.command(epilog="kvplan trace convert trace.jsonl trace.csv --to azure\n\nkvplan trace convert sessions/ all.jsonl.gz")
-@guard
 def convert(
     trace: TracePath,
-    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")] = "native",
+    output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.")] = "native",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -110,13 +114,11 @@ def convert(
     return Exit.DONE
 
 
-@app.command(epilog="kvplan trace generate chat.toml chat.jsonl\n\nkvplan trace generate twice.toml twice.jsonl.gz --to mooncake")
-@guard
 def generate(
-    spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
-    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel="Common")] = "native",
-    seed: Annotated[int | None, typer.Option(help="In place of the specification's.", rich_help_panel="Common")] = None,
+    spec: Annotated[str, Word(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
+    output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.")] = "native",
+    seed: Annotated[int | None, Flag(help="In place of the specification's.")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.
 
@@ -176,3 +178,7 @@ def _written(output: str, format: str, count: int, losses: list[str]) -> None:
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"inspect": inspect, "curve": curve, "convert": convert, "generate": generate}
+"""Name of a command of `kvplan trace` -> what runs it."""

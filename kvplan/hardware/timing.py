@@ -140,10 +140,11 @@ def all_reduce_s(network: Network, ranks: int, size: float) -> float:
 
 # -- host ----------------------------------------------------------------------------------------------------------------------
 
-ANCHOR_PYTHON_S = 2.74e-6
-ANCHOR_LAUNCH_S = 442e-6
-"""The host on which the engines' constants were measured: a virtual machine of 16 cores of an Intel Xeon (family 6, model 207) beside an
-H100, torch 2.11, three runs of each probe."""
+ANCHOR_PYTHON_S = 2.7e-6
+ANCHOR_LAUNCH_S = 396e-6
+"""The host for which the engines' constants stand: medians of six runs of each probe in the slower of the two speeds between which two
+virtual machines of 16 cores flipped (Intel Xeon, family 6, model 207; Python 3.12, torch 2.11; beside an H100 and an H200). In the faster
+one the probes took 0.50 and 0.62 of this, and short prompts of vLLM 0.24 0.54."""
 
 
 def host_factor(host: Host) -> float:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kvplan.engine.spec import Offload
-from kvplan.memory.layout import LayerType, Layout
+from kvplan.deployment import Deployment
+from kvplan.memory.layout import LayerType, Layout, layout
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,13 +97,14 @@ class Below(msgspec.Struct, frozen=True, kw_only=True):
         return -(-size // self.row_multiple) * self.row_multiple
 
 
-def below(layout: Layout, rules: Offload) -> Below:
-    """What the tiers behind an engine's connector take of its sequences."""
-    chunk, unit = rules.chunk_tokens, layout.unit_tokens or layout.block_tokens
+def below(deployment: Deployment) -> Below:
+    """What the tiers behind a deployment's connector take of its sequences."""
+    made, rules = layout(deployment), deployment.engine.offload
+    chunk, unit = rules.chunk_tokens, made.unit_tokens or made.block_tokens
     return Below(
-        layout=layout,
+        layout=made,
         chunk_tokens=-(-chunk // unit) * unit if chunk and unit else unit,
-        copies=layout.stages if layout.latent and not rules.latent_per_rank else layout.ranks,
+        copies=made.stages if made.latent and not rules.latent_per_rank else made.ranks,
         whole_rows=rules.whole_rows,
         row_multiple=rules.row_multiple_bytes,
         merged_layers=rules.copy_layers == "all",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec, KvFormat
 from kvplan.errors import InputError, did_you_mean
 from kvplan.model import ModelSpec
@@ -67,9 +68,17 @@ def logical_format(kv_dtype: str, engine: EngineSpec | None = None) -> KvFormat:
     return LOGICAL.get(kv_dtype) or engine.kv_formats[kv_dtype]  # type: ignore[union-attr]
 
 
-def stored_format(kv_dtype: str, engine: EngineSpec) -> KvFormat:
-    """The format in which an engine stores a dtype, with the scales that it adds."""
-    return engine.kv_formats.get(kv_dtype) or LOGICAL[kv_dtype]
+def stored_kv_dtype(deployment: Deployment) -> str:
+    """The KV dtype as the engine stores it: sparse latent attention keeps fp8 in rows with scales and a bf16 rotary part."""
+    name = resolve_kv_dtype(deployment.kv_dtype, deployment.model, deployment.engine)
+    sparse = any(layer.index_dim for layer in deployment.model.layers)
+    return "fp8_ds_mla" if name == "fp8" and sparse and "fp8_ds_mla" in deployment.engine.kv_formats else name
+
+
+def stored_format(deployment: Deployment) -> KvFormat:
+    """The format in which a deployment's engine stores its KV dtype, with the scales that it adds."""
+    name = stored_kv_dtype(deployment)
+    return deployment.engine.kv_formats.get(name) or LOGICAL[name]
 
 
 def vector_bytes(dim: int, fmt: KvFormat) -> int:

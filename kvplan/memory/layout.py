@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kvplan.engine.spec import EngineSpec, KvFormat, Memory
-from kvplan.errors import InputError
+from kvplan.deployment import Deployment
+from kvplan.engine.spec import KvFormat, Memory
 from kvplan.memory.formats import stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.model import Layers, ModelSpec
@@ -114,10 +114,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return int(self.concurrency(blocks, context_tokens) * context_tokens)
 
 
-def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, pp: int = 1, block_tokens: int = 0) -> Layout:
-    """The block layout of a model in an engine. Raises InputError when `tp` does not divide its heads."""
-    check_ranks(model, tp, pp)
-    rules, fmt = engine.memory_rules, stored_format(kv_dtype, engine)
+def layout(deployment: Deployment, *, block_tokens: int = 0) -> Layout:
+    """The block layout of a deployment. Raises InputError when its ranks do not divide the model."""
+    deployment.check_ranks()
+    model, engine, tp, pp = deployment.model, deployment.engine, deployment.parallel.tp, deployment.parallel.pp
+    rules, fmt = engine.memory_rules, stored_format(deployment)
     kept = [layer for layer in model.layers if layer.kind not in ("shared", "none")]
     types = _types(kept, model, rules, fmt, tp, pp, block_tokens or engine.block_tokens)
     group = _group_layers([one.count for one in types], rules)
@@ -150,20 +151,6 @@ def layout(model: ModelSpec, engine: EngineSpec, kv_dtype: str, *, tp: int = 1, 
         latent=bool(kept) and all(layer.kind == "latent" for layer in kept),
         stages=pp,
     )
-
-
-def check_ranks(model: ModelSpec, tp: int, pp: int) -> None:
-    """Raises InputError when heads or layers cannot be spread over `tp` x `pp` ranks."""
-    for layer in model.layers:
-        if layer.query_heads % tp:
-            raise InputError(
-                f"{model.name}: {layer.query_heads} attention heads cannot be split over {tp} ranks",
-                hint="choose --tp that divides them",
-            )
-        if layer.kind != "latent" and layer.kv_heads % tp and tp % layer.kv_heads:
-            raise InputError(f"{model.name}: {layer.kv_heads} KV heads and {tp} ranks do not divide one another")
-    if pp > model.depth:
-        raise InputError(f"{model.name}: {pp} pipeline stages for {model.depth} layers")
 
 
 class _Type(msgspec.Struct):

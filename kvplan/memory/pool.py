@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from kvplan.engine.spec import EngineSpec
-from kvplan.errors import InputError
-from kvplan.hardware.spec import Gpu, Machine
+from kvplan.deployment import Deployment
 from kvplan.memory.formats import DTYPE_BYTES
 from kvplan.memory.weights import rank_weight_bytes
-from kvplan.model import ModelSpec
 
 LARGE_GPU_BYTES = 70 * 2**30
 
@@ -30,32 +27,20 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, self.rank_kv_bytes) * self.ranks
 
 
-def kv_pool(
-    model: ModelSpec,
-    machine: Machine,
-    engine: EngineSpec,
-    *,
-    dtype: str = "",
-    tp: int = 1,
-    pp: int = 1,
-    ep: int = 0,
-    gpu_fraction: float = 0.0,
-) -> Pool:
-    """The KV pool that `engine` makes for `model` on tp x pp GPUs of `machine`.
+def kv_pool(deployment: Deployment) -> Pool:
+    """The KV pool that the engine makes on the GPUs of a deployment.
 
     GPU memory x fraction - weights - activation peak - context - graphs; the fraction is of total memory, or of
     what the weights leave free where the engine says so (TensorRT-LLM). Raises InputError when the machine has
-    too few GPUs or the fraction is odd.
+    too few GPUs.
     """
-    fraction = gpu_fraction or engine.gpu_fraction
-    if not 0 < fraction <= 1:
-        raise InputError(f"the GPU memory fraction {fraction:g} must lie above 0 and at most at 1")
-    if tp * pp > machine.gpus:
-        raise InputError(f"{machine.name} has {machine.gpus} GPUs; --tp {tp} x --pp {pp} needs {tp * pp}")
-    rules, gpu = engine.memory_rules, machine.gpu
-    weights = rank_weight_bytes(model, engine, dtype, tp=tp, pp=pp, ep=ep)
-    activation = activation_bytes(model, engine, gpu, tp)
-    overhead = rules.context_bytes + rules.graph_bytes + (rules.rank_bytes if tp * pp > 1 else 0)
+    deployment.check_gpus()
+    engine, ranks = deployment.engine, deployment.parallel.gpus
+    fraction = engine.gpu_fraction
+    rules, gpu = engine.memory_rules, deployment.machine.gpu
+    weights = rank_weight_bytes(deployment)
+    activation = activation_bytes(deployment)
+    overhead = rules.context_bytes + rules.graph_bytes + (rules.rank_bytes if ranks > 1 else 0)
     if rules.fraction_of == "free":
         left = gpu.memory_bytes - weights - activation - overhead
         kv, usable = int(fraction * left), gpu.memory_bytes
@@ -69,11 +54,11 @@ def kv_pool(
         activation_bytes=activation,
         overhead_bytes=overhead,
         rank_kv_bytes=kv,
-        ranks=tp * pp,
+        ranks=ranks,
     )
 
 
-def activation_bytes(model: ModelSpec, engine: EngineSpec, gpu: Gpu, tp: int = 1) -> int:
+def activation_bytes(deployment: Deployment) -> int:
     """Peak of activations on one rank: the sampler over a full batch, or the forward pass over a full step,
     whichever is larger.
 
@@ -81,7 +66,8 @@ def activation_bytes(model: ModelSpec, engine: EngineSpec, gpu: Gpu, tp: int = 1
     forward pass has rows of the hidden size and the widest feed-forward activation: gate and up together, and
     their product.
     """
-    rules = engine.memory_rules
+    model, engine, gpu = deployment.model, deployment.engine, deployment.machine.gpu
+    rules, tp = engine.memory_rules, deployment.tp
     large = gpu.memory_bytes >= LARGE_GPU_BYTES and gpu.fp8_flops > 0
     batch = (large and rules.large_profile_batch) or rules.profile_batch or engine.max_batch
     sampler = batch * model.vocab * rules.sampler_bytes

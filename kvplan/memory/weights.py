@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.memory.formats import DTYPE_BYTES
@@ -110,15 +111,16 @@ def weight_bytes(model: ModelSpec, dtype: str = "") -> int:
     return round(sum(getattr(params, part) * width / 8 for part, width in bits.items()))
 
 
-def rank_weight_bytes(model: ModelSpec, engine: EngineSpec, dtype: str = "", *, tp: int = 1, pp: int = 1, ep: int = 0) -> int:
-    """Bytes of weights on the fullest rank of `tp` x `pp`, with the experts spread over `ep` ranks (0: over the `tp`
-    ranks of a stage).
+def rank_weight_bytes(deployment: Deployment) -> int:
+    """Bytes of weights on the fullest rank, with the experts spread over `ep` ranks (0: over the `tp` ranks of a stage).
 
     Embedding, head and matrices are split; routers, norms and the latent down-projections are held whole; KV
     heads beyond `tp` are replicated. A latent model's up-projection is kept a second time in the model's dtype
     where the engine absorbs it into the queries.
     """
-    params, bits = parameters(model), part_bits(model, dtype)
+    model, engine, spread = deployment.model, deployment.engine, deployment.parallel
+    tp, pp, ep = spread.tp, spread.pp, spread.ep
+    params, bits = parameters(model), part_bits(model, deployment.dtype)
     stage = 1 / pp if pp == 1 else -(-model.depth // pp) / model.depth
     split = params.attention - params.attention_replicated
     attention = split / tp + params.attention_replicated + _replicated_heads(model, tp)

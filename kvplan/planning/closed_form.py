@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from kvplan.provenance import Z95, Source, relative_sigma
 from kvplan.results.plan import Range, TierWorth
-from kvplan.scenario import Scenario, with_setting
+from kvplan.scenario import Scenario
 from kvplan.sim.build import block_pieces
 from kvplan.sim.simulate import bytes_per_token
 from kvplan.sim.transfer.links import IN, DiskQueue, HostLink, NetworkQueue
@@ -25,7 +27,7 @@ TAIL_TOKENS = 64
 
 
 def _host_s(scenario: Scenario, size: float, pieces: int) -> float:
-    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.run.tp), pieces * block_pieces(scenario))
+    return HostLink(scenario.machine.link).service_s(IN, round(size / scenario.deployment.tp), pieces * block_pieces(scenario))
 
 
 def _disk_s(scenario: Scenario, size: float, pieces: int) -> float:
@@ -76,8 +78,7 @@ def recompute_s(scenario: Scenario, tokens: int, tail_tokens: int = TAIL_TOKENS)
 
 def step_cost(scenario: Scenario) -> StepCost:
     """The step costs of a scenario."""
-    run = scenario.run
-    return StepCost(scenario.model, scenario.machine, scenario.engine, tp=run.tp, kv_dtype=run.kv_dtype)
+    return StepCost(scenario.deployment)
 
 
 def break_even_tokens(scenario: Scenario, tier: str, tail_tokens: int = TAIL_TOKENS) -> float:
@@ -212,10 +213,14 @@ def _finite(value: float) -> float | None:
 
 
 def scaled(scenario: Scenario, paths: tuple[str, ...], factor: float) -> Scenario:
-    """The scenario with some numbers multiplied, where it has them."""
+    """The scenario with some numbers of its machine multiplied: a thought experiment, which may leave the bounds of real machines."""
+    machine = scenario.machine
     for path in paths:
-        scenario = with_setting(scenario, path, number(scenario, path) * factor)
-    return scenario
+        _, part, name = path.split(".")
+        record = getattr(machine, part)
+        moved = msgspec.structs.replace(record, **{name: getattr(record, name) * factor})
+        machine = msgspec.structs.replace(machine, **{part: moved})
+    return scenario.changed(machine=machine)
 
 
 def number(scenario: Scenario, path: str) -> float:

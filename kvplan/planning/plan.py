@@ -80,7 +80,7 @@ def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
     """Seconds of a decode step of one sequence that reads `off_bytes` of its KV over the links."""
     cost = closed_form.step_cost(base)
     step = cost.step_s([], 1, cost.decode_attention_s([context_tokens]), 1)
-    return step + off_bytes / base.run.tp / base.machine.link.h2d_Bps
+    return step + off_bytes / base.deployment.tp / base.machine.link.h2d_Bps
 
 
 def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
@@ -131,7 +131,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
         found.options.extend(wide.options[at] for at in kept)
         found.results.extend(wide.results[at] for at in kept)
     span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
-    asked = space.base.run.kv_dtype
+    asked = space.base.deployment.kv_dtype
     results = zip(found.options, found.results, strict=True)
     over = min(overload(result, span_s) for one, result in results if one.placement.kv_dtype == asked)
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
@@ -213,7 +213,7 @@ def _disk_life(space: Space, chosen: Option) -> float | None:
     written = chosen.stored_bytes.get("disk", 0)
     if not written or not disk.endurance_bytes:
         return None
-    share = space.base.run.tp / space.base.machine.gpus
+    share = space.base.deployment.tp / space.base.machine.gpus
     return disk.endurance_bytes * share / (written / chosen.duration_s) / SECONDS_PER_YEAR
 
 

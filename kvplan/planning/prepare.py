@@ -32,7 +32,7 @@ def space_of(
     trace = open_trace(base.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
     token_bytes = bytes_per_token(base)
     known = traffic(trace, token_bytes)
-    share = run.tp / machine.gpus
+    share = base.deployment.tp / machine.gpus
     if target.saturates and known.span_s:
         base = msgspec.structs.replace(base, run=msgspec.structs.replace(run, speedup=run.speedup * known.span_s))
         notes.append("arrivals are compressed until the machine is the limit: what is compared is what it can serve")
@@ -59,7 +59,7 @@ def _when(space: Space) -> tuple[TierWorth, ...]:
 
 def narrowed(space: Space) -> Space:
     """The same question with an 8-bit KV: every capacity holds more tokens."""
-    base = msgspec.structs.replace(space.base, run=msgspec.structs.replace(space.base.run, kv_dtype=EIGHT_BITS))
+    base = space.base.changed(kv_dtype=EIGHT_BITS)
     token_bytes = bytes_per_token(base)
     ratio = token_bytes / space.token_bytes
     points = (HitPoint(capacity_bytes=round(one.capacity_bytes * ratio), token_hit=one.token_hit) for one in space.traffic.curve)
@@ -75,23 +75,23 @@ def _with_network(scenario: Scenario) -> Scenario:
         return scenario
     for name, value in (("Bps", remote.client_Bps), ("latency_s", remote.latency_s)):
         scenario = with_setting(scenario, f"machine.network.{name}", value) if value else scenario
-    return msgspec.structs.replace(scenario, remote=msgspec.structs.replace(remote, client_Bps=0.0, latency_s=0.0))
+    return scenario.changed(remote=msgspec.structs.replace(remote, client_Bps=0.0, latency_s=0.0))
 
 
 def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:
     """The scenario with its GPU pool, on as many ranks as the weights need."""
-    tp, machine = scenario.run.tp, scenario.machine
+    tp, machine = scenario.deployment.tp, scenario.machine
     if scenario.tiers.gpu_kv_bytes:
-        left = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes
+        left = kv_pool(scenario.deployment.changed(tp=tp)).kv_bytes
         given = format_bytes(scenario.tiers.gpu_kv_bytes)
         doubt = f"the GPU pool is taken as {given}, but the weights leave {format_bytes(left)}"
         return scenario, [doubt] if scenario.tiers.gpu_kv_bytes > LEAST_DOUBT * left else []
     while tp <= machine.gpus:
-        pool = kv_pool(scenario.model, machine, scenario.engine, tp=tp).kv_bytes
+        pool = kv_pool(scenario.deployment.changed(tp=tp)).kv_bytes
         if pool > 0:
-            notes = [] if tp == scenario.run.tp else [f"the weights need {tp} GPUs: planned with run.tp={tp}"]
+            notes = [] if tp == scenario.deployment.tp else [f"the weights need {tp} GPUs: planned with run.tp={tp}"]
             tiers = msgspec.structs.replace(scenario.tiers, gpu_kv_bytes=pool)
-            return msgspec.structs.replace(scenario, tiers=tiers, run=msgspec.structs.replace(scenario.run, tp=tp)), notes
+            return scenario.changed(tiers=tiers, tp=tp), notes
         tp *= 2
     raise InputError(
         f"the weights of {scenario.model.name} leave no room for KV on {machine.gpus} GPU(s) of {machine.name}",

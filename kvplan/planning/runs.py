@@ -51,11 +51,11 @@ def realise(base: Scenario, placement: Placement) -> Scenario:
     """The scenario that simulates a placement: its tiers, and the engine's rules as the placement sets them."""
     offload = msgspec.structs.replace(base.engine.offload, **{name: getattr(placement, name) for name in RULES})
     sizes = {name: getattr(placement, name) for name in ("cpu_bytes", "disk_bytes", "remote_bytes")}
-    return msgspec.structs.replace(
-        base,
+    return base.changed(
         engine=msgspec.structs.replace(base.engine, offload=offload),
         tiers=msgspec.structs.replace(base.tiers, **sizes),
-        run=msgspec.structs.replace(base.run, tp=placement.tp, kv_dtype=placement.kv_dtype),
+        tp=placement.tp,
+        kv_dtype=placement.kv_dtype,
     )
 
 

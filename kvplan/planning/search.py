@@ -169,7 +169,7 @@ def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
     """The best placement that offloads (or none, when no tier is left), and the same without its tiers; KV dtype as
     asked for.
     """
-    asked = [one for one in found.options if one.placement.kv_dtype == space.base.run.kv_dtype]
+    asked = [one for one in found.options if one.placement.kv_dtype == space.base.deployment.kv_dtype]
     plain = [one for one in asked if rules.within_reach(space, one.placement)]
     best = choose(space, [one for one in plain if one.placement.offloads] or plain)
     return best, found.of(places.nothing(space))
@@ -180,7 +180,7 @@ def needs_eight_bits(space: Space, found: Simulated) -> bool:
     better.
     """
     best, _ = contender(space, found)
-    narrow = [one for one in found.options if one.placement.kv_dtype != space.base.run.kv_dtype]
+    narrow = [one for one in found.options if one.placement.kv_dtype != space.base.deployment.kv_dtype]
     if not narrow:
         return False
     better = choose(space, narrow)

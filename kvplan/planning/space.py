@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kvplan.memory.formats import resolve_kv_dtype, stored_format
+from kvplan.memory.formats import stored_format
 from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
@@ -70,9 +70,9 @@ Found = tuple[list[Placement], list[Pruned]]
 
 def nothing(space: Space) -> Placement:
     """The placement without any tier below the GPU, by the engine's own rules."""
-    run, engine = space.base.run, space.base.engine
+    deployment, engine = space.base.deployment, space.base.engine
     rules = {name: getattr(engine.offload, name) for name in RULES}
-    return Placement(model=space.base.model.name, tp=run.tp, gpu_fraction=engine.gpu_fraction, kv_dtype=run.kv_dtype, **rules)
+    return Placement(model=deployment.model.name, tp=deployment.tp, gpu_fraction=engine.gpu_fraction, kv_dtype=deployment.kv_dtype, **rules)
 
 
 def ruled_out(space: Space) -> str:
@@ -211,4 +211,4 @@ def remote_tiers(space: Space, local: Sequence[Placement]) -> Found:
 def can_narrow(space: Space) -> bool:
     """Does the KV have more than 8 bits."""
     base = space.base
-    return stored_format(resolve_kv_dtype(base.run.kv_dtype, base.model, base.engine), base.engine).element_bits > 8
+    return stored_format(base.deployment).element_bits > 8

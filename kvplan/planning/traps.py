@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from kvplan.deployment import Deployment, Parallel
 from kvplan.engine.spec import EngineSpec
 from kvplan.hardware.spec import Host, Machine
-from kvplan.memory.formats import resolve_kv_dtype, stored_format
+from kvplan.memory.formats import stored_format
 from kvplan.memory.kv import token_bytes
 from kvplan.model import ModelSpec
 from kvplan.results.placement import Notice, Placement
@@ -123,7 +124,8 @@ def small_copies(case: Case) -> Notice | None:
 
 def _smallest_copy(case: Case) -> int:
     """Bytes of the smallest contiguous piece of one block on one rank."""
-    fmt = stored_format(resolve_kv_dtype(case.placement.kv_dtype, case.model, case.engine), case.engine)
+    spread = Parallel(tp=case.placement.tp)
+    fmt = stored_format(Deployment(model=case.model, engine=case.engine, parallel=spread, kv_dtype=case.placement.kv_dtype))
     block = case.placement.chunk_tokens or case.placement.block_tokens or case.engine.block_tokens
     layers = [(group.count, token_bytes(group, fmt, case.placement.tp)) for group in case.model.layers]
     kept = [(count, size) for count, size in layers if size]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.errors import InputError, KvplanError
-from kvplan.memory.layout import check_ranks
 from kvplan.memory.pool import kv_pool
 from kvplan.planning.runs import Runner, Simulation, realise
 from kvplan.planning.search import option
@@ -63,7 +62,7 @@ def _widths(space: Space) -> tuple[list[int], list[Pruned]]:
         return [], [Pruned(what="other TP", why="the scenario says how many replicas there are")]
     kept, pruned = [], []
     for tp in WIDTHS:
-        if tp == base.run.tp:
+        if tp == base.deployment.tp:
             continue
         if why := _impossible(base, tp) or _far(space, tp):
             pruned.append(Pruned(what=f"TP {tp}", why=why))
@@ -76,14 +75,14 @@ def _impossible(base: Scenario, tp: int) -> str:
     if tp > base.machine.gpus:
         return f"{base.machine.name} has {base.machine.gpus} GPU(s)"
     try:
-        check_ranks(base.model, tp, 1)
+        base.deployment.changed(tp=tp).check_ranks()
     except InputError as error:
         return error.message
     return "" if _pool_bytes(base, tp) > 0 else f"the weights leave no room for KV on {tp} GPU(s)"
 
 
 def _far(space: Space, tp: int) -> str:
-    near = (2 * space.base.run.tp, space.base.run.tp // 2)
+    near = (2 * space.base.deployment.tp, space.base.deployment.tp // 2)
     if space.traffic.requests <= LONG_REQUESTS or tp in near:
         return ""
     return f"of a trace of {space.traffic.requests:,} requests only the next widths are simulated"
@@ -91,9 +90,9 @@ def _far(space: Space, tp: int) -> str:
 
 def _pool_bytes(base: Scenario, tp: int) -> int:
     """The KV pool of a width: the scenario's, and by how much more or less the engine leaves on so many GPUs."""
-    if tp == base.run.tp:
+    if tp == base.deployment.tp:
         return base.tiers.gpu_kv_bytes
-    wide, planned = (kv_pool(base.model, base.machine, base.engine, tp=width).kv_bytes for width in (tp, base.run.tp))
+    wide, planned = (kv_pool(base.deployment.changed(tp=width)).kv_bytes for width in (tp, base.deployment.tp))
     return base.tiers.gpu_kv_bytes + wide - planned if wide else 0
 
 
@@ -105,4 +104,4 @@ def _spread(base: Scenario, placement: Placement, tp: int, gpus: int) -> Scenari
     run = msgspec.structs.replace(scenario.run, speedup=scenario.run.speedup * gpus / placement.tp)
     tiers = msgspec.structs.replace(scenario.tiers, gpu_kv_bytes=_pool_bytes(base, tp))
     cluster = msgspec.structs.replace(scenario.cluster, replicas=gpus // tp, router="prefix_aware")
-    return msgspec.structs.replace(scenario, run=run, tiers=tiers, cluster=cluster)
+    return scenario.changed(run=run, tiers=tiers, cluster=cluster)

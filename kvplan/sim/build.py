@@ -8,9 +8,9 @@ import msgspec
 
 from kvplan.engine.spec import Offload
 from kvplan.errors import InputError
-from kvplan.hardware.spec import Link, Network
-from kvplan.memory.formats import resolve_kv_dtype, stored_format
-from kvplan.memory.kv import token_bytes as layer_token_bytes
+from kvplan.hardware.spec import Network
+from kvplan.memory.below import Below, below
+from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.belady import Future
 from kvplan.sim.cache.eviction import Facts
@@ -23,40 +23,29 @@ from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.dispatch import Replicas
 from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
-from kvplan.sim.transfer.handover import Delivery
-from kvplan.sim.transfer.links import DiskQueue, HostLink
+from kvplan.sim.transfer.disaggregated import Deliveries, Senders
+from kvplan.sim.transfer.links import DiskQueue, Duplex, HostLink
 from kvplan.sim.transfer.loads import Loads, Tally
-from kvplan.sim.transfer.lower import DiskDevice, Lower
-from kvplan.sim.transfer.paths import Host
-from kvplan.sim.transfer.remote import RemoteDevice, Shared
+from kvplan.sim.transfer.paths import CPU, DISK, REMOTE, DiskPath, HostPath, PoolRate, RemotePath, TierBelow
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import Trace
 
-DISK, REMOTE = 2, 3
-"""Places of lower tiers among the hits of a request; 0 is the GPU and 1 host memory."""
-
 
 class Server:
-    """A replica and what belongs to it. `tiers` are in the order gpu, cpu, disk, remote; shared ones appear in every
-    server."""
+    """A replica and what belongs to it: its GPU's tier, those below (a shared one appears in every server), and its network port."""
 
-    __slots__ = ("replica", "tiers", "link", "disk", "remote")
+    __slots__ = ("replica", "gpu", "below", "port")
 
-    def __init__(self, replica: Replica, tiers: list[Tier], link: HostLink, disk: DiskQueue | None, remote: RemoteDevice | None) -> None:
-        self.replica, self.tiers, self.link, self.disk, self.remote = replica, tiers, link, disk, remote
+    def __init__(self, replica: Replica, gpu: Tier, below: tuple[TierBelow, ...] = (), port: Duplex | None = None) -> None:
+        self.replica, self.gpu, self.below, self.port = replica, gpu, below, port or Duplex(1.0)
 
-    def busy_s(self, name: str) -> float:
-        """Seconds that the link or device between a tier and the one above was busy."""
-        if name == "cpu":
-            return max(self.link.busy_s)
-        if name == "disk" and self.disk is not None:
-            return sum(self.disk.busy_s)
-        if name == "remote" and self.remote is not None:
-            return max(self.remote.busy_s)
-        return 0.0
+    @property
+    def tiers(self) -> list[Tier]:
+        """From the GPU down."""
+        return [self.gpu, *(one.pool.tier for one in self.below)]
 
 
 class Builder:
@@ -65,10 +54,12 @@ class Builder:
 
     def __init__(self, clock: Clock, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
         self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
-        engine, tiers, self.ranks = scenario.engine, scenario.tiers, scenario.run.tp
+        engine, tiers = scenario.engine, scenario.tiers
         self.token_bytes = bytes_per_token(scenario)
-        self.host_token_bytes = host_bytes_per_token(scenario)
+        self.below = blocks_below(scenario)
+        self.host_token_bytes = self.below.token_bytes
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
+        self.senders: Senders = {}
         for name, size in (("disk", tiers.disk_bytes), ("remote", tiers.remote_bytes)):
             if size and not tiers.cpu_bytes:
                 raise InputError(
@@ -79,7 +70,7 @@ class Builder:
             self._pool("cpu", tiers.cpu_bytes * scenario.cluster.replicas) if scenario.cluster.shared_cpu and tiers.cpu_bytes else None
         )
         self._remote = self._pool("remote", tiers.remote_bytes) if tiers.remote_bytes else None
-        self._remote_rate = Shared(scenario.remote.total_Bps)
+        self._remote_rate = PoolRate(scenario.remote.total_Bps)
 
     def server(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica with the scenario's tiers."""
@@ -88,18 +79,16 @@ class Builder:
             return self._streamed(gpu_bytes, recorder, done)
         gpu = self._gpu(gpu_bytes)
         cache = self._cache(gpu)
-        link, tiers = HostLink(scenario.machine.link), [gpu]
-        transfers, disk, remote = Transfers(engine.offload), None, None
+        link, below = HostLink(scenario.machine.link), tuple[TierBelow, ...]()
+        transfers = Transfers(engine.offload)
         if scenario.tiers.cpu_bytes:
-            host = self._host(link)
-            disk = DiskQueue(scenario.machine.disk) if scenario.tiers.disk_bytes else None
-            remote = self._remote_device() if self._remote else None
-            lower = self._lower(disk, remote)
-            stores = Stores(engine.offload, gpu, host, lower, block_tokens=engine.block_tokens)
-            transfers = Transfers(engine.offload, stores, Loads(engine, self.cost, cache, host, lower, self.tally))
-            tiers += [host.pool.tier, *(each.pool.tier for each in lower)]
+            pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
+            host, lower = TierBelow(pool, HostPath(self.clock, link, self.below), CPU), self._lower()
+            stores = Stores(self.clock, engine.offload, gpu, link, host, lower, block_tokens=engine.block_tokens)
+            loads = Loads(self.clock, engine, self.cost, cache, host, lower, self.tally)
+            transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
-        return Server(replica, tiers, link, disk, remote)
+        return Server(replica, gpu, below)
 
     def behind_router(self, servers: list[Server]) -> Replicas:
         """Servers of one kind, behind the router that the scenario names."""
@@ -122,38 +111,19 @@ class Builder:
         cache = self._cache(gpu)
         transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
         replica = Replica(self.clock, scenario.engine, self.cost, cache, transfers, recorder, jump=False, done=done)
-        return Server(replica, [gpu], link, None, None)
+        return Server(replica, gpu)
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica that only decodes: the KV of a prompt comes over the network from the one that computed it."""
-        scenario = self.scenario
+        scenario, port = self.scenario, Duplex(1.0)
         engine = msgspec.structs.replace(scenario.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
         cache = self._cache(gpu)
         network = transfer_network(scenario)
-        rate = network.Bps
-        link = HostLink(Link(h2d_Bps=rate, d2h_Bps=rate, copy_s=0.0, launch_s=network.latency_s, duplex_fraction=1.0, small_copy_bytes=0))
-        host = Host(
-            self.clock,
-            link,
-            Delivery(),  # type: ignore[arg-type]
-            gpu_token_bytes=self.token_bytes,
-            token_bytes=self.token_bytes,
-            ranks=1,
-            piece_tokens=self.grain,
-        )
-        loads = Loads(engine, self.cost, cache, host, (), self.tally)
-        replica = Replica(
-            self.clock,
-            engine,
-            self.cost,
-            cache,
-            Transfers(HANDOVER, None, loads),
-            recorder,
-            jump=scenario.run.jump,
-            done=done,
-        )
-        return Server(replica, [gpu], link, None, None)
+        fetched = Deliveries(self.clock, self.cost, cache, network, port, self.senders, self.tally, token_bytes=self.token_bytes)
+        transfers = Transfers(HANDOVER, None, fetched)
+        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
+        return Server(replica, gpu, port=port)
 
     def _gpu(self, size: float) -> Tier:
         engine = self.scenario.engine
@@ -169,43 +139,18 @@ class Builder:
             reserve_full_prompt=engine.reserve_full_prompt,
         )
 
-    def _host(self, link: HostLink) -> Host:
-        return Host(
-            self.clock,
-            link,
-            self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes),
-            gpu_token_bytes=self.token_bytes,
-            token_bytes=self.host_token_bytes,
-            ranks=self.ranks,
-            piece_tokens=self.scenario.engine.block_tokens,
-            piece_layers=block_pieces(self.scenario),
-        )
-
-    def _lower(self, disk: DiskQueue | None, remote: RemoteDevice | None) -> tuple[Lower, ...]:
-        rules, found = self.scenario.engine.offload, list[Lower]()
-        if disk is not None:
-            device = DiskDevice(
-                self.clock,
-                disk,
-                token_bytes=self.host_token_bytes,
-                piece_tokens=self.scenario.engine.block_tokens,
-                read_threads=rules.disk_read_threads,
-                write_threads=rules.disk_write_threads,
-            )
-            found.append(Lower(self._pool("disk", self.scenario.tiers.disk_bytes), device, DISK))
-        if remote is not None and self._remote is not None:
-            found.append(Lower(self._remote, remote, REMOTE))
+    def _lower(self) -> tuple[TierBelow, ...]:
+        """The tiers behind host memory."""
+        scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
+        if scenario.tiers.disk_bytes:
+            queue, threads = DiskQueue(scenario.machine.disk), (rules.disk_read_threads, rules.disk_write_threads)
+            path = DiskPath(self.clock, queue, self.below, chunk_tokens=self.grain, threads=threads)
+            found.append(TierBelow(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
+        if self._remote is not None:
+            network, rate = _network(scenario), self._remote_rate
+            remote = RemotePath(self.clock, network, scenario.remote, rate, self.below, chunk_tokens=self.grain)
+            found.append(TierBelow(self._remote, remote, REMOTE))
         return tuple(found)
-
-    def _remote_device(self) -> RemoteDevice:
-        return RemoteDevice(
-            self.clock,
-            _network(self.scenario),
-            self.scenario.remote,
-            self._remote_rate,
-            token_bytes=self.host_token_bytes,
-            object_tokens=self.grain,
-        )
 
     def _pool(self, name: str, size: float) -> Pool:
         rules = self.scenario.engine.offload
@@ -244,7 +189,7 @@ def tier_records(servers: list[Server], *, gpu_token_bytes: float, host_token_by
                 loaded_bytes=round(sum(tier.loaded_tokens for tier in tiers) * size),
                 stored_bytes=round(sum(tier.stored_tokens for tier in tiers) * size),
                 evicted_bytes=round(sum(tier.evicted_tokens for tier in tiers) * size),
-                busy_s=max(server.busy_s(name) for server in servers),
+                busy_s=max((one.path.busy_s for server in servers for one in server.below if one.pool.tier.name == name), default=0.0),
             )
         )
     return found
@@ -268,30 +213,25 @@ def transfer_network(scenario: Scenario) -> Network:
 
 def bytes_per_token(scenario: Scenario) -> float:
     """KV bytes of one token over all layers and ranks, as the GPUs store them."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    size = sum(group.count * layer_token_bytes(group, fmt, run.tp) for group in model.layers) * run.tp
+    made = layout(scenario.deployment)
+    size = sum(one.token_bytes for one in made.types) * made.ranks
     if not size:
-        raise InputError(f"{model.name} keeps no KV per token: there is nothing to offload")
+        raise InputError(f"{scenario.model.name} keeps no KV per token: there is nothing to offload")
     return size
 
 
 def block_pieces(scenario: Scenario) -> int:
     """Contiguous pieces of one block on the host link: one, or a piece for each layer that keeps KV per token."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    if engine.offload.copy_layers == "all":
-        return 1
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    return sum(group.count for group in model.layers if layer_token_bytes(group, fmt, run.tp))
+    return 1 if scenario.engine.offload.copy_layers == "all" else layout(scenario.deployment).layers
+
+
+def blocks_below(scenario: Scenario) -> Below:
+    """What the tiers below take, block by block: an engine's chunks are whole blocks."""
+    engine = scenario.engine
+    by_block = msgspec.structs.replace(engine, offload=msgspec.structs.replace(engine.offload, chunk_tokens=0))
+    return below(scenario.deployment.changed(engine=by_block))
 
 
 def host_bytes_per_token(scenario: Scenario) -> float:
-    """The same below the GPUs: a latent is equal on every rank, and stored once unless the engine stores each rank's
-    copy."""
-    model, engine, run = scenario.model, scenario.engine, scenario.run
-    fmt = stored_format(resolve_kv_dtype(run.kv_dtype, model, engine), engine)
-    size = 0.0
-    for group in model.layers:
-        copies = 1 if group.kind == "latent" and not engine.offload.latent_per_rank else run.tp
-        size += group.count * layer_token_bytes(group, fmt, run.tp) * copies
-    return size
+    """Bytes of host memory that one more token of a long sequence takes."""
+    return below(scenario.deployment).token_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from kvplan.memory.pool import kv_pool
 from kvplan.request import Request
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
-from kvplan.sim.build import Builder, bytes_per_token, tier_records
+from kvplan.sim.build import Builder, Server, bytes_per_token, tier_records
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.cluster.arrivals import Arrivals
@@ -38,7 +39,7 @@ class World:
         self.scenario, self.trace = scenario, trace
         engine, run = scenario.engine, scenario.run
         self.clock, self.tally = Clock(), Tally()
-        self.cost = StepCost(scenario.model, scenario.machine, engine, tp=run.tp, kv_dtype=run.kv_dtype)
+        self.cost = StepCost(scenario.deployment)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
         self.target = slo.parse(run.target)
         slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
@@ -68,13 +69,11 @@ class World:
         self.token_bytes, self.host_token_bytes = builder.token_bytes, builder.host_token_bytes
         serve = builder.decoder if settings.prefill_replicas else builder.server
         self.servers = [serve(self.pool_bytes, self.recorder, self._done) for _ in range(settings.replicas)]
-        unseen = Recorder()  # a prefill replica's part of a request is no request
-        self.prefillers = [
-            builder.server(self.pool_bytes, unseen, lambda first: self.dispatch.hand_over(first)) for _ in range(settings.prefill_replicas)
-        ]
-        self.dispatch: Dispatch = Dispatch(
-            builder.behind_router(self.servers), builder.behind_router(self.prefillers) if self.prefillers else None
-        )
+        self.prefillers: list[Server] = []
+        for place in range(settings.prefill_replicas):  # a prefill replica's part of a request is no request: nobody reads its rows
+            self.prefillers.append(builder.server(self.pool_bytes, Recorder(), partial(self._handed_over, place)))
+        prefilling = builder.behind_router(self.prefillers) if self.prefillers else None
+        self.dispatch = Dispatch(builder.behind_router(self.servers), prefilling, builder.senders)
         self.replica = self.servers[0].replica
         self.tiers: list[Tier] = (self.prefillers or self.servers)[0].tiers
 
@@ -118,6 +117,9 @@ class World:
         self.recorder.rejected(request)
         self._ended(request)
 
+    def _handed_over(self, place: int, first: Sequence) -> None:
+        self.dispatch.hand_over(first, self.prefillers[place].port)
+
     def _done(self, job: Sequence) -> None:
         self._ended(job.request)
 
@@ -160,11 +162,11 @@ class World:
 
 def gpu_pool_bytes(scenario: Scenario) -> int:
     """What the engine leaves for KV on the GPUs of a replica."""
-    model, machine = scenario.model, scenario.machine
-    pool = kv_pool(model, machine, scenario.engine, tp=scenario.run.tp)
+    deployed, pool = scenario.deployment, kv_pool(scenario.deployment)
     if pool.kv_bytes <= 0:
         raise InputError(
-            f"{model.name} does not fit {scenario.run.tp} GPU(s) of {machine.name}: the weights take {pool.weight_bytes:,} bytes of each",
+            f"{deployed.model.name} does not fit {deployed.tp} GPU(s) of {deployed.machine.name}: "
+            f"the weights take {pool.weight_bytes:,} bytes of each",
             hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes

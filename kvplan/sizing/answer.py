@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from kvplan.deployment import Deployment, Parallel, Tiers
 from kvplan.engine.spec import EngineSpec
+from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
 from kvplan.memory.below import below
 from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, state_bytes, token_bytes
@@ -21,24 +25,24 @@ KEEP_TOKENS = 1024
 def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
     """Everything that can be said in closed form about a question. Raises InputError on one without meaning."""
     check(question)
-    model, engine = question.model, question.engine
+    model = question.model
     offload = placements(question, keep_tokens)
     return SizeResult(
         model=model.name,
         context_tokens=question.context_tokens,
         batch=question.batch,
         kv_dtype=question.kv_name,
-        tp=question.tp,
-        pp=question.pp,
+        tp=question.deployment.parallel.tp,
+        pp=question.deployment.parallel.pp,
         machine=question.machine.name if question.machine else None,
         kv=_kv(question),
         layers=tuple(_line(question, layer) for layer in model.layers if layer.kind != "none"),
-        weights_bytes=weight_bytes(model, question.dtype),
+        weights_bytes=weight_bytes(model, question.deployment.dtype),
         weights=Weights(
             parameters=parameters(model).total,
             active_parameters=parameters(model).active,
-            bits=part_bits(model, question.dtype),
-            bytes_per_gpu=rank_weight_bytes(model, engine, question.dtype, tp=question.tp, pp=question.pp, ep=question.ep),
+            bits=part_bits(model, question.deployment.dtype),
+            bytes_per_gpu=rank_weight_bytes(question.deployment),
         ),
         engine=_engine(question),
         fit=fit(question),
@@ -113,7 +117,7 @@ def _tiers(question: Question) -> dict[str, float]:
     """
     tokens, pool = question.context_tokens, question.layout
     held = (pool.grown_blocks(tokens) + pool.fixed_blocks(tokens, 1)) * pool.block_bytes * pool.ranks
-    stored = below(pool, question.engine.offload).stored(tokens).tier_bytes
+    stored = below(question.deployment).stored(tokens).tier_bytes
     return {"gpu": held / tokens, "cpu": stored / tokens, "disk": stored / tokens}
 
 
@@ -145,17 +149,17 @@ def _warnings(question: Question) -> tuple[str, ...]:
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
         found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")
-    if model.quantization is None and not question.dtype:
+    if model.quantization is None and not question.deployment.dtype:
         stated = next((word for word in ("fp8", "nvfp4", "awq", "gptq", "int4") if word in model.name.lower()), "")
         if stated:
             found.append(
                 f"the name says {stated}, but the config has no quantization_config: weights are taken as "
                 f"{model.dtype}; --dtype {stated} changes that"
             )
-    if question.kv_dtype == "auto" and question.kv_name != model.dtype:
+    if question.deployment.kv_dtype == "auto" and question.kv_name != model.dtype:
         found.append(f"the checkpoint asks for {question.kv_name} KV, and {question.engine.name} follows it")
     if question.stored_name != question.kv_name:
-        found.append(f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name} on this GPU")
+        found.append(f"{question.engine.name} stores {question.kv_name} KV of this model as {question.stored_name}")
     if any(layer.kind == "cross" and not layer.window_tokens for layer in model.layers):
         found.append("cross attention is sized for an encoder input as long as the context")
     return tuple(found)
@@ -180,21 +184,27 @@ def ask(
     """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k; a fraction of 0 is
     the engine's.
     """
-    question = Question(
+    if not 0 <= gpu_fraction <= 1:
+        raise InputError(f"the GPU memory fraction {gpu_fraction:g} must lie above 0 and at most at 1")
+    deployment = Deployment(
         model=model,
-        engine=engine,
-        machine=machine,
-        context_tokens=context_tokens or default_context(model),
-        batch=batch,
+        engine=msgspec.structs.replace(engine, gpu_fraction=gpu_fraction) if gpu_fraction else engine,
+        server=machine,
+        parallel=spread(tp=tp, pp=pp, ep=ep),
+        tiers=Tiers(gpu_kv_bytes=pool_bytes),
         kv_dtype=kv_dtype,
         dtype=dtype,
-        tp=tp,
-        pp=pp,
-        ep=ep,
-        gpu_fraction=gpu_fraction,
-        pool_bytes=pool_bytes,
     )
+    question = Question(deployment=deployment, context_tokens=context_tokens or default_context(model), batch=batch)
     return answer(question, keep_tokens)
+
+
+def spread(*, tp: int, pp: int, ep: int) -> Parallel:
+    """Ranks as options give them. Raises InputError naming the option that has no meaning."""
+    for name, value, least in (("tp", tp, 1), ("pp", pp, 1), ("ep", ep, 0)):
+        if value < least:
+            raise InputError(f"--{name} {value} is {'negative' if name == 'ep' else 'not above zero'}")
+    return Parallel(tp=tp, pp=pp, ep=ep)
 
 
 def default_context(model: ModelSpec) -> int:

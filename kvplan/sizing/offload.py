@@ -87,7 +87,7 @@ def price_of(question: Question, off_bytes: int, disk_bytes: int) -> Price:
     """Seconds of both kinds of offload for a batch with `off_bytes` off the GPU, `disk_bytes` of them on disk."""
     machine, engine = question.machine, question.engine
     assert machine is not None
-    cost = StepCost(question.model, machine, engine, tp=question.tp, kv_dtype=question.kv_name)
+    cost = StepCost(question.deployment)
     per_sequence, disk_per_sequence = off_bytes / question.batch, disk_bytes / question.batch
     tokens = max(1, round(question.context_tokens * per_sequence / max(1, question.sequence_bytes)))
 
@@ -116,8 +116,8 @@ def load_s(question: Question, off_bytes: float, disk_bytes: float) -> float:
     every rank.
     """
     machine: Machine = question.machine  # type: ignore[assignment]
-    copies = question.tp if any(layer.kind == "latent" for layer in question.model.layers) else 1
-    host = off_bytes * copies / (machine.link.h2d_Bps * question.tp * question.pp)
+    copies = question.deployment.tp if any(layer.kind == "latent" for layer in question.model.layers) else 1
+    host = off_bytes * copies / (machine.link.h2d_Bps * question.deployment.parallel.gpus)
     return host + (machine.disk.latency_s + disk_bytes / machine.disk.read_Bps if disk_bytes else 0.0)
 
 

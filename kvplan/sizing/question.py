@@ -1,4 +1,4 @@
-"""The question that `size` answers, resolved once: model, engine, machine, dtypes and ranks together."""
+"""The question that `size` answers, resolved once: a deployment and how much it holds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from functools import cached_property
 
 import msgspec
 
+from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec, KvFormat
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
-from kvplan.memory.formats import logical_format, resolve_kv_dtype
+from kvplan.memory.formats import logical_format, resolve_kv_dtype, stored_kv_dtype
 from kvplan.memory.kv import sequence_bytes
 from kvplan.memory.layout import Layout, layout
 from kvplan.memory.pool import Pool, kv_pool
@@ -17,37 +18,40 @@ from kvplan.model import ModelSpec
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One model in one engine, on one machine or none. Derived sizes are properties, so that a changed copy answers
-    for itself.
+    """How large a deployment's sequences of one length are, and whether a batch of them fits. Derived sizes are properties, so that a
+    changed copy answers for itself.
     """
 
-    model: ModelSpec
-    engine: EngineSpec
-    machine: Machine | None = None
+    deployment: Deployment
     context_tokens: int
     batch: int = 1
-    kv_dtype: str = "auto"
-    dtype: str = ""
-    tp: int = 1
-    pp: int = 1
-    ep: int = 0
-    gpu_fraction: float = 0.0
-    pool_bytes: int = 0  # on all ranks, where it is known; 0: from the machine
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.deployment.model
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.deployment.engine
+
+    @property
+    def machine(self) -> Machine | None:
+        return self.deployment.server
+
+    @property
+    def given_pool_bytes(self) -> int:
+        """The pool on all ranks where the user knows it; 0: from the machine."""
+        return self.deployment.tiers.gpu_kv_bytes
 
     @cached_property
     def kv_name(self) -> str:
         """The KV dtype by name, with `auto` resolved."""
-        return resolve_kv_dtype(self.kv_dtype, self.model, self.engine)
+        return resolve_kv_dtype(self.deployment.kv_dtype, self.model, self.engine)
 
     @cached_property
     def stored_name(self) -> str:
-        """The dtype as the engine stores it: sparse latent attention on GPUs before Blackwell keeps fp8 in rows
-        with scales and bf16 rotary parts.
-        """
-        sparse = any(layer.index_dim for layer in self.model.layers)
-        hopper = self.machine is not None and not self.machine.gpu.fp4_flops
-        rows = self.kv_name == "fp8" and sparse and hopper and "fp8_ds_mla" in self.engine.kv_formats
-        return "fp8_ds_mla" if rows else self.kv_name
+        """The dtype as the engine stores it."""
+        return stored_kv_dtype(self.deployment)
 
     @cached_property
     def format(self) -> KvFormat:
@@ -57,29 +61,18 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def layout(self) -> Layout:
         """The engine's blocks."""
-        return layout(self.model, self.engine, self.stored_name, tp=self.tp, pp=self.pp)
+        return layout(self.deployment)
 
     @cached_property
     def pool(self) -> Pool | None:
         """Where the GPU memory goes; None without a machine."""
-        if self.machine is None:
-            return None
-        return kv_pool(
-            self.model,
-            self.machine,
-            self.engine,
-            dtype=self.dtype,
-            tp=self.tp,
-            pp=self.pp,
-            ep=self.ep,
-            gpu_fraction=self.gpu_fraction,
-        )
+        return kv_pool(self.deployment) if self.machine else None
 
     @cached_property
     def kv_pool_bytes(self) -> int | None:
         """Bytes of the KV pool on all ranks; None when neither given nor derivable."""
-        if self.pool_bytes:
-            return self.pool_bytes
+        if self.given_pool_bytes:
+            return self.given_pool_bytes
         return self.pool.kv_bytes if self.pool else None
 
     @cached_property
@@ -97,7 +90,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Bytes, on all ranks, that the pool is too small by for the batch; 0 when it fits. A negative pool counts."""
         needed = self.batch * self.layout.reserved_bytes(self.context_tokens)
         have = self.kv_pool_bytes or 0
-        if self.pool and not self.pool_bytes and self.pool.rank_kv_bytes < 0:
+        if self.pool and not self.given_pool_bytes and self.pool.rank_kv_bytes < 0:
             have = self.pool.rank_kv_bytes * self.pool.ranks
         return 0 if self.max_sequences >= self.batch else max(1, needed - have)
 
@@ -107,18 +100,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return sequence_bytes(self.model, self.context_tokens, self.format, state_dtype=self.engine.memory_rules.state_dtype)
 
     def changed(self, **changes: object) -> Question:
-        """The same question with some fields changed."""
-        return msgspec.structs.replace(self, **changes)
+        """The same question with some parts changed, those of the deployment included."""
+        own = {name: changes.pop(name) for name in tuple(changes) if name in self.__struct_fields__}
+        return msgspec.structs.replace(self, deployment=self.deployment.changed(**changes), **own)
 
 
 def check(question: Question) -> None:
     """Raises InputError on a question without meaning."""
     if question.context_tokens < 1:
         raise InputError(f"a context of {question.context_tokens} tokens is not above zero")
-    for name in ("batch", "tp", "pp"):
-        if getattr(question, name) < 1:
-            raise InputError(f"--{name} {getattr(question, name)} is not above zero")
-    if question.ep < 0:
-        raise InputError(f"--ep {question.ep} is negative")
-    if not 0 <= question.gpu_fraction <= 1:
-        raise InputError(f"--gpu-fraction {question.gpu_fraction:g} must lie above 0 and at most at 1")
+    if question.batch < 1:
+        raise InputError(f"--batch {question.batch} is not above zero")

@@ -24,7 +24,7 @@ def fit(question: Question) -> Fit:
     return Fit(
         fits=fits,
         kv_pool_bytes=question.kv_pool_bytes,
-        kv_pool_bytes_per_gpu=question.kv_pool_bytes // (question.tp * question.pp),
+        kv_pool_bytes_per_gpu=question.kv_pool_bytes // question.deployment.parallel.gpus,
         max_sequences=question.max_sequences,
         max_context_tokens=longest,
         limited_by_model=limited,
@@ -37,7 +37,7 @@ def fit(question: Question) -> Fit:
             "overhead": pool.overhead_bytes,
             "kv_pool": max(0, pool.rank_kv_bytes),
         }
-        if pool and not question.pool_bytes
+        if pool and not question.given_pool_bytes
         else {},
         ways_out=() if fits else ways_out(question),
     )
@@ -95,15 +95,15 @@ def _kinds(question: Question) -> Iterator[list[dict[str, object]]]:
 
 def _narrower_weights(question: Question) -> dict[str, object]:
     """fp8 weights where the checkpoint is wider and the machine has fp8 units."""
-    wide = not question.dtype and question.model.quantization is None
-    return {"dtype": "fp8"} if wide and question.machine and question.machine.gpu.fp8_flops and not question.pool_bytes else {}
+    wide = not question.deployment.dtype and question.model.quantization is None
+    return {"dtype": "fp8"} if wide and question.machine and question.machine.gpu.fp8_flops and not question.given_pool_bytes else {}
 
 
 def _more_ranks(question: Question) -> list[int]:
-    if question.machine is None or question.pool_bytes:
+    if question.machine is None or question.given_pool_bytes:
         return []
-    ranks, tp = [], question.tp * 2
-    while tp * question.pp <= question.machine.gpus:
+    ranks, tp = [], question.deployment.tp * 2
+    while tp * question.deployment.parallel.pp <= question.machine.gpus:
         ranks.append(tp)
         tp *= 2
     return ranks
@@ -153,7 +153,7 @@ def _offload(question: Question) -> WayOut | None:
 
 def _turns(question: Question, machine: Machine, parked: int) -> str:
     """A sequence that waits does not decode."""
-    links = question.tp * question.pp
+    links = question.deployment.parallel.gpus
     swap_s = question.sequence_bytes * (1 / machine.link.d2h_Bps + 1 / machine.link.h2d_Bps) / links
     running = question.max_sequences
     return (

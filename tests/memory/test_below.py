@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
-from kvplan import catalog
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
+from tests.deployed import deployed
 
 MIB = 2**20
 
 
 def stored_by(model: str, *, tp: int = 1, kv: str = "bf16", **rules: object) -> Below:
-    engine = catalog.engine("vllm")
-    engine = msgspec.structs.replace(engine, offload=msgspec.structs.replace(engine.offload, **rules))
-    return below(layout(catalog.model(model), engine, kv, tp=tp), engine.offload)
+    return below(deployed(model, tp=tp, kv_dtype=kv, **rules))
 
 
 def test_uniform_model_stores_what_it_keeps() -> None:
@@ -63,14 +60,14 @@ def test_state_is_stored_at_step_ends_and_loaded_once() -> None:
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "gemma-3-12b", "deepseek-r1", "nemotron-3-nano-30b-a3b"])
 def test_growing_and_fixed_blocks_are_what_a_request_takes(model: str) -> None:
-    made = layout(catalog.model(model), catalog.engine("vllm"), "bf16")
+    made = layout(deployed(model))
     for tokens in (1, 17, 5000, 70000):
         assert made.grown_blocks(tokens) + made.fixed_blocks(tokens) == made.request_blocks(tokens)
 
 
 def test_a_decoding_request_holds_one_window() -> None:
     """gemma-3-12b, 5 window groups: ceil(1,024 / 16) + 1 = 65 blocks each beside one new token, not a step's worth."""
-    made = layout(catalog.model("gemma-3-12b"), catalog.engine("vllm"), "bf16")
+    made = layout(deployed("gemma-3-12b"))
     assert made.unit_tokens == 16 and made.unit_blocks == 1
     assert made.fixed_blocks(65536, 1) == 5 * 65
     assert made.fixed_blocks(65536) == 5 * (-(-(1023 + 8192) // 16) + 1)

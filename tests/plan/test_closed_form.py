@@ -77,7 +77,7 @@ def test_sigma_comes_from_the_interval_or_from_the_kind(base: Scenario) -> None:
         "disk.stream_Bps": Source(kind="assumed"),
     }
     machine = msgspec.structs.replace(with_setting(base, "machine.link.h2d_Bps", 5.49e10).machine, provenance=spans)
-    known = msgspec.structs.replace(base, machine=machine)
+    known = base.changed(machine=machine)
     assert sigma(known, "machine.link.h2d_Bps") == pytest.approx(4.4 / (2 * 1.96 * 54.9), rel=1e-6)
     assert sigma(known, "machine.disk.stream_Bps") == 0.30
 

@@ -86,11 +86,11 @@ def test_a_wider_replica_has_its_share_of_everything() -> None:
     space, _ = space_of(base, Objective(), None, None, None)
     placement = msgspec.structs.replace(nothing(space), cpu_bytes=10 * GiB)
     wide, narrow = _spread(space.base, placement, 2, 2), _spread(space.base, placement, 1, 2)
-    grown = kv_pool(base.model, base.machine, base.engine, tp=2).kv_bytes - kv_pool(base.model, base.machine, base.engine, tp=1).kv_bytes
-    assert (wide.run.tp, wide.cluster.replicas, wide.run.speedup) == (2, 1, 2.0)
+    grown = kv_pool(base.deployment.changed(tp=2)).kv_bytes - kv_pool(base.deployment).kv_bytes
+    assert (wide.deployment.tp, wide.cluster.replicas, wide.run.speedup) == (2, 1, 2.0)
     assert wide.tiers.cpu_bytes == 20 * GiB
     assert wide.tiers.gpu_kv_bytes == base.tiers.gpu_kv_bytes + grown
-    assert (narrow.run.tp, narrow.cluster.replicas, narrow.run.speedup) == (1, 2, 2.0)
+    assert (narrow.deployment.tp, narrow.cluster.replicas, narrow.run.speedup) == (1, 2, 2.0)
     assert narrow.tiers.cpu_bytes == 10 * GiB
 
 

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from kvplan.memory.below import Moved
 from kvplan.request import Request
+from kvplan.sim.build import blocks_below
 from kvplan.sim.replica.step import Pauses
 from kvplan.sim.simulate import World
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
@@ -106,6 +108,7 @@ class Oracle:
         tiers = {tier.name: Blocks(tier.capacity_tokens // self.block) for tier in world.tiers}
         self.gpu, self.cpu, self.disk = tiers["gpu"], tiers.get("cpu"), tiers.get("disk")
         self.link, self.queue = HostLink(world.scenario.machine.link), DiskQueue(world.scenario.machine.disk)
+        self.below = blocks_below(world.scenario)
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.count, self.now = 0, 0.0
         self.waiting: list[Seq] = []
@@ -117,7 +120,7 @@ class Oracle:
         self.stuck: Seq | None = None
         self.steps = 0
         self.pauses = Pauses(self.engine, offloading=self.cpu is not None)
-        self.busy_until = 0.0
+        self.busy_until = self.built = 0.0
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
@@ -397,8 +400,8 @@ class Oracle:
         ready = began
         if self.engine.offload.loads_exclude_steps and self.executing is not None:
             ready = max(began, self.busy_until)
-        ready += overhead.load_block_s * count
-        _, done = self.link.send(IN, ready, self.link_s(IN, count), round(count * self.block * self.world.token_bytes))
+        ready = self.built = max(ready, self.built) + overhead.load_block_s * count
+        _, done = self.link.send(IN, ready, self.link_s(IN, count))
         done += overhead.load_s
 
         def loaded() -> None:
@@ -427,8 +430,7 @@ class Oracle:
         cpu.coming |= set(gaps)
         self.under_way(seq, "cpu", names[held:below])
         began = self.now
-        service = self.queue.service_s(IN, self.bytes(len(gaps)), len(gaps), self.engine.offload.disk_read_threads)
-        _, done = self.queue.send(IN, began, service, self.bytes(len(gaps)))
+        done = self.disk_done(IN, len(gaps), self.engine.offload.disk_read_threads)
 
         def promoted() -> None:
             cpu.arrived(gaps)
@@ -464,11 +466,19 @@ class Oracle:
         seq.seen_step, self.stuck = seen_step, None
         self.pump()
 
-    def bytes(self, count: int) -> int:
-        return round(count * self.block * self.world.token_bytes)
-
     def link_s(self, direction: int, count: int) -> float:
-        return self.link.service_s(direction, round(count * self.block * self.world.token_bytes / self.world.scenario.run.tp), count)
+        moved = self.moved(direction, count)
+        return self.link.service_s(direction, moved.rank_bytes, moved.pieces)
+
+    def moved(self, direction: int, count: int) -> Moved:
+        return self.below.loaded(count * self.block) if direction == IN else self.below.stored(count * self.block)
+
+    def disk_done(self, direction: int, count: int, threads: int) -> float:
+        """A request takes the device for its share of a full queue, and alone as long as its own depth makes it."""
+        moved = self.moved(direction, count)
+        size, count = moved.tier_bytes, moved.keys
+        start, free = self.queue.send(direction, self.now, self.queue.share_s(direction, size, count, threads))
+        return max(free, start + self.queue.service_s(direction, size, count, threads))
 
     def store(self, seq: Seq, upto: int) -> None:
         cpu, end = self.cpu, min(upto // self.block, len(seq.prompt_names))
@@ -485,7 +495,7 @@ class Oracle:
         seq.stored = end
         cpu.coming |= set(gaps)
         self.gpu.pin(names)
-        _, done = self.link.send(OUT, self.now, self.link_s(OUT, len(gaps)), self.bytes(len(gaps)))
+        _, done = self.link.send(OUT, self.now, self.link_s(OUT, len(gaps)))
 
         def stored() -> None:
             cpu.arrived(gaps)
@@ -509,8 +519,7 @@ class Oracle:
             return
         disk.coming |= set(gaps)
         cpu.pin(names)
-        service = self.queue.service_s(OUT, self.bytes(len(gaps)), len(gaps), self.engine.offload.disk_write_threads)
-        _, done = self.queue.send(OUT, self.now, service, self.bytes(len(gaps)))
+        done = self.disk_done(OUT, len(gaps), self.engine.offload.disk_write_threads)
 
         def written() -> None:
             disk.arrived(gaps)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvplan import catalog, units
+from kvplan.deployment import Deployment, Parallel, Tiers
 from kvplan.request import Request
 from kvplan.results.simulate import SimResult
-from kvplan.scenario import Run, Scenario, Tiers, with_setting
+from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.simulate import World
 from tests.sim.worlds import ListTrace
@@ -29,11 +30,13 @@ def run(
     scenario = Scenario(
         name=engine,
         trace="",
-        model=catalog.model(model),
-        machine=catalog.machine(machine),
-        engine=catalog.engine(engine),
-        tiers=Tiers(**{f"{name}_bytes": units.parse_bytes(size) for name, size in tiers.items()}),
-        run=Run(tp=tp),
+        deployment=Deployment(
+            model=catalog.model(model),
+            server=catalog.machine(machine),
+            engine=catalog.engine(engine),
+            tiers=Tiers(**{f"{name}_bytes": units.parse_bytes(size) for name, size in tiers.items()}),
+            parallel=Parallel(tp=tp),
+        ),
     )
     for path, value in (sets or {}).items():
         scenario = with_setting(scenario, path, value)

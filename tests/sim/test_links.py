@@ -45,5 +45,5 @@ def test_a_small_copy_is_never_faster_than_the_wire() -> None:
 def test_a_layout_by_layer_copies_every_block_in_as_many_pieces_as_layers(layers: str, link: dict[str, float], expected_s: float) -> None:
     fields = {"h2d_Bps": 50e9, "launch_s": 10e-6, "copy_s": 1e-6, "small_copy_bytes": 20_000, "small_copy_s": 2e-6} | link
     built = world([], cpu_blocks=64, offload={"copy_layers": layers}, machine={"link": fields})
-    host = built.servers[0].replica.transfers.stores.host  # type: ignore[union-attr]
+    host = built.servers[0].below[0].path
     assert host.service_s(IN, 160) == pytest.approx(expected_s, rel=1e-9)

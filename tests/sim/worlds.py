@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from kvplan import catalog
+from kvplan.deployment import Deployment, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.request import Request
-from kvplan.scenario import Run, Scenario, Tiers
+from kvplan.scenario import Run, Scenario
 from kvplan.sim.simulate import World, bytes_per_token
 from kvplan.traces.notes import Notes
 
@@ -63,14 +64,16 @@ def world(
     server = catalog.machine("h100-sxm")
     for part, fields in (machine or {}).items():
         server = msgspec.structs.replace(server, **{part: msgspec.structs.replace(getattr(server, part), **fields)})
-    scenario = Scenario(name="test", trace="", model=catalog.model(model), machine=server, engine=spec, tiers=Tiers(), run=Run(**run))
+    scenario = Scenario(
+        name="test", trace="", deployment=Deployment(model=catalog.model(model), server=server, engine=spec), run=Run(**run)
+    )
     block_bytes = bytes_per_token(scenario) * BLOCK
     tiers = Tiers(
         gpu_kv_bytes=round(gpu_blocks * block_bytes),
         cpu_bytes=round(cpu_blocks * block_bytes),
         disk_bytes=round(disk_blocks * block_bytes),
     )
-    return World(msgspec.structs.replace(scenario, tiers=tiers), ListTrace(requests, key_tokens))  # type: ignore[arg-type]
+    return World(scenario.changed(tiers=tiers), ListTrace(requests, key_tokens))  # type: ignore[arg-type]
 
 
 def columns(built: World) -> dict[str, Any]:

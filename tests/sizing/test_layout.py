@@ -11,6 +11,7 @@ from kvplan.errors import InputError
 from kvplan.memory.layout import layout
 from kvplan.model import ModelSpec, from_hf_config
 from kvplan.sizing.answer import ask
+from tests.deployed import deployed
 
 GiB = 2**30
 
@@ -52,7 +53,7 @@ def test_sliding_groups_of_gemma3_1b() -> None:
 
     # 22 sliding layers in groups of 4 (2 padded of 22 = 9.09 %): 6 groups, and one of full layers.
     # A page is 16 x 2 x 256 x 2 = 16,384 B, a block 4 pages; a request takes 128 + 6 x (128 + 1) = 902 blocks.
-    made = layout(gemma3_1b(), vllm("0.13.0"), "bf16")
+    made = layout(deployed(gemma3_1b(), vllm("0.13.0"), kv_dtype="bf16"))
     assert made.block_bytes == 65536 and made.groups == 7
     assert made.request_blocks(2048) == 902
     blocks = made.blocks(round(25.3911 * GiB))
@@ -68,7 +69,7 @@ def test_state_pages_of_qwen35_27b() -> None:
     # so blocks grow to 16 x ceil(3,207,168 / 65,536) = 784 tokens. 48 + 16 layers make 3 + 1 groups; ceil(32,768 /
     # 784) + 3 = 45 blocks.
 
-    made = layout(catalog.model("qwen3.5-27b"), vllm("0.19.0"), "bf16")
+    made = layout(deployed("qwen3.5-27b", vllm("0.19.0"), kv_dtype="bf16"))
     assert (made.block_tokens, made.groups, made.request_blocks(32768)) == (784, 4, 45)
     assert made.tokens(1487, 32768) == 290864
     assert f"{made.concurrency(1487, 32768):.2f}" == "33.04"
@@ -81,7 +82,7 @@ def test_state_slots_for_prefix_caching() -> None:
     # Blocks of 16 x ceil(2,146,304 / (16 x 1,024)) = 2,096 tokens; 10 pages of 2,096 x 1,024 B; 3 groups of states
     # with 2 slots each.
 
-    made = layout(catalog.model("qwen3.5-35b-a3b"), vllm("0.24.0"), "fp8")
+    made = layout(deployed("qwen3.5-35b-a3b", vllm("0.24.0"), kv_dtype="fp8"))
     assert (made.block_tokens, made.block_bytes) == (2096, 10 * 2096 * 1024)
     blocks = made.blocks(round(5.98 * GiB))
     assert (blocks, made.request_blocks(131072)) == (299, 63 + 3 * 2)
@@ -97,14 +98,14 @@ def test_state_slots_for_prefix_caching() -> None:
     ],
 )
 def test_attention_blocks_that_vllm_printed_beside_states(name: str, kv_dtype: str, block_tokens: int) -> None:
-    assert layout(catalog.model(name), vllm(), kv_dtype).block_tokens == block_tokens
+    assert layout(deployed(name, vllm(), kv_dtype=kv_dtype)).block_tokens == block_tokens
 
 
 def test_wider_blocks_for_smaller_vectors() -> None:
     # Gemma-4: 25 sliding layers keep 8 x 2 x 256 x 2 = 8,192 B a token, 5 global ones 2 x 2 x 512 x 2 = 4,096 B:
     # their blocks hold 32.
 
-    made = layout(catalog.model("gemma-4-26b-a4b"), vllm(), "bf16")
+    made = layout(deployed("gemma-4-26b-a4b", vllm(), kv_dtype="bf16"))
     assert {one.kind: (one.block_tokens, one.groups) for one in made.types} == {"window": (16, 5), "full": (32, 1)}
 
 
@@ -112,7 +113,7 @@ def test_chunked_layers_reserved_in_full_before_0_12() -> None:
     # Llama-4 Scout at 10M tokens, TP 8: 48 layers x 2 x 1 head x 128 x 2 = 24,576 B a token and rank = 240 GiB (vLLM
     # issue 19407).
 
-    made = layout(catalog.model("llama-4-scout"), vllm("0.11.0"), "bf16", tp=8)
+    made = layout(deployed("llama-4-scout", vllm("0.11.0"), kv_dtype="bf16", tp=8))
     assert made.reserved_bytes(10 * 2**20) == 8 * 240 * GiB
 
 
@@ -126,14 +127,14 @@ def test_chunked_layers_reserved_in_full_before_0_12() -> None:
     ],
 )
 def test_bytes_per_rank(name: str, tp: int, rank_bytes_per_token: int) -> None:
-    made = layout(catalog.model(name), vllm(), "bf16", tp=tp)
+    made = layout(deployed(name, vllm(), kv_dtype="bf16", tp=tp))
     assert made.block_bytes == 16 * rank_bytes_per_token
 
 
 def test_hybrid_manager_off() -> None:
     # Gemma-2-9B with every layer full: 42 x 2 x 8 x 256 x 2 = 344,064 B; 2.63 GiB for 8,192 tokens, as vLLM logged.
     rules = msgspec.structs.replace(vllm().memory_rules, hybrid_groups=False)
-    made = layout(catalog.model("gemma-2-9b"), vllm(memory=(rules,)), "bf16")
+    made = layout(deployed("gemma-2-9b", vllm(memory=(rules,)), kv_dtype="bf16"))
     assert made.reserved_bytes(8192) == 344064 * 8192
     assert f"{made.reserved_bytes(8192) / GiB:.2f}" == "2.62"  # the log says 2.63: vLLM rounds each layer up
 
@@ -146,7 +147,7 @@ def test_pool_smaller_than_one_block() -> None:
 @pytest.mark.parametrize(("tp", "pp"), [(3, 1), (1, 33)])
 def test_ranks_that_cannot_split_the_model(tp: int, pp: int) -> None:
     with pytest.raises(InputError):
-        layout(catalog.model("llama-3.1-8b"), vllm(), "bf16", tp=tp, pp=pp)
+        layout(deployed("llama-3.1-8b", vllm(), kv_dtype="bf16", tp=tp, pp=pp))
 
 
 def test_auto_follows_the_engine() -> None:

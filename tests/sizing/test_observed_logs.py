@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from kvplan import catalog
 from kvplan.memory.layout import layout
 from kvplan.memory.weights import rank_weight_bytes
 from kvplan.units import GiB, MiB
+from tests.deployed import deployed
 from tests.public import needs, public
 
 LOGS = public("facts/observed_logs.jsonl")
@@ -18,7 +18,7 @@ Observed = dict[str, Any]
 
 def token_bytes(name: str, tp: int = 1) -> float:
     """Bytes of one token on one rank."""
-    return layout(catalog.model(name), catalog.engine("vllm"), "bf16", tp=tp).block_bytes / 16
+    return layout(deployed(name, tp=tp)).block_bytes / 16
 
 
 def sglang_qwen3_235b(seen: Observed) -> None:
@@ -34,7 +34,7 @@ def gemma_2_without_hybrid_groups(seen: Observed) -> None:
 
 
 def gpt_oss_does_not_fit(seen: Observed) -> None:
-    made = layout(catalog.model("gpt-oss-120b"), catalog.engine("vllm"), "bf16")
+    made = layout(deployed("gpt-oss-120b"))
     assert made.reserved_bytes(131072) > seen["available_kv_cache_gib"] * GiB
 
 
@@ -48,7 +48,7 @@ def weights(name: str, tp: int = 1, dtype: str = "") -> Callable[[Observed], Non
     """A check that a rank's weights are within 3 % of what the engine loaded."""
 
     def check(seen: Observed) -> None:
-        loaded = rank_weight_bytes(catalog.model(name), catalog.engine("vllm@0.11"), tp=tp, dtype=dtype) / GiB
+        loaded = rank_weight_bytes(deployed(name, "vllm@0.11", tp=tp, dtype=dtype)) / GiB
         assert loaded == pytest.approx(seen["model_load_gib"], rel=0.03)
 
     return check

@@ -7,11 +7,13 @@ import json
 import msgspec
 import pytest
 
+import kvplan
 from kvplan import catalog
 from kvplan.errors import InputError
 from kvplan.memory.pool import activation_bytes, kv_pool
 from kvplan.memory.weights import parameters, rank_weight_bytes, weight_bytes
 from kvplan.model import from_hf_config
+from tests.deployed import deployed
 from tests.public import public
 
 FACTS = public("facts/model_configs.jsonl")
@@ -61,7 +63,7 @@ def test_weights_of_real_engines_within_three_percent(name: str, config: dict, s
         model = from_hf_config(config, name=name)
     except InputError as error:
         pytest.skip(f"refused: {error.message[:90]}")
-    found = rank_weight_bytes(model, catalog.engine("vllm"), tp=seen["tp"]) / GiB
+    found = rank_weight_bytes(deployed(model, tp=seen["tp"])) / GiB
     assert found == pytest.approx(seen["gib_per_rank"], rel=0.03)
 
 
@@ -74,12 +76,12 @@ def test_observed_weights_are_there() -> None:
 def test_catalog_names_the_parts_that_stay_wide() -> None:
     # Nemotron-3-Super FP8: 59.91 GiB a rank with TP 2 on H200 (vLLM 0.17): only routed experts are in fp8.
     model = catalog.model("nemotron-3-super-120b-a12b-fp8")
-    assert rank_weight_bytes(model, catalog.engine("vllm"), tp=2) / GiB == pytest.approx(59.91, rel=0.01)
+    assert rank_weight_bytes(deployed(model, tp=2)) / GiB == pytest.approx(59.91, rel=0.01)
 
 
 def test_fp8_weights_keep_wide_embeddings() -> None:
     # Llama-3.3-70B-FP8-dynamic with TP 2: 33.88 GiB a rank (llm-d-planner, vLLM 0.11).
-    found = rank_weight_bytes(catalog.model("llama-3.3-70b"), catalog.engine("vllm@0.11"), "fp8", tp=2)
+    found = rank_weight_bytes(deployed("llama-3.3-70b", "vllm@0.11", dtype="fp8", tp=2))
     assert found / GiB == pytest.approx(33.88, rel=0.005)
 
 
@@ -96,24 +98,24 @@ def test_quantised_weights_with_group_scales() -> None:
 
 def test_ranks_share_weights() -> None:
     model, engine = catalog.model("llama-3.1-8b"), catalog.engine("vllm")
-    assert rank_weight_bytes(model, engine, tp=2) == weight_bytes(model) // 2
+    assert rank_weight_bytes(deployed(model, engine, tp=2)) == weight_bytes(model) // 2
     # 16 ranks for 8 KV heads: every head twice, 32 layers x 2 x 4096 x 128 / 2 more than an even share.
-    extra = rank_weight_bytes(model, engine, tp=16) - weight_bytes(model) / 16
+    extra = rank_weight_bytes(deployed(model, engine, tp=16)) - weight_bytes(model) / 16
     assert extra == pytest.approx(32 * 4096 * 2 * 128 * (1 - 8 / 16) * 2)
     experts = parameters(catalog.model("mixtral-8x7b")).experts
-    spread = [rank_weight_bytes(catalog.model("mixtral-8x7b"), engine, tp=2, ep=ep) for ep in (2, 8)]
+    spread = [rank_weight_bytes(deployed("mixtral-8x7b", engine, tp=2, ep=ep)) for ep in (2, 8)]
     assert spread[0] - spread[1] == pytest.approx(2 * experts * (1 / 2 - 1 / 8))
 
 
 def test_pool_is_what_is_left() -> None:
     model, machine, engine = catalog.model("llama-3.1-8b"), catalog.machine("h100-sxm"), catalog.engine("vllm")
-    pool = kv_pool(model, machine, engine)
+    pool = kv_pool(deployed(model, engine, machine))
     assert pool.usable_bytes == int(0.92 * machine.gpu.memory_bytes)
     assert pool.rank_kv_bytes == pool.usable_bytes - pool.weight_bytes - pool.activation_bytes - pool.overhead_bytes
     with pytest.raises(InputError, match="needs 16"):
-        kv_pool(model, machine, engine, tp=16)
+        kv_pool(deployed(model, engine, machine, tp=16))
     with pytest.raises(InputError, match="fraction"):
-        kv_pool(model, machine, engine, gpu_fraction=1.5)
+        kvplan.size("llama-3.1-8b", machine="h100-sxm", gpu_fraction=1.5)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_pool_is_what_is_left() -> None:
 )
 def test_activation_peak_and_pool_of_vllm_0_11(name: str, gib: float, kv_gib: float, tp: int, dtype: str) -> None:
     # llm-d-planner on H100 (79.18 GiB) with 1,024 sequences; gpt-oss ran at 0.95, the others at 0.9.
-    engine, model, machine = catalog.engine("vllm@0.11"), catalog.model(name), catalog.machine("h100-sxm")
-    assert activation_bytes(model, engine, machine.gpu, tp) / GiB == pytest.approx(gib, rel=0.02)
-    pool = kv_pool(model, machine, engine, dtype=dtype, tp=tp, gpu_fraction=0.95 if name == "gpt-oss-120b" else 0.9)
-    assert pool.rank_kv_bytes / GiB == pytest.approx(kv_gib, abs=0.25)
+    engine = msgspec.structs.replace(catalog.engine("vllm@0.11"), gpu_fraction=0.95 if name == "gpt-oss-120b" else 0.9)
+    made = deployed(name, engine, "h100-sxm", tp=tp, dtype=dtype)
+    assert activation_bytes(made) / GiB == pytest.approx(gib, rel=0.02)
+    assert kv_pool(made).rank_kv_bytes / GiB == pytest.approx(kv_gib, abs=0.25)

@@ -114,6 +114,80 @@ SAMPLES: dict[str, str] = {
     "burstgpt": "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
     "5,7,1.0,ChatGPT,472,18,490,Conversation log\n6,,,ChatGPT,10,0,10,API log\n45,7,1.0,ChatGPT,1087,230,1317,x\n",
     "vidur": "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,374,44\n2.0,396,109\n",
+    "lmcache-hashes": lines(
+        {
+            "timestamp": 1711929600.5,
+            "request_id": "a",
+            "model_name": "m",
+            "chunk_size": 256,
+            "seq_len": 600,
+            "dtypes": ["bfloat16"],
+            "shapes": [[32, 256, 128]],
+            "chunk_hashes": ["0xab", "0xcd"],
+        },
+        {"timestamp": 1711929600.6, "request_id": "a", "chunk_size": 256, "seq_len": 600, "chunk_hashes": ["0xab", "0xcd"]},
+        {"timestamp": 1711929602.0, "request_id": "b", "chunk_size": 256, "seq_len": 512, "chunk_hashes": ["0xab", "0xef"]},
+    ),
+    "dynamo": lines(
+        {"event": {"schema": "dynamo.request.trace.v1", "event_type": "tool_end", "tool": {"tool_call_id": "x"}}},
+        {
+            "schema": "dynamo.request.trace.v1",
+            "event_type": "request_end",
+            "event_time_unix_ms": 1_700_000_001_000,
+            "agent_context": {"session_id": "s"},
+            "request": {
+                "request_id": "a",
+                "output_tokens": 7,
+                "request_received_ms": 1_700_000_000_000,
+                "replay": {"trace_block_size": 64, "input_length": 130, "input_sequence_hashes": [11, 22, 2**64 - 1]},
+            },
+        },
+        {"schema": "dynamo.request.trace.v1", "event_type": "request_end", "request": {"request_id": "no replay"}},
+        {
+            "event": {
+                "schema": "dynamo.request.trace.v1",
+                "event_type": "request_end",
+                "request": {
+                    "request_id": "b",
+                    "output_tokens": 8,
+                    "request_received_ms": 1_700_000_001_500,
+                    "replay": {"trace_block_size": 64, "input_length": 64, "input_sequence_hashes": [11]},
+                },
+            }
+        },
+    ),
+    "sglang-log": "[2026-11-27 10:00:00] server started\n"
+    + lines(
+        {
+            "timestamp": "2026-11-27T10:00:01.000000",
+            "event": "request.received",
+            "rid": "a",
+            "obj": {"input_ids": TOKENS, "sampling_params": {"max_new_tokens": 5}},
+        },
+        {
+            "timestamp": "2026-11-27T10:00:03.000000",
+            "event": "request.finished",
+            "rid": "a",
+            "obj": {"input_ids": TOKENS, "text": None},
+            "out": {"text": "secret", "meta_info": {"prompt_tokens": 40, "completion_tokens": 5, "e2e_latency": 1.9}},
+        },
+        {
+            "timestamp": "2026-11-27T10:00:03.500000",
+            "event": "request.finished",
+            "rid": "b",
+            "obj": {"input_ids": [1, 2, "...", 3], "text": "a secret"},
+            "out": {"meta_info": {"prompt_tokens": 4000, "completion_tokens": 6, "e2e_latency": 1.0}},
+        },
+    ),
+    "vllm-log": "INFO 12-31 23:59:58 [api_server.py:1] Starting vLLM API server\n"
+    f"(APIServer pid=7) DEBUG 12-31 23:59:59 [logger.py:49] Request cmpl-a-0 details: prompt: 'see prompt_token_ids: [9]', "
+    f"prompt_token_ids: {TOKENS}, prompt_embeds shape: None.\n"
+    "(APIServer pid=7) INFO 12-31 23:59:59 [logger.py:64] Received request cmpl-a-0: params: SamplingParams(n=1, max_tokens=16, "
+    "min_tokens=0), lora_request: None.\n"
+    "INFO 12-31 23:59:59 [logger.py:80] Generated response cmpl-a-0 (streaming): output: 'x', output_token_ids: [5, 6, 7], "
+    "finish_reason: stop\n"
+    f"INFO 01-01 00:00:01 [logger.py:39] Received request chatcmpl-b: prompt: 'it', params: SamplingParams(n=1, max_tokens=6), "
+    f"prompt_token_ids: {TOKENS[:20]}, lora_request: None.\n",
 }
 
 
@@ -159,6 +233,12 @@ EXPECTED = {
     "azure": [(0, 0.0, 4808, 10, 0, "", -1), (1, 1.5000001, 3180, 8, 0, "", -1)],
     "burstgpt": [(0, 0.0, 472, 18, 0, "7", -1), (2, 40.0, 1087, 230, 0, "7", -1)],
     "vidur": [(0, 0.0, 374, 44, 0, "", -1), (1, 1.5, 396, 109, 0, "", -1)],
+    "lmcache-hashes": [(0, 0.0, 600, 1, 2, "", -1), (2, 1.5, 512, 1, 2, "", -1)],
+    "dynamo": [(0, 0.0, 130, 7, 3, "s", -1), (2, 1.5, 64, 8, 1, "", -1)],
+    # Received at 10:00:01; the other finished at 10:00:03.5 after a second. Its prompt was cut in the log: no blocks.
+    "sglang-log": [(0, 0.0, 40, 5, 2, "", -1), (1, 1.5, 4000, 6, 0, "", -1)],
+    # A new year lies between; three tokens were answered, and the other may have six.
+    "vllm-log": [(0, 0.0, 40, 3, 2, "", -1), (1, 2.0, 20, 6, 1, "", -1)],
 }
 
 

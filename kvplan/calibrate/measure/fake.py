@@ -19,12 +19,13 @@ _GPU = Gpu(name="Fake GPU", memory_bytes=80 * GiB, hbm_Bps=3.35e12, bf16_flops=9
 _LINK = Link(
     h2d_Bps=55e9, d2h_Bps=54e9, copy_s=4e-7, small_copy_bytes=28 * 1024, small_copy_s=2e-6, mapped_read_Bps=40e9, mapped_write_Bps=45e9
 )
+PYTHON_S, LAUNCH_S = 2e-6, 3e-4
 TRUTH = Machine(
     name="fake",
     title="Fake server (no hardware was measured)",
     gpu=_GPU,
     link=_LINK,
-    host=Host(memory_bytes=256 * GiB, python_s=2e-6, launch_s=3e-4),
+    host=Host(memory_bytes=256 * GiB, python_s=PYTHON_S, launch_s=LAUNCH_S),
     disk=Disk(capacity_bytes=10**12, read_Bps=6.5e9, write_Bps=3e9, duplex_fraction=0.6),
 )
 CALL_S = 2e-6  # of one copy that torch calls, in a row of them
@@ -126,8 +127,8 @@ _ANSWERS: dict[str, Callable[[Machine, Point], float]] = {
     "hbm": lambda m, p: p.number("bytes") / (0.9 * m.gpu.hbm_Bps),
     "elementwise": _elementwise,
     "sustained": lambda m, p: prefill_step_s(m, p) / m.gpu.sustained_fraction,
-    "launch": lambda m, _: m.host.launch_s,
-    "host_python": lambda m, _: m.host.python_s,
+    "launch": lambda m, _: m.host.launch_s or LAUNCH_S,
+    "host_python": lambda m, _: m.host.python_s or PYTHON_S,
     "disk_mixed": _mixed,
     "disk_again": lambda m, p: p.number("bytes") / m.disk.read_Bps,
     "disk_sustained": lambda m, p: p.number("bytes") / (m.disk.read_Bps if p.text("what") == "read" else m.disk.write_Bps),

@@ -10,6 +10,8 @@ from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.router import ROUTERS, Fleet, Router
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.disaggregated import Senders
+from kvplan.sim.transfer.links import Duplex
 
 
 class Replicas:
@@ -39,8 +41,8 @@ class Replicas:
 class Dispatch:
     """Requests go to a replica of `serving`; with `prefilling`, to one of those first, which then hands them over."""
 
-    def __init__(self, serving: Replicas, prefilling: Replicas | None) -> None:
-        self._serving, self._prefilling = serving, prefilling
+    def __init__(self, serving: Replicas, prefilling: Replicas | None, senders: Senders) -> None:
+        self._serving, self._prefilling, self._senders = serving, prefilling, senders
 
     def submit(self, job: Sequence) -> None:
         """A request leaves the front end."""
@@ -51,10 +53,11 @@ class Dispatch:
         first.whole = job
         self._prefilling.submit(first)
 
-    def hand_over(self, first: Sequence) -> None:
-        """A prompt is computed: the request goes on where it is decoded."""
+    def hand_over(self, first: Sequence, port: Duplex) -> None:
+        """A prompt is computed, on the replica with this network port: the request goes on where it is decoded."""
         job = first.whole
         assert job is not None
         job.hits, job.counted = first.hits, True
+        self._senders[job] = port
         job.admit_s, job.load_s, job.weighed_s = first.admit_s, first.load_s, first.load_s
         self._serving.submit(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvplan.hardware.spec import Disk, Link, Network
 from kvplan.hardware.timing import IN as IN
 from kvplan.hardware.timing import OUT as OUT
-from kvplan.hardware.timing import both_ways_s, disk_s, network_s, transfer_s
+from kvplan.hardware.timing import both_ways_s, disk_Bps, disk_s, network_s, transfer_s
 
 
 class Duplex:
@@ -15,9 +15,8 @@ class Duplex:
         self.fraction = fraction
         self.free_at = [0.0, 0.0]
         self.busy_s = [0.0, 0.0]
-        self.bytes = [0, 0]
 
-    def send(self, direction: int, now: float, service_s: float, size: int) -> tuple[float, float]:
+    def send(self, direction: int, now: float, service_s: float) -> tuple[float, float]:
         """Queue `service_s` seconds of undisturbed work in a direction; returns when it starts and ends.
 
         What the other direction has queued slows it during their overlap, and is itself pushed back by as much.
@@ -30,7 +29,6 @@ class Duplex:
             self.free_at[other] += longer
         self.free_at[direction] = end
         self.busy_s[direction] += end - start
-        self.bytes[direction] += size
         return start, end
 
 
@@ -56,6 +54,10 @@ class DiskQueue(Duplex):
     def service_s(self, direction: int, size: int, pieces: int, threads: int) -> float:
         """Seconds for `size` bytes in `pieces` equal reads or writes at a queue depth of at most `threads`."""
         return disk_s(self.disk, direction, size, pieces, threads)
+
+    def share_s(self, direction: int, size: int, pieces: int, threads: int) -> float:
+        """Seconds of the device that they take from others, whose pieces keep its queue full."""
+        return size / disk_Bps(self.disk, direction, size / pieces, threads) if size else 0.0
 
 
 class NetworkQueue(Duplex):

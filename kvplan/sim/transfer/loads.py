@@ -16,14 +16,12 @@ from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Coming, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
+from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
-from kvplan.sim.transfer.lower import Lower
-from kvplan.sim.transfer.paths import Host
+from kvplan.sim.transfer.paths import TierBelow
+from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
 from kvplan.step_time import StepCost
-
-Done = Callable[[bool], None]
-"""Called when what a sequence waited for has happened; with True its own load is on the GPU, with False it should ask again."""
 
 
 class Outcome(enum.Enum):
@@ -42,6 +40,14 @@ class Tally:
         self.count = self.losing = 0
         self.stall_s = self.losing_s = 0.0
 
+    def weigh(self, seconds: float, recompute_s: float) -> None:
+        """A load took so long, its way through host memory included, and computing its tokens again would have taken so long."""
+        self.count += 1
+        self.stall_s += seconds
+        if seconds > recompute_s:
+            self.losing += 1
+            self.losing_s += seconds - recompute_s
+
 
 class Load:
     """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
@@ -59,21 +65,8 @@ class StepLoad:
 
     __slots__ = ("seq", "reach", "held", "source", "parts")
 
-    def __init__(self, seq: Sequence, reach: int, held: int, source: Node, parts: list[tuple[Lower, Coming, Node]]) -> None:
+    def __init__(self, seq: Sequence, reach: int, held: int, source: Node, parts: list[tuple[TierBelow, Coming, Node]]) -> None:
         self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
-
-
-class Prefetch:
-    """A read from a lower tier into host memory for a queued request; `blocks`: the request is scheduled and waits for it."""
-
-    __slots__ = ("done", "blocks", "lower", "coming", "source", "start", "began_s", "done_s", "deadline_s")
-
-    def __init__(
-        self, done: Done, lower: Lower, coming: Coming, source: Node, start: int, began_s: float, done_s: float, deadline_s: float
-    ) -> None:
-        self.done, self.blocks = done, False
-        self.lower, self.coming, self.source, self.start = lower, coming, source, start
-        self.began_s, self.done_s, self.deadline_s = began_s, done_s, deadline_s
 
 
 def _blocking(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
@@ -99,11 +92,14 @@ IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {
 class Loads:
     """Loads of one replica."""
 
-    def __init__(self, engine: EngineSpec, cost: StepCost, gpu: GpuCache, host: Host, lower: tuple[Lower, ...], tally: Tally) -> None:
-        self.engine, self.rules, self.cost = engine, engine.offload, cost
+    def __init__(
+        self, clock: Clock, engine: EngineSpec, cost: StepCost, gpu: GpuCache, host: TierBelow, lower: tuple[TierBelow, ...], tally: Tally
+    ) -> None:
+        self.clock, self.engine, self.rules, self.cost = clock, engine, engine.offload, cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
-        self._prefetches: dict[Sequence, Prefetch] = {}
+        self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
 
@@ -117,8 +113,7 @@ class Loads:
         if not again:
             for counted in (pool, *(lower.pool for lower in self.lower)):
                 counted.count(keys)
-        fetch = self._prefetches.get(seq)
-        if fetch is not None and self._prefetching(seq, fetch):
+        if self.prefetches.wait(seq):
             return Outcome.WAITS
         held = pool.look(keys, reach, seq.prompt, again=again, retention=seq.request.retention)
         if rules.load in IN_STEP:
@@ -141,28 +136,28 @@ class Loads:
             return Outcome.WAITS
         if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
-        tokens, source = held - reach, self.host.pool.pin(seq.request.blocks, seq.prompt)
         load = self._under_way(seq, self.gpu.tier, path, reach, held)
-        began_s = self.host.clock.now
-        ready_s = busy_until_s if self.rules.loads_exclude_steps else began_s
-        overhead = self.engine.overhead
-        _, sent_s = self.host.send(IN, ready_s + overhead.load_block_s * tokens / self.engine.block_tokens, tokens)
-        done_s = sent_s + overhead.load_s  # dispatch and completion hold up this seq, not the link
-
-        def loaded() -> None:
-            self._unpin(source, reach)
-            self._on_gpu(seq, reach, held)
-            seq.load_s += self.host.clock.now - began_s
-            self._weigh(seq, reach, held)
-            self._over(load, seq)
-            done(True)
-
-        self.host.clock.at(done_s, loaded)
+        ready_s = busy_until_s if self.rules.loads_exclude_steps else self.clock.now
+        _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
+        source = self.host.pool.pin(seq.request.blocks, seq.prompt)
+        self.clock.process(self._loading(seq, load, source, sent_s + self.engine.overhead.load_s, done))
         return Outcome.WAITS
 
-    def _overhead_s(self, tokens: int) -> float:
-        overhead = self.engine.overhead
-        return overhead.load_s + overhead.load_block_s * tokens / self.engine.block_tokens
+    def _loading(self, seq: Sequence, load: Load, source: Node, done_s: float, done: Done) -> Steps:
+        """From host memory to the GPU. Dispatch and completion hold up this sequence, not the link."""
+        began_s = self.clock.now
+        yield self.clock.until(done_s)
+        self._unpin(source, load.start)
+        self._on_gpu(seq, load.start, load.end)
+        seq.load_s += self.clock.now - began_s
+        self._weigh(seq, load.start, load.end)
+        self._over(load, seq)
+        done(True)
+
+    def _built(self, ready_s: float, tokens: int) -> float:
+        """When the host has made the block lists of a load: one load after the other."""
+        self._built_s = max(ready_s, self._built_s) + self.engine.overhead.load_block_s * tokens / self.engine.block_tokens
+        return self._built_s
 
     def _unpin(self, source: Node, reach: int) -> None:
         self.host.pool.unpin(source, moved_from=reach if self.rules.exclusive else None)
@@ -194,19 +189,19 @@ class Loads:
         source = self.host.pool.pin(seq.request.blocks, seq.prompt)
         self.pending.append(StepLoad(seq, reach, upto, source, parts))
         for lower, coming, _ in parts:
-            _note(seq, lower, coming.gaps[0][1], coming.gaps[-1][2])
+            note_promoted(seq, lower, coming.gaps[0][1], coming.gaps[-1][2])
         self._on_gpu(seq, reach, upto)
         return Outcome.IN_STEP
 
-    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[Lower, Coming, Node]], int]:
+    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[TierBelow, Coming, Node]], int]:
         """What lower tiers add behind token `held`, on its way through host memory."""
-        parts: list[tuple[Lower, Coming, Node]] = []
+        parts: list[tuple[TierBelow, Coming, Node]] = []
         keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
             below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
-            coming = self.host.pool.expect(keys, self._behind(held), below, keep=seq.prompt)
+            coming = self.host.pool.expect(keys, first_token(self.rules, held), below, keep=seq.prompt)
             if coming is None:
                 break
             if not coming.tokens:  # on its way for somebody else
@@ -216,7 +211,7 @@ class Loads:
             held = below
         return parts, held
 
-    def _give_up(self, parts: list[tuple[Lower, Coming, Node]]) -> None:
+    def _give_up(self, parts: list[tuple[TierBelow, Coming, Node]]) -> None:
         for lower, coming, source in parts:
             self.host.pool.cut(coming, 0)
             lower.pool.unpin(source)
@@ -227,11 +222,11 @@ class Loads:
         for load in loads:
             ready_s = start_s
             for lower, coming, _ in load.parts:
-                ready_s = lower.device.send(IN, ready_s, coming.tokens)
+                _, ready_s = lower.path.send(IN, ready_s, coming.tokens)
             tokens = load.held - load.reach
-            began_s, done_s = self.host.send(IN, ready_s + self._overhead_s(tokens), tokens)
+            began_s, done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.engine.overhead.load_s, tokens)
             first_s, last_s = min(first_s, began_s), max(last_s, done_s)
-            self.host.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
+            self.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
         duration_s = IN_STEP[self.rules.load](start_s, step_s, first_s, last_s, self.cost.model.depth)
         for load in loads:
             load.seq.load_s += duration_s - step_s
@@ -247,15 +242,10 @@ class Loads:
 
     # -- from lower tiers into host memory ----------------------------------------------------------------------------
 
-    def _behind(self, held: int) -> int:
-        """From which token on content comes into host memory: without a gap, unless the GPU's part is meant to be
-        missing there."""
-        return held if self.rules.store == "on_evict" else 0
-
-    def _promote(self, seq: Sequence, done: Done, lower: Lower, held: int, below: int) -> bool:
+    def _promote(self, seq: Sequence, done: Done, lower: TierBelow, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
         pool, keys = self.host.pool, seq.request.blocks
-        coming = pool.expect(keys, self._behind(held), below, keep=seq.prompt)
+        coming = pool.expect(keys, first_token(self.rules, held), below, keep=seq.prompt)
         if coming is None:
             return False
         if not coming.tokens:
@@ -263,67 +253,25 @@ class Loads:
             return False
         load = self._under_way(seq, pool.tier, span(coming.leaf, 0), held, below)
         source = lower.pool.pin(keys, below)
-        began_s = self.host.clock.now
-        done_s = lower.device.send(IN, began_s, coming.tokens)
-
-        def promoted() -> None:
-            self._over(load, seq)
-            pool.arrived(coming)
-            lower.pool.unpin(source, moved_from=held if self.rules.exclusive else None)
-            lower.pool.tier.loaded_tokens += coming.tokens
-            _note(seq, lower, held, below)
-            seq.load_s += self.host.clock.now - began_s
-            done(False)
-
-        self.host.clock.at(done_s, promoted)
+        _, done_s = lower.path.send(IN, self.clock.now, coming.tokens)
+        self.clock.process(self._promoting(seq, load, lower, coming, source, done_s, done))
         return True
 
+    def _promoting(self, seq: Sequence, load: Load, lower: TierBelow, coming: Coming, source: Node, done_s: float, done: Done) -> Steps:
+        """From a lower tier into host memory."""
+        began_s = self.clock.now
+        yield self.clock.until(done_s)
+        self._over(load, seq)
+        self.host.pool.arrived(coming)
+        lower.pool.unpin(source, moved_from=load.start if self.rules.exclusive else None)
+        lower.pool.tier.loaded_tokens += coming.tokens
+        note_promoted(seq, lower, load.start, load.end)
+        seq.load_s += self.clock.now - began_s
+        done(False)
+
     def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
-        """A request enters the queue: start to read what only lower tiers hold of it."""
-        rules, pool, keys = self.rules, self.host.pool, seq.request.blocks
-        held = pool.look(keys, reach, seq.prompt, again=True, retention=seq.request.retention)
-        for lower in self.lower:
-            below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
-            if below - held < max(1, rules.prefetch_min_tokens):
-                continue
-            coming = pool.expect(keys, self._behind(held), below, keep=seq.prompt)
-            if coming is None:
-                return
-            now = self.host.clock.now
-            patience_s = min(rules.prefetch_timeout_most_s, rules.prefetch_timeout_s + rules.prefetch_timeout_token_s * coming.tokens)
-            done_s = lower.device.send(IN, now, coming.tokens) if coming.tokens else now
-            self._prefetches[seq] = Prefetch(done, lower, coming, lower.pool.pin(keys, below), held, now, done_s, now + patience_s)
-            self.host.clock.at(done_s, lambda tokens=coming.tokens: self._prefetched(seq, tokens))  # type: ignore[misc]
-            return
-
-    def _prefetching(self, seq: Sequence, fetch: Prefetch) -> bool:
-        """Does a scheduled seq still wait for what it prefetches."""
-        now = self.host.clock.now
-        if self.rules.prefetch == "wait_complete" or (self.rules.prefetch == "timeout" and now < fetch.deadline_s):
-            seq.waiting_for_remote_kv = fetch.blocks = True
-            if self.rules.prefetch == "timeout" and fetch.deadline_s < fetch.done_s:
-                self.host.clock.at(fetch.deadline_s, lambda: self._prefetched(seq, self._come(fetch)))
-            return True
-        self._prefetched(seq, self._come(fetch))
-        return False
-
-    def _come(self, fetch: Prefetch) -> int:
-        """Tokens that have come by now, as if they came evenly."""
-        share = (self.host.clock.now - fetch.began_s) / max(1e-12, fetch.done_s - fetch.began_s)
-        return int(fetch.coming.tokens * min(1.0, share))
-
-    def _prefetched(self, seq: Sequence, tokens: int) -> None:
-        fetch = self._prefetches.pop(seq, None)
-        if fetch is None:
-            return
-        came = self.host.pool.cut(fetch.coming, tokens)
-        fetch.lower.pool.tier.loaded_tokens += came
-        fetch.lower.pool.unpin(fetch.source)
-        _note(seq, fetch.lower, fetch.start, fetch.start + came)
-        if fetch.blocks:
-            seq.waiting_for_remote_kv = False
-            seq.load_s += self.host.clock.now - fetch.began_s
-            fetch.done(False)
+        """A request enters the queue, of whose prompt the GPU has `reach` tokens."""
+        self.prefetches.start(seq, reach, done)
 
     # -- waiting for a load of somebody else --------------------------------------------------------------------------
 
@@ -366,28 +314,19 @@ class Loads:
         steps = self.engine.step_tokens
         return self.cost.prefill_s(seq.target - start, start, steps) - self.cost.prefill_s(seq.target - end, end, steps)
 
-    def _worth(self, seq: Sequence, start: int, end: int, parts: list[tuple[Lower, int]]) -> bool:
+    def _worth(self, seq: Sequence, start: int, end: int, parts: list[tuple[TierBelow, int]]) -> bool:
         """By the break-even rule: do the queues in front of the links and the transfers take less than
         computing again."""
         if self.rules.load_rule != "break_even":
             return True
-        seconds = self.engine.overhead.load_s + self.host.wait_s(IN) + self.host.service_s(IN, end - start)
-        seconds += sum(lower.device.wait_s(IN) + lower.device.service_s(IN, tokens) for lower, tokens in parts)
+        overhead = self.engine.overhead
+        seconds = overhead.load_s + overhead.load_block_s * (end - start) / self.engine.block_tokens
+        seconds += self.host.path.wait_s(IN) + self.host.path.service_s(IN, end - start)
+        seconds += sum(lower.path.wait_s(IN) + lower.path.service_s(IN, tokens) for lower, tokens in parts)
         return seconds < self.recompute_s(seq, start, end)
 
     def _weigh(self, seq: Sequence, start: int, end: int) -> None:
         """Compare what a load took, its promotion included, with computing tokens [start, end) again."""
         seconds = seq.load_s - seq.weighed_s
         seq.weighed_s = seq.load_s
-        self.tally.count += 1
-        self.tally.stall_s += seconds
-        lost = seconds - self.recompute_s(seq, start, end)
-        if lost > 0:
-            self.tally.losing += 1
-            self.tally.losing_s += lost
-
-
-def _note(seq: Sequence, lower: Lower, start: int, end: int) -> None:
-    """Tokens [start, end) came into host memory from a lower tier on behalf of a seq."""
-    before = seq.promoted.get(lower.slot)
-    seq.promoted[lower.slot] = range(min(start, before.start) if before else start, end)
+        self.tally.weigh(seconds, self.recompute_s(seq, start, end))

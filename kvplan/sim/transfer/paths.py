@@ -1,46 +1,149 @@
-"""Host memory as one replica sees it: a pool of its own or a shared one, at the end of its links."""
+"""The ways between tiers, as one replica sees them: host memory and its GPUs, a disk or a remote pool and host memory."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from kvplan.deployment import Remote
+from kvplan.hardware.spec import Network
+from kvplan.hardware.timing import objects_s
+from kvplan.memory.below import Below
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.clock import Clock
-from kvplan.sim.transfer.links import IN, HostLink
+from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
+
+CPU, DISK, REMOTE = 1, 2, 3
+"""Places of the tiers among the hits of a request; 0 is the GPU."""
 
 
-class Host:
-    """`gpu_token_bytes` is the KV of one token over all ranks as the GPUs hold it, `token_bytes` as host memory does.
+class Path(Protocol):
+    """What moves the KV of so many tokens between a tier and the one above."""
 
-    Each rank's link carries its share; a latent that is stored once still goes up to every rank. A block of `piece_tokens`
-    crosses in `piece_layers` contiguous pieces: one, or as many as the model has layers with KV.
-    """
+    @property
+    def busy_s(self) -> float:
+        """Seconds that it was busy: of the busier direction, or of the device that both share."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        link: HostLink,
-        pool: Pool,
-        *,
-        gpu_token_bytes: float,
-        token_bytes: float,
-        ranks: int,
-        piece_tokens: int,
-        piece_layers: int = 1,
-    ) -> None:
-        self.clock, self.link, self.pool = clock, link, pool
-        self.gpu_token_bytes, self.token_bytes = gpu_token_bytes, token_bytes
-        self.ranks, self.piece_tokens, self.piece_layers = ranks, piece_tokens, piece_layers
+    def wait_s(self, direction: int) -> float:
+        """Seconds until a transfer asked for now would start."""
 
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds of a transfer."""
-        size = tokens * (self.gpu_token_bytes if direction == IN else self.token_bytes)
-        pieces = max(1, tokens // self.piece_tokens) * self.piece_layers
-        return self.link.service_s(direction, round(size / self.ranks), pieces)
-
-    def wait_s(self, direction: int) -> float:
-        """Seconds until a direction is free."""
-        return max(0.0, self.link.free_at[direction] - self.clock.now)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         """Queue a transfer that can start at `ready_s`; returns when it starts and ends."""
-        size = tokens * (self.gpu_token_bytes if direction == IN else self.token_bytes)
-        return self.link.send(direction, ready_s, self.service_s(direction, tokens), round(size))
+
+
+class TierBelow:
+    """A tier below the GPU: what it holds, the way to the tier above, and its place among the hits of a request."""
+
+    __slots__ = ("pool", "path", "slot")
+
+    def __init__(self, pool: Pool, path: Path, slot: int) -> None:
+        self.pool, self.path, self.slot = pool, path, slot
+
+
+class HostPath:
+    """Host memory and the GPUs of a replica: each rank's link carries its share at the same time. `below` tells bytes and pieces; of a
+    replica's own links there is one for all ranks."""
+
+    def __init__(self, clock: Clock, link: HostLink, below: Below) -> None:
+        self.clock, self.link, self.below = clock, link, below
+
+    @property
+    def busy_s(self) -> float:
+        return max(self.link.busy_s)
+
+    def wait_s(self, direction: int) -> float:
+        return max(0.0, self.link.free_at[direction] - self.clock.now)
+
+    def service_s(self, direction: int, tokens: int) -> float:
+        moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
+        return self.link.service_s(direction, moved.rank_bytes, moved.pieces)
+
+    def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
+        return self.link.send(direction, ready_s, self.service_s(direction, tokens))
+
+
+class DiskPath:
+    """A local disk, shared by the ranks of a replica: a file for each chunk of `chunk_tokens`, `threads` reads and writes at once.
+
+    A request alone takes as long as the depth of its own pieces makes it, and keeps others from the device only for its share of a full
+    queue: small requests add their depths up.
+    """
+
+    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, threads: tuple[int, int]) -> None:
+        self.clock, self.queue, self.below, self.threads = clock, queue, below, threads
+        self.chunk_tokens = chunk_tokens
+
+    @property
+    def busy_s(self) -> float:
+        return sum(self.queue.busy_s)
+
+    def wait_s(self, direction: int) -> float:
+        return max(0.0, self.queue.free_at[direction] - self.clock.now)
+
+    def service_s(self, direction: int, tokens: int) -> float:
+        size, pieces = self._pieces(direction, tokens)
+        return self.queue.service_s(direction, size, pieces, self.threads[direction])
+
+    def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
+        size, pieces = self._pieces(direction, tokens)
+        share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
+        start_s, free_s = self.queue.send(direction, ready_s, share_s)
+        return start_s, max(free_s, start_s + self.service_s(direction, tokens))
+
+    def _pieces(self, direction: int, tokens: int) -> tuple[int, int]:
+        moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
+        return moved.tier_bytes, max(1, -(-moved.keys * self.below.chunk_tokens // self.chunk_tokens))
+
+
+class PoolRate:
+    """What all clients of a remote pool have together: a rate for each direction, as a FIFO."""
+
+    def __init__(self, Bps: float) -> None:
+        self.Bps = Bps
+        self.free_at = [0.0, 0.0]
+
+
+class RemotePath:
+    """One client's connection to a remote pool: RDMA, TCP or an object store.
+
+    Objects are asked for `parallel` at a time, a round trip each; the client's own network and the pool's share of all clients limit the
+    rate. Requests are pipelined: one waits for the bytes of those before it, or for a place among the `parallel`, not for their round
+    trips. Reads and writes do not slow each other (full duplex).
+    """
+
+    def __init__(self, clock: Clock, network: Network, remote: Remote, rate: PoolRate, below: Below, *, chunk_tokens: int) -> None:
+        self.clock, self.rate, self.below = clock, rate, below
+        Bps = remote.client_Bps or network.Bps
+        self.network = Network(Bps=min(Bps, rate.Bps or Bps), latency_s=remote.latency_s or network.latency_s)
+        self.parallel = remote.parallel
+        self.object_bytes = remote.object_bytes or round(chunk_tokens * below.token_bytes)
+        self.free_at = [0.0, 0.0]
+        self.taken_s = [0.0, 0.0]
+
+    @property
+    def busy_s(self) -> float:
+        return max(self.taken_s)
+
+    def wait_s(self, direction: int) -> float:
+        return max(0.0, max(self.free_at[direction], self.rate.free_at[direction]) - self.clock.now)
+
+    def service_s(self, direction: int, tokens: int) -> float:
+        return objects_s(self.network, self._bytes(direction, tokens), object_bytes=self.object_bytes, parallel=self.parallel)
+
+    def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
+        size = self._bytes(direction, tokens)
+        start_s = max(ready_s, self.free_at[direction], self.rate.free_at[direction])
+        if self.rate.Bps:  # the pool serves clients in turn; one slower than the pool leaves it free for others
+            self.rate.free_at[direction] = start_s + size / self.rate.Bps
+        taken_s = max(size / self.network.Bps, -(-size // self.object_bytes) * self.network.latency_s / self.parallel)
+        self.free_at[direction] = start_s + taken_s
+        self.taken_s[direction] += taken_s
+        return start_s, start_s + max(taken_s, self.service_s(direction, tokens))
+
+    def _bytes(self, direction: int, tokens: int) -> int:
+        return (self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)).tier_bytes
+
+
+__all__ = ["CPU", "DISK", "IN", "OUT", "REMOTE", "DiskPath", "HostPath", "Path", "PoolRate", "RemotePath", "TierBelow"]

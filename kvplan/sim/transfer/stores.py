@@ -9,10 +9,10 @@ from kvplan.request import Request
 from kvplan.sim.cache.pool import Keys, Pool, keys_of
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
+from kvplan.sim.clock import Clock
 from kvplan.sim.replica.sequence import Sequence
-from kvplan.sim.transfer.links import OUT
-from kvplan.sim.transfer.lower import Lower
-from kvplan.sim.transfer.paths import Host
+from kvplan.sim.transfer.links import OUT, HostLink
+from kvplan.sim.transfer.paths import TierBelow
 
 SPILL_BLOCKS = 64
 """Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single
@@ -29,8 +29,10 @@ DUE: dict[str, Callable[[Pool, Keys, int, int], int]] = {
 class Stores:
     """Stores of one replica into host memory and on into the tiers behind it."""
 
-    def __init__(self, rules: Offload, gpu: Tier, host: Host, lower: tuple[Lower, ...], *, block_tokens: int) -> None:
-        self.rules, self.gpu, self.host, self.lower = rules, gpu, host, lower
+    def __init__(
+        self, clock: Clock, rules: Offload, gpu: Tier, link: HostLink, host: TierBelow, lower: tuple[TierBelow, ...], *, block_tokens: int
+    ) -> None:
+        self.clock, self.rules, self.gpu, self.link, self.host, self.lower = clock, rules, gpu, link, host, lower
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.dropped_tokens = 0
@@ -57,7 +59,7 @@ class Stores:
             pool.arrived(coming)
             return
         self.gpu.pin(leaf)
-        _, done_s = self.host.send(OUT, self.host.clock.now, coming.tokens)
+        _, done_s = self.host.path.send(OUT, self.clock.now, coming.tokens)
 
         def stored() -> None:
             pool.arrived(coming)
@@ -65,7 +67,7 @@ class Stores:
             self.gpu.unpin(leaf)
             self.freed()
 
-        self.host.clock.at(done_s, stored)
+        self.clock.at(done_s, stored)
 
     def _cascade(self, keys: Keys, end: int, keep: int) -> None:
         """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
@@ -74,7 +76,7 @@ class Stores:
             due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
             self._write(lower, keys, due, keep)
 
-    def _write(self, lower: Lower, keys: Keys, end: int, keep: int) -> None:
+    def _write(self, lower: TierBelow, keys: Keys, end: int, keep: int) -> None:
         pool, above = lower.pool, self.host.pool
         coming = pool.store(keys, 0, end, keep=keep)
         if coming is None:
@@ -84,13 +86,13 @@ class Stores:
             pool.arrived(coming)
             return
         source = above.pin(keys, keep)
-        done_s = lower.device.send(OUT, self.host.clock.now, coming.tokens)
+        _, done_s = lower.path.send(OUT, self.clock.now, coming.tokens)
 
         def written() -> None:
             pool.arrived(coming)
             above.unpin(source)
 
-        self.host.clock.at(done_s, written)
+        self.clock.at(done_s, written)
 
     def _spilled(self, node: Node, start: int, end: int) -> None:
         """The GPU gives up a part of a run: it is copied to host memory before the blocks are written again."""
@@ -104,13 +106,13 @@ class Stores:
         if not coming.tokens:
             pool.arrived(coming)
             return
-        _, self.space_s = self.host.send(OUT, self.host.clock.now, coming.tokens)
+        _, self.space_s = self.host.path.send(OUT, self.clock.now, coming.tokens)
 
         def stored() -> None:
             pool.arrived(coming)
             self._cascade(keys, end, end)
 
-        self.host.clock.at(self.space_s, stored)
+        self.clock.at(self.space_s, stored)
 
     def _spilled_below(self, node: Node, start: int, end: int) -> None:
         """Host memory gives up a part of a run. The write is staged, so that its place can be used at once."""
@@ -122,8 +124,8 @@ class Stores:
             elif not coming.tokens:
                 lower.pool.arrived(coming)
             else:
-                done_s = lower.device.send(OUT, self.host.clock.now, coming.tokens)
-                self.host.clock.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
+                _, done_s = lower.path.send(OUT, self.clock.now, coming.tokens)
+                self.clock.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
 
     def generated(self, job: Sequence) -> None:
         """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the
@@ -140,8 +142,7 @@ class Stores:
             return
         tier.stored_tokens += tokens
         tier.leave(tokens)
-        self.host.link.bytes[OUT] += round(tokens * self.host.token_bytes)
-        self.host.link.busy_s[OUT] += self.host.service_s(OUT, tokens)
+        self.link.busy_s[OUT] += self.host.path.service_s(OUT, tokens)
 
     def _answer(self, job: Sequence, following: Request) -> None:
         """The answer as the beginning of the next turn's prompt, which will look for it."""
@@ -153,5 +154,4 @@ class Stores:
             return
         pool.arrived(coming)
         self._cascade(keys, end, end)
-        self.host.link.bytes[OUT] += round(coming.tokens * self.host.token_bytes)
-        self.host.link.busy_s[OUT] += self.host.service_s(OUT, coming.tokens)
+        self.link.busy_s[OUT] += self.host.path.service_s(OUT, coming.tokens)

@@ -44,4 +44,4 @@ class Streamed:
     def _send(self, direction: int, start_s: float, size: float) -> tuple[float, float]:
         if not size:
             return start_s, start_s
-        return self.link.send(direction, start_s, self.link.service_s(direction, round(size), self.layers), round(size))
+        return self.link.send(direction, start_s, self.link.service_s(direction, round(size), self.layers))

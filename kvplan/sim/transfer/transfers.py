@@ -8,8 +8,10 @@ from kvplan.engine.spec import Offload
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
+from kvplan.sim.transfer.disaggregated import Deliveries
 from kvplan.sim.transfer.links import IN, OUT
-from kvplan.sim.transfer.loads import Done, Loads, Outcome, StepLoad
+from kvplan.sim.transfer.loads import Loads, Outcome, StepLoad
+from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
 
@@ -17,7 +19,9 @@ from kvplan.sim.transfer.streamed import Streamed
 class Transfers:
     """Stores and loads of one replica; both are None without a tier below."""
 
-    def __init__(self, rules: Offload, stores: Stores | None = None, loads: Loads | None = None, streamed: Streamed | None = None) -> None:
+    def __init__(
+        self, rules: Offload, stores: Stores | None = None, loads: Loads | Deliveries | None = None, streamed: Streamed | None = None
+    ) -> None:
         self.rules, self.stores, self.loads, self.streamed = rules, stores, loads, streamed
 
     def on_freed(self, action: Callable[[], None]) -> None:
@@ -30,13 +34,13 @@ class Transfers:
         engine."""
         if self.stores is None or not self.rules.outputs_behind_stores:
             return now
-        return max(now, self.stores.host.link.free_at[OUT])
+        return max(now, self.stores.link.free_at[OUT])
 
     def inputs_sent_s(self, now: float) -> float:
         """When a step may start: behind the loads already queued, on the same copy engine."""
         if self.stores is None or not self.rules.loads_exclude_steps:
             return now
-        return max(now, self.stores.host.link.free_at[IN])
+        return max(now, self.stores.link.free_at[IN])
 
     def store(self, seq: Sequence, upto: int) -> None:
         """A step has computed a seq's prompt up to a token."""

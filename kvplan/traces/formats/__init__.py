@@ -13,9 +13,12 @@ from kvplan.traces.formats import (
     weka,
 )
 from kvplan.traces.formats.reader import Reader
+from kvplan.traces.record import dynamo, lmcache_hashes, sglang_log, vllm_log
 
 FORMATS: dict[str, Reader] = {
     "native": native.READER,
+    "lmcache-hashes": lmcache_hashes.READER,
+    "dynamo": dynamo.READER,
     "weka": weka.READER,
     "bailian": bailian.READER,
     "kvcache-simulator": kvcache_simulator.READER,
@@ -27,6 +30,8 @@ FORMATS: dict[str, Reader] = {
     "azure": tables.AZURE,
     "burstgpt": tables.BURSTGPT,
     "vidur": tables.VIDUR,
+    "sglang-log": sglang_log.READER,
+    "vllm-log": vllm_log.READER,
 }
 """Format name -> reader, asked in this order whether a file is theirs: the more particular first."""
 

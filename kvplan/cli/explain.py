@@ -1,0 +1,37 @@
+"""`kvplan explain`: what a word of a report means."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kvplan.cli.console import Exit, out
+from kvplan.cli.parser import Word
+from kvplan.errors import InputError, did_you_mean
+from kvplan.report.terms import TERMS
+
+EXAMPLES = """
+kvplan explain wins-from
+kvplan explain
+"""
+
+
+def explain(
+    term: Annotated[
+        list[str] | None,
+        Word(
+            metavar="TERM",
+            help="A word or column of a report; none: all of them.",
+            complete=lambda text: [one for one in TERMS if one.startswith(text)],
+        ),
+    ] = None,
+) -> int:
+    """Say what a word of a report means, and how its number comes about."""
+    name = "-".join(term or []).lower().replace("_", "-").replace(" ", "-")
+    if not name:
+        for one, meaning in TERMS.items():
+            out().print(f"[bold]{one}[/]  {meaning.partition('. ')[0].rstrip('.')}")
+        return Exit.DONE
+    if name not in TERMS:
+        raise InputError(f"{' '.join(term or [])!r} is not explained", hint=did_you_mean(name, TERMS))
+    out().print(f"[bold]{name}[/]  {TERMS[name]}")
+    return Exit.DONE

@@ -1,0 +1,153 @@
+"""`kvplan validate`: hold a prediction against a running server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from kvplan import units
+from kvplan.cli.console import Exit, emit_json, err, out, warn
+from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set
+from kvplan.cli.parser import Flag, Word
+from kvplan.errors import InputError, MissingError
+
+EXAMPLES = """
+kvplan validate http://localhost:8000 chat.jsonl --machine h100-sxm
+kvplan validate http://localhost:8000 --machine my.toml --fit engine.toml
+kvplan validate http://localhost:8000 trace.jsonl --machine h100-sxm --results profile_export.jsonl
+"""
+
+_SERVER, _BOUNDS, _ADVANCED = "The server", "Bounds", "Advanced"
+KEY_VARIABLE = "KVPLAN_API_KEY"
+
+
+def validate(
+    url: Annotated[str, Word(metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000.")],
+    source: Annotated[str, Word(metavar="[TRACE|SCENARIO]", help="What to replay. Default: a designed probe of a few minutes.")] = "",
+    model: Model = None,
+    machine: Machine = None,
+    engine: Engine = None,
+    fit: Annotated[str, Flag(metavar="ENGINE.toml", help="Fit the engine's overheads on a probe and write them here.")] = "",
+    tolerance: Annotated[str, Flag(metavar="P", help="How far a prediction may be off, such as 10%.")] = "10%",
+    served_model: Annotated[str, Flag(metavar="NAME", help="Where it serves several.", panel=_SERVER)] = "",
+    key_env: Annotated[str, Flag(metavar="NAME", help="Variable that holds the key.", panel=_SERVER)] = KEY_VARIABLE,
+    ca: Annotated[str, Flag(metavar="FILE", help="Certificates to trust.", panel=_SERVER)] = "",
+    insecure: Annotated[bool, Flag("--insecure", help="Do not check the certificate.", panel=_SERVER)] = False,
+    metrics: Annotated[str, Flag(metavar="URL", help="Its metrics, where not at /metrics.", panel=_SERVER)] = "",
+    prompts: Annotated[str, Flag(metavar="KIND", help="ids, text or chat. Default: the first that works.", panel=_SERVER)] = "",
+    gpu_kv: Annotated[str, Flag(metavar="SIZE", help="Its GPU memory for KV, over all ranks.", panel=_SERVER)] = "",
+    cpu: Annotated[str, Flag(metavar="SIZE", help="Its CPU tier.", panel=_SERVER)] = "",
+    disk: Annotated[str, Flag(metavar="SIZE", help="Its disk tier.", panel=_SERVER)] = "",
+    remote: Annotated[str, Flag(metavar="SIZE", help="Its remote pool.", panel=_SERVER)] = "",
+    tp: Annotated[int, Flag(metavar="N", help="Its tensor parallel ranks.", panel=_SERVER)] = 0,
+    kv_dtype: Annotated[str, Flag(metavar="D", help="Its KV dtype.", panel=_SERVER)] = "",
+    limit: Annotated[int, Flag(metavar="N", help="At most N requests.", panel=_BOUNDS)] = 1000,
+    max_tokens: Annotated[str, Flag(metavar="N", help="At most N tokens in all.", panel=_BOUNDS)] = "20000000",
+    max_seconds: Annotated[str, Flag(metavar="T", help="Send nothing later.", panel=_BOUNDS)] = "10min",
+    max_errors: Annotated[int, Flag(metavar="N", help="Stop after N failures.", panel=_BOUNDS)] = 5,
+    silence: Annotated[str, Flag(metavar="T", help="A stream silent so long has failed.", panel=_BOUNDS)] = "2min",
+    speedup: Annotated[float, Flag(metavar="X", help="Replay the arrivals X times as fast.", panel=_BOUNDS)] = 0.0,
+    max_input: Annotated[int, Flag(metavar="N", help="Drop longer prompts.", panel=_BOUNDS)] = 0,
+    processes: Annotated[int, Flag(metavar="N", help="Client processes. Default: by streams.", panel=_ADVANCED)] = 0,
+    results: Annotated[
+        str,
+        Flag(
+            metavar="FILE",
+            help="Read results of aiperf, guidellm or vllm bench serve instead.",
+            panel=_ADVANCED,
+        ),
+    ] = "",
+    cold: Annotated[bool, Flag("--no-warm-up", help="Send no requests beforehand.", panel=_ADVANCED)] = False,
+    seed: Annotated[int, Flag(metavar="N", help="Seed of the probe's choice.", panel=_ADVANCED)] = 0,
+    sets: Set = None,
+    as_json: As_json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Replay a trace against a running server and hold the prediction against what is measured."""
+    try:
+        from kvplan.live.validate import ValidateQuestion
+    except ModuleNotFoundError as error:
+        raise MissingError(f"validate needs the package {error.name}, which is not installed", hint="pip install 'kvplan[live]'") from None
+    from kvplan.live import course
+    from kvplan.live.records import Endpoint, Limits
+    from kvplan.live.world import Given
+    from kvplan.report.validate import show
+
+    given = Given(
+        model=model or "", machine=machine or "", engine=engine or "", gpu_kv=gpu_kv, cpu=cpu, disk=disk, remote=remote, tp=tp,
+        kv_dtype=kv_dtype, sets=tuple(sets or ()), speedup=speedup, limit=0, max_input=max_input,
+    )  # fmt: skip
+    endpoint = Endpoint(url=_address(url), model=served_model, key=os.environ.get(key_env, ""), verify=not insecure, ca_file=ca)
+    if key_env != KEY_VARIABLE and not endpoint.key:
+        raise InputError(f"--key-env {key_env}: no such variable, or it is empty")
+    question = ValidateQuestion(
+        endpoint=endpoint,
+        source=source,
+        given=given,
+        limits=Limits(
+            requests=_positive("--limit", limit),
+            tokens=units.parse_tokens(max_tokens),
+            seconds=units.parse_seconds(max_seconds),
+            errors=_positive("--max-errors", max_errors),
+            silence_s=units.parse_seconds(silence),
+        ),
+        tolerance=_share(tolerance),
+        shape=_one_of("--prompts", prompts, ("ids", "text", "chat")),
+        metrics_at=metrics,
+        processes=processes,
+        warm=not cold,
+    )
+
+    def say(text: str) -> None:
+        if not quiet:
+            err().print(text, markup=False)
+
+    result = course.run(question, say, fit=fit, results=results, seed=seed)
+    if as_json:
+        emit_json(result)
+    else:
+        show(out(), result)
+    for text in [] if quiet else result.warnings:
+        warn(text)
+    return _exit(result)
+
+
+def _exit(result: Any) -> int:
+    codes = {"agrees": Exit.DONE, "off": Exit.NO, "incomplete": Exit.NO, "refused": Exit.MISSING, "interrupted": Exit.INTERRUPTED}
+    if result.fitted is not None and not result.fitted.accepted and result.verdict == "agrees":
+        return Exit.NO
+    return codes[result.verdict]
+
+
+def _address(url: str) -> str:
+    """The address without a trailing /v1. Raises InputError when it is none."""
+    address = url.rstrip("/").removesuffix("/v1")
+    if not address.startswith(("http://", "https://")):
+        raise InputError(
+            f"{url} is not an address", hint=f"write http://{url}" if Path(url).name == url else "it starts with http:// or https://"
+        )
+    return address
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"{option} must be at least 1, not {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    """A share from `10%` or `0.1`. Raises InputError outside of 0 to 1."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise InputError(f"--tolerance {text}: not a share", hint="write 10% or 0.1") from None
+    if not 0 < value < 1:
+        raise InputError(f"--tolerance {text}: must lie between 0 and 100 %", hint="write 10% or 0.1")
+    return value
+
+
+def _one_of(option: str, text: str, choices: tuple[str, ...]) -> Any:
+    if text and text not in choices:
+        raise InputError(f"{option} {text}: choose {', '.join(choices)}")
+    return text or None

@@ -1,0 +1,166 @@
+"""From the designed probe to an engine's own overheads: fit, hold out, refuse or write."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvplan.fit.joint import Factor, JointFit, fit_jointly, spread
+from kvplan.live import sent
+from kvplan.live.probe import BLOCK, Design, held_out
+from kvplan.live.records import Answer
+from kvplan.live.validate import Attempt, Say
+from kvplan.provenance import Source
+from kvplan.results.validate import FittedNumber, ServerFit
+from kvplan.scenario import Scenario, with_setting
+
+OVERHEADS: dict[str, float] = {
+    "engine.overhead.request_s": 2e-3, "engine.overhead.request_token_s": 1e-6, "engine.overhead.first_token_s": 1e-3,
+    "engine.overhead.prepare_s": 2e-3, "engine.overhead.collect_s": 2e-3, "engine.overhead.step_s": 3e-3, "engine.overhead.gap_s": 3e-4,
+    "engine.overhead.launch_layer_s": 3e-4, "engine.overhead.launch_layer_eager_s": 6e-4, "engine.overhead.step_sequence_s": 1e-5,
+}  # fmt: skip
+"""Host-side constants that a probe tells, and what they are about where the engine's file has none (a Python engine; assumed)."""
+EFFICIENCIES = (
+    "engine.kernel_share",
+    "machine.gpu.weight_read_efficiency",
+    "machine.gpu.kv_read_efficiency",
+    "machine.gpu.attention_efficiency",
+)
+"""What prefill and decode reach of the GPU."""
+WIDTH, EFFICIENCY_WIDTH = 1.0, 0.25
+"""How far a number may lie from the shipped one where no probe tells it: a factor of e, a quarter (assumed)."""
+SPREAD, TIMER_S = 0.03, 0.5e-3
+"""Spread of repeated requests alone on one server: about 3 %, and half a millisecond of the operating system (assumed; the
+residuals widen it)."""
+LEAST_TOKENS = 8
+"""A mean time between tokens rests on as many answers' tokens at least."""
+
+
+class MeasuredTime(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured time of one request of one probe."""
+
+    probe: int
+    row: int
+    column: str  # ttft_s or itl_s
+    seconds: float
+
+
+def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, Scenario]:
+    """Fit on two thirds of the probes; judge on the rest, which was drawn by the seed before. Returns the scenario with the fitted
+    numbers, or the old one where the fit is refused."""
+    answers = [answer for answer in trial.run.answers if answer.ok]
+    requests = sent.as_sent(trial.requests, answers)
+    points = _points(answers, plan)
+    out = held_out(plan.probes, seed)
+    told, kept = [p for p in points if p.probe not in out], [p for p in points if p.probe in out]
+    factors = _factors(trial.scenario)
+    if len(told) < 2 * len(factors) or not kept:
+        return ServerFit(
+            accepted=False, reason="too few probes came to their end", probes=len(plan.probes), held_out=len(out)
+        ), trial.scenario
+    say(f"fits {len(factors)} numbers to {len(told)} times of {len(plan.probes) - len(out)} probes; {len(out)} are held out")
+    memory: dict[tuple[float, ...], Any] = {}
+
+    def columns(values: dict[str, float]) -> Any:
+        key = tuple(values.values())
+        if key not in memory:
+            memory[key] = sent.run(_with(trial.scenario, values), requests, BLOCK)[1]
+        return memory[key]
+
+    def at(chosen: Sequence[MeasuredTime]) -> Any:
+        return lambda values: [max(1e-9, float(columns(values)[point.column][point.row])) for point in chosen]
+
+    found = fit_jointly(at(told), factors, [p.seconds for p in told], _sigma(told))
+    shipped = sent.run(trial.scenario, requests, BLOCK)[1]
+    before = _error([float(shipped[p.column][p.row]) for p in kept], kept)
+    guessed = at(kept)(found.values)
+    after = _error(guessed, kept)
+    halves = spread(found, at(kept), _sigma(kept))
+    inside = [abs(math.log(guess / p.seconds)) <= half for guess, p, half in zip(guessed, kept, halves, strict=True)]
+    accepted = after < before
+    result = ServerFit(
+        accepted=accepted,
+        reason="" if accepted else f"on the probes held out it is off by {after:.1%}, the shipped file by {before:.1%}",
+        numbers=_numbers(trial.scenario, found),
+        probes=len(plan.probes),
+        held_out=len(out),
+        error_shipped=before,
+        error_fitted=after,
+        coverage=sum(inside) / len(inside),
+    )
+    return result, _with(trial.scenario, found.values) if accepted else trial.scenario
+
+
+def _points(answers: Sequence[Answer], plan: Design) -> list[MeasuredTime]:
+    found = []
+    for row, answer in enumerate(answers):
+        number = plan.probe_of[answer.index]
+        found.append(MeasuredTime(probe=number, row=row, column="ttft_s", seconds=answer.ttft_s))
+        between = answer.itl_s
+        if between and answer.reads[-1][1] >= LEAST_TOKENS:
+            found.append(MeasuredTime(probe=number, row=row, column="itl_s", seconds=between))
+    return [point for point in found if point.seconds > 0]
+
+
+def _sigma(points: Sequence[MeasuredTime]) -> list[float]:
+    return [math.hypot(SPREAD, TIMER_S / p.seconds if p.column == "ttft_s" else 0.0) for p in points]
+
+
+def _error(predicted: Sequence[float], points: Sequence[MeasuredTime]) -> float:
+    return statistics.median(abs(guess / p.seconds - 1) for guess, p in zip(predicted, points, strict=True))
+
+
+def _value(scenario: Scenario, path: str) -> float | None:
+    """A number of the scenario; None where this kvplan has no such field."""
+    value: Any = scenario
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _factors(scenario: Scenario) -> list[Factor]:
+    found = []
+    for path, usual in OVERHEADS.items():
+        shipped = _value(scenario, path)
+        if shipped is not None:
+            found.append(Factor(name=path, typical=shipped or usual, width=WIDTH))
+    for path in EFFICIENCIES:
+        shipped = _value(scenario, path)
+        if shipped:
+            found.append(Factor(name=path, typical=min(shipped, 0.999), width=EFFICIENCY_WIDTH, at_least=0.05, at_most=1.0))
+    return found
+
+
+def _with(scenario: Scenario, values: dict[str, float]) -> Scenario:
+    for path, value in values.items():
+        scenario = with_setting(scenario, path, value)
+    return scenario
+
+
+def _numbers(scenario: Scenario, found: JointFit) -> list[FittedNumber]:
+    return [
+        FittedNumber(
+            path=path, shipped=_value(scenario, path) or 0.0, value=value, lo=found.intervals[path][0], hi=found.intervals[path][1]
+        )
+        for path, value in found.values.items()
+    ]
+
+
+def written(fitted: ServerFit, scenario: Scenario, path: str) -> ServerFit:
+    """The fitted engine as a file, and the machine beside it where its numbers moved; each number says where it comes from."""
+    told = fitted.probes - fitted.held_out
+    source = f"measured on this server: {told} probes, median error {fitted.error_fitted:.1%} on {fitted.held_out} others"
+    names: dict[str, str] = {}
+    for part, file in (("engine", Path(path)), ("machine", Path(path).with_name(f"{Path(path).stem}-machine.toml"))):
+        mine = [one for one in fitted.numbers if one.path.startswith(part + ".")]
+        record = getattr(scenario, part)
+        noted = {one.path.partition(".")[2]: Source(kind="measured", source=source, lo=one.lo, hi=one.hi) for one in mine}
+        record = msgspec.structs.replace(record, provenance={**record.provenance, **noted})
+        file.write_bytes(msgspec.toml.encode(record))
+        names[part] = str(file)
+    return msgspec.structs.replace(fitted, engine=names["engine"], machine=names["machine"])

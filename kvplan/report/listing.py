@@ -1,0 +1,88 @@
+"""What there is to name, as tables and as records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kvplan import catalog, scenario
+from kvplan.engine.facts import facts
+from kvplan.report.size import model_rows
+from kvplan.sim.cache.policies import POLICIES
+from kvplan.units import format_bytes, format_tokens
+
+
+def records(kind: str, names: Sequence[str], *, verbose: bool = False) -> list[dict[str, Any]]:
+    """One record a name."""
+    if kind == "models":
+        return model_rows([catalog.model(name) for name in names])
+    if kind == "machines":
+        found = [catalog.machine(name) for name in names]
+        return [{"name": one.name, "title": one.title, "gpus": one.gpus, "gpu_memory_bytes": one.gpu.memory_bytes} for one in found]
+    if kind == "engines":
+        engines = [catalog.engine(name) for name in names]
+        more = [{"facts": facts(one)} if verbose else {} for one in engines]
+        return [
+            {"name": name, "title": one.title, "version": one.version, **extra}
+            for name, one, extra in zip(names, engines, more, strict=True)
+        ]
+    if kind == "policies":
+        return [{"name": name, "about": _about(name)} for name in names]
+    read = [scenario.load(name) for name in names]
+    return [
+        {"name": name, "model": one.model.name, "machine": one.machine.name, "engine": one.engine.name}
+        for name, one in zip(names, read, strict=True)
+    ]
+
+
+def _about(policy: str) -> str:
+    text = POLICIES[policy].__doc__ or ""
+    return text.split(". ")[0].split("\n")[0].rstrip(".")
+
+
+def show(console: Console, kind: str, names: Sequence[str], *, verbose: bool = False) -> None:
+    """Print one kind as a table."""
+    rows = records(kind, names, verbose=verbose)
+    if not rows:
+        console.print(f"no {kind} match")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    columns = [key for key in rows[0] if key not in ("family", "active_parameters", "facts")]
+    for at, key in enumerate(columns):
+        number = isinstance(rows[0][key], int | float)
+        table.add_column(_HEADS.get(key, key), justify="right" if number else "left", no_wrap=at == 0)
+    for row in rows:
+        table.add_row(*(_cell(key, row[key]) for key in columns))
+    console.print(table)
+    for row in rows if verbose else []:
+        for fact in row.get("facts", ()):
+            console.print(
+                f"{row['name']}  {fact['fact']:<36} {fact['value']:<24} {fact['kind']:<10} {escape(fact['source'])}", soft_wrap=True
+            )
+
+
+_HEADS = {
+    "kv_bytes_8k": "KV of 8k",
+    "growth_bytes_per_token": "growth/token",
+    "max_context_tokens": "context",
+    "gpu_memory_bytes": "GPU memory",
+}
+
+
+def _cell(key: str, value: Any) -> str:
+    if "bytes" in key:
+        return format_bytes(value)
+    if key == "parameters":
+        return f"{value / 1e9:,.1f} B"
+    return format_tokens(value) if key == "max_context_tokens" else escape(str(value))
+
+
+def overview(console: Console, found: dict[str, list[str]]) -> None:
+    """Print the names of every kind."""
+    for kind, names in found.items():
+        console.print(f"[bold]{kind}[/] ({len(names)})")
+        console.print("  " + ", ".join(names) if names else "  none")

@@ -1,0 +1,72 @@
+"""Prefill and decode on different replicas: what was computed on one is fetched by the other over the network."""
+
+from __future__ import annotations
+
+from kvplan.hardware.spec import Network
+from kvplan.hardware.timing import network_s
+from kvplan.sim.cache.gpu_cache import GpuCache
+from kvplan.sim.cache.prefix import Node
+from kvplan.sim.clock import Clock, Steps
+from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.links import IN, OUT, Duplex
+from kvplan.sim.transfer.loads import Outcome, StepLoad, Tally
+from kvplan.sim.transfer.prefetch import Done
+from kvplan.step_time import StepCost
+
+Senders = dict[Sequence, Duplex]
+"""Prompts that are computed and not yet fetched, and the network port of the replica that has them."""
+
+
+class Deliveries:
+    """What a replica that only decodes gets instead of loads: whole prompts of `token_bytes` a token, once each, through the port of the
+    sender and its own. A prompt that is lost by a preemption is computed again."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        cost: StepCost,
+        gpu: GpuCache,
+        network: Network,
+        port: Duplex,
+        senders: Senders,
+        tally: Tally,
+        *,
+        token_bytes: float,
+    ) -> None:
+        self.clock, self.cost, self.gpu, self.tally = clock, cost, gpu, tally
+        self.network, self.port, self.senders, self.token_bytes = network, port, senders, token_bytes
+        self.pending: list[StepLoad] = []
+
+    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+        """Fetch what the GPU lacks of a prompt, once there is room for it."""
+        sender = self.senders.get(seq)
+        if sender is None or reach >= seq.prompt:
+            return Outcome.NOTHING
+        if not self.gpu.hold(seq, path, reach, seq.prompt):
+            return Outcome.NO_ROOM
+        del self.senders[seq]
+        seq.waiting_for_remote_kv = True
+        size = (seq.prompt - reach) * self.token_bytes
+        start_s = max(self.clock.now, sender.free_at[OUT], self.port.free_at[IN])
+        for port, direction in ((sender, OUT), (self.port, IN)):
+            port.send(direction, start_s, size / self.network.Bps)
+        self.clock.process(self._fetching(seq, reach, start_s + network_s(self.network, size), done))
+        return Outcome.WAITS
+
+    def _fetching(self, seq: Sequence, reach: int, done_s: float, done: Done) -> Steps:
+        began_s = self.clock.now
+        yield self.clock.until(done_s)
+        seq.computed = seq.prompt
+        self.gpu.share(seq)
+        seq.computed = seq.prompt - 1
+        seq.load_s += self.clock.now - began_s
+        self.tally.weigh(self.clock.now - began_s, self.cost.prefill_s(seq.prompt - reach, reach, self.cost.engine.step_tokens))
+        seq.waiting_for_remote_kv = False
+        done(True)
+
+    def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
+        """Nothing is fetched before there is room for it."""
+
+    def step_s(self, loads: list[StepLoad], start_s: float, step_s: float) -> float:
+        """No step carries loads."""
+        return step_s
