@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -213,14 +214,16 @@ def _finite(value: float) -> float | None:
 
 
 def scaled(scenario: Scenario, paths: tuple[str, ...], factor: float) -> Scenario:
-    """The scenario with some numbers of its machine multiplied: a thought experiment, which may leave the bounds of real machines."""
-    machine = scenario.machine
+    """The scenario with some numbers of its machine or engine multiplied: a thought experiment, which may leave the bounds of real ones."""
     for path in paths:
-        _, part, name = path.split(".")
-        record = getattr(machine, part)
-        moved = msgspec.structs.replace(record, **{name: getattr(record, name) * factor})
-        machine = msgspec.structs.replace(machine, **{part: moved})
-    return scenario.changed(machine=machine)
+        room, *names = path.split(".")
+        scenario = scenario.changed(**{room: _scaled(getattr(scenario, room), names, factor)})
+    return scenario
+
+
+def _scaled(record: Any, names: list[str], factor: float) -> Any:
+    old = getattr(record, names[0])
+    return msgspec.structs.replace(record, **{names[0]: _scaled(old, names[1:], factor) if names[1:] else old * factor})
 
 
 def number(scenario: Scenario, path: str) -> float:
