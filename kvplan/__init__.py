@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,12 +14,29 @@ if TYPE_CHECKING:
     from kvplan.results.plan import PlanResult
     from kvplan.results.simulate import SimResult
     from kvplan.results.size import SizeResult
+    from kvplan.scenario import Scenario
 
 __version__ = "0.1.0"
+__all__ = ["plan", "scenario_of", "simulate", "size"]
 
 
-def size(model: str | ModelSpec, *, engine: str | EngineSpec = "vllm", machine: str | Machine | None = None, **options: Any) -> SizeResult:
-    """Sizes of a model by catalog name, path or record; the options are those of `kvplan.sizing.answer.ask`."""
+def size(
+    model: str | ModelSpec,
+    *,
+    engine: str | EngineSpec = "vllm",
+    machine: str | Machine | None = None,
+    context_tokens: int = 0,
+    batch: int = 1,
+    kv_dtype: str = "auto",
+    dtype: str = "",
+    tp: int = 1,
+    pp: int = 1,
+    ep: int = 0,
+    gpu_fraction: float = 0.0,
+    pool_bytes: int = 0,
+    keep_tokens: int = 1024,
+) -> SizeResult:
+    """Sizes of a model by catalog name, Hugging Face id, path or record; 0 and "" take what the command takes."""
     from kvplan import catalog
     from kvplan.sizing.answer import ask
 
@@ -27,67 +44,124 @@ def size(model: str | ModelSpec, *, engine: str | EngineSpec = "vllm", machine: 
         catalog.model(model) if isinstance(model, str) else model,
         engine=catalog.engine(engine) if isinstance(engine, str) else engine,
         machine=catalog.machine(machine) if isinstance(machine, str) else machine,
-        **options,
+        context_tokens=context_tokens,
+        batch=batch,
+        kv_dtype=kv_dtype,
+        dtype=dtype,
+        tp=tp,
+        pp=pp,
+        ep=ep,
+        gpu_fraction=gpu_fraction,
+        pool_bytes=pool_bytes,
+        keep_tokens=keep_tokens,
     )
 
 
-def simulate(
+class Asked(TypedDict, total=False):
+    """The options of `scenario_of`, for those that pass them on."""
+
+    model: str | None
+    machine: str | None
+    engine: str | None
+    engine_version: str | None
+    tp: int | None
+    kv_dtype: str | None
+    gpu_kv: str | int | None
+    cpu: str | int | None
+    disk: str | int | None
+    remote: str | int | None
+    policy: str | None
+    replicas: int | None
+    router: str | None
+    speedup: float | None
+    limit: int | None
+    max_input: int | None
+    target: str | None
+    seed: int | None
+    sets: Mapping[str, object] | None
+
+
+def scenario_of(
     source: str | Path,
     *,
     model: str | None = None,
     machine: str | None = None,
     engine: str | None = None,
+    engine_version: str | None = None,
+    tp: int | None = None,
+    kv_dtype: str | None = None,
+    gpu_kv: str | int | None = None,
+    cpu: str | int | None = None,
+    disk: str | int | None = None,
+    remote: str | int | None = None,
+    policy: str | None = None,
+    replicas: int | None = None,
+    router: str | None = None,
+    speedup: float | None = None,
+    limit: int | None = None,
+    max_input: int | None = None,
+    target: str | None = None,
+    seed: int | None = None,
     sets: Mapping[str, object] | None = None,
-    **options: Any,
-) -> SimResult:
-    """Replay a trace or a scenario file, as `kvplan simulate` does.
+) -> Scenario:
+    """A trace or scenario file with what is given laid over it; options are those of the commands.
 
-    Options are those of the command (`gpu_kv="8GiB"`, `cpu`, `disk`, `policy`, `speedup`, `limit`, `max_input`,
-    `target`, `seed`); `sets` maps the path of any field to its value. Raises InputError for what cannot be used.
+    `sets` maps the path of any field to its value. Raises InputError for what cannot be used.
     """
     from kvplan import scenario
-    from kvplan.sim.simulate import simulate as replay
 
-    changed = {**(sets or {}), **({"engine.offload.policy": options.pop("policy")} if "policy" in options else {})}
-    if "max_input" in options:
-        options["max_input_tokens"] = options.pop("max_input")
-    wanted = scenario.load(
+    named = {"engine.offload.policy": policy, "cluster.replicas": replicas, "cluster.router": router}
+    changed = {**(sets or {}), **{path: value for path, value in named.items() if value is not None}}
+    return scenario.load(
         str(source),
         model=model,
         machine=machine,
         engine=engine,
-        tiers={name: options.pop(name) for name in scenario.SIZES if name in options},
-        run=options,
+        engine_version=engine_version,
+        tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
+        run={
+            "tp": tp,
+            "kv_dtype": kv_dtype,
+            "speedup": speedup,
+            "limit": limit,
+            "max_input_tokens": max_input,
+            "target": target,
+            "seed": seed,
+        },
         sets=[f"{path}={value}" for path, value in changed.items()],
     )
-    return replay(wanted)[0]
+
+
+def simulate(source: str | Path | Scenario, **options: Unpack[Asked]) -> SimResult:
+    """Replay a trace, a scenario file or a `scenario_of`, as `kvplan simulate` does; the options are those of `scenario_of`."""
+    from kvplan.scenario import Scenario
+    from kvplan.sim.simulate import simulate as replay
+
+    return replay(source if isinstance(source, Scenario) else scenario_of(source, **options))[0]
 
 
 def plan(
-    source: str | Path,
+    source: str | Path | Scenario,
     *,
-    model: str | None = None,
-    machine: str | None = None,
-    engine: str | None = None,
-    target: str = "",
-    gpu_kv: str | None = None,
-    sets: Mapping[str, object] | None = None,
+    prices: str = "",
+    max_cpu: str | int | None = None,
+    max_disk: str | int | None = None,
     emit: str = "",
-    **options: Any,
+    **options: Unpack[Asked],
 ) -> PlanResult:
-    """When to offload, where to and how much, as `kvplan plan` does; options are those of `kvplan.planning.plan.plan`."""
-    from kvplan import scenario
+    """When to offload, where to and how much, as `kvplan plan` does; further options are those of `scenario_of`."""
     from kvplan.deploy.emit import configured
-    from kvplan.planning.objective import parse_target
+    from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
+    from kvplan.scenario import Scenario
+    from kvplan.units import parse_capacity
 
-    wanted = scenario.load(
-        str(source),
-        model=model,
-        machine=machine,
-        engine=engine,
-        tiers={"gpu_kv": gpu_kv},
-        sets=[f"{path}={value}" for path, value in (sets or {}).items()],
+    wanted = source if isinstance(source, Scenario) else scenario_of(source, **options)
+    result = answer(
+        wanted,
+        target=parse_target(wanted.run.target),
+        prices=parse_prices(prices) if prices else None,
+        max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
+        max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
     )
-    result = answer(wanted, target=parse_target(target or wanted.run.target), **options)
     return configured(result, emit) if emit else result

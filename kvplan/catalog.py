@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from kvplan.engine.spec import EngineSpec
+from kvplan.engine.versions import at_version, overlaid
 from kvplan.errors import InputError, did_you_mean
 from kvplan.hardware.spec import Machine, machine_of
 from kvplan.model import ModelSpec, from_hf_config
-from kvplan.provenance import Source
 
 _PACKAGE = Path(__file__).resolve().parent
 _PYTHON_CONSTANTS = re.compile(r"-?\bInfinity\b|\bNaN\b")  # json.dump writes them; JSON has no such numbers
@@ -78,41 +78,43 @@ def machine(name: str) -> Machine:
         raise InputError(f"{path}: {error}") from None
 
 
-def engine(name: str) -> EngineSpec:
-    """An engine by catalog name or path; `vllm@0.11` has the memory rules of that version."""
-    stem, _, version = name.partition("@")
-    found = _engine(resolve("engines", stem))
-    if not version:
-        return found
-    if not re.fullmatch(r"v?\d+(\.\d+){0,2}[\w.+-]*", version):
-        raise InputError(f"{name}: {version!r} is not a version", hint=f"write {stem}@{found.version}")
-    return msgspec.structs.replace(found, version=version.removeprefix("v"))
-
-
-def _engine(path: Path) -> EngineSpec:
-    """An engine's file. Where it names a `base`, that engine's numbers stand for those it lacks, and count as assumed;
-    `offload` is its own."""
-    written: dict[str, Any] = _decode_toml(path, dict)  # type: ignore[assignment]
-    if "base" not in written:
-        return _decode_toml(path, EngineSpec)  # type: ignore[return-value]
-    base = engine(written["base"])
+def engine(name: str, version: str = "") -> EngineSpec:
+    """An engine by catalog name or path, at the version that its file names or at another: `vllm@0.11`."""
+    stem, _, named = name.partition("@")
+    wanted = (version or named).removeprefix("v")
+    path = resolve("engines", stem)
+    if wanted and not re.fullmatch(r"\d+(\.\d+){0,2}[\w.+-]*", wanted):
+        raise InputError(f"{version or name}: {wanted!r} is not a version", hint=f"write {stem}@{_facts(path, '')['version']}")
     try:
-        own = msgspec.convert({"version": base.version, **written}, EngineSpec)
+        return msgspec.convert(_facts(path, wanted), EngineSpec)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from None
-    taken = {
-        field: getattr(base, field)
-        for field in base.__struct_fields__
-        if field not in (*written, "title", "offload", "abilities", "provenance")
-    }
-    assumed = Source(kind="assumed", source=f"as {base.name}'s")
-    return msgspec.structs.replace(own, **taken, provenance={**dict.fromkeys(_numbers(base, taken), assumed), **own.provenance})
 
 
-def _numbers(base: EngineSpec, taken: dict[str, Any]) -> list[str]:
+OWN = ("title", "offload", "abilities", "changes", "base")
+"""What an engine never takes from its base."""
+
+
+def _facts(path: Path, version: str) -> dict[str, Any]:
+    """The facts of an engine's file at a version. Where it names a `base`, that engine's numbers stand for those it lacks, and count as
+    assumed; without a version of its own it follows the base's.
+    """
+    written: dict[str, Any] = _decode_toml(path, dict)  # type: ignore[assignment]
+    if "base" not in written:
+        return at_version(written, version or str(written.get("version", "")))
+    follows = "version" not in written
+    base = _facts(resolve("engines", str(written["base"])), version if follows else "")
+    own = at_version(written, version or str(written.get("version", base["version"])))
+    assumed = {"kind": "assumed", "source": f"as {base['name']}'s"}
+    taken = {key: value for key, value in base.items() if key not in (*OWN, "provenance")}
+    sources = dict.fromkeys(_numbers(taken, own), assumed)
+    return {**overlaid(taken, own), "provenance": {**sources, **own.get("provenance", {})}}
+
+
+def _numbers(taken: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """Dotted paths of the numbers that an engine takes from its base."""
-    plain = [field for field, value in taken.items() if isinstance(value, int | float)]
-    return plain + [f"overhead.{field}" for field in base.overhead.__struct_fields__ if "overhead" in taken]
+    plain = [field for field, value in taken.items() if isinstance(value, int | float) and field not in own]
+    return plain + [f"overhead.{field}" for field in taken.get("overhead", {}) if field not in own.get("overhead", {})]
 
 
 def _decode_json(path: Path) -> Any:

@@ -54,6 +54,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deployment: Deployment
     run: Run = Run()
     cluster: Cluster = Cluster()
+    notes: tuple[str, ...] = ()  # what was derived anew or left out, in sentences for the user
 
     @property
     def model(self) -> ModelSpec:
@@ -126,23 +127,28 @@ def load(
     model: str | None = None,
     machine: str | None = None,
     engine: str | None = None,
+    engine_version: str | None = None,
     tiers: dict[str, str | int | None] | None = None,
     run: dict[str, Any] | None = None,
     sets: typing.Sequence[str] = (),
 ) -> Scenario:
     """A scenario from a TOML file or a trace, with what is given here laid over it.
 
-    `tiers` maps gpu_kv, cpu, disk, remote to sizes; `sets` are `path=value` for any field, such as
-    `machine.disk.read_Bps=1.7GB/s`. Raises InputError naming the field that is unknown, missing or out of range.
+    Where model, machine, engine or ranks are given, a scenario's own GPU pool is derived anew. `tiers` maps gpu_kv, cpu,
+    disk, remote to sizes; `sets` are `path=value` for any field, such as `machine.disk.read_Bps=1.7GB/s`. Raises InputError
+    naming the field that is unknown, missing or out of range.
     """
     written = _read(source) if is_scenario(source) else _File(trace=source, model="", machine="")
     for what, given in (("model", model or written.model), ("machine", machine or written.machine)):
         if not given:
             raise InputError(f"{source}: which {what}?", hint=f"add --{what} NAME; `kvplan size --list` shows the names")
     sizes = {SIZES[key]: units.parse_bytes(value) for key, value in _known_sizes(written, source) if value is not None}
+    asked = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": (run or {}).get("tp")}
+    notes = _without_its_pool(written, asked, sizes)
     for key, value in (tiers or {}).items():
         if value is not None:
             sizes[SIZES[key]] = _positive_size(key, value)
+            notes = () if key == "gpu_kv" else notes
     settings: dict[str, Any] = {**written.run, **{key: value for key, value in (run or {}).items() if value is not None}}
     deployed = {key: settings.pop(key) for key in tuple(settings) if f"run.{key}" in MOVED}
     ranks: dict[str, Any] = {**written.parallel, **{key: deployed.pop(key) for key in ("tp", "pp") if key in deployed}}
@@ -152,7 +158,7 @@ def load(
         deployment=Deployment(
             model=catalog.model(model or written.model),
             server=catalog.machine(machine or written.machine),
-            engine=catalog.engine(engine or written.engine),
+            engine=catalog.engine(engine or written.engine, engine_version or ""),
             tiers=_build(sizes, Tiers, "tiers"),
             parallel=_build(ranks, Parallel, f"{source}: parallel"),
             remote=_build(written.remote, Remote, f"{source}: remote"),
@@ -160,6 +166,7 @@ def load(
         ),
         run=_build(settings, Run, f"{source}: run"),
         cluster=_build(written.cluster, Cluster, f"{source}: cluster"),
+        notes=notes,
     )
     for path, value in written.set.items():
         scenario = with_setting(scenario, path, value)
@@ -169,6 +176,17 @@ def load(
             raise InputError(f"--set {text}: write path=value", hint="for example --set machine.disk.read_Bps=1.7GB/s")
         scenario = with_setting(scenario, path.strip(), value.strip())
     return _sane(scenario)
+
+
+def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, int]) -> tuple[str, ...]:
+    """Take a scenario's own GPU pool out where another model, machine, engine or width is given; the sentence that says so."""
+    own = {"model": written.model, "machine": written.machine, "engine": written.engine, "engine_version": ""}
+    own["tp"] = written.parallel.get("tp", written.run.get("tp", 1))
+    changed = [str(value) for name, value in asked.items() if value is not None and str(value) != str(own[name])]
+    if not changed or "gpu_kv_bytes" not in sizes:
+        return ()
+    pool = units.format_bytes(sizes.pop("gpu_kv_bytes"))
+    return (f"GPU pool derived anew for {', '.join(changed)}: the scenario's {pool} were another's (--gpu-kv keeps a size)",)
 
 
 def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
@@ -228,7 +246,7 @@ def _converted(name: str, value: Any, kind: Any, path: str) -> Any:
     try:
         parsed = parse_value(name, value)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from None
     for strict in (True, False):
         try:
             return msgspec.convert(parsed, kind, strict=strict)
@@ -263,7 +281,7 @@ def _known_sizes(written: _File, source: str) -> list[tuple[str, str | int]]:
 
 
 def _positive_size(key: str, value: str | int) -> int:
-    size = units.parse_bytes(value)
+    size = units.parse_capacity(value)
     if size <= 0:
         raise InputError(
             f"--{key.replace('_', '-')} {value}: a capacity must be above zero",

@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "kvplan").rglob("*.py"))
 
 # A room may import those on earlier lines, and its own line.
 ORDER = [
-    {"errors", "units", "provenance"},
+    {"errors", "units", "provenance", "toml_text"},
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
@@ -136,7 +136,6 @@ def circles() -> set[frozenset[str]]:
 
 
 OPEN_CIRCLES: set[frozenset[str]] = {
-    frozenset({"kvplan.sim.replica.decode_run", "kvplan.sim.replica.replica"}),
     frozenset({"kvplan.sim.outcome.summary", "kvplan.sim.outcome.uncertainty", "kvplan.sim.simulate"}),
 }
 """Circles that are still to be opened; the list only shrinks."""
@@ -152,7 +151,6 @@ HOMONYMS: dict[str, int] = {
     "Placement": 2,
     "Pool": 2,
     "Reuse": 2,
-    "Source": 2,
 }
 """Class names that still occur in several files; the list only shrinks."""
 
@@ -170,8 +168,6 @@ def test_one_class_name_one_meaning() -> None:
 
 LONGEST_FILE = 350
 LONG_FILES: dict[str, int] = {
-    "kvplan.sim.replica.replica": 576,
-    "kvplan.sim.transfer.loads": 388,
 }
 """Files that are still longer; the list only shrinks."""
 

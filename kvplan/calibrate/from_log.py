@@ -189,4 +189,4 @@ def _prefill(pairs: list[tuple[int, float]], figures: list[Figure], settings: di
         return
     start, rate = _line_fit(short, 2e-2, 4e4, f"{len(short)} requests of a benchmark")
     figures += [_fitted("vLLM", "to the first token, start", start, "s"), _fitted("vLLM", "prompt tokens", rate, "tokens/s")]
-    settings["engine.overhead.request_s"] = start.value
+    settings["engine.overhead.transit_s"] = start.value

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from kvplan import catalog
-from kvplan.cli.console import Exit, emit_json, err, out
+from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.parser import Flag
-from kvplan.errors import InputError
+from kvplan.cli.server import KEY_VARIABLE, address
+from kvplan.errors import InputError, MissingError
+from kvplan.units import parse_seconds
 
 ADVANCED = "Advanced"
 EXAMPLES = """
@@ -36,6 +39,9 @@ def calibrate(
         list[Path] | None,
         Flag(help="Read a running engine's logs instead.", metavar="FILE", panel=ADVANCED),
     ] = None,
+    from_metrics: Annotated[str, Flag(help="Read a running engine's metrics twice instead.", metavar="URL", panel=ADVANCED)] = "",
+    window: Annotated[str, Flag(help="Between the two readings of --from-metrics.", metavar="T", panel=ADVANCED)] = "30s",
+    machine: Annotated[str, Flag(help="With --from-metrics: what to predict by.", metavar="NAME", panel=ADVANCED)] = "",
     resume: Annotated[bool, Flag("--resume", help="Go on with an interrupted run.", panel=ADVANCED)] = False,
     busy_ok: Annotated[bool, Flag("--busy-ok", help="Measure a GPU that is in use.", panel=ADVANCED)] = False,
 ) -> int:
@@ -49,6 +55,8 @@ def calibrate(
         return _compare(*compare, as_json)
     if from_log:
         return _from_log(from_log, as_json)
+    if from_metrics:
+        return _from_metrics(from_metrics, window, machine, as_json)
     options = CalibrateOptions(
         only=only,
         mode="quick" if quick else "full" if full else "standard",
@@ -90,4 +98,31 @@ def _from_log(files: list[Path], as_json: bool) -> int:
         emit_json(result)
     else:
         render_log(result, out())
+    return Exit.DONE
+
+
+def _from_metrics(url: str, window: str, machine: str, as_json: bool) -> int:
+    try:
+        from kvplan.live.watch import watch
+    except ModuleNotFoundError as error:
+        raise MissingError(
+            f"--from-metrics needs the package {error.name}, which is not installed", hint="pip install 'kvplan[live]'"
+        ) from None
+    from kvplan.live.records import Endpoint
+    from kvplan.live.world import Given
+    from kvplan.report.live import show
+
+    metrics_at = url if url.rstrip("/").endswith("/metrics") else ""
+    base = address(metrics_at.rstrip("/").removesuffix("/metrics") if metrics_at else url)
+    window_s = parse_seconds(window)
+    if not 0 < window_s <= 3600:
+        raise InputError(f"--window {window}: between nothing and an hour", hint="write 30s or 5min")
+    endpoint = Endpoint(url=base, key=os.environ.get(KEY_VARIABLE, ""))
+    result = watch(endpoint, metrics_at, window_s, Given(machine=machine))
+    if as_json:
+        emit_json(result)
+    else:
+        show(out(), result)
+    for text in result.warnings:
+        warn(text)
     return Exit.DONE

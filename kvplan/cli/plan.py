@@ -5,12 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
-from kvplan import scenario
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set, one_of, scenarios
+from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
-from kvplan.units import parse_bytes
+from kvplan.units import parse_capacity
 
 EMITTED = ("vllm", "lmcache", "sglang", "trtllm", "dynamo")
 
@@ -30,6 +29,9 @@ def plan(
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
+    engine_version: Engine_version = None,
+    tp: Tp = None,
+    kv_dtype: Kv_dtype = None,
     sessions: Annotated[
         str | None,
         Flag(metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."),
@@ -73,30 +75,50 @@ def plan(
     """Say when to offload KV cache, where to and how much, and how sure that is."""
     if explain_config:
         return _explain(explain_config, machine, gpu_kv, as_json)
-    if bool(source) == bool(sessions):
+    if source and sessions:
+        raise InputError(
+            f"two kinds of traffic: {source} and --sessions {sessions}", hint="give one of them; --model and --machine name the rest"
+        )
+    if not source and not sessions:
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
-    from kvplan.deploy.emit import configured
+    from kvplan.deploy.emit import configured, target_named
     from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.report import plan as report
+    from kvplan.results.plan import PlanTable
+    from kvplan.sweep import grid
 
+    if emit:
+        target_named(emit)
     with _traffic(source, sessions) as path:
-        wanted = scenario.load(path, model=model, machine=machine, engine=engine, sets=sets or [], tiers={"gpu_kv": gpu_kv})
-        result = answer(
-            wanted,
-            target=parse_target(wanted.run.target if target is None else target),
-            prices=parse_prices(price) if price else None,
-            max_cpu_bytes=parse_bytes(max_cpu) if max_cpu else None,
-            max_disk_bytes=parse_bytes(max_disk) if max_disk else None,
+        wanted = grid.scenarios(
+            [path],
+            given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
+            engine_version=engine_version,
+            tiers={"gpu_kv": gpu_kv},
+            sets=sets or [],
         )
-    result = configured(result, emit) if emit else result
+        if emit and len(wanted) > 1:
+            raise InputError("--emit writes the configuration of one plan", hint="name one model, machine and engine")
+        results = [
+            answer(
+                one,
+                target=parse_target(one.run.target if target is None else target),
+                prices=parse_prices(price) if price else None,
+                max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
+                max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
+            )
+            for one in wanted
+        ]
+    results = [configured(one, emit) if emit else one for one in results]
+    single = len(results) == 1
     if as_json:
-        emit_json(result)
+        emit_json(results[0] if single else PlanTable(rows=tuple(results)))
     else:
-        report.show(out(), result)
-    for text in [] if quiet else result.warnings:
+        report.show(out(), results[0]) if single else report.compare(out(), results)
+    for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
-    return Exit.DONE if result.verdict.kind in ("offload", "stream") and result.target_met else Exit.NO
+    return Exit.DONE if all(one.verdict.kind in ("offload", "stream") and one.target_met for one in results) else Exit.NO
 
 
 def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:
@@ -114,7 +136,7 @@ def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) 
     from kvplan.report import explain as report
 
     host = catalog.machine(machine).host if machine else None
-    result = explain_config(path, pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0, host=host)
+    result = explain_config(path, pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0, host=host)
     if as_json:
         emit_json(result)
     else:

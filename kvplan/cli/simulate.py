@@ -8,11 +8,11 @@ from typing import Annotated
 
 import msgspec
 
-from kvplan import scenario
 from kvplan.cli.console import Exit, emit_json, err, out, warn
-from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set, one_of, policies, scenarios
+from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, policies, scenarios
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.scenario import Scenario
 
 ROUTER_NAMES = ("least_loaded", "prefix_aware", "round_robin", "session_sticky")
 
@@ -36,6 +36,9 @@ def simulate(
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
+    engine_version: Engine_version = None,
+    tp: Tp = None,
+    kv_dtype: Kv_dtype = None,
     gpu_kv: Annotated[
         str | None,
         Flag(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves."),
@@ -77,19 +80,20 @@ def simulate(
     from kvplan.report import simulate as report
     from kvplan.sim.outcome import rows
     from kvplan.sim.simulate import simulate as run
+    from kvplan.sweep import grid
 
     began = time.perf_counter()
     settings = [*(sets or [])]
     for path, value in (("engine.offload.policy", policy), ("cluster.replicas", replicas), ("cluster.router", router)):
         settings += [] if value is None else [f"{path}={value}"]
-    wanted = [
-        scenario.load(
-            source, model=model, machine=machine, engine=name, sets=settings,
-            tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
-            run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
-        )
-        for source in sources for name in (engine.split(",") if engine else [None])
-    ]  # fmt: skip
+    wanted = grid.scenarios(
+        sources,
+        given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
+        engine_version=engine_version,
+        tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
+        run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
+        sets=settings,
+    )
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
@@ -112,7 +116,7 @@ def simulate(
     return Exit.DONE if all(check.met for check in result.targets) else Exit.NO
 
 
-def _users(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import users as report
     from kvplan.report.simulate import progress as shown
     from kvplan.sim.cluster.users import most_users
@@ -130,7 +134,7 @@ def _users(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json
     return Exit.DONE if result.users else Exit.NO
 
 
-def _compare(wanted: list[scenario.Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.report.simulate import progress as shown
     from kvplan.sim.outcome.compare import compare

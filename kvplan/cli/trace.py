@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.parser import Flag, Word
+from kvplan.errors import InputError
 from kvplan.traces.formats import FORMATS
 
 EXAMPLES = {
@@ -26,6 +27,10 @@ kvplan trace convert sessions/ all.jsonl.gz
     "generate": """
 kvplan trace generate chat.toml chat.jsonl
 kvplan trace generate twice.toml twice.jsonl.gz --to mooncake
+""",
+    "record": """
+kvplan trace record lookup_hashes/ -o trace.jsonl --output-tokens 300
+kvplan trace record vllm.log -o trace.jsonl.gz
 """,
 }
 
@@ -138,6 +143,36 @@ def generate(
     return Exit.DONE
 
 
+def record(
+    source: Annotated[str, Word(metavar="SOURCE", help="A log, or a folder of logs; its format is recognised.")],
+    output: Annotated[str, Flag("--output", "-o", metavar="OUT", help="The trace to write; .gz or .zst compresses.")] = "",
+    format: Annotated[
+        str | None, Flag(metavar="NAME", help="lmcache-hashes, dynamo, vllm-log, sglang-log or openai, where not recognised.")
+    ] = None,
+    tokenizer: Annotated[str | None, Flag(metavar="FILE", help="tokenizer.json, for logs that hold text.")] = None,
+    output_tokens: Annotated[int, Flag(metavar="N", help="Length of answers, where the log holds none.")] = 0,
+    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.", panel=_ADVANCED)] = "native",
+    block_tokens: BlockTokens = None,
+) -> int:
+    """Record a trace from what an engine or cache has logged: times, lengths and salted hashes of blocks, never text.
+
+    LMCache: lmcache server --lookup-hash-log-dir DIR. Dynamo: DYN_REQUEST_TRACE=1. vLLM: --enable-log-requests with
+    VLLM_LOGGING_LEVEL=DEBUG. SGLang: --log-requests --log-requests-level 3 --log-requests-format json. Access logs in OpenAI's
+    form: with a tokenizer. KV events do not show hits and are no source.
+    """
+    from kvplan.traces.record.record import record as write
+
+    if not output:
+        raise InputError("kvplan trace record: where to?", hint="name the file: -o trace.jsonl")
+    count, losses, report = write(
+        source, output, format=format, tokenizer=tokenizer, block_tokens=block_tokens, output_tokens=output_tokens, to=to
+    )
+    for sentence in report.sentences():
+        warn(sentence)
+    _written(output, to, count, losses)
+    return Exit.DONE
+
+
 def _open(
     path: str,
     format: str | None,
@@ -157,6 +192,7 @@ def _open(
         tokenizer=tokenizer,
         limit=limit,
         max_input=max_input,
+        hold=False,
     )
 
 
@@ -180,5 +216,5 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"inspect": inspect, "curve": curve, "convert": convert, "generate": generate}
+COMMANDS: dict[str, Callable[..., int]] = {"inspect": inspect, "curve": curve, "convert": convert, "generate": generate, "record": record}
 """Name of a command of `kvplan trace` -> what runs it."""

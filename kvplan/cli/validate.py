@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 from kvplan import units
 from kvplan.cli.console import Exit, emit_json, err, out, warn
-from kvplan.cli.options import As_json, Engine, Machine, Model, Quiet, Set
+from kvplan.cli.options import As_json, Quiet, Set, named
 from kvplan.cli.parser import Flag, Word
+from kvplan.cli.server import KEY_VARIABLE, address
 from kvplan.errors import InputError, MissingError
 
 EXAMPLES = """
@@ -19,15 +19,20 @@ kvplan validate http://localhost:8000 trace.jsonl --machine h100-sxm --results p
 """
 
 _SERVER, _BOUNDS, _ADVANCED = "The server", "Bounds", "Advanced"
-KEY_VARIABLE = "KVPLAN_API_KEY"
 
 
 def validate(
     url: Annotated[str, Word(metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000.")],
-    source: Annotated[str, Word(metavar="[TRACE|SCENARIO]", help="What to replay. Default: a designed probe of a few minutes.")] = "",
-    model: Model = None,
-    machine: Machine = None,
-    engine: Engine = None,
+    source: Annotated[str, Word(metavar="TRACE|SCENARIO", help="What to replay. Default: a designed probe of a few minutes.")] = "",
+    model: Annotated[
+        str, Flag(metavar="NAME", help="Model, where the catalog does not know the served name.", complete=named("models"))
+    ] = "",
+    machine: Annotated[
+        str, Flag(metavar="NAME", help="Its machine: a catalog name or a calibrated .toml file.", complete=named("machines"))
+    ] = "",
+    engine: Annotated[
+        str, Flag(metavar="NAME", help="Engine, where the server does not say, or a fitted .toml file.", complete=named("engines"))
+    ] = "",
     fit: Annotated[str, Flag(metavar="ENGINE.toml", help="Fit the engine's overheads on a probe and write them here.")] = "",
     tolerance: Annotated[str, Flag(metavar="P", help="How far a prediction may be off, such as 10%.")] = "10%",
     served_model: Annotated[str, Flag(metavar="NAME", help="Where it serves several.", panel=_SERVER)] = "",
@@ -54,7 +59,7 @@ def validate(
         str,
         Flag(
             metavar="FILE",
-            help="Read results of aiperf, guidellm or vllm bench serve instead.",
+            help="Read results of aiperf, guidellm, vllm bench serve or kvplan validate instead.",
             panel=_ADVANCED,
         ),
     ] = "",
@@ -75,10 +80,10 @@ def validate(
     from kvplan.report.validate import show
 
     given = Given(
-        model=model or "", machine=machine or "", engine=engine or "", gpu_kv=gpu_kv, cpu=cpu, disk=disk, remote=remote, tp=tp,
+        model=model, machine=machine, engine=engine, gpu_kv=gpu_kv, cpu=cpu, disk=disk, remote=remote, tp=tp,
         kv_dtype=kv_dtype, sets=tuple(sets or ()), speedup=speedup, limit=0, max_input=max_input,
     )  # fmt: skip
-    endpoint = Endpoint(url=_address(url), model=served_model, key=os.environ.get(key_env, ""), verify=not insecure, ca_file=ca)
+    endpoint = Endpoint(url=address(url), model=served_model, key=os.environ.get(key_env, ""), verify=not insecure, ca_file=ca)
     if key_env != KEY_VARIABLE and not endpoint.key:
         raise InputError(f"--key-env {key_env}: no such variable, or it is empty")
     question = ValidateQuestion(
@@ -118,16 +123,6 @@ def _exit(result: Any) -> int:
     if result.fitted is not None and not result.fitted.accepted and result.verdict == "agrees":
         return Exit.NO
     return codes[result.verdict]
-
-
-def _address(url: str) -> str:
-    """The address without a trailing /v1. Raises InputError when it is none."""
-    address = url.rstrip("/").removesuffix("/v1")
-    if not address.startswith(("http://", "https://")):
-        raise InputError(
-            f"{url} is not an address", hint=f"write http://{url}" if Path(url).name == url else "it starts with http:// or https://"
-        )
-    return address
 
 
 def _positive(option: str, value: int) -> int:

@@ -59,7 +59,7 @@ def emit(placement: Placement, name: str, engine: EngineSpec | None = None) -> E
     parts, notices = TARGETS[name].write(placement)
     if unit := per_rank_unit(placement, dialect):
         notices.append(unit)
-    if placement.remote_bytes and not engine.able.remote:
+    if placement.remote_bytes and not engine.abilities.remote:
         sentence = f"{dialect.title} reaches no remote store by its address alone: the remote tier is left out."
         notices.append(Notice(code="remote_by_hand", sentence=sentence, hint="set its store up by hand, or emit lmcache"))
     return Emission(target=name, version=dialect.version, parts=tuple(parts), notices=tuple(notices))
@@ -70,7 +70,7 @@ def configured(result: PlanResult, name: str, *, disk_path: str = "/mnt/kv", rem
     placement = msgspec.structs.replace(
         result.placement,
         disk_path=disk_path if result.placement.disk_bytes else "",
-        remote_url=remote_url if result.placement.remote_bytes and catalog.engine(name).able.remote else "",
+        remote_url=remote_url if result.placement.remote_bytes and catalog.engine(name).abilities.remote else "",
     )
     return msgspec.structs.replace(result, placement=placement, emission=emit(placement, name))
 
@@ -98,5 +98,5 @@ def _check_sound(placement: Placement, engine: EngineSpec) -> None:
         raise InputError("a tier cannot have a negative size")
     if bool(placement.disk_bytes) != bool(placement.disk_path):
         raise InputError("a disk tier needs both a size and a directory", hint="set disk_bytes and disk_path, or neither")
-    if placement.remote_bytes and not placement.remote_url and engine.able.remote:
+    if placement.remote_bytes and not placement.remote_url and engine.abilities.remote:
         raise InputError("a remote tier needs an address", hint="set remote_url")

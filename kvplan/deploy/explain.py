@@ -60,7 +60,7 @@ def _shared_checks(placement: Placement, engine: str, pool_bytes: int, host: Hos
     """The traps that any engine's configuration can fall into."""
     dialect = TARGETS[engine].dialect
     found = [
-        disk_without_cpu(placement, dialect.title, allowed=engine_named(engine).able.disk_alone),
+        disk_without_cpu(placement, dialect.title, allowed=engine_named(engine).abilities.disk_alone),
         small_tier(placement, pool_bytes),
         per_rank_unit(placement, dialect),
         host_exhausted(placement, host, replicas) if host else None,

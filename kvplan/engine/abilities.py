@@ -6,12 +6,11 @@ import msgspec
 
 
 class Abilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Restrictions of an engine, from version `since` on. An engine that names none can do anything.
+    """Restrictions of an engine. An engine that names none can do anything.
 
     `fixed` are fields of the offload rules that no setting changes: they stay as the engine's file has them.
     """
 
-    since: str = "0"
     fixed: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()  # store rules that can be asked for; empty: any
     policies: tuple[str, ...] = ()  # eviction policies

@@ -15,7 +15,7 @@ from kvplan.live import fitting, probe, result_files, sent
 from kvplan.live.metrics import Served
 from kvplan.live.records import Replay
 from kvplan.live.validate import Attempt, Say, ValidateQuestion, ask, judged, tried
-from kvplan.live.world import scenario_of, token_bytes, unlearned
+from kvplan.live.world import blank_trace, scenario_of, token_bytes, unlearned
 from kvplan.request import Request
 from kvplan.results.validate import ValidateResult
 from kvplan.scenario import Scenario
@@ -51,11 +51,8 @@ def _designed(question: ValidateQuestion, say: Say) -> Iterator[tuple[ValidateQu
     served, _ = asyncio.run(ask(question))
     with tempfile.TemporaryDirectory(prefix="kvplan-") as folder:
         path = Path(folder) / "probe.jsonl"
-        one = Request(index=0, arrival_s=0.0, prompt_tokens=probe.BLOCK, output_tokens=1, blocks=(0,))
-        convert([one], path, block_tokens=probe.BLOCK, name="probe")
-        source = question.source if question.source.endswith(".toml") else str(path)
-        scenario = scenario_of(source, question.given, served)[0].changed(trace=str(path))
-        plan = _plan(scenario, served)
+        source = question.source if question.source.endswith(".toml") else str(blank_trace(Path(folder)))
+        plan = _plan(scenario_of(source, question.given, served)[0], served)
         convert(plan.requests, path, block_tokens=probe.BLOCK, name="probe")
         say(f"a designed probe of {len(plan.probes)} groups of requests: alone, hits, bursts, batches of decodes")
         yield msgspec.structs.replace(question, source=str(path)), plan

@@ -12,8 +12,10 @@ from kvplan import catalog, scenario
 from kvplan.errors import InputError
 from kvplan.live.metrics import Served
 from kvplan.memory.layout import layout
+from kvplan.request import Request
 from kvplan.results.validate import Known
 from kvplan.scenario import Scenario
+from kvplan.traces.write import convert
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +126,14 @@ def _known(found: Scenario, given: Given, served: Served, in_file: bool) -> list
         row("max_batch", engine.max_batch, "engine.max_batch" in set_by_hand, served.max_batch),
         row("max_context_tokens", engine.max_context_tokens or "the model's", False, served.context_tokens),
     ]
+
+
+def blank_trace(folder: Path, block_tokens: int = 64) -> Path:
+    """A trace of one request, where a scenario is wanted before there is one."""
+    path = folder / "blank.jsonl"
+    one = Request(index=0, arrival_s=0.0, prompt_tokens=block_tokens, output_tokens=1, blocks=(0,))
+    convert([one], path, block_tokens=block_tokens, name="blank")
+    return path
 
 
 def unlearned(known: Sequence[Known]) -> str:

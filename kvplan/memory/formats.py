@@ -55,7 +55,7 @@ def resolve_kv_dtype(name: str, model: ModelSpec, engine: EngineSpec | None = No
     chosen = ALIASES.get(name.lower(), name.lower())
     if chosen == "auto":
         wanted = model.quantization.kv_dtype if model.quantization else ""
-        return wanted if wanted and engine and engine.memory_rules.checkpoint_kv else model.dtype
+        return wanted if wanted and engine and engine.memory.checkpoint_kv else model.dtype
     if chosen not in known:
         raise InputError(f"no KV dtype named {name!r}", hint=did_you_mean(chosen, ["auto", *known]))
     return chosen
@@ -85,3 +85,8 @@ def vector_bytes(dim: int, fmt: KvFormat) -> int:
     """Bytes of one head's vector of `dim` elements, its block and head scales included, rounded up to whole bytes."""
     blocks = -(-dim // fmt.block_elements) if fmt.block_elements else 0
     return -(-dim * fmt.element_bits // 8) + blocks * fmt.block_scale_bytes + fmt.head_scale_bytes
+
+
+def state_dtype(model: ModelSpec, engine: EngineSpec) -> str:
+    """The dtype of recurrent states whose config names none: the engine's for this family, else for all; empty: the model's."""
+    return engine.memory.state_dtypes.get(model.family, engine.memory.state_dtype)

@@ -11,9 +11,9 @@ import msgspec
 
 from kvplan.deployment import Deployment
 from kvplan.engine.spec import KvFormat, Memory
-from kvplan.memory.formats import stored_format
+from kvplan.memory.formats import state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
-from kvplan.model import Layers, ModelSpec
+from kvplan.model import Layers
 
 
 class LayerType(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,9 +118,9 @@ def layout(deployment: Deployment, *, block_tokens: int = 0) -> Layout:
     """The block layout of a deployment. Raises InputError when its ranks do not divide the model."""
     deployment.check_ranks()
     model, engine, tp, pp = deployment.model, deployment.engine, deployment.parallel.tp, deployment.parallel.pp
-    rules, fmt = engine.memory_rules, stored_format(deployment)
+    rules, fmt = engine.memory, stored_format(deployment)
     kept = [layer for layer in model.layers if layer.kind not in ("shared", "none")]
-    types = _types(kept, model, rules, fmt, tp, pp, block_tokens or engine.block_tokens)
+    types = _types(kept, deployment, fmt, block_tokens or engine.block_tokens)
     group = _group_layers([one.count for one in types], rules)
     if len(types) == 1:
         group = types[0].count
@@ -173,17 +173,19 @@ def _kind(layer: Layers, rules: Memory) -> str:
     return layer.kind
 
 
-def _types(kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, tp: int, pp: int, block: int) -> list[_Type]:
+def _types(kept: list[Layers], deployment: Deployment, fmt: KvFormat, block: int) -> list[_Type]:
     """One entry per type, all with the same page once there are several: smaller vectors get more tokens per block,
     states are padded.
     """
+    model, rules, tp, pp = deployment.model, deployment.engine.memory, deployment.parallel.tp, deployment.parallel.pp
+    states_in = state_dtype(model, deployment.engine)
     only = {_kind(layer, rules) for layer in kept}
     if only <= {"full"}:  # one group whatever the sizes: a block has a page of every layer
         total = sum(-(-layer.count // pp) * token_bytes(layer, fmt, tp) for layer in kept)
         return [_Type("full", 1, total * block, block, token_bytes=total)] if kept else []
     attending = [layer for layer in kept if layer.kind != "state"]
     states = [layer for layer in kept if layer.kind == "state"]
-    state = max((state_bytes(layer, model.dtype, tp, rules.state_dtype) for layer in states), default=0)
+    state = max((state_bytes(layer, model.dtype, tp, states_in) for layer in states), default=0)
     widest = max((token_bytes(layer, fmt, tp) for layer in attending), default=0)
     if state and widest:
         block = max(block, 16 * -(-state // (16 * widest)))
@@ -198,7 +200,7 @@ def _types(kept: list[Layers], model: ModelSpec, rules: Memory, fmt: KvFormat, t
         count = -(-layer.count // pp)
         one.count += count
         one.token_bytes += count * token_bytes(layer, fmt, tp)
-        one.state_bytes += count * state_bytes(layer, model.dtype, tp, rules.state_dtype)
+        one.state_bytes += count * state_bytes(layer, model.dtype, tp, states_in)
     return list(types.values())
 
 

@@ -37,7 +37,7 @@ def kv_pool(deployment: Deployment) -> Pool:
     deployment.check_gpus()
     engine, ranks = deployment.engine, deployment.parallel.gpus
     fraction = engine.gpu_fraction
-    rules, gpu = engine.memory_rules, deployment.machine.gpu
+    rules, gpu = engine.memory, deployment.machine.gpu
     weights = rank_weight_bytes(deployment)
     activation = activation_bytes(deployment)
     overhead = rules.context_bytes + rules.graph_bytes + (rules.rank_bytes if ranks > 1 else 0)
@@ -67,7 +67,7 @@ def activation_bytes(deployment: Deployment) -> int:
     their product.
     """
     model, engine, gpu = deployment.model, deployment.engine, deployment.machine.gpu
-    rules, tp = engine.memory_rules, deployment.tp
+    rules, tp = engine.memory, deployment.tp
     large = gpu.memory_bytes >= LARGE_GPU_BYTES and gpu.fp8_flops > 0
     batch = (large and rules.large_profile_batch) or rules.profile_batch or engine.max_batch
     sampler = batch * model.vocab * rules.sampler_bytes

@@ -8,7 +8,7 @@ from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.memory.formats import DTYPE_BYTES
-from kvplan.model import Ffn, ModelSpec
+from kvplan.model import Ffn, ModelSpec, Part
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +105,26 @@ def part_bits(model: ModelSpec, dtype: str = "") -> dict[str, float]:
     return bits
 
 
+COMPUTE = {"fp8": "fp8", "int8": "int8", "nvfp4": "fp4", "mxfp4": "fp8"}
+"""Weight dtype of `--dtype` -> dtype of its products where the GPU has units for it; others are multiplied in the model's dtype."""
+
+
+def peak_flops(deployment: Deployment, part: Part) -> float:
+    """The datasheet rate at which a part's matrices are multiplied: that of a narrow dtype only where activations are narrow too and the
+    GPU has units for it. mxfp4 experts are widened to bf16 on GPUs without fp4 units.
+    """
+    gpu, chosen = deployment.machine.gpu, _ALIASES.get(deployment.dtype.lower(), deployment.dtype.lower())
+    stored = deployment.model.quantization
+    if chosen:
+        method, compute = chosen, COMPUTE.get(chosen, "") if part in _LINEAR else ""
+    else:
+        method, compute = (stored.method, stored.compute if part in stored.bits else "") if stored else ("", "")
+    if compute == "fp4" and gpu.fp4_flops:
+        return gpu.fp4_flops
+    wide = not compute or compute == "fp4" or (method == "mxfp4" and not gpu.fp4_flops)
+    return gpu.bf16_flops if wide else gpu.fp8_flops or gpu.bf16_flops
+
+
 def weight_bytes(model: ModelSpec, dtype: str = "") -> int:
     """Bytes of the whole model's weights."""
     params, bits = parameters(model), part_bits(model, dtype)
@@ -136,12 +156,12 @@ def rank_weight_bytes(deployment: Deployment) -> int:
         "other": params.other / tp * stage,
     }
     total = sum(held[part] * width / 8 for part, width in bits.items())
-    return round(total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory_rules.absorbs_latent else 0))
+    return round(total + (_absorbed(model) / tp * stage * DTYPE_BYTES[model.dtype] if engine.memory.absorbs_latent else 0))
 
 
 def _padding(model: ModelSpec, engine: EngineSpec, tp: int) -> float:
     """How much larger mxfp4 experts are on a rank whose kernels want their width padded."""
-    multiple = engine.memory_rules.mxfp4_width_multiple
+    multiple = engine.memory.mxfp4_width_multiple
     sparse = [one for one in model.ffn if one.experts]
     if not multiple or not sparse or not model.quantization or model.quantization.method != "mxfp4":
         return 1.0

@@ -26,7 +26,7 @@ _FIXED = {
 
 def obstacle(engine: EngineSpec, placement: Placement) -> Obstacle | None:
     """The first thing that the engine cannot do of what a placement decides; None when it can carry it out."""
-    able = engine.able
+    able = engine.abilities
     if able.kv_dtypes and placement.kv_dtype not in able.kv_dtypes:
         return Obstacle(f"keep KV as {placement.kv_dtype}", f"it offers {', '.join(able.kv_dtypes)}")
     if not placement.offloads:

@@ -7,12 +7,13 @@ import math
 import msgspec
 
 from kvplan import __version__
+from kvplan.memory.layout import layout
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.prepare import narrowed, space_of
-from kvplan.planning.runs import Runner, runner
+from kvplan.planning.runs import Runner, realise, runner
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
@@ -22,6 +23,7 @@ from kvplan.provenance import Z95
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.plan import Assumption, Claim, Option, PlanResult, Step, Verdict
 from kvplan.scenario import Scenario
+from kvplan.step_time import StepCost
 
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
@@ -64,8 +66,9 @@ def _without_simulation(space: Space) -> Verdict | None:
     """The verdict where closed forms suffice."""
     known = space.traffic
     longest = known.longest_prompt_tokens
-    if known.median_prompt_tokens * space.token_bytes > space.pool_bytes:
-        off = longest * space.token_bytes - space.pool_bytes
+    made = layout(space.base.deployment)
+    if made.request_blocks(known.median_prompt_tokens) > made.blocks(space.pool_bytes):
+        off = made.reserved_bytes(longest) - space.pool_bytes
         return verdicts.too_long(space, _streamed_s(space.base, longest, off), longest, off)
     if not known.named:
         return verdicts.unnamed(space.base.name)
@@ -78,7 +81,7 @@ def _without_simulation(space: Space) -> Verdict | None:
 
 def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
     """Seconds of a decode step of one sequence that reads `off_bytes` of its KV over the links."""
-    cost = closed_form.step_cost(base)
+    cost = StepCost(base.deployment)
     step = cost.step_s([], 1, cost.decode_attention_s([context_tokens]), 1)
     return step + off_bytes / base.deployment.tp / base.machine.link.h2d_Bps
 
@@ -182,16 +185,17 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         name=base.name,
         model=base.model.name,
         machine=base.machine.name,
-        engine=f"{base.engine.name} {base.engine.version}",
+        engine=base.engine.label,
         traffic=space.traffic,
         pool_bytes=space.pool_bytes,
+        pool_tokens=space.pool_tokens,
         bytes_per_token=space.token_bytes,
         when=space.when,
         claims=_claims(base),
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
         provenance=_provenance(space),
-        warnings=tuple(dict.fromkeys(notes)),
+        warnings=tuple(dict.fromkeys((*base.notes, *notes))),
         **answer,  # type: ignore[arg-type]
     )
 
@@ -236,12 +240,11 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
     )
     return warnings(
         Case(
-            model=base.model,
-            machine=base.machine,
-            engine=base.engine,
+            deployment=realise(base, placement).deployment,
             placement=placement,
             workload=workload,
             pool_bytes=space.pool_bytes,
+            pool_tokens=space.pool_tokens,
             token_bytes=space.token_bytes,
             replicas=base.machine.gpus // placement.tp,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.errors import InputError
+from kvplan.memory.below import below
+from kvplan.memory.layout import layout
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
 from kvplan.planning.objective import Objective, Prices
@@ -12,8 +14,7 @@ from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan import HitPoint, TierWorth
 from kvplan.scenario import Scenario, with_setting
-from kvplan.sim.simulate import bytes_per_token
-from kvplan.traces import open_trace
+from kvplan.sim.simulate import opened
 from kvplan.units import format_bytes
 
 LEAST_DOUBT = 1.5
@@ -29,8 +30,8 @@ def space_of(
     """
     base, notes = _with_pool(_with_network(scenario))
     run, machine = base.run, base.machine
-    trace = open_trace(base.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
-    token_bytes = bytes_per_token(base)
+    trace = opened(base)
+    token_bytes = tier_token_bytes(base)
     known = traffic(trace, token_bytes)
     share = base.deployment.tp / machine.gpus
     if target.saturates and known.span_s:
@@ -41,6 +42,7 @@ def space_of(
         base=base,
         traffic=known,
         token_bytes=token_bytes,
+        pool_tokens=pool_tokens(base),
         when=(),
         target=target,
         prices=prices,
@@ -50,21 +52,35 @@ def space_of(
     return msgspec.structs.replace(space, when=_when(space)), [*notes, *trace.report.warnings]
 
 
+def tier_token_bytes(scenario: Scenario) -> float:
+    """Bytes of a tier below the GPU that one more token takes. Raises InputError for a model that keeps nothing per token."""
+    size = below(scenario.deployment).token_bytes
+    if not size:
+        raise InputError(f"{scenario.model.name} keeps no KV per token: there is nothing to offload")
+    return size
+
+
+def pool_tokens(scenario: Scenario) -> int:
+    """Tokens of prefixes that the GPU's pool keeps when no request runs."""
+    made = layout(scenario.deployment)
+    return made.blocks(scenario.tiers.gpu_kv_bytes) // max(1, made.unit_blocks) * made.unit_tokens
+
+
 def _when(space: Space) -> tuple[TierWorth, ...]:
     known, machine = space.traffic, space.base.machine
     prefix = known.reused_prefix_tokens or known.median_prompt_tokens
-    tiers = [tier for tier in closed_form.WAY if tier != "remote" or machine.network]
+    tiers = [tier for tier in closed_form.RATES if tier != "remote" or machine.network]
     return tuple(closed_form.worth(space.base, tier, prefix) for tier in tiers)
 
 
 def narrowed(space: Space) -> Space:
     """The same question with an 8-bit KV: every capacity holds more tokens."""
     base = space.base.changed(kv_dtype=EIGHT_BITS)
-    token_bytes = bytes_per_token(base)
+    token_bytes = tier_token_bytes(base)
     ratio = token_bytes / space.token_bytes
     points = (HitPoint(capacity_bytes=round(one.capacity_bytes * ratio), token_hit=one.token_hit) for one in space.traffic.curve)
     known = msgspec.structs.replace(space.traffic, curve=tuple(points))
-    changed = msgspec.structs.replace(space, base=base, token_bytes=token_bytes, traffic=known)
+    changed = msgspec.structs.replace(space, base=base, token_bytes=token_bytes, pool_tokens=pool_tokens(base), traffic=known)
     return msgspec.structs.replace(changed, when=_when(changed))
 
 

@@ -67,4 +67,4 @@ ONLY_TRIED = ("loading by break-even",)
 def within_reach(space: Space, placement: Placement) -> bool:
     """Can the engine be told to follow the placement's rule for loads."""
     base = space.base.engine
-    return placement.load_rule == base.offload.load_rule or "load_rule" not in base.able.fixed
+    return placement.load_rule == base.offload.load_rule or "load_rule" not in base.abilities.fixed

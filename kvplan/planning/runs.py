@@ -10,14 +10,12 @@ from contextlib import contextmanager
 import msgspec
 
 from kvplan.errors import KvplanError
-from kvplan.request import Request
 from kvplan.results.placement import RULES, Placement
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 from kvplan.sim.outcome.summary import summarise
-from kvplan.sim.simulate import World
-from kvplan.traces import open_trace
-from kvplan.traces.trace import Trace
+from kvplan.sim.simulate import World, opened
+from kvplan.traces.thinned import Thinned
 
 SMALL_REQUESTS = 2000
 """So few requests in all are simulated faster than a process starts."""
@@ -61,10 +59,9 @@ def realise(base: Scenario, placement: Placement) -> Scenario:
 
 def run_one(job: Simulation) -> Outcome:
     """Simulate one job."""
-    run = job.scenario.run
     try:
-        trace = open_trace(job.scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
-        world = World(job.scenario, _Thinned(trace, job.reuse) if job.reuse < 1 else trace)
+        trace = opened(job.scenario)
+        world = World(job.scenario, Thinned(trace, job.reuse) if job.reuse < 1 else trace)
         return summarise(world.run())
     except KvplanError as error:
         return error
@@ -79,25 +76,3 @@ def runner(requests: int) -> Iterator[Runner]:
         return
     with ProcessPoolExecutor(max_workers=workers) as pool:
         yield Runner(pool.map)
-
-
-class _Thinned(Trace):
-    """A trace in which a share of the requests, chosen evenly, has content of its own instead of what it shares."""
-
-    def __init__(self, trace: Trace, keep: float) -> None:
-        self._trace, self._keep = trace, keep
-        self.name, self.format, self.block_tokens, self.report = trace.name, trace.format, trace.block_tokens, trace.report
-        self.names_sessions = trace.names_sessions
-
-    def __iter__(self) -> Iterator[Request]:
-        fresh = 2**48
-        for position, request in enumerate(self._trace):
-            if int((position + 1) * self._keep) > int(position * self._keep):
-                yield request
-                continue
-            own = tuple(range(fresh, fresh + len(request.blocks)))
-            fresh += len(own)
-            yield msgspec.structs.replace(request, blocks=own)
-
-    def __len__(self) -> int:
-        return len(self._trace)

@@ -34,7 +34,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 
     base: Scenario
     traffic: Traffic
-    token_bytes: float
+    token_bytes: float  # what a tier below the GPU takes of one more token, by the engine's connector
+    pool_tokens: int  # what the GPU's pool keeps of prefixes
     when: tuple[TierWorth, ...]
     target: Objective
     prices: Prices | None
@@ -45,9 +46,14 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     def pool_bytes(self) -> int:
         return self.base.tiers.gpu_kv_bytes
 
+    @property
+    def pool_below_bytes(self) -> float:
+        """What the content of the GPU's pool takes in a tier below."""
+        return self.pool_tokens * self.token_bytes
+
     def beyond_pool(self, capacity_bytes: float) -> float:
         """Share of the prompt tokens that lies in a cache of a capacity and beyond the GPU's pool."""
-        return hit_at(self.traffic, capacity_bytes) - hit_at(self.traffic, self.pool_bytes)
+        return hit_at(self.traffic, capacity_bytes) - hit_at(self.traffic, self.pool_below_bytes)
 
     def cost_per_hour(self, placement: Placement) -> float | None:
         """Price of a replica and its tiers; None without prices."""
@@ -81,8 +87,10 @@ def ruled_out(space: Space) -> str:
     if known.ideal_hit < LEAST_REUSE:
         return f"the traffic repeats {known.ideal_hit:.1%} of its prompt tokens: there is nothing to load"
     everything = known.curve[-1].capacity_bytes
-    if everything <= space.pool_bytes / 2:
-        return f"all that is reused lies within {format_bytes(everything)}: the GPU's pool of {format_bytes(space.pool_bytes)} keeps it"
+    if everything <= space.pool_below_bytes / 2:
+        tokens = format_tokens(everything / space.token_bytes)
+        pool = f"{format_tokens(space.pool_tokens)} tokens ({format_bytes(space.pool_bytes)})"
+        return f"all that is reused lies within {tokens} tokens, and the GPU's pool of {pool} keeps it"
     return ""
 
 
@@ -106,7 +114,7 @@ def loses(space: Space, tier: str) -> str:
 
 def cpu_tiers(space: Space) -> Found:
     """Capacities of a CPU tier: doublings from twice the pool, where the hit-rate curve flattens, and the limit."""
-    limit, pool = space.cpu_limit_bytes, space.pool_bytes
+    limit, pool = space.cpu_limit_bytes, space.pool_below_bytes
     if why := loses(space, "cpu"):
         return [], [Pruned(what="CPU", why=why)]
     write_through = space.base.engine.offload.store != "on_evict"
@@ -164,7 +172,7 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     limit = space.disk_limit_bytes
     pruned = (
         []
-        if space.base.engine.able.disk_alone
+        if space.base.engine.abilities.disk_alone
         else [Pruned(what="disk only", why=f"{space.base.engine.name} moves disk blocks through host memory")]
     )
     if why := loses(space, "disk"):

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from kvplan.deployment import Deployment, Parallel
+from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
 from kvplan.hardware.spec import Host, Machine
-from kvplan.memory.formats import stored_format
-from kvplan.memory.kv import token_bytes
+from kvplan.loading import Loading
+from kvplan.memory.below import below
 from kvplan.model import ModelSpec
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes, format_seconds, format_tokens
@@ -39,14 +39,25 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A placement where it is to run."""
 
-    model: ModelSpec
-    machine: Machine
-    engine: EngineSpec
+    deployment: Deployment  # as the placement decides
     placement: Placement
     workload: Workload
     pool_bytes: int  # of the GPU's KV, over all ranks
-    token_bytes: float  # of one token's KV, over all ranks; a latent vector counted as often as it is stored
+    pool_tokens: int  # of prefixes that it keeps
+    token_bytes: float  # of one token's KV in a tier below the GPU
     replicas: int = 1  # on this machine
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.deployment.model
+
+    @property
+    def machine(self) -> Machine:
+        return self.deployment.machine
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.deployment.engine
 
 
 def small_tier(placement: Placement, pool_bytes: int) -> Notice | None:
@@ -123,17 +134,10 @@ def small_copies(case: Case) -> Notice | None:
 
 
 def _smallest_copy(case: Case) -> int:
-    """Bytes of the smallest contiguous piece of one block on one rank."""
-    spread = Parallel(tp=case.placement.tp)
-    fmt = stored_format(Deployment(model=case.model, engine=case.engine, parallel=spread, kv_dtype=case.placement.kv_dtype))
-    block = case.placement.chunk_tokens or case.placement.block_tokens or case.engine.block_tokens
-    layers = [(group.count, token_bytes(group, fmt, case.placement.tp)) for group in case.model.layers]
-    kept = [(count, size) for count, size in layers if size]
-    if not kept:
-        return 0
-    if case.engine.offload.copy_layers == "all":
-        return block * sum(count * size for count, size in kept)
-    return block * min(size for _, size in kept)
+    """Bytes of a contiguous piece of what is loaded on one rank."""
+    made = below(case.deployment)
+    moved = made.loaded(made.chunk_tokens)
+    return moved.rank_bytes // moved.pieces if moved.pieces else 0
 
 
 def disk_for_short_prefixes(case: Case) -> Notice | None:
@@ -154,7 +158,7 @@ def convoy(case: Case) -> Notice | None:
     waits = case.engine.offload.load in ("whole_request", "blocking")
     if not case.placement.offloads or not waits or sharers < CONVOY_REQUESTS or not prefix:
         return None
-    load_s = prefix * case.token_bytes / case.placement.tp / case.machine.link.h2d_Bps
+    load_s = Loading(case.deployment).path_s("cpu", prefix)
     sentence = (
         f"Up to {sharers} requests share a prefix of {format_tokens(prefix)} tokens: when it has left the GPU, "
         f"all of them wait for one load of {format_seconds(load_s)}."
@@ -177,7 +181,7 @@ def latent_per_rank(case: Case) -> Notice | None:
 def pool_too_small(case: Case) -> Notice | None:
     """Offloading extends reuse, not the context of a running request (TensorRT-LLM issue 7281, LMCache issue 1241)."""
     longest = case.workload.longest_prompt_tokens
-    pool_tokens = int(case.pool_bytes / case.token_bytes) if case.token_bytes else 0
+    pool_tokens = case.pool_tokens
     if not longest or not pool_tokens or pool_tokens >= 2 * longest:
         return None
     sentence = f"The GPU's KV pool holds {format_tokens(pool_tokens)} tokens, the longest prompt {format_tokens(longest)}: "
@@ -191,7 +195,7 @@ def pool_too_small(case: Case) -> Notice | None:
 WARNINGS: dict[str, Callable[[Case], Notice | None]] = {
     "pool_too_small": pool_too_small,
     "host_exhausted": lambda case: host_exhausted(case.placement, case.machine.host, case.replicas),
-    "small_tier": lambda case: small_tier(case.placement, case.pool_bytes),
+    "small_tier": lambda case: small_tier(case.placement, round(case.pool_tokens * case.token_bytes) or case.pool_bytes),
     "disk_short_prefix": disk_for_short_prefixes,
     "multi_head": multi_head,
     "small_copies": small_copies,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from kvplan.memory.layout import layout
 from kvplan.planning.objective import WORDS
 from kvplan.planning.space import Space
 from kvplan.results.plan import Option, Pruned, Range, Verdict
@@ -37,7 +38,7 @@ def all_pruned(pruned: list[Pruned]) -> Verdict:
 
 def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float) -> Verdict:
     """Most prompts do not fit the pool: a prefix cache cannot help, streaming can."""
-    pool, size = format_bytes(space.pool_bytes), format_bytes(context_tokens * space.token_bytes)
+    pool, size = format_bytes(space.pool_bytes), format_bytes(layout(space.base.deployment).reserved_bytes(context_tokens))
     if off_bytes > space.cpu_limit_bytes:
         return refused(
             f"the KV of {format_tokens(context_tokens)} tokens takes {size}: more than the GPU's pool of {pool} and host memory together"

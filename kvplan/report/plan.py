@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from rich.console import Console
@@ -21,6 +21,7 @@ MARKS = {
     "tie": "[yellow]=[/]",
     "cannot_say": "[yellow]?[/]",
 }
+KINDS = {"offload": "offload", "stream": "stream", "do_not_offload": "do not", "tie": "tie", "cannot_say": "cannot say"}
 MOST_OPTIONS = 8
 
 
@@ -55,6 +56,27 @@ def show(console: Console, result: PlanResult) -> None:
 
 def _emitted(result: PlanResult) -> tuple[Notice, ...]:
     return result.emission.notices if result.emission else ()
+
+
+def compare(console: Console, results: Sequence[PlanResult]) -> None:
+    """Print several plans of the same traffic, one a row."""
+    console.print(f"[bold]the same traffic[/] · {results[0].traffic.requests:,} requests")
+    table = _table(("", "verdict", "take", "gain", "TTFT without", "with", "req/s", "GPU pool"))
+    for one in results:
+        best, without = one.chosen, one.without
+        table.add_row(
+            escape(one.name),
+            f"{MARKS[one.verdict.kind]} {KINDS[one.verdict.kind]}",
+            best.name if best and one.verdict.kind == "offload" else "–",
+            f"{one.gain.value:+.0%}" if one.gain and one.gain.value is not None else "–",
+            _time(without.ttft_s.mean) if without else "–",
+            _time(best.ttft_s.mean) if best else "–",
+            f"{best.requests_per_s:,.3g}" if best else "–",
+            format_bytes(one.pool_bytes),
+        )
+    console.print(table)
+    for one in results:
+        console.print(f"{escape(one.name)}: {escape(one.verdict.sentence)}")
 
 
 def _section(console: Console, title: str, lines: list[str | Table]) -> None:

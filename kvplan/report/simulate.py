@@ -43,9 +43,11 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     machine, model, requests = scenario.machine, scenario.model, result.requests
     console.print(
         f"[bold]{escape(result.name)}[/] · {escape(model.name)} on {escape(machine.name)} · "
-        f"{scenario.engine.name} {scenario.engine.version} · {requests.completed:,} of {requests.total:,} requests · "
+        f"{scenario.engine.label} · {requests.completed:,} of {requests.total:,} requests · "
         f"{units.format_seconds(result.duration_s)}"
     )
+    for note in scenario.notes:
+        console.print(f"[dim]{escape(note)}[/]")
     if requests.rejected:
         console.print(
             f"[yellow]rejected {requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens: they can never fit[/]"

@@ -189,7 +189,7 @@ def _prices(result: SizeResult) -> Table | None:
                 row.kv_dtype,
                 format_seconds(price.idle_reload_s),
                 format_seconds(price.idle_recompute_s),
-                f"{point:,} tok" if point else "never",
+                f"{point:,}" if point else "never",
                 format_seconds(price.streamed_added_s),
                 f"{price.streamed_tokens_per_s:,.1f}",
             )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from kvplan.results import frames
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import LoadCounts, Stats
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Kind = Literal["offload", "do_not_offload", "tie", "stream", "cannot_say"]
 
@@ -176,7 +180,8 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     gain: Range | None = None  # of the chosen placement over none, as a share of the objective
     traffic: Traffic
     pool_bytes: int
-    bytes_per_token: float
+    pool_tokens: int  # of prefixes that it keeps
+    bytes_per_token: float  # below the GPU
     when: tuple[TierWorth, ...] = ()
     claims: tuple[Claim, ...] = ()
     placement: Placement
@@ -197,3 +202,18 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     target_met: bool = True
     provenance: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
+
+    def to_frame(self) -> DataFrame:
+        """One row a placement that was simulated, by dotted names."""
+        return frames.rows(frames.flat(option) for option in self.options)
+
+
+class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Plans of the same traffic for several models, machines, engines or widths."""
+
+    schema: str = "kvplan.plan-table/1"
+    rows: tuple[PlanResult, ...]
+
+    def to_frame(self) -> DataFrame:
+        """One row a plan: what was planned for, and the chosen placement by dotted names."""
+        return frames.rows(frames.flat(row) for row in self.rows)

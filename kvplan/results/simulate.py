@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from kvplan.results import frames
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,3 +134,7 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float
     provenance: dict[str, Any]
     warnings: list[str]
+
+    def to_frame(self) -> DataFrame:
+        """One row with all figures by dotted names; concatenate those of several runs to compare them."""
+        return frames.rows([frames.flat(self)])

@@ -82,13 +82,13 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     """What a placement costs.
 
     Idle: the sequence is paused, or its prefix shared, and comes back once. Streamed: it decodes all the while,
-    and the part that is off the GPU crosses the link at every step.
+    and the part that is off the GPU crosses the link at every step, while other layers compute.
     """
 
     idle_reload_s: float
     idle_recompute_s: float
     idle_break_even_tokens: int | None  # prefixes from this length on return faster than they are recomputed; null: none
-    streamed_added_s: float  # per decode step
+    streamed_added_s: float  # by which the links make a decode step longer
     streamed_tokens_per_s: float  # of the batch
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+from kvplan.results import frames
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 NoteKind = Literal["dropped", "clipped", "reordered", "quirk"]
 
 
-class Count(msgspec.Struct, frozen=True, kw_only=True):
+class RowCount(msgspec.Struct, frozen=True, kw_only=True):
     """How many rows something happened to, and the line of the first."""
 
     kind: NoteKind
@@ -23,7 +28,7 @@ class ReadReport(msgspec.Struct, frozen=True, kw_only=True):
 
     rows_read: int
     requests: int
-    counts: tuple[Count, ...] = ()
+    counts: tuple[RowCount, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def rows(self, kind: NoteKind) -> int:
@@ -92,6 +97,10 @@ class CurveResult(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_block: int | None = None
     provenance: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
+
+    def to_frame(self) -> DataFrame:
+        """One row a policy and capacity."""
+        return frames.rows({"policy": policy, **frames.flat(point)} for policy, points in self.curves.items() for point in points)
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,3 +194,7 @@ class InspectResult(msgspec.Struct, frozen=True, kw_only=True):
     cannot_say: tuple[str, ...]
     provenance: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
+
+    def to_frame(self) -> DataFrame:
+        """One row with all figures by dotted names, such as `prompt_tokens.p90` or `sharing.ideal.token_hit`."""
+        return frames.rows([frames.flat(self)])

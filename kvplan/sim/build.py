@@ -12,13 +12,14 @@ from kvplan.hardware.spec import Network
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
-from kvplan.sim.cache.belady import Future
-from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.eviction.belady import Future
+from kvplan.sim.cache.eviction.policy import Facts
+from kvplan.sim.cache.eviction.user_policy import maker
+from kvplan.sim.cache.footprint import footprint
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
 from kvplan.sim.cache.tier import Tier
-from kvplan.sim.cache.user_policy import maker
 from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.dispatch import Replicas
 from kvplan.sim.outcome.record import Recorder, TierRecord
@@ -31,7 +32,7 @@ from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import RequestSource
 
 
 class Server:
@@ -52,10 +53,13 @@ class Builder:
     """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory
     if so asked."""
 
-    def __init__(self, clock: Clock, scenario: Scenario, trace: Trace, cost: StepCost, tally: Tally) -> None:
+    def __init__(self, clock: Clock, scenario: Scenario, trace: RequestSource, cost: StepCost, tally: Tally) -> None:
         self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
         engine, tiers = scenario.engine, scenario.tiers
         self.token_bytes = bytes_per_token(scenario)
+        self.layout = layout(scenario.deployment)
+        self.footprint = footprint(self.layout)
+        self.pool_token_bytes = self.layout.block_bytes * self.layout.ranks * self.footprint.unit_blocks / self.footprint.unit
         self.below = blocks_below(scenario)
         self.host_token_bytes = self.below.token_bytes
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
@@ -95,6 +99,7 @@ class Builder:
         return Replicas(
             self.clock,
             self.scenario.cluster,
+            self.scenario.engine.overhead,
             [server.replica for server in servers],
             key_tokens=self.trace.block_tokens,
             cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),
@@ -126,15 +131,17 @@ class Builder:
         return Server(replica, gpu, port=port)
 
     def _gpu(self, size: float) -> Tier:
-        engine = self.scenario.engine
-        usable = size - engine.null_blocks * engine.block_tokens * self.token_bytes
-        return self._tier("gpu", usable, self.token_bytes, engine.gpu_policy, engine.block_tokens)
+        engine, unit = self.scenario.engine, self.footprint.unit
+        blocks = self.layout.blocks(int(size)) - engine.null_blocks
+        tokens = blocks * unit // self.footprint.unit_blocks
+        return self._tier("gpu", tokens * self.pool_token_bytes, self.pool_token_bytes, engine.gpu_policy, unit)
 
     def _cache(self, gpu: Tier) -> GpuCache:
         engine = self.scenario.engine
         return GpuCache(
             gpu,
-            block_tokens=engine.block_tokens,
+            self.footprint,
+            step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
@@ -163,11 +170,11 @@ class Builder:
             raise InputError(
                 f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * token_bytes:,.0f} bytes)"
             )
-        tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain, tiers=1)
+        tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain)
         facts = Facts(capacity, self._recompute_s)
         if policy == "belady":
             facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
-        return Tier(name, 0, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
+        return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
 
     def _recompute_s(self, start: int, end: int) -> float:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)

@@ -26,8 +26,7 @@ from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import Tally
 from kvplan.step_time import StepCost
-from kvplan.traces import open_trace
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import RequestSource, Trace, open_once
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +34,7 @@ Progress = Callable[[int, int], None]
 class World:
     """A scenario set up to run once: requests arrive, pass the front end, run on a replica, and leave a row."""
 
-    def __init__(self, scenario: Scenario, trace: Trace) -> None:
+    def __init__(self, scenario: Scenario, trace: RequestSource) -> None:
         self.scenario, self.trace = scenario, trace
         engine, run = scenario.engine, scenario.run
         self.clock, self.tally = Clock(), Tally()
@@ -49,9 +48,11 @@ class World:
         self.front_end = FrontEnd(
             self.clock,
             engine.overhead,
+            servers=engine.api_servers,
             max_context=min(filter(None, (engine.max_context_tokens, scenario.model.max_context_tokens)), default=1 << 40),
             pool_tokens=self.tiers[0].capacity_tokens,
-            block_tokens=engine.block_tokens,
+            footprint=self.servers[0].replica.gpu.footprint,
+            step_tokens=engine.step_tokens,
             submit=self._submit,
             refuse=self._refuse,
         )
@@ -66,6 +67,7 @@ class World:
         """The replicas and the way to them."""
         settings = self.scenario.cluster
         builder = Builder(self.clock, self.scenario, self.trace, self.cost, self.tally)
+        self.pool_token_bytes = builder.pool_token_bytes
         self.token_bytes, self.host_token_bytes = builder.token_bytes, builder.host_token_bytes
         serve = builder.decoder if settings.prefill_replicas else builder.server
         self.servers = [serve(self.pool_bytes, self.recorder, self._done) for _ in range(settings.replicas)]
@@ -107,8 +109,8 @@ class World:
             else:
                 self.front_end.enter(request)
 
-    def _submit(self, request: Request, output_tokens: int, enter_s: float) -> None:
-        job = Sequence(request, output_tokens, enter_s)
+    def _submit(self, request: Request, output_tokens: int) -> None:
+        job = Sequence(request, output_tokens, request.arrival_s + self.scenario.engine.overhead.entry_s(request.prompt_tokens))
         if self.sessions is not None:
             job.following = self.sessions.following(request)
         self.dispatch.submit(job)
@@ -146,7 +148,7 @@ class World:
             slow=self.recorder.slow,
             finished_s=self.recorder.finished_s,
             tally=self.tally,
-            tiers=tier_records(servers, gpu_token_bytes=self.token_bytes, host_token_bytes=self.host_token_bytes),
+            tiers=tier_records(servers, gpu_token_bytes=self.pool_token_bytes, host_token_bytes=self.host_token_bytes),
             used_share=sum(server.replica.busy_s for server in servers) / (len(servers) * ran_s),
             pool_bytes=round(self.pool_bytes),
             pool_tokens=self.tiers[0].capacity_tokens,
@@ -175,7 +177,7 @@ def gpu_pool_bytes(scenario: Scenario) -> int:
 def opened(scenario: Scenario) -> Trace:
     """The trace of a scenario, with what its run leaves out left out."""
     run = scenario.run
-    return open_trace(scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
+    return open_once(scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
 
 
 def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[SimResult, RunRecord]:

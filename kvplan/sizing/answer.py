@@ -9,6 +9,7 @@ from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
 from kvplan.memory.below import below
+from kvplan.memory.formats import state_dtype
 from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, state_bytes, token_bytes
 from kvplan.memory.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
 from kvplan.model import Layers, ModelSpec
@@ -66,7 +67,7 @@ def _kv(question: Question) -> Kv:
 
 
 def _state(question: Question, layer: Layers) -> int:
-    return state_bytes(layer, question.model.dtype, 1, question.engine.memory_rules.state_dtype)
+    return state_bytes(layer, question.model.dtype, 1, state_dtype(question.model, question.engine))
 
 
 def _line(question: Question, layer: Layers) -> LayerLine:

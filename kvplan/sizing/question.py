@@ -10,7 +10,7 @@ from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec, KvFormat
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
-from kvplan.memory.formats import logical_format, resolve_kv_dtype, stored_kv_dtype
+from kvplan.memory.formats import logical_format, resolve_kv_dtype, state_dtype, stored_kv_dtype
 from kvplan.memory.kv import sequence_bytes
 from kvplan.memory.layout import Layout, layout
 from kvplan.memory.pool import Pool, kv_pool
@@ -97,7 +97,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def sequence_bytes(self) -> int:
         """Logical bytes of one sequence."""
-        return sequence_bytes(self.model, self.context_tokens, self.format, state_dtype=self.engine.memory_rules.state_dtype)
+        return sequence_bytes(self.model, self.context_tokens, self.format, state_dtype=state_dtype(self.model, self.engine))
 
     def changed(self, **changes: object) -> Question:
         """The same question with some parts changed, those of the deployment included."""

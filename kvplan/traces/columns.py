@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from array import array
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from kvplan.request import Request
+from kvplan.traces.packed import PackedRequests
 from kvplan.traces.trace import Trace
 
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.signedinteger]
 Keys = npt.NDArray[np.uint64]
 
 MAX_EVENTS = 8_000_000
 """Block events held at most: some 0.7 GB with what the analyses add. Longer traces are sampled."""
-_BATCH = 65_536
+_BATCH, _CHUNK = 16_384, 2**20
 _GOLDEN, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -32,15 +32,20 @@ class Columns:
     arrival_s: npt.NDArray[np.float64]
     prompt_tokens: Ints
     output_tokens: Ints
+    session: npt.NDArray[np.int32]  # per request: equal numbers where the file names the same session, 0 where it names none
     blocks: Ints  # per request, before sampling
     starts: Ints
     keys: Keys
-    tokens: Ints  # per event: prompt tokens that its block covers
+    tokens: npt.NDArray[np.int32]  # per event: prompt tokens that its block covers
     one_in: int = 1
 
     @property
     def requests(self) -> int:
         return len(self.prompt_tokens)
+
+    @property
+    def names_sessions(self) -> bool:
+        return bool(self.session.any())
 
     def request_of_event(self) -> Ints:
         """The request of each event."""
@@ -48,57 +53,89 @@ class Columns:
 
 
 def load(trace: Trace, *, max_events: int = MAX_EVENTS) -> Columns:
-    """The columns of a trace.
+    """The columns of a trace, which is not held for them.
 
     Above `max_events` only a share of the blocks is kept, halved as often as needed (spatial sampling by hash:
     Waldspurger et al., SHARDS, FAST 2015).
     """
-    parts: list[Columns] = []
-    events, one_in = 0, 1
-    requests = iter(trace)
-    while batch := list(islice(requests, _BATCH)):
-        part = _thin(_columns(batch, trace.block_tokens), one_in)
-        parts.append(part)
-        events += len(part.keys)
-        while events > max_events:
+    grown, one_in = _grown(), 1
+    sessions: dict[str, int] = {"": 0}
+    for batch in trace.batches(_BATCH):
+        names = np.array([sessions.setdefault(name, len(sessions)) for name in batch.session_names], dtype=np.int32)
+        _append(grown, batch, names, trace.declared_block_tokens, one_in)
+        while len(grown["keys"]) > max_events:
             one_in *= 2
-            parts = [_thin(part, one_in) for part in parts]
-            events = sum(len(part.keys) for part in parts)
-    return _join(parts)
+            _thin(grown, one_in)
+    return _from_zero(trace.declared_block_tokens, one_in, grown)
 
 
-def _columns(batch: list[Request], block_tokens: int) -> Columns:
-    blocks = np.array([len(request.blocks) for request in batch], dtype=np.int64)
-    prompt = np.array([request.prompt_tokens for request in batch], dtype=np.int64)
-    starts = _offsets(blocks)
-    ids = _ids(batch, int(starts[-1]))
-    position = np.arange(len(ids)) - np.repeat(starts[:-1], blocks)
-    return Columns(
-        block_tokens=block_tokens,
-        arrival_s=np.array([request.arrival_s for request in batch]),
-        prompt_tokens=prompt,
-        output_tokens=np.array([request.output_tokens for request in batch], dtype=np.int64),
-        blocks=blocks,
-        starts=starts,
-        keys=_chain(ids, position.astype(np.uint64), starts),
-        tokens=np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens),
-    )
+_TYPES = {
+    "arrival_s": "d",
+    "prompt_tokens": "i",
+    "output_tokens": "i",
+    "session": "i",
+    "blocks": "i",
+    "kept": "i",
+    "keys": "Q",
+    "tokens": "i",
+}
+_Grown = dict[str, array]
 
 
-def _offsets(counts: Ints) -> Ints:
+def _grown() -> _Grown:
+    """Columns that grow in place: joining parts would need twice their memory. `kept` are the events of a request."""
+    return {name: array(code) for name, code in _TYPES.items()}
+
+
+def _append(grown: _Grown, batch: PackedRequests, names: npt.NDArray[np.int32], block_tokens: int, one_in: int) -> None:
+    prompt, starts = np.frombuffer(batch.prompt_tokens, dtype=np.int32), np.frombuffer(batch.starts, dtype=np.int64)
+    blocks = np.diff(starts)
+    position = np.arange(starts[-1]) - np.repeat(starts[:-1], blocks)
+    keys = _chain(np.frombuffer(batch.ids, dtype=np.int64).view(np.uint64), position.astype(np.uint64), starts)
+    tokens = np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens)
+    kept = blocks
+    if one_in > 1:
+        chosen = _chosen(keys, one_in)
+        keys, tokens, kept = keys[chosen], tokens[chosen], np.diff(_offsets(chosen)[starts])
+    found: dict[str, npt.ArrayLike] = {"blocks": blocks, "kept": kept, "keys": keys, "tokens": tokens}
+    found |= {"arrival_s": batch.arrival_s, "prompt_tokens": prompt, "output_tokens": batch.output_tokens}
+    found["session"] = names[np.frombuffer(batch.session, dtype=np.int32)]
+    for name, values in found.items():
+        grown[name].frombytes(_bytes(name, values))
+
+
+def _chosen(keys: Keys, one_in: int) -> npt.NDArray[np.bool_]:
+    limit = np.uint64(2**64 // one_in)
+    chosen = np.empty(len(keys), dtype=np.bool_)
+    for at in range(0, len(keys), _CHUNK):
+        chosen[at : at + _CHUNK] = mix(keys[at : at + _CHUNK]) < limit
+    return chosen
+
+
+def _thin(grown: _Grown, one_in: int) -> None:
+    """Leave out the blocks that a sample of one in `one_in` leaves out."""
+    keys = np.frombuffer(grown["keys"], dtype=np.uint64)
+    chosen = _chosen(keys, one_in)
+    request = np.repeat(np.arange(len(grown["kept"]), dtype=np.int32), np.frombuffer(grown["kept"], dtype=np.int32))[chosen]
+    grown["kept"] = _array("kept", np.bincount(request, minlength=len(grown["kept"])))
+    for name in ("keys", "tokens"):
+        grown[name] = _array(name, np.frombuffer(grown[name], dtype=_TYPES[name])[chosen])
+
+
+def _array(name: str, values: npt.NDArray) -> array:
+    made = array(_TYPES[name])
+    made.frombytes(_bytes(name, values))
+    return made
+
+
+def _bytes(name: str, values: npt.ArrayLike) -> memoryview:
+    return np.ascontiguousarray(values, dtype=_TYPES[name]).data.cast("B")
+
+
+def _offsets(counts: npt.NDArray) -> Ints:
     offsets = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     return offsets
-
-
-def _ids(batch: list[Request], count: int) -> Keys:
-    """All ids one after another; those above 2^63 are hashes that other tools write as unsigned numbers."""
-    try:
-        blocks = chain.from_iterable(request.blocks for request in batch)
-        return np.fromiter(blocks, dtype=np.int64, count=count).astype(np.uint64)
-    except OverflowError:
-        wrapped = (block % 2**64 for request in batch for block in request.blocks)
-        return np.fromiter(wrapped, dtype=np.uint64, count=count)
 
 
 def _chain(ids: Keys, position: Keys, starts: Ints) -> Keys:
@@ -116,31 +153,28 @@ def mix(values: Keys) -> Keys:
     return z ^ (z >> np.uint64(31))
 
 
-def _thin(part: Columns, one_in: int) -> Columns:
-    if one_in == part.one_in:
-        return part
-    keep = mix(part.keys) < np.uint64(2**64 // one_in)
-    return replace(
-        part,
-        starts=_offsets(keep.astype(np.int64))[part.starts],
-        keys=part.keys[keep],
-        tokens=part.tokens[keep],
-        one_in=one_in,
-    )
-
-
-def _join(parts: list[Columns]) -> Columns:
-    def whole(name: str) -> npt.NDArray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
+def _from_zero(block_tokens: int, one_in: int, grown: _Grown) -> Columns:
+    """In order of arrival (stable), the first at 0 s."""
+    found = {name: np.frombuffer(values, dtype=_TYPES[name]) for name, values in grown.items()}
+    arrival_s, counts, keys, tokens = found["arrival_s"], found["kept"], found["keys"], found["tokens"]
+    starts = _offsets(counts)
+    order: npt.NDArray | slice = slice(None)
+    if (np.diff(arrival_s) < 0).any():
+        order = np.argsort(arrival_s, kind="stable")
+        arrival_s, counts = arrival_s[order], counts[order]
+        event = np.repeat(starts[order] - _offsets(counts)[:-1], counts) + np.arange(starts[-1])
+        starts, keys, tokens = _offsets(counts), keys[event], tokens[event]
+    if first_s := float(arrival_s[0]):
+        arrival_s = np.array([round(at_s - first_s, 9) for at_s in arrival_s.tolist()])
     return Columns(
-        block_tokens=parts[0].block_tokens,
-        arrival_s=whole("arrival_s"),
-        prompt_tokens=whole("prompt_tokens"),
-        output_tokens=whole("output_tokens"),
-        blocks=whole("blocks"),
-        starts=_offsets(np.concatenate([np.diff(part.starts) for part in parts])),
-        keys=whole("keys"),
-        tokens=whole("tokens"),
-        one_in=parts[0].one_in,
+        block_tokens=block_tokens if found["blocks"].any() else 0,
+        arrival_s=arrival_s,
+        prompt_tokens=found["prompt_tokens"][order].astype(np.int64),
+        output_tokens=found["output_tokens"][order].astype(np.int64),
+        session=found["session"][order],
+        blocks=found["blocks"][order].astype(np.int64),
+        starts=starts,
+        keys=keys,
+        tokens=tokens,
+        one_in=one_in,
     )

@@ -27,7 +27,7 @@ _GZIP, _ZSTD, _PARQUET, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xef
 _HEAD_BYTES = 64 * 1024
 
 
-class Source(Protocol):
+class TraceSource(Protocol):
     """One file of a trace.
 
     `head` is its beginning: the first line whole, and some more. `ordinal` tells the files of a directory apart.
@@ -47,13 +47,13 @@ class Source(Protocol):
         """An InputError that names this file and a line."""
 
 
-def open_source(path: Path, ordinal: int = 0) -> Source:
+def open_source(path: Path, ordinal: int = 0) -> TraceSource:
     """The source of a file by its first bytes. Raises InputError when it is missing, unreadable or empty."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: not a regular file", hint="a trace is read twice: save it to a file first")
     with _readable(path), open(path, "rb") as stream:
         magic = stream.read(4)
-    source: Source = _Parquet(path, ordinal) if magic == _PARQUET else _Text(path, ordinal)
+    source: TraceSource = _Parquet(path, ordinal) if magic == _PARQUET else _Text(path, ordinal)
     if not source.head.strip():
         raise InputError(f"{path}: the trace is empty")
     return source

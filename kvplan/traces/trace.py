@@ -2,71 +2,146 @@
 
 from __future__ import annotations
 
-from array import array
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from kvplan.errors import InputError, did_you_mean
 from kvplan.request import Request
+from kvplan.results.trace import ReadReport
 from kvplan.traces.formats import FORMATS, Reader
-from kvplan.traces.formats.reader import Rows
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import PER_SECOND, Options
-from kvplan.traces.source import Source, open_source
+from kvplan.traces.formats.reader import PER_SECOND, ReadNotes, ReadOptions, Rows
+from kvplan.traces.packed import PackedRequests
+from kvplan.traces.source import TraceSource, open_source
+
+
+class RequestSource(Protocol):
+    """What replays and analyses ask of a trace: requests in arrival order from 0 s, as often as wanted."""
+
+    name: str
+    format: str
+
+    @property
+    def block_tokens(self) -> int: ...
+    @property
+    def names_sessions(self) -> bool: ...
+    @property
+    def report(self) -> ReadReport: ...
+    def __iter__(self) -> Iterator[Request]: ...
+    def __len__(self) -> int: ...
 
 
 class Trace:
-    """The requests of a file, streamed anew at each iteration in arrival order (stable), from 0 s.
+    """The requests of a file in arrival order (stable), from 0 s. The file is read and checked once, when first needed.
 
-    `block_tokens` is the size of the blocks that `Request.blocks` names, 0 when the file names no content; `first_s` is
-    the file's own time of the first request; `names_sessions` tells whether the file does. Opening has read and checked
-    every row, and `report` says what it met. Memory is 8 bytes a row, plus the rows that wait for an earlier one where
-    the file is out of order.
+    `block_tokens` is the size of the blocks that `Request.blocks` names, 0 when the file names no content;
+    `first_s` is the file's own time of the first request; `names_sessions` tells whether the file does; `report` says
+    what reading met. Memory is about 50 bytes a request and 8 a block.
     """
 
-    def __init__(self, name: str, format: str, block_tokens: int, rows: Callable[[Notes], Rows]) -> None:
-        self.name, self.format, self._rows = name, format, rows
-        self.names_sessions = self._names_content = False
-        notes = Notes()
-        arrivals = array("d", self._checked_arrivals(notes))
-        self.report = notes.report(requests=len(arrivals))
-        if not arrivals:
-            raise InputError(f"{name}: {'no request is left' if self.report.rows_read else 'the trace is empty'}")
-        self.block_tokens = block_tokens if self._names_content else 0
-        self.first_s = min(arrivals)
-        self._order: array[int] | None = None
-        if self.report.rows("reordered"):
-            self._order = array("q", sorted(range(len(arrivals)), key=arrivals.__getitem__))
+    def __init__(self, name: str, format: str, block_tokens: int, rows: Callable[[ReadNotes], Rows]) -> None:
+        self.name, self.format = name, format
+        self.declared_block_tokens, self._rows = block_tokens, rows
+        self._packed: PackedRequests | None = None
+        self._facts: _Facts | None = None
 
-    def _checked_arrivals(self, notes: Notes) -> Iterator[float]:
-        latest_s = float("-inf")
-        for line, request in self._rows(notes):
-            if request.arrival_s < latest_s:
-                notes.count("reordered", "earlier than a row above", line)
-            else:
-                latest_s = request.arrival_s
-            if request.blocks:
-                self._names_content = True
-                if max(request.blocks) >= 2**64 or min(request.blocks) < -(2**63):
-                    raise InputError(f"{self.name}, line {line}: an id of a block has more than 64 bits")
-            if request.session:
-                self.names_sessions = True
-            yield request.arrival_s
+    @property
+    def block_tokens(self) -> int:
+        return self.declared_block_tokens if self.facts.names_content else 0
+
+    @property
+    def names_sessions(self) -> bool:
+        return self.facts.names_sessions
+
+    @property
+    def report(self) -> ReadReport:
+        return self.facts.report
+
+    @property
+    def first_s(self) -> float:
+        return self.facts.first_s
+
+    @property
+    def facts(self) -> _Facts:
+        if self._facts is None:
+            self.requests()
+        assert self._facts is not None
+        return self._facts
+
+    def requests(self) -> PackedRequests:
+        """All of them, held from now on. Raises InputError with file and line when a row cannot be used."""
+        if self._packed is None:
+            [whole] = self.batches(sys.maxsize)
+            self._packed, _ = whole.sorted_from_zero(in_order=not self.facts.report.rows("reordered"))
+        return self._packed
 
     def __iter__(self) -> Iterator[Request]:
-        requests: Iterator[Request] = (request for _, request in self._rows(Notes()))
-        if self._order is not None:
-            requests = _reorder(requests, self._order)
-        first_s = self.first_s
-        if not first_s:
-            return requests
-        return (msgspec.structs.replace(request, arrival_s=round(request.arrival_s - first_s, 9)) for request in requests)
+        return iter(self.requests())
 
     def __len__(self) -> int:
         return self.report.requests
+
+    def batches(self, size: int) -> Iterator[PackedRequests]:
+        """The requests that are held; where none are, one pass over the file in its order and on its own clock, `size` at a time."""
+        if self._packed is not None:
+            yield self._packed
+            return
+        notes = ReadNotes()
+        scan = _Scan(self.name, self._rows(notes), notes)
+        while len(batch := scan.batch(size)):
+            yield batch
+        self._facts = scan.facts()
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of a file once it has been read."""
+
+    report: ReadReport
+    first_s: float
+    names_content: bool
+    names_sessions: bool
+
+
+class _Scan:
+    """One pass over the rows of a file, checking them."""
+
+    def __init__(self, name: str, rows: Rows, notes: ReadNotes) -> None:
+        self._name, self._rows, self._notes = name, rows, notes
+        self._requests, self._first_s, self._latest_s = 0, float("inf"), float("-inf")
+        self._names_content = self._names_sessions = False
+
+    def batch(self, size: int) -> PackedRequests:
+        """The next requests, fewer at the end. Raises InputError for a row that cannot be used."""
+        packed = PackedRequests()
+        add = packed.add
+        for line, request in islice(self._rows, size):
+            if request.arrival_s < self._latest_s:
+                self._notes.count("reordered", "earlier than a row above", line)
+            else:
+                self._latest_s = request.arrival_s
+            try:
+                add(request)
+            except OverflowError:
+                raise InputError(f"{self._name}, line {line}: an id of a block has more than 64 bits") from None
+        if len(packed):
+            self._requests += len(packed)
+            self._first_s = min(self._first_s, min(packed.arrival_s))
+            self._names_content |= bool(packed.ids)
+            self._names_sessions |= len(packed.session_names) > 1
+        return packed
+
+    def facts(self) -> _Facts:
+        """What the whole pass has met. Raises InputError when it gave no request."""
+        report = self._notes.report(requests=self._requests)
+        if not self._requests:
+            raise InputError(f"{self._name}: {'no request is left' if report.rows_read else 'the trace is empty'}")
+        return _Facts(report, self._first_s, self._names_content, self._names_sessions)
 
 
 def open_trace(
@@ -78,11 +153,13 @@ def open_trace(
     tokenizer: str | None = None,
     limit: int | None = None,
     max_input: int | None = None,
+    hold: bool = True,
 ) -> Trace:
     """A trace by path, its format recognised by content unless named; a directory of files of one format is one trace.
 
-    `block_tokens`, `time_unit` and `tokenizer` are as in Options. `max_input` drops requests with longer prompts
-    (tokens); `limit` then keeps the first requests of the file. Raises InputError with file and line when a row cannot
+    `block_tokens`, `time_unit` and `tokenizer` are as in ReadOptions. `max_input` drops requests with longer prompts
+    (tokens); `limit` then keeps the first requests of the file. Without `hold` the file is read when first needed, which one pass
+    over a long trace may do without keeping it. Raises InputError with file and line when a row cannot
     be used, MissingError when the format needs a package that is not installed.
     """
     for what, value in (("block_tokens", block_tokens), ("limit", limit), ("max_input", max_input)):
@@ -94,15 +171,32 @@ def open_trace(
     name = format or _recognise(sources[0])
     if name not in FORMATS:
         raise InputError(f"no trace format named {name!r}", hint=did_you_mean(name, FORMATS))
-    reader, options = FORMATS[name], Options(block_tokens=block_tokens, time_unit=time_unit, tokenizer=tokenizer)
+    reader, options = FORMATS[name], ReadOptions(block_tokens=block_tokens, time_unit=time_unit, tokenizer=tokenizer)
 
-    def rows(notes: Notes) -> Rows:
+    def rows(notes: ReadNotes) -> Rows:
         return islice(_kept(_all_rows(sources, reader, options, notes), max_input, notes), limit)
 
-    return Trace(str(path), name, _block_tokens(sources, reader, options), rows)
+    trace = Trace(str(path), name, _block_tokens(sources, reader, options), rows)
+    if hold:
+        trace.requests()
+    return trace
 
 
-def _sources(path: Path) -> list[Source]:
+_held: dict[tuple[object, ...], Trace] = {}
+
+
+def open_once(path: str, *, limit: int | None, max_input: int | None) -> Trace:
+    """The same; the last one is kept, so that many replays read it once. Processes forked from this one share it."""
+    file = Path(path).expanduser()
+    found = file.stat() if file.is_file() else None
+    key = (path, limit, max_input, *((found.st_mtime_ns, found.st_size) if found else ()))
+    if not found or key not in _held:
+        _held.clear()
+        _held[key] = open_trace(path, limit=limit, max_input=max_input)
+    return _held[key]
+
+
+def _sources(path: Path) -> list[TraceSource]:
     if not path.is_dir():
         return [open_source(path)]
     files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
@@ -112,21 +206,21 @@ def _sources(path: Path) -> list[Source]:
     return [open_source(file, ordinal) for ordinal, file in enumerate(files)]
 
 
-def _recognise(source: Source) -> str:
+def _recognise(source: TraceSource) -> str:
     for name, reader in FORMATS.items():
         if reader.sniff(source):
             return name
     raise InputError(f"{source.path}: not a trace in any known format", hint=f"known formats: {', '.join(FORMATS)}")
 
 
-def _block_tokens(sources: list[Source], reader: Reader, options: Options) -> int:
+def _block_tokens(sources: list[TraceSource], reader: Reader, options: ReadOptions) -> int:
     sizes = {reader.block_tokens(source, options) for source in sources}
     if len(sizes) > 1:
         raise InputError(f"{sources[0].path.parent}: its files have blocks of different sizes: {sorted(sizes)}")
     return sizes.pop()
 
 
-def _all_rows(sources: list[Source], reader: Reader, options: Options, notes: Notes) -> Rows:
+def _all_rows(sources: list[TraceSource], reader: Reader, options: ReadOptions, notes: ReadNotes) -> Rows:
     """Rows of all files one after another, numbered through."""
     if len(sources) == 1:
         yield from reader.read(sources[0], options, notes)
@@ -142,7 +236,7 @@ def _all_rows(sources: list[Source], reader: Reader, options: Options, notes: No
         base += index + 1
 
 
-def _kept(rows: Rows, max_input: int | None, notes: Notes) -> Rows:
+def _kept(rows: Rows, max_input: int | None, notes: ReadNotes) -> Rows:
     for line, request in rows:
         if request.prompt_tokens == 0:
             notes.count("dropped", "an empty prompt", line)
@@ -150,20 +244,3 @@ def _kept(rows: Rows, max_input: int | None, notes: Notes) -> Rows:
             notes.count("dropped", f"a prompt longer than {max_input:,} tokens", line)
         else:
             yield line, request
-
-
-def _reorder(requests: Iterator[Request], order: array[int]) -> Iterator[Request]:
-    """Requests by rank. Those that wait are kept packed, a fifth of the size of the object."""
-    pack, unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(Request).decode
-    waiting: dict[int, bytes] = {}
-    incoming = enumerate(requests)
-    for wanted in order:
-        packed = waiting.pop(wanted, None)
-        if packed is not None:
-            yield unpack(packed)
-            continue
-        for at, request in incoming:
-            if at == wanted:
-                yield request
-                break
-            waiting[at] = pack(request)

@@ -70,7 +70,7 @@ def _benchmark(concurrency: int) -> str:
 
 def test_a_detailed_benchmark_gives_the_engines_start(tmp_path: Path) -> None:
     result = read([_write(tmp_path, "bench.json", _benchmark(1))])
-    assert result.settings["engine.overhead.request_s"] == pytest.approx(0.015, rel=0.03)
+    assert result.settings["engine.overhead.transit_s"] == pytest.approx(0.015, rel=0.03)
     assert {f.name: f.value for f in result.figures}["between tokens"] == 0.007
     assert result.notes == ()
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kvplan import scenario
-from kvplan.planning.closed_form import break_even_Bps, prompt_for, ttft_s
+from kvplan.loading import Loading
+from kvplan.planning.closed_form import prompt_for, ttft_s
 from kvplan.sim.simulate import simulate
 from tests.public import public
 
@@ -127,7 +128,7 @@ def threshold(entry: dict[str, Any]) -> Iterator[Row]:
     """The bandwidth from which 8,192 tokens load faster than they are computed, over the published one."""
     for name, machine in (("8xA800", "a100-sxm-80gb"), ("8xH800", "h800-sxm")):
         base = of("llama-3-70b", machine, tp=8)
-        yield f"{entry['id']} {name}", 1.0, break_even_Bps(base, "cpu", 8192) / 1e9 / entry["offload_value"][name]
+        yield f"{entry['id']} {name}", 1.0, Loading(base.deployment).break_even_Bps(8192) / 1e9 / entry["offload_value"][name]
 
 
 def remote_128k(entry: dict[str, Any]) -> Iterator[Row]:

@@ -8,17 +8,18 @@ import msgspec
 import pytest
 
 from kvplan import scenario
+from kvplan.loading import Loading
+from kvplan.memory.below import below
+from kvplan.memory.layout import layout
 from kvplan.planning.closed_form import (
-    break_even_Bps,
-    break_even_tokens,
-    load_s,
     prompt_for,
-    recompute_s,
     scaled,
     sigma,
     ttft_s,
     worth,
 )
+from kvplan.planning.objective import Objective
+from kvplan.planning.prepare import space_of
 from kvplan.provenance import Source
 from kvplan.scenario import Scenario, with_setting
 
@@ -32,17 +33,21 @@ def test_loading_from_host_memory_by_hand(base: Scenario) -> None:
     # 8,192 tokens of 131,072 bytes are 1,073,741,824 bytes in 512 blocks of 16 tokens.
     link, overhead = base.machine.link, base.engine.overhead
     by_hand = overhead.load_s + 512 * overhead.load_block_s + link.launch_s + 512 * link.copy_s + 2**30 / link.h2d_Bps
-    assert load_s(base, "cpu", 8192) == pytest.approx(by_hand, rel=1e-9)
+    assert Loading(base.deployment).load_s("cpu", 8192) == pytest.approx(by_hand, rel=1e-9)
 
 
 def test_a_disk_is_read_before_the_link_is_used(base: Scenario) -> None:
-    assert load_s(base, "disk", 8192) > load_s(base, "cpu", 8192) + 2**30 / base.machine.disk.read_Bps
+    assert Loading(base.deployment).load_s("disk", 8192) > Loading(base.deployment).load_s("cpu", 8192) + 2**30 / base.machine.disk.read_Bps
 
 
 @pytest.mark.parametrize("tier", ["cpu", "disk", "remote"])
 def test_break_even_length_is_the_first_block_count_that_wins(base: Scenario, tier: str) -> None:
-    found = break_even_tokens(base, tier)
-    winning = [tokens for tokens in range(16, 4096, 16) if load_s(base, tier, tokens) < recompute_s(base, tokens)]
+    found = Loading(base.deployment).break_even_tokens(tier)
+    winning = [
+        tokens
+        for tokens in range(16, 4096, 16)
+        if Loading(base.deployment).load_s(tier, tokens) < Loading(base.deployment).recompute_s(tokens)
+    ]
     assert found == winning[0]
 
 
@@ -51,14 +56,14 @@ def test_a_link_as_fast_as_the_break_even_bandwidth_breaks_even(base: Scenario) 
     bare = base
     for path in ("machine.link.copy_s", "machine.link.launch_s"):
         bare = with_setting(bare, path, 0.0)
-    rate = break_even_Bps(bare, "cpu", 8192)
+    rate = Loading(bare.deployment).break_even_Bps(8192)
     even = with_setting(bare, "machine.link.h2d_Bps", rate)
-    assert load_s(even, "cpu", 8192) == pytest.approx(recompute_s(even, 8192), rel=1e-6)
+    assert Loading(even.deployment).load_s("cpu", 8192) == pytest.approx(Loading(even.deployment).recompute_s(8192), rel=1e-6)
 
 
 def test_never_is_never(base: Scenario) -> None:
     slow = with_setting(with_setting(base, "machine.disk.read_Bps", 1e8), "machine.disk.stream_Bps", 1e8)
-    assert math.isinf(break_even_tokens(slow, "disk"))
+    assert math.isinf(Loading(slow.deployment).break_even_tokens("disk"))
     found = worth(slow, "disk", 8192)
     assert found.break_even_tokens.value is None
     assert found.load_s > found.recompute_s
@@ -94,3 +99,12 @@ def test_scaling_multiplies_every_number_named(base: Scenario) -> None:
     moved = scaled(base, ("machine.link.h2d_Bps", "machine.gpu.gemm_efficiency"), 0.5)
     assert moved.machine.link.h2d_Bps == base.machine.link.h2d_Bps / 2
     assert moved.machine.gpu.gemm_efficiency == base.machine.gpu.gemm_efficiency / 2
+
+
+def test_a_tier_of_a_latent_model_holds_what_the_engine_stores_there() -> None:
+    """One function says what a tier takes: a plan, its hit-rate curve and the simulator's tiers count the same bytes."""
+    base = scenario.load("latent")
+    space, _ = space_of(base, Objective(), None, None, None)
+    assert space.token_bytes == below(base.deployment).token_bytes
+    made = layout(space.base.deployment)
+    assert space.pool_tokens == made.blocks(space.pool_bytes) // made.unit_blocks * made.unit_tokens

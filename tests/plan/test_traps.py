@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvplan import catalog
+from kvplan.deployment import Deployment
 from kvplan.engine.spec import Offload
 from kvplan.model import Layers, ModelSpec
 from kvplan.planning.traps import Case, Workload, warnings
@@ -22,12 +23,11 @@ MACHINE = msgspec.structs.replace(SHIPPED, link=LINK)
 """The numbers that the arithmetic below uses, whatever is measured next."""
 
 QUIET = Case(
-    model=LLAMA,
-    machine=MACHINE,
-    engine=catalog.engine("vllm"),
+    deployment=Deployment(model=LLAMA, server=MACHINE, engine=catalog.engine("vllm")),
     placement=Placement(model="grouped", cpu_bytes=100 * GiB),
     workload=Workload(longest_prompt_tokens=30_000, reused_prefix_tokens=20_000, prefix_sharers=2),
     pool_bytes=50 * GiB,
+    pool_tokens=50 * GiB // LLAMA_TOKEN_BYTES,
     token_bytes=LLAMA_TOKEN_BYTES,
 )
 
@@ -38,8 +38,23 @@ def change(case: Case = QUIET, **fields: object) -> Case:
         part, _, name = path.partition("__")
         if name:
             value = msgspec.structs.replace(getattr(case, part), **{name: value})
-        case = msgspec.structs.replace(case, **{part: value})
+        if part in ("model", "engine", "machine"):
+            case = msgspec.structs.replace(case, deployment=case.deployment.changed(**{part: value}))
+        else:
+            case = msgspec.structs.replace(case, **{part: value})
+        if part == "pool_bytes":
+            case = msgspec.structs.replace(case, pool_tokens=int(case.pool_bytes / case.token_bytes))
+        if part == "placement":
+            case = msgspec.structs.replace(case, deployment=_deployed(case))
     return case
+
+
+def _deployed(case: Case) -> Deployment:
+    """The deployment that the placement decides, as a plan realises it."""
+    engine, placement = case.engine, case.placement
+    offload = msgspec.structs.replace(engine.offload, chunk_tokens=placement.chunk_tokens)
+    changed = msgspec.structs.replace(engine, offload=offload, block_tokens=placement.block_tokens or engine.block_tokens)
+    return case.deployment.changed(engine=changed, tp=placement.tp, kv_dtype=placement.kv_dtype)
 
 
 def found(case: Case) -> dict[str, Notice]:
@@ -76,11 +91,12 @@ def test_copies_below_the_cliff() -> None:
     single = msgspec.structs.replace(QUIET.engine, offload=Offload(copy_layers="one"))
     case = change(engine=single, placement__tp=8, placement__block_tokens=16)
     assert "8.0 KiB" in found(case)["small_copies"].sentence
-    # 64 tokens: 32,768 bytes. All 32 layers together: 262,144 bytes.
-    assert "small_copies" not in found(change(case, placement__chunk_tokens=64))
+    # Blocks of 64 tokens: 32,768 bytes; chunks of 64 still lie in blocks of 16. All 32 layers together: 262,144 bytes.
+    assert "small_copies" not in found(change(case, placement__block_tokens=64))
+    assert "small_copies" in found(change(case, placement__chunk_tokens=64))
     assert "small_copies" not in found(change(placement__tp=8, placement__block_tokens=16))
     # 8-bit KV halves the 64-token piece to 16,384 bytes.
-    assert "small_copies" in found(change(case, placement__chunk_tokens=64, placement__kv_dtype="fp8"))
+    assert "small_copies" in found(change(case, placement__block_tokens=64, placement__kv_dtype="fp8"))
 
 
 def test_disk_for_short_prefixes() -> None:

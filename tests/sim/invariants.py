@@ -22,7 +22,7 @@ def check(world: World) -> None:
         everything = list(nodes(tier.tree.root))
         for node in everything:
             assert node.parent is not None and node.start == node.parent.end < node.end
-            assert any(node.entries) or node.children or (tier.name == "gpu" and _is_wanted(world, node))
+            assert node.entry is not None or node.children or (tier.name == "gpu" and _is_wanted(world, node))
         _check_tier(world, tier, everything)
     replica, block = world.replica, world.replica.gpu.block
     for seq in replica.scheduler.running + replica.scheduler.skipped:
@@ -37,6 +37,11 @@ def _blocks(replica: Replica, seq: Sequence) -> int:
     return -(-replica.batch.context(seq) // replica.gpu.block) if seq in replica.batch else seq.blocks
 
 
+def _held(replica: Replica, seq: Sequence) -> int:
+    blocks, footprint = _blocks(replica, seq), replica.gpu.footprint
+    return blocks * replica.gpu.block + (footprint.held(blocks) if seq in replica.batch else seq.beside)
+
+
 def _check_batch(replica: Replica) -> None:
     """What the batch keeps as sums is what its members add up to."""
     batch = replica.batch
@@ -44,7 +49,7 @@ def _check_batch(replica: Replica) -> None:
     for each in batch.sums:
         assert each.total == sum(min(context, each.window) if each.window else context for context in contexts)
         assert each.growing == sum(not each.window or context < each.window for context in contexts)
-    assert batch.blocks_for(1) == sum(context % batch.block == 0 for context in contexts)
+    assert batch.needs(1)[0] == sum(context % batch.block == 0 for context in contexts) * (batch.block + replica.gpu.footprint.slid)
     assert all(seq.joined < batch.ends.next for seq in batch)
 
 
@@ -62,7 +67,7 @@ def _path(job: Sequence) -> list[Node]:
 
 
 def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
-    entries = [(node, entry) for node in everything if (entry := node.entries[tier.index]) is not None]
+    entries = [(node, entry) for node in everything if (entry := node.entry) is not None]
     order: list[Entry] = list(tier.policy)  # type: ignore[call-overload]
     place = {id(entry): at for at, entry in enumerate(order)}
     nameless = sum(entry.tokens for entry in order if entry.node is None)
@@ -70,8 +75,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
     private = 0
     if tier.name == "gpu":
         private = sum(
-            _blocks(world.replica, seq) * tier.grain_tokens - seq.shared_tokens
-            for seq in world.replica.scheduler.running + world.replica.scheduler.skipped
+            _held(world.replica, seq) - seq.shared_tokens for seq in world.replica.scheduler.running + world.replica.scheduler.skipped
         )
     assert tier.used_tokens == held + nameless + private, tier.name
     assert tier.evictable_tokens == sum(entry.tokens for entry in order)
@@ -86,7 +90,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
         assert above is not None
         if above.parent is None:
             continue
-        upper = above.entries[tier.index]
+        upper = above.entry
         assert upper is not None, "an ancestor is missing"
         assert upper.pins >= entry.pins
         if entry.tokens + entry.coming:
@@ -105,5 +109,5 @@ def walk(world: World) -> None:
         check(world)
     for tier in world.tiers:
         for node in nodes(tier.tree.root):
-            assert all(entry is None or entry.pins == entry.coming == 0 for entry in node.entries)
+            assert node.entry is None or node.entry.pins == node.entry.coming == 0
         assert tier.used_tokens == tier.evictable_tokens

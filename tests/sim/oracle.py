@@ -132,6 +132,7 @@ class Oracle:
 
     def run(self) -> list[Seq]:
         overhead, kt = self.engine.overhead, self.world.trace.block_tokens
+        front = entered = 0.0
         for request in self.world.trace:
             output = self.world.front_end.admissible(request)
             if output is None:
@@ -140,8 +141,9 @@ class Oracle:
             names = [(i, request.blocks[: (self.block * (i + 1) - 1) // kt + 1]) for i in range(full)]
             seq = Seq(request, output, names)  # type: ignore[arg-type]
             seq.arrival = request.arrival_s / self.world.scenario.run.speedup
-            front = overhead.request_s + overhead.request_token_s * request.prompt_tokens
-            self.at(seq.arrival + front, lambda seq=seq: self.submit(seq))  # type: ignore[misc]
+            front = max(seq.arrival, front) + overhead.request_s + overhead.request_token_s * request.prompt_tokens
+            entered = max(front + overhead.transit_s, entered) + overhead.input_s + overhead.input_token_s * request.prompt_tokens
+            self.at(entered, lambda seq=seq: self.submit(seq))  # type: ignore[misc]
         while self.heap:
             self.now, _, action = heapq.heappop(self.heap)
             action()
@@ -222,7 +224,7 @@ class Oracle:
         self.stuck = None
 
     def plan(self) -> Step:
-        plan: Step = Step({"chunks": [], "decodes": [], "sampled": []})
+        plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "admitted": 0})
         prepare = self.engine.overhead.prepare_s if self.executing is None else 0.0
         plan["ready"] = max(self.now + prepare, self.inputs_sent())
         budget, preempted = self.engine.step_tokens, False
@@ -247,7 +249,9 @@ class Oracle:
         if not chunks and not contexts:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
-        host = self.cost.host_s(sizes, len(contexts))
+        admit = self.engine.overhead.admit_token_s * plan["admitted"]
+        host = admit + self.cost.host_s(sizes, len(contexts))
+        plan["ready"] += admit
         plan["launched"] = self.now + host
         plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
         if not chunks:
@@ -319,6 +323,7 @@ class Oracle:
                 self.pauses.owed += 0 if seq.counted else self.pauses.per_token * seq.output
                 seq.running = seq.counted = True
                 self.running.append(seq)
+                plan["admitted"] += seq.target
                 self.add(plan, seq, new)
                 budget -= new
             elif place is self.waiting:

@@ -80,7 +80,7 @@ def test_several_scenarios_are_compared(trace: str, tmp_path: Path) -> None:
         (("--policy", "lruu"), "did you mean lru"),
         (("--policy", "./nothing.py:Mine"), "is not a Python file"),
         (("--replicas", "2", "--router", "random"), "no router named 'random'"),
-        (("--replicas", "0"), "cluster.replicas is 0"),
+        (("--replicas", "0"), "cluster.replicas"),
         (("--engine", "vlm"), "did you mean vllm"),
         (("--engine", "vllm,lmcache", "--requests-out", "rows.jsonl"), "--requests-out writes the requests of one run"),
         (("--set", "engine.offload.load=sometimes"), "engine.offload.load"),

@@ -14,9 +14,9 @@ from kvplan import catalog
 from kvplan.deployment import Deployment, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.request import Request
+from kvplan.results.trace import ReadReport
 from kvplan.scenario import Run, Scenario
 from kvplan.sim.simulate import World, bytes_per_token
-from kvplan.traces.notes import Notes
 
 BLOCK = 16
 
@@ -27,8 +27,8 @@ class ListTrace:
     def __init__(self, requests: Sequence[Request], block_tokens: int) -> None:
         self.name, self.format = "list", "list"
         self.requests, self.block_tokens = list(requests), block_tokens
-        self.names_sessions = any(request.session for request in self.requests)
-        self.report = Notes().report(requests=len(requests))
+        self.report = ReadReport(rows_read=len(requests), requests=len(requests))
+        self.names_sessions = any(request.session for request in requests)
 
     def __iter__(self) -> Iterator[Request]:
         return iter(self.requests)

@@ -133,8 +133,8 @@ def test_bytes_per_rank(name: str, tp: int, rank_bytes_per_token: int) -> None:
 
 def test_hybrid_manager_off() -> None:
     # Gemma-2-9B with every layer full: 42 x 2 x 8 x 256 x 2 = 344,064 B; 2.63 GiB for 8,192 tokens, as vLLM logged.
-    rules = msgspec.structs.replace(vllm().memory_rules, hybrid_groups=False)
-    made = layout(deployed("gemma-2-9b", vllm(memory=(rules,)), kv_dtype="bf16"))
+    rules = msgspec.structs.replace(vllm().memory, hybrid_groups=False)
+    made = layout(deployed("gemma-2-9b", vllm(memory=rules), kv_dtype="bf16"))
     assert made.reserved_bytes(8192) == 344064 * 8192
     assert f"{made.reserved_bytes(8192) / GiB:.2f}" == "2.62"  # the log says 2.63: vLLM rounds each layer up
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kvplan.errors import InputError
 from kvplan.request import Request
-from kvplan.traces import columns, open_trace
+from kvplan.traces import Trace, columns, open_trace
 from kvplan.traces.reuse.curve import curve
 from kvplan.traces.reuse.policies import POLICIES
 from kvplan.traces.reuse.reuse import NEVER, Window, _greater_before, analyse
@@ -23,18 +23,13 @@ ORACLES = {"lru": oracle.lru, "fifo": oracle.fifo, "opt": oracle.opt}
 SIZE = 4
 
 
-class Fake:
-    """A trace of prompts of whole blocks."""
-
-    block_tokens = SIZE
-
-    def __init__(self, prompts: list[tuple[int, ...]]) -> None:
-        self.prompts = prompts
-
-    def __iter__(self):  # noqa: ANN204
-        for index, prompt in enumerate(self.prompts):
-            tokens = max(1, SIZE * len(prompt) - 1)  # the last block is partial
-            yield Request(index=index, arrival_s=float(index), prompt_tokens=tokens, output_tokens=1, blocks=prompt)
+def trace_of(prompts: list[tuple[int, ...]]) -> Trace:
+    """A trace of prompts of blocks, the last one partial."""
+    requests = [
+        Request(index=index, arrival_s=float(index), prompt_tokens=max(1, SIZE * len(prompt) - 1), output_tokens=1, blocks=prompt)
+        for index, prompt in enumerate(prompts)
+    ]
+    return Trace("rows", "native", SIZE, lambda notes: enumerate(requests, start=1))
 
 
 prompts = st.lists(st.lists(st.integers(0, 2), min_size=0, max_size=5).map(tuple), min_size=1, max_size=25)
@@ -44,7 +39,7 @@ prompts = st.lists(st.lists(st.integers(0, 2), min_size=0, max_size=5).map(tuple
 @given(prompts, st.integers(1, 12), st.integers(0, 10))
 def test_every_policy_equals_a_cache_of_single_blocks(rows, capacity, first) -> None:
     first = min(first, len(rows) - 1)
-    window = Window(analyse(columns.load(Fake(rows))), first)
+    window = Window(analyse(columns.load(trace_of(rows))), first)
     tokens = [max(1, SIZE * len(row) - 1) for row in rows]
     for name, slow in ORACLES.items():
         hits = slow(rows, capacity)

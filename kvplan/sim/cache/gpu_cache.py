@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvplan.sim.cache.footprint import Footprint
 from kvplan.sim.cache.pool import span
 from kvplan.sim.cache.prefix import Node, PrefixTree, retain
 from kvplan.sim.cache.tier import Tier
@@ -14,8 +15,10 @@ class GpuCache:
     `reserve_full_prompt`: a sequence is admitted only when its whole prompt fits.
     """
 
-    def __init__(self, tier: Tier, *, block_tokens: int, prefix_caching: bool = True, reserve_full_prompt: bool = False) -> None:
-        self.tier, self.block = tier, block_tokens
+    def __init__(
+        self, tier: Tier, footprint: Footprint, *, step_tokens: int, prefix_caching: bool = True, reserve_full_prompt: bool = False
+    ) -> None:
+        self.tier, self.footprint, self.block, self.step_tokens = tier, footprint, footprint.unit, step_tokens
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
 
@@ -70,32 +73,65 @@ class GpuCache:
         False, and nothing done: there is no room.
         """
         tier, block = self.tier, self.block
-        if -(-(self._wanted(seq, upto) - reach) // block) * block > tier.room_tokens - tier.pinnable_tokens(path):
+        wanted = self._wanted(seq, upto)
+        beside = self._beside(wanted, wanted - reach)
+        if -(-(wanted - reach) // block) * block + beside > tier.room_tokens - tier.pinnable_tokens(path):
             return False
         if path:
             tier.pin(path[-1])
         seq.blocks = reach // block
         seq.shared_tokens = reach
-        self.allocate(seq, upto)
+        self.allocate(seq, upto, upto - reach)
         return True
+
+    def _beside(self, upto: int, new: int) -> int:
+        plain = self.footprint
+        return 0 if plain.plain else plain.held(-(-upto // self.block), min(new, self.step_tokens))
 
     def extend(self, seq: Sequence, upto: int) -> bool:
         """Allocate up to token `upto` for a waiting sequence that has blocks; False, and nothing done: no room."""
-        if self._missing_tokens(seq, self._wanted(seq, upto)) > self.tier.room_tokens:
+        wanted = self._wanted(seq, upto)
+        beside = max(0, self._beside(wanted, wanted - seq.computed) - seq.beside)
+        if self._missing_tokens(seq, wanted) + beside > self.tier.room_tokens:
             return False
-        return self.allocate(seq, upto)
+        return self.allocate(seq, upto, upto - seq.computed)
 
-    def allocate(self, seq: Sequence, upto: int) -> bool:
-        """Blocks for the first `upto` tokens of a sequence; False when they cannot be had."""
+    def allocate(self, seq: Sequence, upto: int, new: int) -> bool:
+        """Blocks for the first `upto` tokens of a sequence, of which a step computes the last `new`; False, and nothing done: they
+        cannot be had."""
         missing = self._missing_tokens(seq, upto)
-        if missing and not self.tier.take(missing):
+        if self.footprint.plain:
+            if missing and not self.tier.take(missing):
+                return False
+            seq.blocks += missing // self.block
+            return True
+        beside = self._beside(upto, new)
+        taken = missing // self.block * self.footprint.slid if seq.beside else beside  # all new units; of a cached prefix, its window
+        slid = seq.beside + taken - beside
+        if slid < 0:
+            taken, slid = taken - slid, 0
+        if not self.take(missing + taken, slid):
             return False
         seq.blocks += missing // self.block
+        seq.beside = beside
         return True
 
-    def take_blocks(self, count: int) -> bool:
-        """Blocks for sequences that keep their own count; False, and nothing done: they cannot be had."""
-        return not count or self.tier.take(count * self.block)
+    def take(self, tokens: int, slid: int = 0) -> bool:
+        """Space for sequences that keep their own count, `slid` of which is that of tokens which leave a window: they stay
+        cached until it is used again. False, and nothing done: it cannot be had."""
+        if not slid:
+            return not tokens or self.tier.take(tokens)
+        if tokens - slid > self.tier.room_tokens:
+            return False
+        self.tier.leave(slid)
+        return self.tier.take(tokens)
+
+    def decodes(self, seq: Sequence) -> None:
+        """The prompt of a sequence is computed: what its last chunk held beside the windows leaves them."""
+        if not self.footprint.plain:
+            beside = self.footprint.held(seq.blocks)
+            self.tier.leave(max(0, seq.beside - beside))
+            seq.beside = beside
 
     def _wanted(self, seq: Sequence, upto: int) -> int:
         """Tokens that must fit for a sequence to be admitted."""
@@ -104,11 +140,10 @@ class GpuCache:
     def _missing_tokens(self, seq: Sequence, upto: int) -> int:
         return max(0, -(-upto // self.block) - seq.blocks) * self.block
 
-    @property
-    def free_tokens(self) -> int:
-        """Tokens that can be allocated at once, without waiting for a copy of what is given up."""
+    def fits(self, taken: int, slid: int) -> bool:
+        """Can so much be taken at once, without waiting for a copy of what is given up; see take."""
         tier = self.tier
-        return tier.room_tokens if tier.spill is None else tier.capacity_tokens - tier.used_tokens
+        return taken - slid <= tier.room_tokens if tier.spill is None else taken <= tier.capacity_tokens - tier.used_tokens
 
     # -- sharing -----------------------------------------------------------------------------------------------------------
 
@@ -123,7 +158,7 @@ class GpuCache:
             return
         for node in span(leaf, seq.shared_tokens):
             end = min(done, node.end)
-            entry = node.entries[0]
+            entry = node.entry
             assert entry is not None
             held = node.start + entry.tokens
             if end <= held:
@@ -140,10 +175,10 @@ class GpuCache:
             return
         parent = seq.own_tail or seq.leaf
         key = (seq.request.index, seq.preemptions)
-        node = parent.children[key] = Node(parent, (key,), start, end, self.tree.tiers)
+        node = parent.children[key] = Node(parent, (key,), start, end)
         self.tier.pin(node)
         self.tier.unpin(parent)
-        entry = node.entries[0]
+        entry = node.entry
         assert entry is not None
         self.tier.grow(entry, end - start)
         seq.shared_tokens += end - start
@@ -157,13 +192,13 @@ class GpuCache:
         end = min((seq.computed - 1) // self.block * self.block, following.prompt_tokens)
         answer = self.tree.path(following.blocks, end)
         added = span(answer, leaf.end)
-        if not added or added[0].parent is not leaf or any(node.entries[0] is not None for node in added):
+        if not added or added[0].parent is not leaf or any(node.entry is not None for node in added):
             self.tree.prune(answer)
             return
         self.tier.pin(answer)
         self.tier.unpin(leaf)
         for node in added:
-            entry = node.entries[0]
+            entry = node.entry
             assert entry is not None
             self.tier.grow(entry, node.end - node.start)
         seq.leaf, seq.shared_tokens = answer, answer.end
@@ -176,11 +211,12 @@ class GpuCache:
         A block that is not full has no hash and is free at once.
         """
         tier = self.tier
+        tier.leave(seq.beside)
         full = min(seq.blocks, max(seq.computed - 1, 0) // self.block) * self.block
         tier.leave(max(0, full - seq.shared_tokens))
         tier.give_back(seq.blocks * self.block - max(full, seq.shared_tokens))
         leaf = seq.own_tail or seq.leaf
         assert leaf is not None
         tier.unpin(leaf)
-        seq.blocks = seq.shared_tokens = 0
+        seq.blocks = seq.shared_tokens = seq.beside = 0
         seq.leaf = seq.own_tail = None

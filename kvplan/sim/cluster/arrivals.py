@@ -13,7 +13,7 @@ import numpy as np
 
 from kvplan.request import Request
 from kvplan.scenario import Run
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import RequestSource
 
 MOST_KEYS = 500_000
 """Distinct blocks up to which the ceiling of the hit rate is counted: about 50 MB."""
@@ -24,7 +24,7 @@ class Arrivals:
     pass.
     """
 
-    def __init__(self, trace: Trace, run: Run, *, grain_tokens: int) -> None:
+    def __init__(self, trace: RequestSource, run: Run, *, grain_tokens: int) -> None:
         self.trace, self.run, self.grain_tokens = trace, run, grain_tokens
         self.stamps = Stamps()
         self.reuse = Reuse(trace.block_tokens, grain_tokens)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Listing
+from functools import partial
 
+from kvplan.engine.spec import Overhead
 from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Cluster
 from kvplan.sim.clock import Clock
+from kvplan.sim.cluster.front_end import Stage
 from kvplan.sim.cluster.router import ROUTERS, Fleet, Router
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.replica.sequence import Sequence
@@ -15,17 +18,24 @@ from kvplan.sim.transfer.links import Duplex
 
 
 class Replicas:
-    """Replicas of one kind behind a router; `cache_tokens` is what the caches of one can hold."""
+    """Replicas of one kind behind a router, each with an input thread in front of its scheduler.
 
-    def __init__(self, clock: Clock, settings: Cluster, replicas: Listing[Replica], *, key_tokens: int, cache_tokens: int) -> None:
+    `cache_tokens` is what the caches of one replica can hold.
+    """
+
+    def __init__(
+        self, clock: Clock, settings: Cluster, overhead: Overhead, replicas: Listing[Replica], *, key_tokens: int, cache_tokens: int
+    ) -> None:
         if settings.router not in ROUTERS:
             raise InputError(f"no router named {settings.router!r}", hint=did_you_mean(settings.router, ROUTERS))
-        self._replicas = replicas
+        self._overhead, self._replicas = overhead, replicas
+        self._inputs = [Stage(clock) for _ in replicas]
+        self._entering = [0] * len(replicas)
         self._router: Router | None = None
         if len(replicas) > 1:
             fleet = Fleet(
                 clock,
-                lambda: [replica.load for replica in replicas],
+                lambda: [replica.load + entering for replica, entering in zip(replicas, self._entering, strict=True)],
                 replicas=len(replicas),
                 key_tokens=key_tokens,
                 cache_tokens=cache_tokens,
@@ -35,7 +45,15 @@ class Replicas:
 
     def submit(self, job: Sequence) -> None:
         """To the replica that the router chooses."""
-        self._replicas[self._router.choose(job.request) if self._router is not None else 0].submit(job)
+        place = self._router.choose(job.request) if self._router is not None else 0
+        self._entering[place] += 1
+        overhead = self._overhead
+        seconds = overhead.input_s + overhead.input_token_s * job.prompt
+        self._inputs[place].after(seconds, partial(self._enter, place, job), latency_s=overhead.transit_s)
+
+    def _enter(self, place: int, job: Sequence) -> None:
+        self._entering[place] -= 1
+        self._replicas[place].submit(job)
 
 
 class Dispatch:

@@ -66,9 +66,9 @@ def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comp
 
 
 def _names(scenarios: Sequence[Scenario]) -> list[str]:
-    """What tells the runs apart: their engines where these differ, else their names."""
-    engines = [scenario.engine.name for scenario in scenarios]
-    return engines if len(set(engines)) == len(engines) else [scenario.name for scenario in scenarios]
+    """What tells the runs apart: their names, or their engines where these are the same."""
+    names, engines = [scenario.name for scenario in scenarios], [scenario.engine.name for scenario in scenarios]
+    return engines if len(set(names)) < len(set(engines)) == len(engines) else names
 
 
 def _handovers(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> list[Handover]:
@@ -119,7 +119,8 @@ def _flat(record: Any, path: str = "") -> dict[str, Value]:
         return {path: record} if record is None or isinstance(record, str | int | float) else {}
     found: dict[str, Value] = {}
     for name in record.__struct_fields__:
-        found |= _flat(getattr(record, name), f"{path}.{name}" if path else name)
+        shown = {"server": "machine", "deployment": ""}.get(name, name)  # as --set writes it
+        found |= _flat(getattr(record, name), ".".join(filter(None, (path, shown))))
     return found
 
 

@@ -16,7 +16,7 @@ from kvplan.sim.outcome.slo import Clause
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import Tally
 from kvplan.step_time import StepCost
-from kvplan.traces.trace import Trace
+from kvplan.traces.trace import RequestSource
 
 INTEGERS = (
     "index", "prompt_tokens", "output_tokens", "gpu_hit_tokens", "cpu_hit_tokens", "disk_hit_tokens",
@@ -172,7 +172,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a run leaves behind, for all who summarise, compare or show it."""
 
     scenario: Scenario
-    trace: Trace
+    trace: RequestSource
     cost: StepCost
     columns: dict[str, Any]  # by name, one row a request, in the order of the trace's rows
     warm: np.ndarray  # of each row: does it belong to the warm-up

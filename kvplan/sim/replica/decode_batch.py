@@ -6,9 +6,11 @@ and how many steps there were since, so that a step costs what changes (a finish
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from kvplan.sim.cache.footprint import Footprint, WindowBlocks
 from kvplan.sim.replica.sequence import NEVER, Sequence
+from kvplan.units import first_true
 
 
 class Events:
@@ -78,13 +80,57 @@ class WindowSum:
             self.filled = step
 
 
+class WindowGrowth:
+    """Members whose blocks do not cover a window yet: by the step, modulo a unit, at which they take one more."""
+
+    __slots__ = ("rule", "crossings", "fills", "_boundaries")
+
+    def __init__(self, rule: WindowBlocks) -> None:
+        self.rule = rule
+        self.crossings = [0] * rule.unit
+        self.fills = Events()
+        self._boundaries: dict[Sequence, int] = {}
+
+    def join(self, seq: Sequence, context: int, step: int, boundary: int) -> None:
+        covered = (self.rule.cover - 1) * self.rule.unit + 1
+        if context < covered:
+            self.crossings[boundary] += 1
+            self._boundaries[seq] = boundary
+            self.fills.add(step + covered - context, seq)
+
+    def leave(self, seq: Sequence, context: int, step: int) -> None:
+        boundary = self._boundaries.pop(seq, None)
+        if boundary is not None:
+            self.crossings[boundary] -= 1
+            self.fills.discard(step + (self.rule.cover - 1) * self.rule.unit + 1 - context, seq)
+
+    def advance(self, step: int) -> None:
+        if self.fills.next <= step:
+            for seq in self.fills.pop(step):
+                self.crossings[self._boundaries.pop(seq)] -= 1
+
+
 class DecodeBatch:
     """The decoding sequences of one batch in flight. `windows` are those of the model's layers that keep KV, 0 for full attention."""
 
-    __slots__ = ("block", "steps", "handled", "granted", "version", "sums", "ends", "_members", "_boundaries", "_dropped")
+    __slots__ = (
+        "block",
+        "steps",
+        "handled",
+        "granted",
+        "version",
+        "sums",
+        "ends",
+        "_footprint",
+        "_growth",
+        "_members",
+        "_boundaries",
+        "_dropped",
+    )
 
-    def __init__(self, windows: list[int], *, block_tokens: int) -> None:
-        self.block = block_tokens
+    def __init__(self, windows: list[int], footprint: Footprint) -> None:
+        self.block, self._footprint = footprint.unit, footprint
+        self._growth = [WindowGrowth(rule) for rule in footprint.windows]
         self.steps = 0  # scheduled so far
         self.handled = 0  # of them, those whose results have been handled
         self.granted = 0  # the step that all members have blocks for
@@ -93,7 +139,7 @@ class DecodeBatch:
         self.ends = Events()  # by the step that gives the last token
         self._members: dict[Sequence, None] = {}
         self._dropped: dict[int, int] = {}  # by step, members of it whose results are dropped
-        self._boundaries: list[dict[Sequence, None]] = [{} for _ in range(block_tokens)]  # by the step, modulo a block
+        self._boundaries: list[dict[Sequence, None]] = [{} for _ in range(footprint.unit)]  # by the step, modulo a block
 
     def __len__(self) -> int:
         return len(self._members)
@@ -112,9 +158,12 @@ class DecodeBatch:
         self.version += 1
         self._members[seq] = None
         self.ends.add(self.steps + seq.output - seq.planned, seq)
-        self._boundaries[self._boundary(seq)][seq] = None
+        boundary = self._boundary(seq)
+        self._boundaries[boundary][seq] = None
         for each in self.sums:
             each.join(seq, seq.computed, self.steps)
+        for growth in self._growth:
+            growth.join(seq, seq.computed, self.steps, boundary)
 
     def leave(self, seq: Sequence) -> None:
         """A sequence decodes no longer; its own numbers are brought up to date, but for what is not handled yet."""
@@ -126,11 +175,15 @@ class DecodeBatch:
         context = seq.computed + self.steps - seq.joined
         for each in self.sums:
             each.leave(seq, context, self.steps)
+        for growth in self._growth:
+            growth.leave(seq, context, self.steps)
         seq.planned += self.steps - seq.joined
         seq.computed = context
         seq.blocks = max(seq.blocks, -(-context // self.block))
         if self.granted > self.steps and self.granted % self.block == boundary:
             seq.blocks += 1
+        if not self._footprint.plain:
+            seq.beside = self._footprint.held(seq.blocks)
         seq.left = self.steps
 
     def _boundary(self, seq: Sequence) -> int:
@@ -144,6 +197,11 @@ class DecodeBatch:
     def context(self, seq: Sequence) -> int:
         """Tokens of a member whose KV is on the GPU once scheduled steps have run."""
         return seq.computed + self.steps - seq.joined
+
+    def count(self, seq: Sequence) -> None:
+        """Bring up to date what a member holds."""
+        seq.blocks = -(-self.context(seq) // self.block)
+        seq.beside = self._footprint.held(seq.blocks)
 
     def drop(self, seq: Sequence) -> None:
         """A sequence is preempted: what it gets from steps in flight is dropped."""
@@ -174,6 +232,8 @@ class DecodeBatch:
         self.steps += steps
         for each in self.sums:
             each.advance(steps, self.steps)
+        for growth in self._growth:
+            growth.advance(self.steps)
 
     def ended(self) -> list[tuple[Sequence, int]]:
         """Members that get their last token from the step scheduled last, and their epochs: they leave."""
@@ -184,21 +244,24 @@ class DecodeBatch:
             self.leave(seq)
         return [(seq, seq.epoch) for seq in found]
 
-    def blocks_for(self, steps: int) -> int:
-        """Blocks that the next `steps` steps allocate."""
+    def needs(self, steps: int) -> tuple[int, int]:
+        """Tokens of the pool that the next `steps` steps take, in which no window is covered, and those that leave windows."""
         rounds, rest = divmod(steps, self.block)
-        first = self.steps + 1
-        return rounds * len(self._members) + sum(len(self._boundaries[(first + at) % self.block]) for at in range(rest))
+        residues = [(self.steps + 1 + at) % self.block for at in range(rest)]
+        units = rounds * len(self._members) + sum(len(self._boundaries[at]) for at in residues)
+        taken, slid = units * self.block, 0
+        for growth in self._growth:
+            weight, growing = growth.rule.weight, rounds * sum(growth.crossings) + sum(growth.crossings[at] for at in residues)
+            taken += weight * units
+            slid += weight * (units - growing)
+        return taken, slid
 
-    def steps_within(self, blocks: int, most: int) -> int:
-        """The largest number of steps, at most `most`, that `blocks` blocks are enough for."""
-        if self.blocks_for(most) <= blocks:
-            return most
-        low, high = 0, most
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.blocks_for(middle) <= blocks:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+    def steps_within(self, fits: Callable[[int, int], bool], most: int) -> int:
+        """The largest number of steps, at most `most`, in which no window is covered and whose needs fit."""
+        for growth in self._growth:
+            most = min(most, growth.fills.next - self.steps)
+
+        def lacks(steps: int) -> bool:
+            return not fits(*self.needs(steps))
+
+        return most if not lacks(most) else first_true(1, most, lacks) - 1

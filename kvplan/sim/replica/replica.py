@@ -41,7 +41,7 @@ class Replica:
         self.transfers, self.recorder, self.jump, self.done = transfers, recorder, jump, done
         self.depth = 2 if engine.plan_ahead else 1
         self.inflight = StepsInFlight()
-        self.batch = DecodeBatch([window for _, window in cost.decode_rates], block_tokens=engine.block_tokens)
+        self.batch = DecodeBatch([window for _, window in cost.decode_rates], gpu.footprint)
         self.scheduler = Scheduler(clock, engine, gpu, transfers, self.batch, self.inflight, self._on_loaded)
         self.busy_s = 0.0  # in steps that have ended
         self._jump: Jump | None = None
@@ -137,7 +137,9 @@ class Replica:
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts)
         chunks = [(new, context) for _, new, context in step.chunks]
-        host_s = cost.host_s(chunks, decodes)
+        admit_s = self.engine.overhead.admit_token_s * step.admitted_tokens
+        host_s = admit_s + cost.host_s(chunks, decodes)
+        step.ready_s += admit_s
         step.launched_s += host_s
         pause_s = self.scheduler.pauses.due_s()
         step.paused = pause_s > 0
@@ -239,7 +241,7 @@ class Replica:
         transfers = self.transfers
         if self.scheduler.may_admit() or max(transfers.space_s(), transfers.outputs_seen_s(now), transfers.inputs_sent_s(now)) > now:
             return  # somebody may come, or copies still hold up tokens or inputs
-        most = batch.steps_within(self.gpu.free_tokens // batch.block, batch.ends.next - batch.steps)
+        most = batch.steps_within(self.gpu.fits, batch.ends.next - batch.steps)
         if most < 2:
             return
         jump = Jump(self.cost, batch, first, most)
@@ -276,7 +278,7 @@ class Replica:
     def _taken(self, jump: Jump, steps: int) -> None:
         """So many steps of a jump have passed: their blocks and their tokens."""
         batch = self.batch
-        taken = self.gpu.take_blocks(batch.blocks_for(steps))
+        taken = self.gpu.take(*batch.needs(steps))
         assert taken
         batch.advance(steps)
         batch.handled += steps

@@ -108,7 +108,7 @@ class Scheduler:
             new = min(seq.target - seq.computed, budget)
             if new <= 0:
                 break
-            preempted |= self._allocate(seq, seq.computed + new)
+            preempted |= self._allocate(seq, seq.computed + new, new)
             if not seq.running:
                 break
             chunks.append((seq, new))
@@ -125,7 +125,7 @@ class Scheduler:
     def _allocate_decodes(self) -> bool:
         """Blocks for the next token of every decoding sequence; returns whether somebody was preempted for them."""
         batch = self.batch
-        if self.gpu.take_blocks(batch.blocks_for(1)):
+        if self.gpu.take(*batch.needs(1)):
             batch.granted = batch.steps + 1
             return False
         need, order = set(batch.crossing()), list(self.running)
@@ -133,8 +133,8 @@ class Scheduler:
             if seq not in need or seq not in batch:
                 continue
             context = batch.context(seq)
-            seq.blocks = -(-context // self.gpu.block)
-            self._allocate(seq, context + 1)
+            batch.count(seq)
+            self._allocate(seq, context + 1, 1)
             if not seq.running:
                 for behind in order[at + 1 :]:
                     if behind in batch:
@@ -143,10 +143,10 @@ class Scheduler:
                 break
         return True
 
-    def _allocate(self, seq: Sequence, upto: int) -> bool:
+    def _allocate(self, seq: Sequence, upto: int, new: int) -> bool:
         """Blocks for a running sequence, which may be preempted itself for want of them; returns whether somebody was."""
         preempted = False
-        while seq.running and not self.gpu.allocate(seq, upto):
+        while seq.running and not self.gpu.allocate(seq, upto, new):
             self._preempt(self.order.victim(self.running))
             preempted = True
         return preempted
@@ -175,6 +175,7 @@ class Scheduler:
         seq.planned += 1
         step.sampled.append((seq, seq.epoch))
         if seq.planned < seq.output:
+            self.gpu.decodes(seq)
             self.batch.join(seq)
 
     # -- admission ---------------------------------------------------------------------------------------------------------
@@ -232,6 +233,7 @@ class Scheduler:
     def _start(self, step: ScheduledStep, seq: Sequence, new: int) -> None:
         if seq.admit_s < 0:
             seq.admit_s = self.clock.now
+        step.admitted_tokens += seq.target
         if not seq.counted:
             seq.counted = True
             self.pauses.owed += self.pauses.per_token * seq.output

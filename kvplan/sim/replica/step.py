@@ -18,7 +18,7 @@ class ScheduledStep:
     """
 
     __slots__ = (
-        "chunks", "decodes", "index", "version", "contexts", "attention_s", "sampled", "last_tokens", "loads",
+        "chunks", "decodes", "index", "version", "contexts", "attention_s", "sampled", "last_tokens", "loads", "admitted_tokens",
         "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
@@ -34,6 +34,7 @@ class ScheduledStep:
         self.sampled: list[tuple[Sequence, int]] = []  # whose last chunk this is, and its epoch
         self.last_tokens: list[tuple[Sequence, int]] = []  # who decodes its last token, and its epoch
         self.loads: list[StepLoad] = []
+        self.admitted_tokens = 0  # of the prompts that it schedules first
         self.duration_s = 0.0
         self.stall_s = 0.0  # of the duration, what the step waits for transfers
         self.held_s = 0.0  # its tokens waited so long behind stores

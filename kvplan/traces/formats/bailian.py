@@ -11,10 +11,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, keys
-from kvplan.traces.formats.reader import Reader, Rows, moment, room
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment, room
+from kvplan.traces.source import TraceSource
 
 BLOCK_TOKENS = 16
 
@@ -28,15 +26,15 @@ class _Row(msgspec.Struct, gc=False):
     parent_chat_id: int = -1
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return {"chat_id", "input_length"} <= jsonl.first(source).keys()
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     return options.block_tokens or BLOCK_TOKENS
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size, per_second = _block_tokens(source, options), options.per_second("s")
     root: dict[int, int] = {}
     for index, (line, row) in enumerate(jsonl.rows(source, _Row)):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from kvplan.traces.source import Source
+from kvplan.traces.source import TraceSource
 
 MAX_TOKENS = 100_000_000
 """A prompt or an answer longer than this is a damaged row."""
@@ -22,7 +22,7 @@ BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _T = TypeVar("_T")
 
 
-def rows(source: Source, kind: type[_T], *, skip: int = 0) -> Iterator[tuple[int, _T]]:
+def rows(source: TraceSource, kind: type[_T], *, skip: int = 0) -> Iterator[tuple[int, _T]]:
     """Line number and record of each line after the first `skip`; of a file that is one JSON array, the place (from 1)
     and record of each element.
 
@@ -40,7 +40,7 @@ def rows(source: Source, kind: type[_T], *, skip: int = 0) -> Iterator[tuple[int
         yield number, row
 
 
-def document(source: Source, kind: type[_T]) -> _T:
+def document(source: TraceSource, kind: type[_T]) -> _T:
     """The whole file as one JSON document. Raises InputError with the place in it that does not fit."""
     try:
         return msgspec.json.decode(source.document(), type=kind)
@@ -56,7 +56,7 @@ def problem(error: Exception) -> str:
     return f"not valid JSON ({text})"
 
 
-def first(source: Source) -> dict[str, Any]:
+def first(source: TraceSource) -> dict[str, Any]:
     """The first record of a file of JSON lines or of one JSON array; empty where there is none."""
     head = source.head.lstrip()
     try:
@@ -69,5 +69,5 @@ def first(source: Source) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def _is_array(source: Source) -> bool:
+def _is_array(source: TraceSource) -> bool:
     return source.head.lstrip().startswith(b"[")

@@ -13,10 +13,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, keys
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 
 class _Row(msgspec.Struct, gc=False):
@@ -28,18 +26,18 @@ class _Row(msgspec.Struct, gc=False):
     block_tokens: tuple[int, ...] | None = None
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return {"hash_ids", "input_length", "block_size"} <= jsonl.first(source).keys()
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     size = jsonl.first(source).get("block_size") or options.block_tokens
     if not isinstance(size, int) or size < 1:
         raise source.error(1, "block_size is missing", hint="name it with --block-tokens")
     return size
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size = _block_tokens(source, options)
     if options.time_unit is None:
         notes.warn("this format has no times: every request arrives at 0 s, in the order of the file")
@@ -71,7 +69,7 @@ def _key(block: int | str) -> int:
     return block if isinstance(block, int) else keys.of_name(block)
 
 
-def _check_weights(source: Source, line: int, row: _Row, size: int) -> None:
+def _check_weights(source: TraceSource, line: int, row: _Row, size: int) -> None:
     if row.block_tokens is None:
         return
     expected = tuple(min(size, row.input_length - at * size) for at in range(len(row.hash_ids)))

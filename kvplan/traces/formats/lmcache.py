@@ -6,10 +6,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, text
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 
 class _Row(msgspec.Struct):
@@ -19,11 +17,11 @@ class _Row(msgspec.Struct):
     session_id: str | int = ""
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return {"timestamp", "input", "output"} <= jsonl.first(source).keys()
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     words, per_second = text.Words(options, text.block_tokens(source, options), notes), options.per_second("us")
     for index, (line, row) in enumerate(jsonl.rows(source, _Row)):
         prompt, blocks = words.prompt(row.input)

@@ -11,10 +11,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, text
-from kvplan.traces.formats.reader import Reader, Rows, moment, room
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment, room
+from kvplan.traces.source import TraceSource
 
 BLOCK_TOKENS = 512
 
@@ -33,7 +31,7 @@ class _Row(msgspec.Struct, gc=False):
     messages: list[text.Message] | None = None
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     keys = jsonl.first(source).keys()
     lengths = keys & {"input_length", "input_tokens", "text_input"}
     return bool(lengths and keys & {"timestamp", "created_time", "delay", "hash_ids", "session_id"}) or (
@@ -41,12 +39,12 @@ def _sniff(source: Source) -> bool:
     )
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     by_text = jsonl.first(source).keys() & {"text_input", "messages"}
     return text.block_tokens(source, options) if by_text else options.block_tokens or BLOCK_TOKENS
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size, per_second = _block_tokens(source, options), options.per_second("ms")
     words = text.Words(options, size, notes)
     last_s: dict[str, float] = {}
@@ -84,7 +82,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def _content(source: Source, line: int, row: _Row, words: text.Words) -> tuple[int, tuple[int, ...]]:
+def _content(source: TraceSource, line: int, row: _Row, words: text.Words) -> tuple[int, tuple[int, ...]]:
     """Prompt tokens and prefix keys, from lengths and ids or from text."""
     prompt = row.input_length if row.input_length is not None else row.input_tokens
     if prompt is not None:

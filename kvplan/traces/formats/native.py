@@ -18,10 +18,8 @@ import msgspec
 
 from kvplan.request import RETENTION, Request
 from kvplan.traces.formats import jsonl
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 SCHEMA = "trace/1"
 
@@ -44,15 +42,15 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=Tr
     row: int = -1
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return "kvplan" in jsonl.first(source)
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     return _header(source).block_tokens
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size = _header(source).block_tokens
     for index, (line, row) in enumerate(jsonl.rows(source, Row, skip=1)):
         if row.blocks and (not size or len(row.blocks) > -(-row.prompt // size)):
@@ -73,7 +71,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def _header(source: Source) -> Header:
+def _header(source: TraceSource) -> Header:
     try:
         header = msgspec.convert(jsonl.first(source), Header)
     except msgspec.ValidationError as error:

@@ -13,10 +13,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, text
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 
 class _Usage(msgspec.Struct):
@@ -51,14 +49,14 @@ class _Row(_Part):
     user: str | None = None
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     row = jsonl.first(source)
     inner: Any = row.get("request")
     names = set(row) | (set(inner) if isinstance(inner, dict) else set())
     return bool(names & {"prompt", "messages"})
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     words = text.Words(options, text.block_tokens(source, options), notes)
     for index, (line, row) in enumerate(jsonl.rows(source, _Row)):
         asked, answered = row.request or row, row.response or row
@@ -82,7 +80,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def _output(source: Source, line: int, asked: _Part, answered: _Part, usage: _Usage, words: text.Words, notes: Notes) -> int:
+def _output(source: TraceSource, line: int, asked: _Part, answered: _Part, usage: _Usage, words: text.Words, notes: ReadNotes) -> int:
     if usage.completion_tokens is not None:
         return usage.completion_tokens
     if answered.choices:
@@ -94,7 +92,7 @@ def _output(source: Source, line: int, asked: _Part, answered: _Part, usage: _Us
     return limit
 
 
-def _arrival_s(source: Source, line: int, row: _Row, options: Options, notes: Notes) -> float:
+def _arrival_s(source: TraceSource, line: int, row: _Row, options: ReadOptions, notes: ReadNotes) -> float:
     created = row.created if row.created is not None else (row.response.created if row.response else None)
     value = next((v for v in (row.timestamp, row.ts, row.created_at, created) if v is not None), None)
     if value is None:

@@ -10,10 +10,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, keys
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 BLOCK_TOKENS = 16
 
@@ -34,16 +32,16 @@ class _Row(msgspec.Struct, gc=False):
     input_tok_ids: list[int] | None = None
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     keys_ = jsonl.first(source).keys()
     return "arrival_time_ns" in keys_ and bool(keys_ & {"input_toks", "sub_requests"})
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     return options.block_tokens or BLOCK_TOKENS
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size, index = _block_tokens(source, options), 0
     for line, row in jsonl.rows(source, _Row):
         arrival_s = moment(source, line, row.arrival_time_ns, options.per_second("ns"))
@@ -70,7 +68,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
             arrival_s += think_s
 
 
-def _calls(source: Source, line: int, row: _Row) -> list[_Call]:
+def _calls(source: TraceSource, line: int, row: _Row) -> list[_Call]:
     if row.sub_requests is not None:
         return row.sub_requests
     if row.input_toks is None or row.output_toks is None:

@@ -8,10 +8,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, text
-from kvplan.traces.formats.reader import Reader, Rows
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows
+from kvplan.traces.source import TraceSource
 
 _ANSWERS = {"gpt", "assistant", "chatgpt", "bing", "bard", "model"}
 
@@ -26,11 +24,11 @@ class _Chat(msgspec.Struct):
     id: str | int = ""
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return "conversations" in jsonl.first(source)
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     words, index = text.Words(options, text.block_tokens(source, options), notes), 0
     notes.warn("this format has no times: every session starts at 0 s, and each turn follows at once on the last answer")
     for line, chat in jsonl.rows(source, _Chat):

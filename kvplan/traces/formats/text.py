@@ -9,9 +9,8 @@ import msgspec
 
 from kvplan.errors import InputError, MissingError
 from kvplan.traces.formats import keys
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import ReadNotes, ReadOptions
+from kvplan.traces.source import TraceSource
 
 CHARS_PER_TOKEN = 4
 """The rule of thumb for English text; code and other languages differ by up to a factor of two."""
@@ -39,7 +38,7 @@ def _content(message: Message) -> str:
     return text + (msgspec.json.encode(message.tool_calls).decode() if message.tool_calls else "")
 
 
-def block_tokens(source: Source, options: Options) -> int:
+def block_tokens(source: TraceSource, options: ReadOptions) -> int:
     """The block size for text: an engine's usual one with a tokenizer, a coarser one for estimates."""
     return options.block_tokens or (TOKEN_BLOCK if options.tokenizer else TEXT_BLOCK)
 
@@ -47,7 +46,7 @@ def block_tokens(source: Source, options: Options) -> int:
 class Words:
     """Counts tokens and names blocks of text, full blocks only as engines cache them."""
 
-    def __init__(self, options: Options, size: int, notes: Notes) -> None:
+    def __init__(self, options: ReadOptions, size: int, notes: ReadNotes) -> None:
         self._size, self._notes = size, notes
         self._tokenizer = _load(options.tokenizer) if options.tokenizer else None
 

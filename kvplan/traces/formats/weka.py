@@ -15,10 +15,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 _LOCAL_BITS = 32
 _LocalId = Annotated[int, msgspec.Meta(ge=0, lt=2**_LOCAL_BITS)]
@@ -41,18 +39,18 @@ class _Session(msgspec.Struct):
     id: str = ""
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     head = source.head.lstrip()
     names = (b"block_size", b"requests", b"hash_ids")
     return head.startswith(b"{") and all(b'"%s"' % name in head for name in names)
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     found = re.search(rb'"block_size"\s*:\s*(\d{1,9})\b', source.head)
     return int(found[1]) if found else 0
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     session = jsonl.document(source, _Session)
     size, name = session.block_size, session.id or str(source.ordinal)
     seen: set[str] = set()
@@ -75,7 +73,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def _flatten(source: Source, calls: list[_Call], start_s: float, session: str) -> Iterator[tuple[_Call, float, str]]:
+def _flatten(source: TraceSource, calls: list[_Call], start_s: float, session: str) -> Iterator[tuple[_Call, float, str]]:
     """Calls in the order of the file, each with the start of its agent and the agent's name."""
     for number, call in enumerate(calls, start=1):
         if call.type != "subagent":

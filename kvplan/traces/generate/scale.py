@@ -34,7 +34,7 @@ def scaled(trace: Trace, scale: Scale, seed: int) -> Iterator[Request]:
         raise InputError(f"{trace.name}: too long to scale", hint="cut it first with kvplan trace convert --limit")
     reuse = analyse(data)
     key, named = nodes(reuse.before), [(request.session, request.think_s, request.priority) for request in trace]
-    session = sessions(reuse, [name for name, _, _ in named] if trace.names_sessions else [])
+    session = sessions(reuse)
     begin_s, since_s = _clock(data.arrival_s, session, scale.max_gap_s)
     who, copy = _instances(len(begin_s), scale.users, rng)
     at_s = _starts(begin_s[who], copy, scale, rng)

@@ -9,10 +9,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 
 class _Replay(msgspec.Struct):
@@ -41,11 +39,11 @@ class _Row(_Event):
     event: _Event | None = None  # written to files inside an envelope
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return source.head.lstrip().startswith(b"{") and b'"dynamo.request.trace.v1"' in source.head
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     for _, row in jsonl.rows(source, _Row):
         found = (row.event or row).request
         if found is not None and found.replay is not None and found.replay.trace_block_size:
@@ -53,7 +51,7 @@ def _block_tokens(source: Source, options: Options) -> int:
     return options.block_tokens or 0
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size, index = _block_tokens(source, options), -1
     for line, row in jsonl.rows(source, _Row):
         event = row.event or row

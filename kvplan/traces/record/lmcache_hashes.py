@@ -11,10 +11,8 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, keys
-from kvplan.traces.formats.reader import Reader, Rows, moment
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.source import TraceSource
 
 
 class _Row(msgspec.Struct):
@@ -25,16 +23,16 @@ class _Row(msgspec.Struct):
     request_id: str = ""
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return {"chunk_hashes", "chunk_size", "seq_len"} <= jsonl.first(source).keys()
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     size = jsonl.first(source).get("chunk_size")
     return size if isinstance(size, int) and size > 0 else options.block_tokens or 256
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size, seen = _block_tokens(source, options), set()
     notes.warn("LMCache's lookup hashes hold no answers: every request is given the output tokens that were named")
     for index, (line, row) in enumerate(jsonl.rows(source, _Row)):
@@ -59,7 +57,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def when(source: Source, line: int, stamp: float | str) -> float:
+def when(source: TraceSource, line: int, stamp: float | str) -> float:
     """Seconds of a moment: a number of seconds since 1970, or ISO text (local time where it names no zone)."""
     if not isinstance(stamp, str):
         return moment(source, line, stamp, 1.0)

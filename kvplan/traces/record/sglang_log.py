@@ -12,11 +12,9 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.traces.formats import jsonl, keys, text
-from kvplan.traces.formats.reader import Reader, Rows
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows
 from kvplan.traces.record.lmcache_hashes import when
-from kvplan.traces.source import Source
+from kvplan.traces.source import TraceSource
 
 BLOCK_TOKENS = 16
 
@@ -44,16 +42,16 @@ class _Row(msgspec.Struct):
     out: _Out | list[_Out] = _Out()
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     head = source.head.decode(errors="replace").splitlines()
     return any('"event"' in line and ('"request.received"' in line or '"request.finished"' in line) for line in head)
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     return options.block_tokens or BLOCK_TOKENS
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size = _block_tokens(source, options)
     words = text.Words(options, size, notes)
     received: dict[str, float] = {}
@@ -85,7 +83,7 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def _row(raw: bytes, line: int, notes: Notes) -> _Row | None:
+def _row(raw: bytes, line: int, notes: ReadNotes) -> _Row | None:
     """The record of a line; None where it is another program's."""
     start = raw.find(b"{")
     if start < 0 or b'"request.' not in raw:
@@ -98,7 +96,7 @@ def _row(raw: bytes, line: int, notes: Notes) -> _Row | None:
     return row if row.event in ("request.received", "request.finished") else None
 
 
-def _content(obj: _Obj, meta: _Meta, words: text.Words, size: int, notes: Notes, line: int) -> tuple[int, tuple[int, ...]]:
+def _content(obj: _Obj, meta: _Meta, words: text.Words, size: int, notes: ReadNotes, line: int) -> tuple[int, tuple[int, ...]]:
     """Prompt tokens, by the engine's count where it tells, and prefix keys."""
     ids, prompt = obj.input_ids, 0
     blocks: tuple[int, ...] = ()

@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 from kvplan.request import Request
 from kvplan.traces.formats import keys
-from kvplan.traces.formats.reader import Reader, Rows
-from kvplan.traces.notes import Notes
-from kvplan.traces.options import Options
-from kvplan.traces.source import Source
+from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows
+from kvplan.traces.source import TraceSource
 
 BLOCK_TOKENS = 16
 _STAMP = re.compile(rb"\b(?:DEBUG|INFO) (\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)")
@@ -39,15 +37,15 @@ class _Found(NamedTuple):
     answer: int | None
 
 
-def _sniff(source: Source) -> bool:
+def _sniff(source: TraceSource) -> bool:
     return b"prompt_token_ids: " in source.head and b"equest " in source.head
 
 
-def _block_tokens(source: Source, options: Options) -> int:
+def _block_tokens(source: TraceSource, options: ReadOptions) -> int:
     return options.block_tokens or BLOCK_TOKENS
 
 
-def _read(source: Source, options: Options, notes: Notes) -> Rows:
+def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
     size = _block_tokens(source, options)
     answers, most = _lengths(source)
     notes.warn("vLLM's log stamps whole seconds: arrivals are quantised")
@@ -74,11 +72,11 @@ def _read(source: Source, options: Options, notes: Notes) -> Rows:
         )
 
 
-def _lengths(source: Source) -> tuple[dict[str, int], dict[str, int]]:
+def _lengths(source: TraceSource) -> tuple[dict[str, int], dict[str, int]]:
     """Answered tokens and max_tokens by request."""
     answers: dict[str, int] = {}
     most: dict[str, int] = {}
-    for found in _lines(source, Notes()):
+    for found in _lines(source, ReadNotes()):
         if found.answer is not None:
             answers[found.request] = answers.get(found.request, 0) + found.answer
         if found.most is not None:
@@ -86,7 +84,7 @@ def _lengths(source: Source) -> tuple[dict[str, int], dict[str, int]]:
     return answers, most
 
 
-def _lines(source: Source, notes: Notes) -> Iterator[_Found]:
+def _lines(source: TraceSource, notes: ReadNotes) -> Iterator[_Found]:
     """The lines of the log that speak of requests, their stamps in one rising time."""
     before_s = years = 0.0
     for line, raw in source.lines():
@@ -115,7 +113,7 @@ def _seconds(stamp: re.Match[bytes]) -> float | None:
         return None
 
 
-def _found(line: int, raw: bytes, stamp_s: float, notes: Notes) -> _Found | None:
+def _found(line: int, raw: bytes, stamp_s: float, notes: ReadNotes) -> _Found | None:
     answer = _ANSWER.search(raw)
     if answer is not None:
         ids = _ANSWER_IDS.search(raw, answer.end())

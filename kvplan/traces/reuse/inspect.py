@@ -8,9 +8,9 @@ import numpy.typing as npt
 from kvplan.results.trace import ArrivalStats, InspectResult, SessionStats
 from kvplan.traces import columns
 from kvplan.traces.columns import MAX_EVENTS, Columns
+from kvplan.traces.reuse.distribution import distribution
 from kvplan.traces.reuse.reuse import Reuse, analyse
 from kvplan.traces.reuse.sharing import sessions, sharing
-from kvplan.traces.reuse.statistics import distribution
 from kvplan.traces.trace import Trace
 
 _BINS = 60
@@ -23,7 +23,6 @@ def inspect(trace: Trace, *, max_events: int = MAX_EVENTS) -> InspectResult:
     data = columns.load(trace, max_events=max_events)
     reuse = analyse(data)
     arrivals = _arrivals(data.arrival_s, trace.first_s)
-    names = [request.session for request in trace] if trace.names_sessions else []
     return InspectResult(
         trace=trace.name,
         format=trace.format,
@@ -33,7 +32,7 @@ def inspect(trace: Trace, *, max_events: int = MAX_EVENTS) -> InspectResult:
         arrivals=arrivals,
         prompt_tokens=distribution(data.prompt_tokens),
         output_tokens=distribution(data.output_tokens),
-        sessions=_sessions(reuse, names),
+        sessions=_sessions(reuse),
         sharing=sharing(reuse) if trace.block_tokens else None,
         quirks=tuple(_quirks(reuse, arrivals, trace)),
         cannot_say=tuple(_cannot_say(data, trace, arrivals)),
@@ -68,17 +67,17 @@ def _counts(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.bincount(whole) if whole[-1] < 4e8 else np.unique(whole, return_counts=True)[1]
 
 
-def _sessions(reuse: Reuse, names: list[str]) -> SessionStats | None:
-    data = reuse.columns
-    if not names and (not data.block_tokens or data.one_in > 1):
+def _sessions(reuse: Reuse) -> SessionStats | None:
+    data, named = reuse.columns, reuse.columns.names_sessions
+    if not named and (not data.block_tokens or data.one_in > 1):
         return None
-    session = sessions(reuse, names)
+    session = sessions(reuse)
     order = np.argsort(session, kind="stable")
     same = session[order[1:]] == session[order[:-1]]
     gaps = np.round((data.arrival_s[order[1:]] - data.arrival_s[order[:-1]])[same], 9)
     turns = np.bincount(session)
     return SessionStats(
-        inferred=not names,
+        inferred=not named,
         sessions=len(turns),
         turns=distribution(turns),
         gap_s=distribution(gaps) if len(gaps) else None,

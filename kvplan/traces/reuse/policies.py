@@ -21,9 +21,9 @@ def lru(window: Window, capacities: Sequence[int]) -> Ints:
     and whether it is in the sample must not matter.
     """
     one_in = window.reuse.columns.one_in
-    near = np.searchsorted(window.distance, np.minimum(np.array(capacities, dtype=np.int64), NEVER))
-    missed_blocks = (len(window.distance) - near) * one_in
-    missed_tokens = (window.tokens[-1] - window.tokens[near]) * one_in
+    near = np.searchsorted(window.reused, np.minimum(np.array(capacities, dtype=np.int64), NEVER))
+    missed_blocks = (window.events - near) * one_in
+    missed_tokens = (window.event_tokens - window.tokens[near]) * one_in
     return np.array([window.blocks - missed_blocks, window.named_tokens - missed_tokens])
 
 

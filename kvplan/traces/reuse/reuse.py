@@ -8,13 +8,15 @@ Journal 1970).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kvplan.traces.columns import Columns, Ints
 
 NEVER = np.iinfo(np.int64).max
+_TOKEN_BITS = 27
+"""Enough for the tokens of a block (MAX_TOKENS); distances keep 36 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,45 +28,61 @@ class Reuse:
     distance: Ints
 
 
-def analyse(columns: Columns) -> Reuse:
-    """Previous uses and stack distances of all events."""
+def analyse(columns: Columns, *, keep_keys: bool = True) -> Reuse:
+    """Previous uses and stack distances of all events. Without `keep_keys` the columns lose their keys, which saves 8 bytes an event."""
     before = _previous(columns)
+    if not keep_keys:
+        columns = replace(columns, keys=columns.keys[:0].copy())
     return Reuse(columns, before, _stack_distances(columns, before))
 
 
 def nodes(before: Ints) -> Ints:
     """A dense number for each distinct block, the same for all its events."""
     first = before < 0
-    root = np.where(first, np.arange(len(before)), before)
-    while not np.array_equal(further := root[root], root):
-        root = further
-    return (np.cumsum(first) - 1)[root]
+    root = np.arange(len(before), dtype=before.dtype)
+    np.copyto(root, before, where=~first)
+    further = np.empty_like(root)
+    while not np.array_equal(np.take(root, root, out=further), root):
+        root, further = further, root
+    del further
+    return (np.cumsum(first, dtype=before.dtype) - 1)[root]
 
 
 class Window:
-    """The requests from `first` on, with their events in order of stack distance."""
+    """The requests from `first` on: stack distances of the events that are not first uses, in order (`reused`), and
+    the tokens that the first n of them cover (`tokens`).
+    """
 
     def __init__(self, reuse: Reuse, first: int) -> None:
         columns = reuse.columns
         self.reuse, self.first, self.start = reuse, first, int(columns.starts[first])
-        order = np.argsort(reuse.distance[self.start :], kind="stable")
-        self.distance = reuse.distance[self.start :][order]
-        self.tokens = np.concatenate(([0], np.cumsum(columns.tokens[self.start :][order])))  # covered by the first n
+        distance, covered = reuse.distance[self.start :], columns.tokens[self.start :]
+        self.events, self.event_tokens = len(distance), int(covered.sum())
+        again = distance < NEVER
+        both = distance[again] << _TOKEN_BITS  # distance and tokens in one number, which is sorted in place
+        both |= covered[again]
+        both.sort()
+        self.tokens = np.zeros(len(both) + 1, dtype=np.int64)
+        np.cumsum(both & (1 << _TOKEN_BITS) - 1, out=self.tokens[1:])
+        both >>= _TOKEN_BITS
+        self.reused = both
         self.blocks = int(columns.blocks[first:].sum())
         self.prompt_tokens = int(columns.prompt_tokens[first:].sum())
         self.named_tokens = int(np.minimum(columns.blocks[first:] * columns.block_tokens, columns.prompt_tokens[first:]).sum())
 
-    @property
-    def reused(self) -> Ints:
-        """Stack distances of the events that are not first uses, in order."""
-        return self.distance[: np.searchsorted(self.distance, NEVER)]
+
+_PARTS = 4  # as a power of two: sorting a part of the keys at a time needs a part of the memory
 
 
 def _previous(columns: Columns) -> Ints:
-    order = np.argsort(columns.keys, kind="stable")
-    same = columns.keys[order[1:]] == columns.keys[order[:-1]]
-    before = np.full(len(order), -1, dtype=np.int64)
-    before[order[1:][same]] = order[:-1][same]
+    keys = columns.keys
+    before: Ints = np.full(len(keys), -1, dtype=np.int32 if len(keys) < 2**31 else np.int64)
+    part = (keys >> np.uint64(64 - _PARTS)).astype(np.uint8)
+    for number in range(2**_PARTS):
+        events = np.flatnonzero(part == number)
+        events = events[np.argsort(keys[events], kind="stable")]
+        same = keys[events[1:]] == keys[events[:-1]]
+        before[events[1:][same]] = events[:-1][same]
     return before
 
 
@@ -77,33 +95,58 @@ def _stack_distances(columns: Columns, before: Ints) -> Ints:
     lies after p. Deeper blocks of the same request come before it in touch order but have no previous touch after p,
     so that j may run up to the block's own touch.
     """
-    first = np.repeat(columns.starts[:-1], np.diff(columns.starts))
-    last = np.repeat(columns.starts[1:], np.diff(columns.starts)) - 1
-    touch = first + last - np.arange(len(before))  # tail first within a request; its own inverse
+    counts = np.diff(columns.starts)
+    mirror = np.repeat((columns.starts[:-1] + columns.starts[1:] - 1).astype(before.dtype), counts)
+    touch = mirror - np.arange(len(before), dtype=before.dtype)  # tail first within a request; its own inverse
+    del mirror
     reused = touch[before[touch] >= 0]  # events in the order of their touches
     at = touch[before[reused]]
+    del touch
+    above = np.repeat(columns.starts[:-1].astype(before.dtype), counts)[reused] - at - 1
+    above -= _greater_before(at)
     distance = np.full(len(before), NEVER, dtype=np.int64)
-    distance[reused] = (first[reused] - at - 1 - _greater_before(at)) * columns.one_in
+    distance[reused] = above
+    distance[reused] *= columns.one_in
     return distance
 
 
 def _greater_before(values: Ints) -> Ints:
-    """For each i the number of j < i with values[j] > values[i]; values are distinct. O(n log n): one vectorised pass
-    a bit of the rank.
+    """For each i the number of j < i with values[j] > values[i]; values are distinct.
+
+    Blocks that were used one after another mostly are so again: stretches in which values count up by one are taken
+    as one, of their length, since no other value lies between theirs.
     """
-    n = len(values)
-    row = np.arange(n)
-    rank = np.empty(n, dtype=np.int64)
+    if not len(values):
+        return values
+    kind = values.dtype
+    heads = np.concatenate(([0], np.flatnonzero(np.diff(values) != 1) + 1)).astype(kind)
+    lengths = np.diff(heads, append=kind.type(len(values)))
+    return np.repeat(_heavier_before(values[heads], lengths), lengths)
+
+
+def _heavier_before(values: Ints, weights: Ints) -> Ints:
+    """For each i the sum of weights[j] over j < i with values[j] > values[i]; values are distinct. O(n log n): one
+    vectorised pass a bit of the rank.
+    """
+    n, kind = len(values), values.dtype  # as narrow as the values: their number bounds all that is counted
+    row, place = np.arange(n, dtype=kind), np.arange(n, dtype=kind)
+    rank = np.empty(n, dtype=kind)
     rank[np.argsort(values)] = row
-    count = np.zeros(n, dtype=np.int64)
+    total = np.zeros(n, dtype=kind)
     for bit in reversed(range(max(1, n - 1).bit_length())):
         # Rows are grouped by the higher bits of their rank, in the original order within a group; ranks are dense, so
         # groups are aligned.
         high = (rank >> bit) & 1
         group = rank >> (bit + 1) << (bit + 1)
-        ones = np.concatenate(([0], np.cumsum(high)))
+        ones, heavy = _running(high), _running(high * weights[row])
         ones_before = ones[:-1] - ones[group]
-        count[row] += np.where(high, 0, ones_before)
-        to = np.where(high, group + (1 << bit) + ones_before, np.arange(n) - ones_before)
+        total[row] += np.where(high, 0, heavy[:-1] - heavy[group])
+        to = np.where(high, group + (1 << bit) + ones_before, place - ones_before)
         rank[to], row[to] = rank.copy(), row.copy()
-    return count
+    return total
+
+
+def _running(values: Ints) -> Ints:
+    running = np.zeros(len(values) + 1, dtype=values.dtype)
+    np.cumsum(values, out=running[1:])
+    return running

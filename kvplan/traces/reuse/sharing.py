@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from kvplan.results.trace import Rates, Sharing, WorkingSet
 from kvplan.traces.columns import Ints
+from kvplan.traces.reuse.distribution import distribution
 from kvplan.traces.reuse.policies import lru
 from kvplan.traces.reuse.reuse import NEVER, Reuse, Window, nodes
-from kvplan.traces.reuse.statistics import distribution
 
 _WITHIN_S = (0, 1, 10, 60, 300, 600, 1800, 3600, 86400)
 _WINDOWS_S = (60.0, 300.0, 600.0, 1800.0)
@@ -46,14 +46,13 @@ def sharing(reuse: Reuse) -> Sharing:
     )
 
 
-def sessions(reuse: Reuse, names: list[str]) -> Ints:
-    """A dense number of the session of each request: by `names` where the file gives them (an empty one stands alone),
-    else a request belongs to the session of the request whose prompt it continues.
+def sessions(reuse: Reuse) -> Ints:
+    """A dense number of the session of each request: the one that the file names (where it names none a request stands
+    alone); in a file that names no sessions a request belongs to that of the request whose prompt it continues.
     """
-    if names:
-        unnamed = np.array([not name for name in names])
-        number = np.unique(np.array(names), return_inverse=True)[1]
-        roots = np.where(unnamed, len(names) + np.arange(len(names)), number)
+    named = reuse.columns.session
+    if reuse.columns.names_sessions:
+        roots = np.where(named > 0, named, named.max() + 1 + np.arange(len(named)))
     else:
         found = list(range(reuse.columns.requests))
         for request, parent in enumerate(_follows(reuse).tolist()):

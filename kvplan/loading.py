@@ -1,0 +1,133 @@
+"""One load: what bringing a prefix back from a tier takes, what computing it again takes, and from which length on loading wins.
+
+A load pays the engine's dispatch, a lookup for each key, and the links that its bytes cross one after another. Computing n tokens takes
+the prefill of n + t tokens less that of the t tokens behind them, which are computed in either case.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from kvplan.deployment import Deployment, Remote
+from kvplan.errors import InputError
+from kvplan.hardware.spec import Network
+from kvplan.hardware.timing import IN, disk_s, objects_s, transfer_s
+from kvplan.memory.below import Moved, below
+from kvplan.step_time import StepCost
+from kvplan.units import first_true
+
+WAY = {"cpu": ("cpu",), "disk": ("disk", "cpu"), "remote": ("remote", "cpu")}
+"""Tier -> the links that its bytes cross on the way to the GPU: that of the tier itself, then that of host memory."""
+
+LONGEST_TOKENS = 2**20
+TAIL_TOKENS = 64
+"""New tokens behind a reused prefix, when the traffic does not say."""
+
+
+class Loading:
+    """Loads of one deployment on a machine where nothing else goes on."""
+
+    def __init__(self, deployment: Deployment, cost: StepCost | None = None) -> None:
+        self.deployment, self.engine, self.machine = deployment, deployment.engine, deployment.machine
+        self.cost = cost or StepCost(deployment)
+        self.below = below(deployment)
+
+    @property
+    def grain_tokens(self) -> int:
+        """The smallest piece that is loaded."""
+        return max(1, self.below.chunk_tokens)
+
+    def engine_s(self, tokens: int) -> float:
+        """Seconds of the engine's own work for a load: dispatch and completion, lookup and pointers of each key."""
+        return self.engine.overhead.load_s + self.lookup_s(tokens)
+
+    def lookup_s(self, tokens: int) -> float:
+        """Of these, what goes before the first copy."""
+        return self.engine.overhead.load_block_s * self.below.loaded(tokens).keys
+
+    def link_s(self, link: str, moved: Moved) -> float:
+        """Seconds of a transfer to the GPUs over one link: of host memory (each rank over its own), the disk or the remote pool."""
+        if link == "cpu":
+            return transfer_s(self.machine.link, IN, moved.rank_bytes, moved.pieces)
+        if link == "disk":
+            return disk_s(self.machine.disk, IN, moved.tier_bytes, moved.keys, self.engine.offload.disk_read_threads)
+        if self.machine.network is None and not self.deployment.remote.client_Bps:
+            return math.inf
+        return remote_s(self.deployment, moved.tier_bytes, self.below.row_bytes)
+
+    def path_s(self, tier: str, tokens: int, share: float = 1.0) -> float:
+        """Seconds of all links between a tier and the GPUs, one after another. With a `share` below 1 only so much of the tokens lies in
+        the tier, the rest in host memory.
+        """
+        moved = {"cpu": self.below.loaded(tokens), tier: self.below.loaded(round(tokens * share))}
+        return sum(self.link_s(link, moved[link]) for link in WAY[tier])
+
+    def load_s(self, tier: str, tokens: int, share: float = 1.0) -> float:
+        """Seconds to have `tokens` of a prefix on the GPUs."""
+        return self.engine_s(tokens) + self.path_s(tier, tokens, share)
+
+    def recompute_s(self, tokens: int, tail_tokens: int = TAIL_TOKENS, context_tokens: int = 0) -> float:
+        """Seconds of prefill that having `tokens` after `context_tokens` saves a request with `tail_tokens` more."""
+        step = self.engine.step_tokens
+        whole = self.cost.prefill_s(tokens + tail_tokens, context_tokens, step)
+        return whole - self.cost.prefill_s(tail_tokens, context_tokens + tokens, step)
+
+    def break_even_tokens(self, tier: str, tail_tokens: int = TAIL_TOKENS, share: float = 1.0) -> float:
+        """The shortest prefix, in whole pieces, that loads faster than it is computed; infinity when none does.
+
+        Found by doubling, then bisection: loading is linear, computing grows at least as fast.
+        """
+        grain = self.grain_tokens
+
+        def wins(pieces: int) -> bool:
+            return self.load_s(tier, pieces * grain, share) < self.recompute_s(pieces * grain, tail_tokens)
+
+        high = 1
+        while not wins(high):
+            if high * grain >= LONGEST_TOKENS:
+                return math.inf
+            high *= 2
+        return first_true(high // 2 + 1, high, wins) * grain
+
+    def break_even_Bps(self, tokens: int, tail_tokens: int = TAIL_TOKENS) -> float:
+        """Bytes per second that all links of a tier together would have to reach for a prefix to break even; infinity for never.
+
+        The engine's own work is spent first: bytes / (computing - that work).
+        """
+        left_s = self.recompute_s(tokens, tail_tokens) - self.engine_s(tokens)
+        return self.below.loaded(tokens).rank_bytes * self.below.layout.ranks / left_s if left_s > 0 else math.inf
+
+    def path_Bps(self, tier: str, tokens: int) -> float:
+        """Bytes per second that all links of a tier together reach."""
+        return self.below.loaded(tokens).rank_bytes * self.below.layout.ranks / self.path_s(tier, tokens)
+
+
+def remote_path(deployment: Deployment) -> Network:
+    """The way of one client to the remote pool: its own network, and never more than the pool gives. Raises InputError without one."""
+    remote, network = deployment.remote, deployment.machine.network
+    if network is None and not remote.client_Bps:
+        raise InputError(
+            f"{deployment.machine.name} has no network", hint="--set remote.client_Bps=10GB/s (and remote.latency_s), or another machine"
+        )
+    network = network or Network(Bps=remote.client_Bps, latency_s=remote.latency_s or ASSUMED_LATENCY_S)
+    rate = remote.client_Bps or network.Bps
+    return msgspec.structs.replace(network, Bps=min(rate, remote.total_Bps or rate), latency_s=remote.latency_s or network.latency_s)
+
+
+ASSUMED_LATENCY_S = 1e-3
+"""Round trip to a remote pool where neither the machine nor the scenario says it: assumed, a store inside one data centre."""
+
+
+def object_bytes(remote: Remote, row_bytes: float) -> float:
+    """Bytes of one object of the remote pool: as the scenario says, else a key's."""
+    return remote.object_bytes or row_bytes
+
+
+def remote_s(deployment: Deployment, size: float, row_bytes: float) -> float:
+    """Seconds of `size` bytes from or to the remote pool, nothing else going on."""
+    if not size:
+        return 0.0
+    remote = deployment.remote
+    return objects_s(remote_path(deployment), size, object_bytes=object_bytes(remote, row_bytes), parallel=remote.parallel)
