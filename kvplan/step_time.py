@@ -26,6 +26,7 @@ class StepCost:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment, self.tp = deployment, deployment.tp
         self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
+        self.overhead = deployment.overhead
         gpu = self.machine.gpu
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
         narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
@@ -164,7 +165,7 @@ class StepCost:
 
         Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not.
         """
-        overhead = self.engine.overhead
+        overhead = self.overhead
         if not chunks:
             return max(overhead.step_s, overhead.collect_s)
         captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
@@ -183,7 +184,7 @@ class StepCost:
             attention += self.decode_floor_s
         if decodes:
             attention += decode_attention_s
-        overhead = self.engine.overhead
+        overhead = self.overhead
         return self.gemms_s(tokens) + attention + self.head_s(sampled) + overhead.gap_s + overhead.step_sequence_s * sampled
 
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:
