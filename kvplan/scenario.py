@@ -158,7 +158,7 @@ def load(
         deployment=Deployment(
             model=catalog.model(model or written.model),
             server=catalog.machine(machine or written.machine),
-            engine=catalog.engine(_versioned(engine or written.engine, engine_version)),
+            engine=catalog.engine(engine or written.engine, engine_version or ""),
             tiers=_build(sizes, Tiers, "tiers"),
             parallel=_build(ranks, Parallel, f"{source}: parallel"),
             remote=_build(written.remote, Remote, f"{source}: remote"),
@@ -187,11 +187,6 @@ def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, in
         return ()
     pool = units.format_bytes(sizes.pop("gpu_kv_bytes"))
     return (f"GPU pool derived anew for {', '.join(changed)}: the scenario's {pool} were another's (--gpu-kv keeps a size)",)
-
-
-def _versioned(engine: str, version: str | None) -> str:
-    """The name of an engine at a version, as the catalog takes it."""
-    return f"{engine.partition('@')[0]}@{version}" if version else engine
 
 
 def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
@@ -248,7 +243,10 @@ def _types(kind: type) -> dict[str, Any]:
 
 
 def _converted(name: str, value: Any, kind: Any, path: str) -> Any:
-    parsed = parse_value(name, value)
+    try:
+        parsed = parse_value(name, value)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from None
     for strict in (True, False):
         try:
             return msgspec.convert(parsed, kind, strict=strict)

@@ -14,6 +14,7 @@ from kvplan.deployment import Deployment
 from kvplan.hardware.timing import all_reduce_s, elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
 from kvplan.memory.formats import DTYPE_BYTES, stored_format
 from kvplan.memory.kv import token_bytes
+from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
 
 Chunk = tuple[int, int]
@@ -27,28 +28,25 @@ class StepCost:
         self.deployment, self.tp = deployment, deployment.tp
         self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
         self.overhead = deployment.overhead
-        gpu = self.machine.gpu
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
-        narrow = min(self._weight_bytes("dense"), self._weight_bytes("experts")) <= 1 and gpu.fp8_flops
-        self.peak_flops = gpu.fp8_flops if narrow else gpu.bf16_flops
+        self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
         self._gemm_cache: dict[int, float] = {}
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
 
-    def _roofline(self, flops: float, size: float) -> float:
-        return gemm_s(self.machine.gpu, flops, size, peak_flops=self.peak_flops, kernel_share=self.engine.kernel_share)
+    def _roofline(self, flops: float, size: float, part: Part) -> float:
+        peak = peak_flops(self.deployment, part)
+        return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.engine.kernel_share)
 
     def _weight_bytes(self, part: Part) -> float:
         """Bytes of one weight of a part of the model, scales included."""
-        quantization = self.model.quantization
-        bits = quantization.bits.get(part) if quantization else None
-        return bits / 8 if bits else DTYPE_BYTES[self.model.dtype]
+        return self.bits[part] / 8
 
     def _gemm(self, tokens: int, inputs: float, outputs: float, part: Part) -> float:
         """Seconds of one dense GEMM [tokens, inputs] x [inputs, outputs] on one rank."""
         size = inputs * outputs * self._weight_bytes(part) + tokens * (inputs + outputs) * self.activation_bytes
-        return self._roofline(2.0 * tokens * inputs * outputs, size)
+        return self._roofline(2.0 * tokens * inputs * outputs, size, part)
 
     def _mixer_gemms(self, group: Layers, tokens: int) -> float:
         """Projections into and out of one token mixer (attention or state)."""
@@ -70,7 +68,7 @@ class StepCost:
         routed = tokens * group.experts_per_token
         weights = group.matrices * inner * width
         size = active * weights * self._weight_bytes("experts") + routed * (inner + width) * 2 * self.activation_bytes
-        time = self._roofline(2.0 * routed * weights, size)
+        time = self._roofline(2.0 * routed * weights, size, "experts")
         if group.shared_width:
             shared = group.shared_width / tp
             time += self._gemm(tokens, hidden, into * shared, "shared_experts") + self._gemm(tokens, shared, hidden, "shared_experts")
@@ -180,10 +178,10 @@ class StepCost:
         """
         tokens = decodes + sum(new for new, _ in chunks)
         attention = sum(self.prefill_attention_s(new, context) for new, context in chunks)
-        if chunks:
-            attention += self.decode_floor_s
         if decodes:
-            attention += decode_attention_s
+            attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
+        elif chunks:
+            attention += self.decode_floor_s
         overhead = self.overhead
         return self.gemms_s(tokens) + attention + self.head_s(sampled) + overhead.gap_s + overhead.step_sequence_s * sampled
 

@@ -138,7 +138,6 @@ def circles() -> set[frozenset[str]]:
 OPEN_CIRCLES: set[frozenset[str]] = {
     frozenset({"kvplan.calibrate.machine", "kvplan.calibrate.run"}),
     frozenset(f"kvplan.calibrate.measure.{name}" for name in ("compute", "copies", "gpu", "llm")),
-    frozenset({"kvplan.sim.replica.decode_run", "kvplan.sim.replica.replica"}),
     frozenset({"kvplan.sim.outcome.summary", "kvplan.sim.outcome.uncertainty", "kvplan.sim.simulate"}),
 }
 """Circles that are still to be opened; the list only shrinks."""
@@ -181,8 +180,6 @@ LONG_FILES: dict[str, int] = {
     "kvplan.calibrate.fits": 433,
     "kvplan.calibrate.measure.copies": 395,
     "kvplan.calibrate.probes": 396,
-    "kvplan.sim.replica.replica": 576,
-    "kvplan.sim.transfer.loads": 388,
 }
 """Files that are still longer; the list only shrinks."""
 

@@ -42,7 +42,7 @@ def listing(
 
 def _names(kind: str) -> list[str]:
     if kind == "policies":
-        from kvplan.sim.cache.policies import POLICIES
+        from kvplan.sim.cache.eviction.by_name import POLICIES
 
         return sorted(POLICIES)
     return catalog.names(kind)

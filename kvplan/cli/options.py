@@ -23,7 +23,7 @@ scenarios = named("scenarios")
 
 def policies(text: str) -> list[str]:
     """Completes eviction policies."""
-    from kvplan.sim.cache.policies import POLICIES
+    from kvplan.sim.cache.eviction.by_name import POLICIES
 
     return [name for name in POLICIES if name.startswith(text)]
 

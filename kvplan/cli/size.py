@@ -6,7 +6,7 @@ from typing import Annotated
 
 from kvplan import catalog
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Machine, Quiet, named
+from kvplan.cli.options import As_json, Engine, Engine_version, Machine, Quiet, named
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.sizing.answer import ask
@@ -42,6 +42,7 @@ def size(
     batch: Annotated[int, Flag(metavar="N", help="Sequences at once.")] = 1,
     machine: Machine = None,
     engine: Engine = "vllm",
+    engine_version: Engine_version = None,
     kv_dtype: Annotated[str, Flag(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
     dtype: Annotated[str, Flag(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
     tp: Annotated[int, Flag(metavar="N", help="Tensor-parallel ranks.")] = 1,
@@ -70,7 +71,7 @@ def size(
     if not models:
         raise InputError("name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well")
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
-    where, serving = catalog.machine(machine) if machine else None, catalog.engine(engine or "vllm")
+    where, serving = catalog.machine(machine) if machine else None, catalog.engine(engine or "vllm", engine_version or "")
     results = [
         ask(
             catalog.model(name),

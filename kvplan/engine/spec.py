@@ -9,36 +9,42 @@ import msgspec
 from kvplan.engine.abilities import Abilities
 from kvplan.provenance import Source
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e4)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+
 
 class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Rules of the tiers below the GPU. `lower` means the disk and the remote pool, which lie behind host memory."""
 
-    chunk_tokens: int = 0  # granularity of lookup and store; 0: the engine's block
+    chunk_tokens: Count = 0  # granularity of lookup and store; 0: the engine's block
     store: Literal["write_through", "selective", "on_evict"] = "write_through"
-    store_after_lookups: int = 2  # selective: a block is stored once it was asked for so often
+    store_after_lookups: Count = 2  # selective: a block is stored once it was asked for so often
     store_generated: bool = True  # are tokens generated while decoding stored as well
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
-    lower_store_after_lookups: int = 2
+    lower_store_after_lookups: Count = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
     load_rule: Literal["always", "break_even", "never"] = "always"
-    load_min_tokens: int = 0
-    streamed_share: float = 0.0  # of active sequences lives in host memory and crosses the link at every step
+    load_min_tokens: Count = 0
+    streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
     exclusive: bool = False  # does content leave a tier when it moves up
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
-    prefetch_min_tokens: int = 0
-    prefetch_timeout_s: float = 0.0  # timeout: wait at most this long,
-    prefetch_timeout_token_s: float = 0.0  # plus this for each token,
-    prefetch_timeout_most_s: float = 0.0  # and never longer than this
+    prefetch_min_tokens: Count = 0
+    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long,
+    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token,
+    prefetch_timeout_most_s: Seconds = 0.0  # and never longer than this
     policy: str = "lru"
     disk_policy: str = "lru"
-    disk_read_threads: int = 16
-    disk_write_threads: int = 16
+    disk_read_threads: AtLeastOne = 16
+    disk_write_threads: AtLeastOne = 16
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
-    row_multiple_bytes: int = 1  # to which the bytes of a key are rounded up
+    row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     store_in_step: bool = False  # does a step end only when its stores are down
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
@@ -47,31 +53,31 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the engine's CPU side costs."""
 
-    request_s: float = 0.0  # an API server, once per request: one after the other
-    request_token_s: float = 0.0  # and per prompt token: packing and sending
-    transit_s: float = 0.0  # between the processes in front of the scheduler: each request, beside others
-    input_s: float = 0.0  # the engine's input thread, once per request: one after the other
-    input_token_s: float = 0.0  # and per prompt token: unpacking, block hashes
-    admit_token_s: float = 0.0  # the step that first schedules a request, per prompt token: prefix lookup, block tables
-    first_token_s: float = 0.0  # from the end of a step to the client
-    prepare_s: float = 0.0  # scheduling and preparing a step: hidden while another runs
-    step_s: float = 0.0  # least time between two decode steps: what the host does for each
-    gap_s: float = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
-    collect_s: float = 0.0  # from the end of a step on the GPU until its tokens are handled and the next step can be planned
-    launch_layer_s: float = 0.0  # launching a step with prefill, per layer, while its size is captured in CUDA graphs
-    launch_layer_eager_s: float = 0.0  # and per layer when it is not
-    captured_tokens: int = 0  # largest step that is captured
-    step_sequence_s: float = 0.0  # per sequence in a step: sampling, output
-    pause_s: float = 0.0  # the engine's process stops for its garbage collector this long
-    pause_tokens: int = 0  # once per so many output tokens; 0: never
-    pause_offload_tokens: int = 0  # and once more per so many while it offloads
-    load_s: float = 0.0  # once per load from a lower tier: dispatch and completion
-    load_block_s: float = 0.0  # and per block: lookup, pointers
-    load_chunk_s: float = 0.0  # and per chunk
-    store_s: float = 0.0  # once per store that a step waits for
-    store_chunk_s: float = 0.0  # and per chunk: allocation, launch, synchronisation
-    load_byte_s: float = 0.0  # per byte of a rank that the host's own threads copy to the GPU
-    store_byte_s: float = 0.0  # and from it
+    request_s: Seconds = 0.0  # an API server, once per request: one after the other
+    request_token_s: Seconds = 0.0  # and per prompt token: packing and sending
+    transit_s: Seconds = 0.0  # between the processes in front of the scheduler: each request, beside others
+    input_s: Seconds = 0.0  # the engine's input thread, once per request: one after the other
+    input_token_s: Seconds = 0.0  # and per prompt token: unpacking, block hashes
+    admit_token_s: Seconds = 0.0  # the step that first schedules a request, per prompt token: prefix lookup, block tables
+    first_token_s: Seconds = 0.0  # from the end of a step to the client
+    prepare_s: Seconds = 0.0  # scheduling and preparing a step: hidden while another runs
+    step_s: Seconds = 0.0  # least time between two decode steps: what the host does for each
+    gap_s: Seconds = 0.0  # the GPU idles between steps while the host collects, schedules and prepares
+    collect_s: Seconds = 0.0  # from the end of a step on the GPU until its tokens are handled and the next step can be planned
+    launch_layer_s: Seconds = 0.0  # launching a step with prefill, per layer, while its size is captured in CUDA graphs
+    launch_layer_eager_s: Seconds = 0.0  # and per layer when it is not
+    captured_tokens: Count = 0  # largest step that is captured
+    step_sequence_s: Seconds = 0.0  # per sequence in a step: sampling, output
+    pause_s: Seconds = 0.0  # the engine's process stops for its garbage collector this long
+    pause_tokens: Count = 0  # once per so many output tokens; 0: never
+    pause_offload_tokens: Count = 0  # and once more per so many while it offloads
+    load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
+    load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    load_chunk_s: Seconds = 0.0  # and per chunk
+    store_s: Seconds = 0.0  # once per store that a step waits for
+    store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
+    load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
+    store_byte_s: Seconds = 0.0  # and from it
 
     def on(self, factor: float) -> Overhead:
         """The same on a host that takes `factor` times as long. What the GPU does between steps does not change."""
@@ -89,11 +95,11 @@ _ON_GPU = ("gap_s", "step_sequence_s")
 class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How K and V vectors are stored: their element bits, a scale per `block_elements`, and one per head and token."""
 
-    element_bits: int
-    block_elements: int = 0
-    block_scale_bytes: int = 0
-    head_scale_bytes: int = 0
-    latent_row_bytes: int = 0  # of a latent vector with everything; 0: its elements
+    element_bits: AtLeastOne
+    block_elements: Count = 0
+    block_scale_bytes: Count = 0
+    head_scale_bytes: Count = 0
+    latent_row_bytes: Count = 0  # of a latent vector with everything; 0: its elements
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -108,19 +114,19 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hybrid_groups: bool = True  # do window and state layers have blocks of their own
     chunked_as_full: bool = False  # does chunked attention reserve the whole context
     # types make one group each when the largest has fewer layers than this x the smallest
-    group_merge_ratio: float = 1.5
+    group_merge_ratio: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 1.5
     checkpoint_kv: bool = False  # does `auto` take the KV dtype that a quantised checkpoint asks for
-    state_blocks: int = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
+    state_blocks: Count = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
-    profile_batch: int = 0  # sequences for which activations are profiled; 0: the engine's largest batch
-    large_profile_batch: int = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
-    sampler_bytes: float = 0.0
-    forward_copies: float = 0.0
-    context_bytes: int = 0  # CUDA context and libraries, per GPU
-    rank_bytes: int = 0  # collectives, per GPU when there is more than one rank
-    graph_bytes: int = 0  # captured CUDA graphs, where the pool is charged for them
-    mxfp4_width_multiple: int = 0  # to which the width of an mxfp4 expert is padded on a rank
+    profile_batch: Count = 0  # sequences for which activations are profiled; 0: the engine's largest batch
+    large_profile_batch: Count = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
+    sampler_bytes: Amount = 0.0
+    forward_copies: Amount = 0.0
+    context_bytes: Count = 0  # CUDA context and libraries, per GPU
+    rank_bytes: Count = 0  # collectives, per GPU when there is more than one rank
+    graph_bytes: Count = 0  # captured CUDA graphs, where the pool is charged for them
+    mxfp4_width_multiple: Count = 0  # to which the width of an mxfp4 expert is padded on a rank
     absorbs_latent: bool = False  # are the up-projections of latent attention kept a second time in the model's dtype
 
 
@@ -134,18 +140,17 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     title: str = ""  # as its makers write it; empty: the name
     version: str
     base: str = ""  # the engine whose numbers hold where this one gives none
-    block_tokens: int = 16
-    step_tokens: int = 8192  # token budget of one step
-    max_batch: int = 256
-    max_context_tokens: int = 0  # 0: the model's
-    gpu_fraction: float = 0.9
-    kernel_share: float = (
-        1.0  # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
-    )
+    block_tokens: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
+    step_tokens: AtLeastOne = 8192  # token budget of one step
+    max_batch: AtLeastOne = 256
+    max_context_tokens: Count = 0  # 0: the model's
+    gpu_fraction: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.9
+    # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
+    kernel_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs
-    null_blocks: int = 0  # blocks of the pool that hold no tokens
+    null_blocks: Count = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     prefix_caching: bool = True
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first

@@ -8,7 +8,7 @@ from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.memory.formats import DTYPE_BYTES
-from kvplan.model import Ffn, ModelSpec
+from kvplan.model import Ffn, ModelSpec, Part
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +103,26 @@ def part_bits(model: ModelSpec, dtype: str = "") -> dict[str, float]:
     elif not chosen and model.quantization:
         bits |= model.quantization.bits
     return bits
+
+
+COMPUTE = {"fp8": "fp8", "int8": "int8", "nvfp4": "fp4", "mxfp4": "fp8"}
+"""Weight dtype of `--dtype` -> dtype of its products where the GPU has units for it; others are multiplied in the model's dtype."""
+
+
+def peak_flops(deployment: Deployment, part: Part) -> float:
+    """The datasheet rate at which a part's matrices are multiplied: that of a narrow dtype only where activations are narrow too and the
+    GPU has units for it. mxfp4 experts are widened to bf16 on GPUs without fp4 units.
+    """
+    gpu, chosen = deployment.machine.gpu, _ALIASES.get(deployment.dtype.lower(), deployment.dtype.lower())
+    stored = deployment.model.quantization
+    if chosen:
+        method, compute = chosen, COMPUTE.get(chosen, "") if part in _LINEAR else ""
+    else:
+        method, compute = (stored.method, stored.compute if part in stored.bits else "") if stored else ("", "")
+    if compute == "fp4" and gpu.fp4_flops:
+        return gpu.fp4_flops
+    wide = not compute or compute == "fp4" or (method == "mxfp4" and not gpu.fp4_flops)
+    return gpu.bf16_flops if wide else gpu.fp8_flops or gpu.bf16_flops
 
 
 def weight_bytes(model: ModelSpec, dtype: str = "") -> int:

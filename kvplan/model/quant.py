@@ -45,7 +45,7 @@ def quantization(fields: Fields, *, expert_model: bool) -> Quantization | None:
         parts = {"experts": bits}
     if not expert_model:
         parts = {part: value for part, value in parts.items() if "experts" not in part}
-    return Quantization(method=method, bits=parts, kv_dtype=kv_dtype)
+    return Quantization(method=method, bits=parts, compute=_compute(raw, method), kv_dtype=kv_dtype)
 
 
 def _bits(raw: dict[str, Any], method: str) -> float | None:
@@ -71,6 +71,24 @@ def _bits(raw: dict[str, Any], method: str) -> float | None:
     if method == "compressed-tensors":
         return _compressed(raw)
     return None
+
+
+def _compute(raw: dict[str, Any], method: str) -> str:
+    """The dtype of the products: narrow only where activations are quantised as well; 4-bit weights alone (GPTQ, AWQ, bitsandbytes) are
+    widened before they are multiplied.
+    """
+    if method in ("fp8", "fbgemm_fp8", "mxfp4"):
+        return "fp8"  # mxfp4 weights meet fp8 activations on GPUs with fp4 units, bf16 ones elsewhere
+    if method.startswith("modelopt"):
+        algorithm = str(raw.get("quant_algo") or "").upper()
+        return "fp4" if "NVFP4" in algorithm or "MIXED" in algorithm else "fp8" if "FP8" in algorithm else ""
+    if method != "compressed-tensors":
+        return ""
+    groups = (raw.get("config_groups") or {}).values()
+    inputs = next((group.get("input_activations") for group in groups if group.get("weights")), None)
+    if inputs:
+        return "fp4" if inputs.get("num_bits") == 4 else "fp8" if inputs.get("type") == "float" else "int8"
+    return {"float-quantized": "fp8", "int-quantized": "int8", "nvfp4-pack-quantized": "fp4"}.get(str(raw.get("format")), "")
 
 
 def _compressed(raw: dict[str, Any]) -> float | None:

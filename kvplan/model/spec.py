@@ -59,6 +59,7 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     method: str
     bits: dict[str, float]  # part -> bits per weight including scales
+    compute: str = ""  # dtype in which such matrices are multiplied where the GPU has units for it; empty: the model's (weights only)
     kv_dtype: str = ""  # KV dtype that the checkpoint asks for
 
 

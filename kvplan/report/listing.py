@@ -12,7 +12,7 @@ from rich.table import Table
 from kvplan import catalog, scenario
 from kvplan.engine.facts import facts
 from kvplan.report.size import model_rows
-from kvplan.sim.cache.policies import POLICIES
+from kvplan.sim.cache.eviction.by_name import POLICIES
 from kvplan.units import format_bytes, format_tokens
 
 

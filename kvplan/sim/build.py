@@ -13,14 +13,14 @@ from kvplan.loading import Loading
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
-from kvplan.sim.cache.belady import Future
-from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.eviction.belady import Future
+from kvplan.sim.cache.eviction.policy import Facts
+from kvplan.sim.cache.eviction.user_policy import maker
 from kvplan.sim.cache.footprint import footprint
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
 from kvplan.sim.cache.tier import Tier
-from kvplan.sim.cache.user_policy import maker
 from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.dispatch import Replicas
 from kvplan.sim.outcome.record import Recorder, TierRecord
@@ -172,11 +172,11 @@ class Builder:
             raise InputError(
                 f"the {name} tier of {size:,.0f} bytes holds less than one block of {grain} tokens ({grain * token_bytes:,.0f} bytes)"
             )
-        tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain, tiers=1)
+        tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain)
         facts = Facts(capacity, self._recompute_s)
         if policy == "belady":
             facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
-        return Tier(name, 0, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
+        return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
 
     def _recompute_s(self, start: int, end: int) -> float:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)

@@ -29,12 +29,12 @@ class Clock:
     def now(self) -> float:
         return self._env.now
 
-    def at(self, time_s: float, action: Callable[[], None]) -> None:
+    def at(self, time_s: float, action: Callable[[], object]) -> None:
         """Call `action` at a time, or as soon as what is due now has happened when it has passed."""
         now = self._env.now
         self.after(time_s - now if time_s > now else 0.0, action)
 
-    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+    def after(self, delay_s: float, action: Callable[[], object]) -> None:
         """Call `action` so many seconds from now."""
         callbacks = self._env.timeout(delay_s).callbacks
         assert callbacks is not None

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 import kvplan
-from kvplan import catalog
+from kvplan import catalog, scenario
 from kvplan.engine.versions import at_version, order
 from kvplan.errors import InputError
 
@@ -65,3 +65,29 @@ def test_sparse_latents_keep_fp8_in_rows_of_656_bytes_on_every_gpu() -> None:
         assert (
             kvplan.size("deepseek-v3.2", machine=machine, tp=8, kv_dtype="fp8", context_tokens=4096).engine.stored_kv_dtype == "fp8_ds_mla"
         )
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "engine.kernel_share=0",
+        "engine.null_blocks=-100000",
+        "engine.block_tokens=0",
+        "engine.offload.streamed_share=2",
+        "engine.overhead.load_s=-1",
+        "engine.gpu_fraction=1.5",
+        "run.tp=0",
+        "cluster.replicas=0",
+        "remote.parallel=0",
+    ],
+)
+def test_numbers_without_meaning_are_refused_by_their_type(setting: str) -> None:
+    path = setting.partition("=")[0]
+    with pytest.raises(InputError, match=path):
+        scenario.load("none.jsonl", model="llama-3.1-8b", machine="h100-sxm", sets=(setting,))
+
+
+def test_kinds_of_parallelism_that_are_not_built_are_refused_by_name() -> None:
+    for setting in ("parallel.dp=2", "parallel.cp=2", "parallel.pp=2"):
+        with pytest.raises(InputError, match=setting[:11]):
+            scenario.load("none.jsonl", model="llama-3.1-8b", machine="h100-sxm", sets=(setting, "machine.gpus=8"))

@@ -22,7 +22,7 @@ def check(world: World) -> None:
         everything = list(nodes(tier.tree.root))
         for node in everything:
             assert node.parent is not None and node.start == node.parent.end < node.end
-            assert any(node.entries) or node.children or (tier.name == "gpu" and _is_wanted(world, node))
+            assert node.entry is not None or node.children or (tier.name == "gpu" and _is_wanted(world, node))
         _check_tier(world, tier, everything)
     replica, block = world.replica, world.replica.gpu.block
     for seq in replica.scheduler.running + replica.scheduler.skipped:
@@ -67,7 +67,7 @@ def _path(job: Sequence) -> list[Node]:
 
 
 def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
-    entries = [(node, entry) for node in everything if (entry := node.entries[tier.index]) is not None]
+    entries = [(node, entry) for node in everything if (entry := node.entry) is not None]
     order: list[Entry] = list(tier.policy)  # type: ignore[call-overload]
     place = {id(entry): at for at, entry in enumerate(order)}
     nameless = sum(entry.tokens for entry in order if entry.node is None)
@@ -90,7 +90,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
         assert above is not None
         if above.parent is None:
             continue
-        upper = above.entries[tier.index]
+        upper = above.entry
         assert upper is not None, "an ancestor is missing"
         assert upper.pins >= entry.pins
         if entry.tokens + entry.coming:
@@ -109,5 +109,5 @@ def walk(world: World) -> None:
         check(world)
     for tier in world.tiers:
         for node in nodes(tier.tree.root):
-            assert all(entry is None or entry.pins == entry.coming == 0 for entry in node.entries)
+            assert node.entry is None or node.entry.pins == node.entry.coming == 0
         assert tier.used_tokens == tier.evictable_tokens

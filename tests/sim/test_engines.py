@@ -21,10 +21,10 @@ def column(world: Any, name: str) -> Any:
 
 
 def test_numbers_that_an_engine_takes_from_another_count_as_assumed() -> None:
-    engine = catalog.engine("lmcache")
+    engine = catalog.engine("dynamo")
     assert engine.overhead == catalog.engine("vllm").overhead
     assert engine.provenance["overhead.load_s"].kind == "assumed" and "vllm" in engine.provenance["overhead.load_s"].source
-    assert engine.provenance["offload.chunk_tokens"].kind == "datasheet"
+    assert catalog.engine("lmcache").provenance["offload.chunk_tokens"].kind == "datasheet"
     assert catalog.engine("sglang").block_tokens == 64 and "block_tokens" in catalog.engine("sglang").provenance
 
 
@@ -53,7 +53,8 @@ def half_cached(load: str) -> tuple[float, float]:
         output_tokens=1,
         blocks=(*first.blocks, *range(10**6, 10**6 + 1024)),
     )
-    _, world = run([first, other, later], engine="lmcache", gpu_kv="4.02GiB", cpu="64GiB", sets={"engine.offload.load": load})
+    sets = {"engine.offload.load": load, "engine.offload.copies": "engine", "engine.offload.store_in_step": False}
+    _, world = run([first, other, later], engine="lmcache", version="0.5.3", gpu_kv="4.02GiB", cpu="64GiB", sets=sets)
     assert column(world, "cpu_hit_tokens")[2] > 16_000
     return float(column(world, "ttft_s")[2]), float(column(world, "load_s")[2])
 

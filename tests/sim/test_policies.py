@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from kvplan.errors import InputError
 from kvplan.request import Request
-from kvplan.sim.cache.policies import POLICIES
-from kvplan.sim.cache.user_policy import maker
+from kvplan.sim.cache.eviction.by_name import POLICIES
+from kvplan.sim.cache.eviction.user_policy import maker
 from tests.sim.untimed import missed_blocks
 
 SIZES = (20, 40, 80, 160, 320, 640, 1280, 2560)

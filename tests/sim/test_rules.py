@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvplan.sim.cache.policies import POLICIES
+from kvplan.sim.cache.eviction.by_name import POLICIES
 from tests.sim.test_random import options, requests
 from tests.sim.worlds import columns, world
 

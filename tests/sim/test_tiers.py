@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvplan.sim.cache.eviction import Lru
+from kvplan.sim.cache.eviction.plain import Lru
 from kvplan.sim.cache.prefix import Node, PrefixTree
 from kvplan.sim.cache.tier import Tier
 from tests.sim.oracle import Blocks, Name
@@ -59,8 +59,8 @@ operation = st.tuples(
     st.integers(1, 24),
 )
 def test_a_tier_of_runs_is_a_cache_of_blocks(operations: list[tuple[str, int, int, int, int]], key_tokens: int, capacity: int) -> None:
-    tree = PrefixTree(key_tokens=key_tokens, grain_tokens=BLOCK, tiers=1)
-    tier = Tier("t", 0, tree=tree, policy=Lru(), capacity_tokens=capacity * BLOCK, grain_tokens=BLOCK)
+    tree = PrefixTree(key_tokens=key_tokens, grain_tokens=BLOCK)
+    tier = Tier("t", tree=tree, policy=Lru(), capacity_tokens=capacity * BLOCK, grain_tokens=BLOCK)
     naive = Blocks(capacity)
     prompts: list[tuple[int, ...]] = [()]
     under_way = []
@@ -113,8 +113,8 @@ def path_to(leaf: Node) -> list[Node]:
 
 
 def test_a_split_divides_what_a_tier_holds_and_expects() -> None:
-    tree = PrefixTree(key_tokens=16, grain_tokens=16, tiers=1)
-    tier = Tier("t", 0, tree=tree, policy=Lru(), capacity_tokens=160, grain_tokens=16)
+    tree = PrefixTree(key_tokens=16, grain_tokens=16)
+    tier = Tier("t", tree=tree, policy=Lru(), capacity_tokens=160, grain_tokens=16)
     leaf = tree.path((1, 2, 3, 4, 5, 6), 96)
     tier.pin(leaf)
     tier.take(96)
@@ -124,7 +124,7 @@ def test_a_split_divides_what_a_tier_holds_and_expects() -> None:
     tier.expect(second)  # 64 more are coming
     upper = tree.path((1, 2, 3, 9), 64).parent  # the run is cut at 48
     assert upper is not None and (upper.start, upper.end, leaf.start, leaf.end) == (0, 48, 48, 96)
-    above, below = upper.entries[0], leaf.entries[0]
+    above, below = upper.entry, leaf.entry
     assert above is not None and below is not None
     assert (above.tokens, above.coming, above.pins) == (32, 16, 1)
     assert (below.tokens, below.coming, below.pins) == (0, 48, 1)
@@ -136,7 +136,7 @@ def test_a_split_divides_what_a_tier_holds_and_expects() -> None:
 @pytest.mark.parametrize("key_tokens", [8, 24, 48])
 def test_blocks_that_share_a_key_in_part_are_shared_only_whole(key_tokens: int) -> None:
     # Two prompts agree on the first key only: 8 tokens share no block of 16, 24 share one, 48 share three.
-    tree = PrefixTree(key_tokens=key_tokens, grain_tokens=16, tiers=1)
+    tree = PrefixTree(key_tokens=key_tokens, grain_tokens=16)
     tree.path((1, 2, 3, 4), key_tokens * 4)
     other = tree.path((1, 5, 6, 7), key_tokens * 4)
     shared = key_tokens // 16 * 16

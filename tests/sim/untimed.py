@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kvplan.request import Request
-from kvplan.sim.cache.belady import Future
-from kvplan.sim.cache.eviction import Facts
+from kvplan.sim.cache.eviction.belady import Future
+from kvplan.sim.cache.eviction.policy import Facts
+from kvplan.sim.cache.eviction.user_policy import maker
 from kvplan.sim.cache.pool import span
 from kvplan.sim.cache.prefix import Node, PrefixTree
 from kvplan.sim.cache.tier import Gap, Tier
-from kvplan.sim.cache.user_policy import maker
 
 
 class Clock:
@@ -20,7 +20,7 @@ class Clock:
 def missed_blocks(policy: str, requests: Iterable[Request], capacity: int) -> int:
     """Blocks of one token that were not found in a tier of `capacity` of them; what is missing is then stored, leading
     part first."""
-    tree = PrefixTree(key_tokens=1, grain_tokens=1, tiers=1)
+    tree = PrefixTree(key_tokens=1, grain_tokens=1)
     requests, facts, clock = (
         list(requests),
         Facts(capacity, lambda start, end: (end - start) + (end**2 - start**2) / 200),
@@ -28,7 +28,7 @@ def missed_blocks(policy: str, requests: Iterable[Request], capacity: int) -> in
     )
     if policy == "belady":
         facts.next_use_s = Future(tree, requests, clock).next_use_s
-    tier = Tier("cpu", 0, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=1)
+    tier = Tier("cpu", tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=1)
     missed = 0
     for request in requests:
         clock.now = request.arrival_s
@@ -66,7 +66,7 @@ def check(tier: Tier) -> None:
     while waiting:
         node = waiting.pop()
         waiting.extend(node.children.values())
-        entry = node.entries[tier.index]
+        entry = node.entry
         if entry is not None:
             assert entry.node is node and 0 < entry.tokens <= node.end - node.start
             held += entry.tokens

@@ -140,11 +140,10 @@ class GpuCache:
     def _missing_tokens(self, seq: Sequence, upto: int) -> int:
         return max(0, -(-upto // self.block) - seq.blocks) * self.block
 
-    @property
-    def free_tokens(self) -> int:
-        """Tokens that can be allocated at once, without waiting for a copy of what is given up."""
+    def fits(self, taken: int, slid: int) -> bool:
+        """Can so much be taken at once, without waiting for a copy of what is given up; see take."""
         tier = self.tier
-        return tier.room_tokens if tier.spill is None else tier.capacity_tokens - tier.used_tokens
+        return taken - slid <= tier.room_tokens if tier.spill is None else taken <= tier.capacity_tokens - tier.used_tokens
 
     # -- sharing -----------------------------------------------------------------------------------------------------------
 
@@ -159,7 +158,7 @@ class GpuCache:
             return
         for node in span(leaf, seq.shared_tokens):
             end = min(done, node.end)
-            entry = node.entries[0]
+            entry = node.entry
             assert entry is not None
             held = node.start + entry.tokens
             if end <= held:
@@ -176,10 +175,10 @@ class GpuCache:
             return
         parent = seq.own_tail or seq.leaf
         key = (seq.request.index, seq.preemptions)
-        node = parent.children[key] = Node(parent, (key,), start, end, self.tree.tiers)
+        node = parent.children[key] = Node(parent, (key,), start, end)
         self.tier.pin(node)
         self.tier.unpin(parent)
-        entry = node.entries[0]
+        entry = node.entry
         assert entry is not None
         self.tier.grow(entry, end - start)
         seq.shared_tokens += end - start
@@ -193,13 +192,13 @@ class GpuCache:
         end = min((seq.computed - 1) // self.block * self.block, following.prompt_tokens)
         answer = self.tree.path(following.blocks, end)
         added = span(answer, leaf.end)
-        if not added or added[0].parent is not leaf or any(node.entries[0] is not None for node in added):
+        if not added or added[0].parent is not leaf or any(node.entry is not None for node in added):
             self.tree.prune(answer)
             return
         self.tier.pin(answer)
         self.tier.unpin(leaf)
         for node in added:
-            entry = node.entries[0]
+            entry = node.entry
             assert entry is not None
             self.tier.grow(entry, node.end - node.start)
         seq.leaf, seq.shared_tokens = answer, answer.end

@@ -17,14 +17,44 @@ from kvplan.sim.cache.tier import Gap, Tier
 Keys = tuple[Hashable, ...]
 
 
-class Coming:
-    """Content on its way into a pool: its place is taken and its path pinned until it has arrived or is abandoned."""
+class Reservation:
+    """Space taken in a tier for content that is on its way, whose path is pinned until it is committed."""
 
-    __slots__ = ("leaf", "gaps", "tokens")
+    __slots__ = ("tokens", "leaf", "_tier", "_gaps")
 
-    def __init__(self, leaf: Node, gaps: list[Gap]) -> None:
-        self.leaf, self.gaps = leaf, gaps
+    def __init__(self, tier: Tier, leaf: Node, gaps: list[Gap]) -> None:
+        self.leaf, self._tier, self._gaps = leaf, tier, gaps
         self.tokens = sum(want - have for _, have, want in gaps)
+
+    @property
+    def start(self) -> int:
+        """The first token that is on its way."""
+        return self._gaps[0][1]
+
+    @property
+    def end(self) -> int:
+        return self._gaps[-1][2]
+
+    def commit(self, tokens: int | None = None) -> int:
+        """All of it is in place, or only its first `tokens` tokens in whole grains and no more will come; returns how many."""
+        if tokens is None or tokens >= self.tokens:
+            came, lost = self._gaps, list[Gap]()
+        else:
+            came, lost = self._divided(tokens // self._tier.grain_tokens * self._tier.grain_tokens)
+        self._tier.arrived(came)
+        self._tier.abandoned(lost)
+        self._tier.unpin(self.leaf)
+        return sum(want - have for _, have, want in came)
+
+    def _divided(self, left: int) -> tuple[list[Gap], list[Gap]]:
+        came: list[Gap] = []
+        lost: list[Gap] = []
+        for node, have, want in self._gaps:
+            middle = min(want, have + left)
+            left -= middle - have
+            came.append((node, have, middle))
+            lost.append((node, middle, want))
+        return came, lost
 
 
 class Pool:
@@ -65,17 +95,17 @@ class Pool:
             count += 1
         return count * self.tree.key_tokens
 
-    def store(self, keys: Keys, start: int, end: int, *, keep: int = 0, retention: int = RETENTION) -> Coming | None:
-        """`expect` for content that comes from the tier above."""
-        coming = self.expect(keys, start, end, keep=keep)
-        if coming is not None:
-            retain(span(coming.leaf, start), retention)
-            self.tier.stored_tokens += coming.tokens
-        return coming
+    def store(self, keys: Keys, start: int, end: int, *, keep: int = 0, retention: int = RETENTION) -> Reservation | None:
+        """`reserve` for content that comes from the tier above."""
+        reserved = self.reserve(keys, start, end, keep=keep)
+        if reserved is not None:
+            retain(span(reserved.leaf, start), retention)
+            self.tier.stored_tokens += reserved.tokens
+        return reserved
 
-    def expect(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Coming | None:
-        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with `arrived` or
-        `cut`.
+    def reserve(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Reservation | None:
+        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with its
+        commit.
 
         What it has of the first `keep` tokens of the content stays as long.
         """
@@ -85,34 +115,15 @@ class Pool:
         leaf = self.tree.path(keys, max(end, keep))  # type: ignore[arg-type]
         path = span(leaf, 0)
         self.tier.touch(path, again=True)
-        coming = Coming(leaf, [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start])
-        if coming.tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path):
+        gaps = [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start]
+        reserved = Reservation(self.tier, leaf, gaps)
+        if reserved.tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path):
             self.tree.prune(leaf)
             return None
         self.tier.pin(leaf)
-        self.tier.take(coming.tokens)
-        self.tier.expect(coming.gaps)
-        return coming
-
-    def arrived(self, coming: Coming) -> None:
-        """What was on its way is in place."""
-        self.tier.arrived(coming.gaps)
-        self.tier.unpin(coming.leaf)
-
-    def cut(self, coming: Coming, tokens: int) -> int:
-        """Only the first `tokens` of it have come, in whole grains, and no more will; returns how many that is."""
-        left = tokens // self.grain_tokens * self.grain_tokens
-        came: list[Gap] = []
-        lost: list[Gap] = []
-        for node, have, want in coming.gaps:
-            middle = min(want, have + left)
-            left -= middle - have
-            came.append((node, have, middle))
-            lost.append((node, middle, want))
-        self.tier.arrived(came)
-        self.tier.abandoned(lost)
-        self.tier.unpin(coming.leaf)
-        return sum(middle - have for _, have, middle in came)
+        self.tier.take(reserved.tokens)
+        self.tier.expect(gaps)
+        return reserved
 
     def pin(self, keys: Keys, end: int) -> Node:
         """Keep the first `end` tokens of some content, as far as the pool has them; undo with `unpin` of the node."""
@@ -124,7 +135,7 @@ class Pool:
         """Undo a pin; what lies after token `moved_from` has moved up and leaves the pool."""
         self.tier.unpin(leaf)
         for node in reversed(span(leaf, moved_from) if moved_from is not None else []):
-            entry = node.entries[self.tier.index]
+            entry = node.entry
             if entry is not None and not entry.pins:
                 self.tier.drop(entry)
 

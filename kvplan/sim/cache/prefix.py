@@ -1,7 +1,7 @@
 """The prefix index: a radix tree whose nodes are runs of consecutive blocks.
 
-A request costs the runs it touches, not its tokens. The tree names content once for all tiers; what each tier holds of a run is a leading
-part of it, kept in an `Entry` (ancestors are never older than descendants, so evicting trims a leaf run from its tail).
+A request costs the runs it touches, not its tokens. What a tier holds of a run is kept in its `Entry`: a leading part (ancestors are never
+older than descendants, so evicting trims a leaf run from its tail).
 """
 
 from __future__ import annotations
@@ -33,28 +33,27 @@ class Entry:
 
 
 class Node:
-    """A run of content from token `start` to token `end`; `keys` are the block keys it covers, `entries` one slot per tier."""
+    """A run of content from token `start` to token `end`; `keys` are the block keys it covers, `entry` what the tier holds."""
 
-    __slots__ = ("parent", "keys", "start", "end", "children", "entries", "retention")
+    __slots__ = ("parent", "keys", "start", "end", "children", "entry", "retention")
 
-    def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int, tiers: int) -> None:
+    def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int) -> None:
         self.parent = parent
         self.keys = keys
         self.start = start
         self.end = end
         self.children: dict[Hashable, Node] = {}  # by the key of their first engine block
-        self.entries: list[Entry | None] = [None] * tiers
+        self.entry: Entry | None = None
         self.retention = RETENTION  # of the request that used it last
 
 
 class PrefixTree:
     """Names the content of requests. `key_tokens` is the trace's block size, `grain_tokens` the engine's: runs end on multiples of it."""
 
-    def __init__(self, *, key_tokens: int, grain_tokens: int, tiers: int) -> None:
+    def __init__(self, *, key_tokens: int, grain_tokens: int) -> None:
         self.key_tokens = max(1, key_tokens)
         self.grain_tokens = grain_tokens
-        self.tiers = tiers
-        self.root = Node(None, (), 0, 0, tiers)
+        self.root = Node(None, (), 0, 0)
         self.permanent = False  # are runs kept that nobody holds
 
     def path(self, keys: tuple[int, ...], tokens: int) -> Node:
@@ -70,7 +69,7 @@ class PrefixTree:
             first, name = position // key_tokens, keys[(position + grain - 1) // key_tokens]
             child = node.children.get(name)
             if child is None:
-                child = Node(node, keys[first : -(-tokens // key_tokens)], position, tokens, self.tiers)
+                child = Node(node, keys[first : -(-tokens // key_tokens)], position, tokens)
                 node.children[name] = child
                 return child
             shared = self._shared_end(child, keys, first, tokens)
@@ -107,24 +106,23 @@ class PrefixTree:
         key_tokens, parent = self.key_tokens, node.parent
         assert parent is not None
         first = node.start // key_tokens
-        upper = Node(parent, node.keys[: -(-at // key_tokens) - first], node.start, at, self.tiers)
+        upper = Node(parent, node.keys[: -(-at // key_tokens) - first], node.start, at)
         upper.retention = node.retention
         parent.children[self._name(node)] = upper
-        for tier, entry in enumerate(node.entries):
-            if entry is not None:
-                _split_entry(tier, entry, upper, at - node.start)
+        if node.entry is not None:
+            _split_entry(node.entry, upper, at - node.start)
         node.parent = upper
         node.keys = node.keys[at // key_tokens - first :]
         node.start = at
-        if node.children or self.permanent or any(node.entries):
+        if node.children or self.permanent or node.entry is not None:
             upper.children[self._name(node)] = node
         else:  # evicted to before the cut
             node.parent = None
         return upper
 
     def prune(self, node: Node) -> None:
-        """Forget a run, and its ancestors, once no tier holds it and nothing uses it."""
-        while node.parent is not None and not self.permanent and not node.children and not any(node.entries):
+        """Forget a run, and its ancestors, once the tier does not hold it and nothing uses it."""
+        while node.parent is not None and not self.permanent and not node.children and node.entry is None:
             parent = node.parent
             del parent.children[self._name(node)]
             node.parent = None
@@ -137,16 +135,16 @@ def retain(path: Iterable[Node], retention: int) -> None:
         node.retention = retention
 
 
-def _split_entry(tier: int, entry: Entry, upper: Node, length: int) -> None:
+def _split_entry(entry: Entry, upper: Node, length: int) -> None:
     """Divide what a tier holds of a run: `upper` gets the first `length` tokens, whoever uses the run uses both parts."""
     node = entry.node
     assert node is not None
     if entry.tokens + entry.coming <= length and not entry.pins:  # all that the tier holds lies above the cut
-        node.entries[tier] = None
+        node.entry = None
         entry.node = upper
-        upper.entries[tier] = entry
+        upper.entry = entry
         return
-    above = upper.entries[tier] = Entry(upper, min(entry.tokens, length))
+    above = upper.entry = Entry(upper, min(entry.tokens, length))
     above.coming = min(entry.coming, length - above.tokens)
     above.pins, above.load, above.meta = entry.pins, entry.load, entry.meta
     entry.tokens -= above.tokens

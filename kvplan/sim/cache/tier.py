@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvplan.sim.cache.eviction import Policy
+from kvplan.sim.cache.eviction.policy import Policy
 from kvplan.sim.cache.prefix import Entry, Node, PrefixTree
 
 Gap = tuple[Node, int, int]
@@ -14,14 +14,14 @@ Gap = tuple[Node, int, int]
 class Tier:
     """A cache of runs with a capacity in tokens.
 
-    `index` is its slot in `Node.entries`; `grain_tokens` the granularity of lookup and eviction. Counters are in tokens.
+    `grain_tokens` is the granularity of lookup and eviction. Counters are in tokens.
     """
 
-    def __init__(self, name: str, index: int, *, tree: PrefixTree, policy: Policy, capacity_tokens: int, grain_tokens: int) -> None:
+    def __init__(self, name: str, *, tree: PrefixTree, policy: Policy, capacity_tokens: int, grain_tokens: int) -> None:
         self.name = name
-        self.index = index
         self.tree = tree
         self.policy = policy
+        self._resized: Callable[[Entry, int], None] | None = getattr(policy, "resized", None)
         self.grain_tokens = grain_tokens
         self.capacity_tokens = capacity_tokens // grain_tokens * grain_tokens
         self.used_tokens = 0
@@ -42,7 +42,7 @@ class Tier:
         for node in path:
             if node.end <= end:
                 continue
-            entry = node.entries[self.index]
+            entry = node.entry
             held = node.start + entry.tokens if entry is not None else node.start
             if held <= end:
                 break
@@ -79,7 +79,8 @@ class Tier:
             self.used_tokens -= taken
             self.evictable_tokens -= taken
             entry.tokens -= taken
-            self.policy.resized(entry, -taken)
+            if self._resized is not None:
+                self._resized(entry, -taken)
             if not entry.tokens:
                 self.policy.remove(entry)
             node = entry.node
@@ -100,7 +101,7 @@ class Tier:
     def _forget(self, entry: Entry) -> None:
         node = entry.node
         if node is not None:
-            node.entries[self.index] = None
+            node.entry = None
             self.tree.prune(node)
 
     def grow(self, entry: Entry, tokens: int) -> None:
@@ -125,11 +126,11 @@ class Tier:
 
         A pin survives a split: `leaf` stays the last part of its run.
         """
-        index, node = self.index, leaf
+        node = leaf
         while node.parent is not None:
-            entry = node.entries[index]
+            entry = node.entry
             if entry is None:
-                entry = node.entries[index] = Entry(node, 0)
+                entry = node.entry = Entry(node, 0)
                 entry.pins = 1
             else:
                 entry.pins += 1
@@ -140,9 +141,9 @@ class Tier:
 
     def unpin(self, leaf: Node) -> None:
         """Undo a pin. What nobody else has pinned becomes the most recently used, the root last."""
-        index, node = self.index, leaf
+        node = leaf
         while node.parent is not None:
-            above, entry = node.parent, node.entries[index]
+            above, entry = node.parent, node.entry
             assert entry is not None and entry.pins > 0
             entry.pins -= 1
             if not entry.pins:
@@ -157,7 +158,7 @@ class Tier:
 
     def pinnable_tokens(self, path: list[Node]) -> int:
         """What pinning a path would keep from eviction."""
-        entries = (node.entries[self.index] for node in path)
+        entries = (node.entry for node in path)
         return sum(entry.tokens for entry in entries if entry is not None and not entry.pins)
 
     # -- filling from another tier -----------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ class Tier:
         """The parts of a path before token `upto` that the tier neither holds nor expects."""
         gaps, node = [], leaf
         while node.parent is not None:
-            entry = node.entries[self.index]
+            entry = node.entry
             have = node.start + (entry.tokens + entry.coming if entry is not None else 0)
             want = min(node.end, upto)
             if have < want:
@@ -178,7 +179,7 @@ class Tier:
     def expect(self, gaps: list[Gap]) -> None:
         """Note that these parts of a pinned path are on their way; their space was taken before."""
         for node, have, want in gaps:
-            entry = node.entries[self.index]
+            entry = node.entry
             assert entry is not None and entry.pins
             entry.coming += want - have
 
@@ -187,7 +188,7 @@ class Tier:
         for leaf, have, want in gaps:
             node = leaf
             while node.end > have:
-                entry, parent = node.entries[self.index], node.parent
+                entry, parent = node.entry, node.parent
                 assert entry is not None and parent is not None
                 tokens = max(0, min(node.end, want) - max(node.start, have))
                 entry.coming -= tokens
@@ -199,7 +200,7 @@ class Tier:
         for leaf, have, want in gaps:
             node = leaf
             while node.end > have:
-                entry, parent = node.entries[self.index], node.parent
+                entry, parent = node.entry, node.parent
                 assert entry is not None and parent is not None
                 entry.coming -= max(0, min(node.end, want) - max(node.start, have))
                 node = parent
@@ -210,8 +211,8 @@ class Tier:
 
         `again`: by a request that has used it before.
         """
-        index, policy = self.index, self.policy
+        policy = self.policy
         for node in reversed(path):
-            entry = node.entries[index]
+            entry = node.entry
             if entry is not None and not entry.pins:
                 policy.touch(entry, again)

@@ -6,7 +6,7 @@ and how many steps there were since, so that a step costs what changes (a finish
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kvplan.sim.cache.footprint import Footprint, WindowBlocks
 from kvplan.sim.replica.sequence import NEVER, Sequence
@@ -256,13 +256,12 @@ class DecodeBatch:
             slid += weight * (units - growing)
         return taken, slid
 
-    def steps_within(self, room_tokens: int, most: int) -> int:
-        """The largest number of steps, at most `most`, in which no window is covered and for which `room_tokens` are enough."""
+    def steps_within(self, fits: Callable[[int, int], bool], most: int) -> int:
+        """The largest number of steps, at most `most`, in which no window is covered and whose needs fit."""
         for growth in self._growth:
             most = min(most, growth.fills.next - self.steps)
 
         def lacks(steps: int) -> bool:
-            taken, slid = self.needs(steps)
-            return taken - slid > room_tokens
+            return not fits(*self.needs(steps))
 
         return most if not lacks(most) else first_true(1, most, lacks) - 1

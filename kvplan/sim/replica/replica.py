@@ -244,7 +244,7 @@ class Replica:
         transfers = self.transfers
         if self.scheduler.may_admit() or max(transfers.space_s(), transfers.outputs_seen_s(now), transfers.inputs_sent_s(now)) > now:
             return  # somebody may come, or copies still hold up tokens or inputs
-        most = batch.steps_within(self.gpu.free_tokens, batch.ends.next - batch.steps)
+        most = batch.steps_within(self.gpu.fits, batch.ends.next - batch.steps)
         if most < 2:
             return
         jump = Jump(self.cost, batch, first, most)

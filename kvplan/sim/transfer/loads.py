@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.cache.pool import Coming, span
+from kvplan.sim.cache.pool import Reservation, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Steps
@@ -65,7 +65,7 @@ class StepLoad:
 
     __slots__ = ("seq", "reach", "held", "source", "parts")
 
-    def __init__(self, seq: Sequence, reach: int, held: int, source: Node, parts: list[tuple[TierBelow, Coming, Node]]) -> None:
+    def __init__(self, seq: Sequence, reach: int, held: int, source: Node, parts: list[tuple[TierBelow, Reservation, Node]]) -> None:
         self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
 
 
@@ -196,32 +196,32 @@ class Loads:
             return Outcome.NO_ROOM
         source = self.host.pool.pin(seq.request.blocks, seq.prompt)
         self.pending.append(StepLoad(seq, reach, upto, source, parts))
-        for lower, coming, _ in parts:
-            note_promoted(seq, lower, coming.gaps[0][1], coming.gaps[-1][2])
+        for lower, reserved, _ in parts:
+            note_promoted(seq, lower, reserved.start, reserved.end)
         self._on_gpu(seq, reach, upto)
         return Outcome.IN_STEP
 
-    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[TierBelow, Coming, Node]], int]:
+    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[TierBelow, Reservation, Node]], int]:
         """What lower tiers add behind token `held`, on its way through host memory."""
-        parts: list[tuple[TierBelow, Coming, Node]] = []
+        parts: list[tuple[TierBelow, Reservation, Node]] = []
         keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
             below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
-            coming = self.host.pool.expect(keys, first_token(self.rules, held), below, keep=seq.prompt)
-            if coming is None:
+            reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
+            if reserved is None:
                 break
-            if not coming.tokens:  # on its way for somebody else
-                self.host.pool.arrived(coming)
+            if not reserved.tokens:  # on its way for somebody else
+                reserved.commit()
                 break
-            parts.append((lower, coming, lower.pool.pin(keys, below)))
+            parts.append((lower, reserved, lower.pool.pin(keys, below)))
             held = below
         return parts, held
 
-    def _give_up(self, parts: list[tuple[TierBelow, Coming, Node]]) -> None:
-        for lower, coming, source in parts:
-            self.host.pool.cut(coming, 0)
+    def _give_up(self, parts: list[tuple[TierBelow, Reservation, Node]]) -> None:
+        for lower, reserved, source in parts:
+            reserved.commit(0)
             lower.pool.unpin(source)
 
     def step_s(self, loads: list[StepLoad], start_s: float, step_s: float) -> float:
@@ -229,8 +229,8 @@ class Loads:
         first_s, last_s = float("inf"), start_s
         for load in loads:
             ready_s = last_s if self.rules.load == "blocking" else start_s  # the host waits for one load before it turns to the next
-            for lower, coming, _ in load.parts:
-                _, ready_s = lower.path.send(IN, ready_s, coming.tokens)
+            for lower, reserved, _ in load.parts:
+                _, ready_s = lower.path.send(IN, ready_s, reserved.tokens)
             tokens = load.held - load.reach
             began_s, done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
             first_s, last_s = min(first_s, began_s), max(last_s, done_s)
@@ -242,9 +242,9 @@ class Loads:
         return duration_s
 
     def _step_loaded(self, load: StepLoad) -> None:
-        for lower, coming, source in load.parts:
-            self.host.pool.arrived(coming)
-            lower.pool.tier.loaded_tokens += coming.tokens
+        for lower, reserved, source in load.parts:
+            reserved.commit()
+            lower.pool.tier.loaded_tokens += reserved.tokens
             lower.pool.unpin(source)
         self._unpin(load.source, load.reach)
 
@@ -253,26 +253,28 @@ class Loads:
     def _promote(self, seq: Sequence, done: Done, lower: TierBelow, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
         pool, keys = self.host.pool, seq.request.blocks
-        coming = pool.expect(keys, first_token(self.rules, held), below, keep=seq.prompt)
-        if coming is None:
+        reserved = pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
+        if reserved is None:
             return False
-        if not coming.tokens:
-            pool.arrived(coming)
+        if not reserved.tokens:
+            reserved.commit()
             return False
-        load = self._under_way(seq, pool.tier, span(coming.leaf, 0), held, below)
+        load = self._under_way(seq, pool.tier, span(reserved.leaf, 0), held, below)
         source = lower.pool.pin(keys, below)
-        _, done_s = lower.path.send(IN, self.clock.now, coming.tokens)
-        self.clock.process(self._promoting(seq, load, lower, coming, source, done_s, done))
+        _, done_s = lower.path.send(IN, self.clock.now, reserved.tokens)
+        self.clock.process(self._promoting(seq, load, lower, reserved, source, done_s, done))
         return True
 
-    def _promoting(self, seq: Sequence, load: Load, lower: TierBelow, coming: Coming, source: Node, done_s: float, done: Done) -> Steps:
+    def _promoting(
+        self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Node, done_s: float, done: Done
+    ) -> Steps:
         """From a lower tier into host memory."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
         self._over(load, seq)
-        self.host.pool.arrived(coming)
+        reserved.commit()
         lower.pool.unpin(source, moved_from=load.start if self.rules.exclusive else None)
-        lower.pool.tier.loaded_tokens += coming.tokens
+        lower.pool.tier.loaded_tokens += reserved.tokens
         note_promoted(seq, lower, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         done(False)
@@ -291,12 +293,12 @@ class Loads:
         seq.waiting_for_remote_kv = True
         for node in path:
             if node.end > start and node.start < end:
-                node.entries[tier.index].load = load  # type: ignore[union-attr]
+                node.entry.load = load  # type: ignore[union-attr]
         return load
 
     def _over(self, load: Load, seq: Sequence) -> None:
         for node in span(load.leaf, 0):
-            entry = node.entries[load.tier.index]
+            entry = node.entry
             if entry is not None and entry.load is load:
                 entry.load = None
         seq.waiting_for_remote_kv = False
@@ -307,7 +309,7 @@ class Loads:
     def _wait_for(self, seq: Sequence, done: Done, tier: Tier, path: list[Node], start: int, end: int) -> bool:
         """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
         for node in path:
-            entry = node.entries[tier.index]
+            entry = node.entry
             load: Load | None = entry.load if entry is not None else None
             if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
                 seq.waiting_for_remote_kv = True

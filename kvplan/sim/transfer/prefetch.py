@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
-from kvplan.sim.cache.pool import Coming
+from kvplan.sim.cache.pool import Reservation
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
@@ -19,10 +19,10 @@ Done = Callable[[bool], None]
 class Prefetch:
     """One read of tokens from `start` on, which ends at `done_s` if nothing cuts it short; `waits`: the scheduler has asked for them."""
 
-    __slots__ = ("lower", "coming", "source", "start", "began_s", "done_s", "deadline_s", "done", "waits", "asked", "over")
+    __slots__ = ("lower", "reserved", "source", "start", "began_s", "done_s", "deadline_s", "done", "waits", "asked", "over")
 
-    def __init__(self, lower: TierBelow, coming: Coming, source: Node, start: int, done: Done) -> None:
-        self.lower, self.coming, self.source, self.start, self.done = lower, coming, source, start, done
+    def __init__(self, lower: TierBelow, reserved: Reservation, source: Node, start: int, done: Done) -> None:
+        self.lower, self.reserved, self.source, self.start, self.done = lower, reserved, source, start, done
         self.waits = self.over = False
         self.began_s = self.done_s = self.deadline_s = 0.0
         self.asked: Event
@@ -30,7 +30,7 @@ class Prefetch:
     def come(self, now: float) -> int:
         """Tokens that have come by now, as if they came evenly."""
         share = (now - self.began_s) / max(1e-12, self.done_s - self.began_s)
-        return int(self.coming.tokens * min(1.0, share))
+        return int(self.reserved.tokens * min(1.0, share))
 
 
 class Prefetches:
@@ -49,9 +49,9 @@ class Prefetches:
             below = lower.pool.look(keys, held, seq.prompt, again=True, retention=retention)
             if below - held < max(1, self.rules.prefetch_min_tokens):
                 continue
-            coming = pool.expect(keys, first_token(self.rules, held), below, keep=seq.prompt)
-            if coming is not None:
-                read = self._reads[seq] = Prefetch(lower, coming, lower.pool.pin(keys, below), held, done)
+            reserved = pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
+            if reserved is not None:
+                read = self._reads[seq] = Prefetch(lower, reserved, lower.pool.pin(keys, below), held, done)
                 self._queue(seq, read)
             return
 
@@ -69,7 +69,7 @@ class Prefetches:
         return False
 
     def _queue(self, seq: Sequence, read: Prefetch) -> None:
-        now, tokens, rules = self.clock.now, read.coming.tokens, self.rules
+        now, tokens, rules = self.clock.now, read.reserved.tokens, self.rules
         read.began_s, read.done_s = now, read.lower.path.send(IN, now, tokens)[1] if tokens else now
         patience_s = rules.prefetch_timeout_s + rules.prefetch_timeout_token_s * tokens
         read.deadline_s = now + min(rules.prefetch_timeout_most_s, patience_s)
@@ -88,7 +88,7 @@ class Prefetches:
             return
         read.over = True
         del self._reads[seq]
-        came = self.host.pool.cut(read.coming, read.come(self.clock.now))
+        came = read.reserved.commit(read.come(self.clock.now))
         read.lower.pool.tier.loaded_tokens += came
         read.lower.pool.unpin(read.source)
         note_promoted(seq, read.lower, read.start, read.start + came)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from kvplan.engine.spec import Offload, Overhead
 from kvplan.request import Request
@@ -60,19 +61,19 @@ class Stores:
         end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
-        coming = pool.store(keys, 0, end, keep=job.prompt, retention=job.request.retention)
-        if coming is None:
+        reserved = pool.store(keys, 0, end, keep=job.prompt, retention=job.request.retention)
+        if reserved is None:
             self.dropped_tokens += end - job.stored
             return
         job.stored = end
-        if not coming.tokens:
-            pool.arrived(coming)
+        if not reserved.tokens:
+            reserved.commit()
             return
         self.gpu.pin(leaf)
-        done_s = self._sent_s(coming.tokens)
+        done_s = self._sent_s(reserved.tokens)
 
         def stored() -> None:
-            pool.arrived(coming)
+            reserved.commit()
             self._cascade(keys, end, job.prompt)
             self.gpu.unpin(leaf)
             self.freed()
@@ -98,18 +99,18 @@ class Stores:
 
     def _write(self, lower: TierBelow, keys: Keys, end: int, keep: int) -> None:
         pool, above = lower.pool, self.host.pool
-        coming = pool.store(keys, 0, end, keep=keep)
-        if coming is None:
+        reserved = pool.store(keys, 0, end, keep=keep)
+        if reserved is None:
             self.dropped_tokens += end
             return
-        if not coming.tokens:
-            pool.arrived(coming)
+        if not reserved.tokens:
+            reserved.commit()
             return
         source = above.pin(keys, keep)
-        _, done_s = lower.path.send(OUT, self.clock.now, coming.tokens)
+        _, done_s = lower.path.send(OUT, self.clock.now, reserved.tokens)
 
         def written() -> None:
-            pool.arrived(coming)
+            reserved.commit()
             above.unpin(source)
 
         self.clock.at(done_s, written)
@@ -119,17 +120,17 @@ class Stores:
         if isinstance(node.keys[0], tuple):  # what a preempted job generated: computed again
             return
         pool, keys = self.host.pool, keys_of(node, self.gpu.tree.key_tokens)
-        coming = pool.store(keys, start, end, retention=node.retention)
-        if coming is None:
+        reserved = pool.store(keys, start, end, retention=node.retention)
+        if reserved is None:
             self.dropped_tokens += end - start
             return
-        if not coming.tokens:
-            pool.arrived(coming)
+        if not reserved.tokens:
+            reserved.commit()
             return
-        _, self.space_s = self.host.path.send(OUT, self.clock.now, coming.tokens)
+        _, self.space_s = self.host.path.send(OUT, self.clock.now, reserved.tokens)
 
         def stored() -> None:
-            pool.arrived(coming)
+            reserved.commit()
             self._cascade(keys, end, end)
 
         self.clock.at(self.space_s, stored)
@@ -138,14 +139,14 @@ class Stores:
         """Host memory gives up a part of a run. The write is staged, so that its place can be used at once."""
         keys = keys_of(node, self.host.pool.tree.key_tokens)
         for lower in self.lower:
-            coming = lower.pool.store(keys, start, end, retention=node.retention)
-            if coming is None:
+            reserved = lower.pool.store(keys, start, end, retention=node.retention)
+            if reserved is None:
                 self.dropped_tokens += end - start
-            elif not coming.tokens:
-                lower.pool.arrived(coming)
+            elif not reserved.tokens:
+                reserved.commit()
             else:
-                _, done_s = lower.path.send(OUT, self.clock.now, coming.tokens)
-                self.clock.at(done_s, lambda lower=lower, coming=coming: lower.pool.arrived(coming))  # type: ignore[misc]
+                _, done_s = lower.path.send(OUT, self.clock.now, reserved.tokens)
+                self.clock.at(done_s, partial(reserved.commit, None))
 
     def generated(self, job: Sequence) -> None:
         """Full blocks that were filled while decoding: each is small and stored alone, so they are accounted when the
@@ -168,10 +169,10 @@ class Stores:
         """The answer as the beginning of the next turn's prompt, which will look for it."""
         pool, keys = self.host.pool, following.blocks
         end = min(job.prompt + job.emitted - 1, following.prompt_tokens)
-        coming = pool.store(keys, 0, end, retention=job.request.retention)
-        if coming is None:
+        reserved = pool.store(keys, 0, end, retention=job.request.retention)
+        if reserved is None:
             self.dropped_tokens += end - job.prompt
             return
-        pool.arrived(coming)
+        reserved.commit()
         self._cascade(keys, end, end)
-        self.link.busy_s[OUT] += self.host.path.service_s(OUT, coming.tokens)
+        self.link.busy_s[OUT] += self.host.path.service_s(OUT, reserved.tokens)

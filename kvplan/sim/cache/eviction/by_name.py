@@ -9,8 +9,10 @@ import itertools
 import math
 from collections.abc import Callable
 
-from kvplan.sim.cache.eviction import Facts, Fifo, Lru, Policy, Ranked, Retention, Sieve
-from kvplan.sim.cache.ghosts import Arc, S3Fifo
+from kvplan.sim.cache.eviction.ghosts import Arc, S3Fifo
+from kvplan.sim.cache.eviction.plain import Fifo, Lru, Retention, Sieve
+from kvplan.sim.cache.eviction.policy import Facts, Policy
+from kvplan.sim.cache.eviction.ranked import Ranked
 from kvplan.sim.cache.prefix import Entry
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kvplan.errors import InputError, did_you_mean
-from kvplan.sim.cache.eviction import Facts, Policy
-from kvplan.sim.cache.policies import POLICIES
+from kvplan.sim.cache.eviction.by_name import POLICIES
+from kvplan.sim.cache.eviction.policy import Facts, Policy
 from kvplan.sim.cache.prefix import Entry
 
 NEEDED = {"append": 1, "touch": 2, "remove": 1, "victim": 0}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from kvplan.sim.cache.eviction import Facts, Lru, first_free
+from kvplan.sim.cache.eviction.plain import Lru, first_free
+from kvplan.sim.cache.eviction.policy import Facts
 from kvplan.sim.cache.prefix import Entry
 
 
