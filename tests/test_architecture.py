@@ -167,8 +167,7 @@ def test_one_class_name_one_meaning() -> None:
 
 
 LONGEST_FILE = 350
-LONG_FILES: dict[str, int] = {
-}
+LONG_FILES: dict[str, int] = {}
 """Files that are still longer; the list only shrinks."""
 
 
