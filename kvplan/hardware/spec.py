@@ -47,6 +47,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     small_copy_bytes: int = 28672
     small_copy_s: float = 4.3e-6
     compute_slowdown: float = 0.0  # fraction by which a running copy slows kernels
+    mapped_read_Bps: float = 0.0  # of a kernel on mapped host memory; 0: not known
+    mapped_write_Bps: float = 0.0
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -56,6 +58,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pin_s_per_byte: float = 8e-11
     usable_fraction: float = 0.8
     cores: int = 32
+    python_s: float | None = None  # pickling and hashing one block of 16 tokens in Python; None: not measured
+    launch_s: float | None = None  # launching the kernels of one small layer from torch
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -74,7 +74,7 @@ def _set_by(scenario: Scenario, least: Range, tail_tokens: int, grain: int) -> s
 
 def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 0.0) -> float:
     """Seconds to the first token of one request on an idle machine that finds a share of its prompt in a tier."""
-    overhead, loading = scenario.engine.overhead, Loading(scenario.deployment)
+    overhead, loading = scenario.deployment.overhead, Loading(scenario.deployment)
     prefix = loading.below.whole(min(int(prompt_tokens * hit), prompt_tokens - 1)) if tier else 0
     front_s = overhead.entry_s(prompt_tokens) + overhead.first_token_s
     moved_s = loading.load_s(tier, prefix) if prefix else 0.0
