@@ -91,7 +91,7 @@ def engine(name: str, version: str = "") -> EngineSpec:
         raise InputError(f"{path}: {error}") from None
 
 
-OWN = ("title", "offload", "abilities", "changes", "base")
+OWN = ("title", "offload", "host_pool", "abilities", "changes", "base")
 """What an engine never takes from its base."""
 
 

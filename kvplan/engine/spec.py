@@ -92,6 +92,16 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 _ON_GPU = ("gap_s", "step_sequence_s")
 
 
+class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How an engine allocates its CPU tier in host memory."""
+
+    rounding: Literal["exact", "power_of_two"] = "exact"  # of each pinned tensor
+    shared: Literal["never", "lower_tiers", "always"] = "never"  # is it an exact mapping in /dev/shm instead
+    tensor_per_layer: tuple[str, ...] = ()  # model families with a tensor for each layer; `dense`: all without experts or states
+    indexer_beside: bool = False  # do keys of a sparse indexer lie beside the size that is asked for
+    per_node: bool = False  # is there one pool for all engines of a node
+
+
 class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How K and V vectors are stored: their element bits, a scale per `block_elements`, and one per head and token."""
 
@@ -157,6 +167,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
     memory: Memory = Memory()
+    host_pool: HostPool = HostPool()
     abilities: Abilities = Abilities()
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}

@@ -61,7 +61,10 @@ def measured(world: Scenario, plan: probe.Design, noise: float) -> Attempt:
     return Attempt(scenario=world, requests=plan.requests, block_tokens=probe.BLOCK, run=run, known=[], counted={}, seconds=1.0, remarks=[])
 
 
-def test_a_slower_server_is_learned_and_predicted(tmp_path: Path) -> None:
+def test_a_slower_server_is_learned_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ("transit_s", "launch_layer_s", "launch_layer_eager_s", "step_sequence_s")  # fewer numbers, for a short test
+    monkeypatch.setattr(fitting, "OVERHEADS", {path: usual for path, usual in fitting.OVERHEADS.items() if path.endswith(told)})
+    monkeypatch.setattr(fitting, "EFFICIENCIES", ("engine.kernel_share", "machine.gpu.weight_read_efficiency"))
     plan = small(tmp_path)
     attempt = measured(scenario(tmp_path, TRUE), plan, noise=0.01)
     shipped = scenario(tmp_path, {})
