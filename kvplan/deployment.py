@@ -84,6 +84,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return self.server
 
     @property
+    def overhead(self) -> Overhead:
+        """What the engine's host side costs on this server."""
+        return self.engine.overhead.on(host_factor(self.server.host) if self.server else 1.0)
+
+    @property
     def tp(self) -> int:
         return self.parallel.tp
 

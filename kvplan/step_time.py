@@ -43,6 +43,7 @@ class StepCost:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment, self.tp = deployment, deployment.tp
         self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
+        self.overhead = deployment.overhead
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
         self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
