@@ -92,11 +92,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def tp(self) -> int:
         return self.parallel.tp
 
-    @property
-    def overhead(self) -> Overhead:
-        """What the engine's CPU side costs on this server's host: the only place where its speed comes in."""
-        return self.engine.overhead.on(host_factor(self.machine.host))
-
     def check_ranks(self) -> None:
         """Raises InputError when heads or layers cannot be spread over the ranks, or the server has too few GPUs."""
         model, tp, pp = self.model, self.parallel.tp, self.parallel.pp

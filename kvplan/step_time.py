@@ -7,6 +7,7 @@ quadratic term absorbs the weight-read floor. Attention of n new tokens over a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -28,10 +29,18 @@ LATENT_SEQUENCE_Bps = 1.3e12
 """Bytes per second at which decode attention reads the latents of one sequence alone (DeepSeek-V2-Lite on one H200 with vLLM 0.24: steps
 of one sequence of 1k, 16k and 65k tokens; eight sequences reach the rate of the memory). Taken for other GPUs: assumed."""
 
-FP8_READ_RATE = 0.90
+WIDE_HEAD = 256
+WIDE_HEAD_SEQUENCE_Bps = 0.3e12
+"""The same for each KV head of so many elements (Gemma-3-12B on one H200 with vLLM 0.24: steps of one sequence of 16k and 65k tokens)."""
+
+FP8_READ_RATE = 0.94
 FP8_ATTENTION_RATE = 1.17
-"""Of the rates with a bf16 cache, what decode attention reads of an fp8 cache, and at which prefill attention multiplies in fp8 (Llama-3.1-8B
-shape on one H100 with vLLM 0.24: decode steps of 1k to 65k tokens, cold prompts of 8k to 65k)."""
+"""Of the rates with a bf16 cache, what decode attention reads of an fp8 cache, and at which prefill attention multiplies in fp8
+(Llama-3.1-8B shape on one H100 with vLLM 0.24: decode steps of 1k to 65k tokens, cold prompts of 8k to 65k)."""
+
+LATENT_PAIR_SHARE = 0.89
+"""Of what a score pair with keys of 192 and values of 128 costs by `pair_flops`, what it takes in prefill (DeepSeek-V2-Lite on one H200
+with vLLM 0.24: cold prompts of 16k to 112k tokens)."""
 
 STATE_CHUNK_TOKENS = 64
 """Tokens after which a chunked scan of a recurrent layer writes its state and reads it again: the usual chunk of such kernels, assumed."""
@@ -48,6 +57,8 @@ class StepCost:
         self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
         self.launches = launches(self.model)
+        # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
+        self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
         self.overhead = deployment.overhead
         self._gemm_cache: dict[int, float] = {}
 
@@ -55,7 +66,7 @@ class StepCost:
 
     def _roofline(self, flops: float, size: float, part: Part) -> float:
         peak = peak_flops(self.deployment, part)
-        return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.engine.kernel_share)
+        return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.kernel_share)
 
     def _weight_bytes(self, part: Part) -> float:
         """Bytes of one weight of a part of the model, scales included."""
@@ -72,12 +83,12 @@ class StepCost:
         It streams the experts' weights as attention does the KV cache, at more than a small matrix reaches; where it is bound by compute
         it reaches a share of a plain product's rate.
         """
-        gpu, engine = self.machine.gpu, self.engine
+        gpu = self.machine.gpu
         size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
         peak = peak_flops(self.deployment, "experts")
         streamed = msgspec.structs.replace(gpu, weight_read_efficiency=gpu.kv_read_efficiency)
         return gemm_s(
-            streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=engine.kernel_share * engine.expert_share
+            streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=self.kernel_share * self.engine.expert_share
         )
 
     def _mixer_gemms(self, group: Layers, tokens: int) -> float:
@@ -159,14 +170,16 @@ class StepCost:
     @cached_property
     def _attention_groups(self) -> list[tuple[float, int]]:
         """(FLOPs per score pair over all layers of the group on one rank, window) of every group with scores."""
-        found: list[tuple[float, int]] = []
-        for group in self.model.layers:
-            if group.kind in ("state", "none") or not group.query_heads:
-                continue
-            v_dim = group.v_dim or group.k_dim
-            per_pair = pair_flops(group.k_dim, v_dim) * group.query_heads / self.tp
-            found.append((group.count * per_pair, group.window_tokens))
-        return found
+        return [(group.count * self._pair_flops(group), group.window_tokens) for group in self._scoring]
+
+    @property
+    def _scoring(self) -> list[Layers]:
+        return [group for group in self.model.layers if group.kind not in ("state", "none") and group.query_heads]
+
+    def _pair_flops(self, group: Layers) -> float:
+        """FLOPs of one score pair over the heads of one layer on one rank."""
+        share = LATENT_PAIR_SHARE if group.kind == "latent" else 1.0
+        return share * pair_flops(group.k_dim, group.v_dim or group.k_dim) * group.query_heads / self.tp
 
     def prefill_attention_s(self, new: int, context: int) -> float:
         """Seconds of attention, all layers, for `new` tokens of one sequence after `context` cached ones.
@@ -175,7 +188,7 @@ class StepCost:
         """
         gpu, absorbed = self.machine.gpu, new <= self.engine.absorbed_tokens
         groups = self._absorbed_groups if absorbed else self._attention_groups
-        share = self.engine.kernel_share * (FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
+        share = self.kernel_share * (FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
         time = prefill_attention_s(gpu, new, context, groups, kernel_share=share)
         return time if absorbed or not context else time + self._expanded_s(context)
 
@@ -185,15 +198,14 @@ class StepCost:
 
     @cached_property
     def _absorbed_groups(self) -> list[tuple[float, int]]:
-        """The same groups with latents read as they are stored: the products of one score pair are with the latent and its first part."""
+        """The same with latents read as they are stored: a score pair multiplies with the latent and with its part without rotary."""
         found = []
-        for group, (per_pair, window) in zip(
-            (g for g in self.model.layers if g.query_heads and g.kind != "state"), self._attention_groups, strict=True
-        ):
+        for group in self._scoring:
+            per_pair = self._pair_flops(group)
             if group.kind == "latent":
                 rotary = max(0, group.k_dim - group.v_dim)
-                per_pair = group.count * 2.0 * (2 * group.latent_dim - rotary) * group.query_heads / self.tp
-            found.append((per_pair, window))
+                per_pair = 2.0 * (2 * group.latent_dim - rotary) * group.query_heads / self.tp
+            found.append((group.count * per_pair, group.window_tokens))
         return found
 
     def _expanded_s(self, context: int) -> float:
@@ -203,11 +215,10 @@ class StepCost:
         total = 0.0
         for group in self.model.layers:
             if group.kind == "latent" and group.up_params:
+                up = group.up_params / self.tp
                 rows = group.query_heads / self.tp * (group.v_dim + 3 * group.k_dim) * self.activation_bytes
-                product = self._roofline(
-                    2.0 * context * group.up_params / self.tp, group.up_params / self.tp * self._weight_bytes("attention"), "attention"
-                )
-                total += group.count * (product + elementwise_s(self.machine.gpu, context * rows))
+                product_s = self._roofline(2.0 * context * up, up * self._weight_bytes("attention"), "attention")
+                total += group.count * (product_s + elementwise_s(self.machine.gpu, context * rows))
         return total
 
     @cached_property
@@ -224,13 +235,19 @@ class StepCost:
     def decode_rates_of(self, decodes: int) -> list[float]:
         """Seconds per cached token, for each of `decode_rates`, in a batch of so many sequences.
 
-        A latent is one head: few sequences do not keep all of the GPU busy reading them.
+        Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head.
         """
-        if not any(group.kind == "latent" for group in self.model.layers):
-            return [rate for rate, _ in self.decode_rates]
-        size = sum(group.count * token_bytes(group, self.kv_format, self.tp) for group in self.model.layers if group.kind == "latent")
-        least = size / (max(1, decodes) * LATENT_SEQUENCE_Bps)
-        return [rate if window else max(rate, least) for rate, window in self.decode_rates]
+        least = sum(
+            group.count * token_bytes(group, self.kv_format, self.tp) / self._sequence_Bps(group)
+            for group in self.model.layers
+            if not group.window_tokens
+        )
+        return [rate if window else max(rate, least / max(1, decodes)) for rate, window in self.decode_rates]
+
+    def _sequence_Bps(self, group: Layers) -> float:
+        if group.kind == "latent":
+            return LATENT_SEQUENCE_Bps
+        return WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if group.k_dim >= WIDE_HEAD else math.inf
 
     @cached_property
     def decode_floor_s(self) -> float:

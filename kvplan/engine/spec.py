@@ -85,12 +85,6 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         seconds = {name: getattr(self, name) * factor for name in self.__struct_fields__ if name.endswith("_s") and name not in _ON_GPU}
         return msgspec.structs.replace(self, **seconds)
 
-    def on(self, factor: float) -> Overhead:
-        """The same on a host that takes `factor` times as long for everything."""
-        return msgspec.structs.replace(
-            self, **{name: getattr(self, name) * factor for name in self.__struct_fields__ if name.endswith("_s")}
-        )
-
     def entry_s(self, tokens: int) -> float:
         """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
         return self.request_s + self.transit_s + self.input_s + (self.request_token_s + self.input_token_s) * tokens
