@@ -6,9 +6,10 @@ from typing import Annotated
 
 import msgspec
 
-from kvplan.engine.spec import EngineSpec
+from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
+from kvplan.hardware.timing import host_factor
 from kvplan.model import ModelSpec
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
@@ -81,6 +82,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.server is None:
             raise InputError("which machine?", hint="add --machine NAME; `kvplan size --list` shows the names")
         return self.server
+
+    @property
+    def overhead(self) -> Overhead:
+        """What the engine's host side costs on this server."""
+        return self.engine.overhead.on(host_factor(self.server.host) if self.server else 1.0)
 
     @property
     def tp(self) -> int:

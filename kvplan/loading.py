@@ -13,7 +13,7 @@ import msgspec
 from kvplan.deployment import Deployment, Remote
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Network
-from kvplan.hardware.timing import IN, disk_s, objects_s, transfer_s
+from kvplan.hardware.timing import IN, disk_s, mapped_Bps, objects_s, transfer_s
 from kvplan.memory.below import Moved, below
 from kvplan.step_time import StepCost
 from kvplan.units import first_true
@@ -32,7 +32,7 @@ class Loading:
     def __init__(self, deployment: Deployment, cost: StepCost | None = None) -> None:
         self.deployment, self.engine, self.machine = deployment, deployment.engine, deployment.machine
         self.cost = cost or StepCost(deployment)
-        self.below = below(deployment)
+        self.below, self.overhead = below(deployment), deployment.overhead
 
     @property
     def grain_tokens(self) -> int:
@@ -41,21 +41,34 @@ class Loading:
 
     def engine_s(self, tokens: int) -> float:
         """Seconds of the engine's own work for a load: dispatch and completion, lookup and pointers of each key."""
-        return self.engine.overhead.load_s + self.lookup_s(tokens)
+        return self.overhead.load_s + self.lookup_s(tokens)
 
     def lookup_s(self, tokens: int) -> float:
         """Of these, what goes before the first copy."""
-        return self.engine.overhead.load_block_s * self.below.loaded(tokens).keys
+        return self.overhead.load_block_s * self.below.loaded(tokens).keys
 
     def link_s(self, link: str, moved: Moved) -> float:
         """Seconds of a transfer to the GPUs over one link: of host memory (each rank over its own), the disk or the remote pool."""
         if link == "cpu":
-            return transfer_s(self.machine.link, IN, moved.rank_bytes, moved.pieces)
+            return self.host_copy_s(IN, moved)
         if link == "disk":
             return disk_s(self.machine.disk, IN, moved.tier_bytes, moved.keys, self.engine.offload.disk_read_threads)
         if self.machine.network is None and not self.deployment.remote.client_Bps:
             return math.inf
         return remote_s(self.deployment, moved.tier_bytes, self.below.row_bytes)
+
+    def host_copy_s(self, direction: int, moved: Moved) -> float:
+        """Seconds of one transfer between host memory and the GPUs, by what the engine's connector copies with."""
+        link, overhead, copies = self.machine.link, self.overhead, self.engine.offload.copies
+        if copies == "engine":
+            return transfer_s(link, direction, moved.rank_bytes, moved.pieces)
+        chunks = -(-moved.keys * self.below.layout.block_tokens // max(1, self.engine.offload.chunk_tokens))
+        byte_s, chunk_s = (
+            (overhead.load_byte_s, overhead.load_chunk_s) if direction == IN else (overhead.store_byte_s, overhead.store_chunk_s)
+        )
+        if copies == "kernel":
+            byte_s = 1 / mapped_Bps(link, direction)
+        return chunks * chunk_s + moved.rank_bytes * byte_s
 
     def path_s(self, tier: str, tokens: int, share: float = 1.0) -> float:
         """Seconds of all links between a tier and the GPUs, one after another. With a `share` below 1 only so much of the tokens lies in

@@ -27,6 +27,7 @@ class StepCost:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment, self.tp = deployment, deployment.tp
         self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
+        self.overhead = deployment.overhead
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
         self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
@@ -162,7 +163,7 @@ class StepCost:
 
         Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not.
         """
-        overhead = self.engine.overhead
+        overhead = self.overhead
         if not chunks:
             return max(overhead.step_s, overhead.collect_s)
         captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
@@ -181,7 +182,7 @@ class StepCost:
             attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
         elif chunks:
             attention += self.decode_floor_s
-        overhead = self.engine.overhead
+        overhead = self.overhead
         return self.gemms_s(tokens) + attention + self.head_s(sampled) + overhead.gap_s + overhead.step_sequence_s * sampled
 
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:

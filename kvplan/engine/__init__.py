@@ -1,5 +1,5 @@
 """Inference engines: what each one does, by version, as data."""
 
-from kvplan.engine.spec import EngineSpec, KvFormat, Memory, Offload, Overhead
+from kvplan.engine.spec import EngineSpec, HostPool, KvFormat, Memory, Offload, Overhead
 
-__all__ = ["EngineSpec", "KvFormat", "Memory", "Offload", "Overhead"]
+__all__ = ["EngineSpec", "HostPool", "KvFormat", "Memory", "Offload", "Overhead"]

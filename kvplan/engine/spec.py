@@ -48,6 +48,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
+    copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
+    store_in_step: bool = False  # does a step end only when its stores are down
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
 
@@ -74,10 +76,33 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pause_offload_tokens: Count = 0  # and once more per so many while it offloads
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    load_chunk_s: Seconds = 0.0  # and per chunk
+    store_s: Seconds = 0.0  # once per store that a step waits for
+    store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
+    load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
+    store_byte_s: Seconds = 0.0  # and from it
+
+    def on(self, factor: float) -> Overhead:
+        """The same on a host that takes `factor` times as long. What the GPU does between steps does not change."""
+        seconds = {name: getattr(self, name) * factor for name in self.__struct_fields__ if name.endswith("_s") and name not in _ON_GPU}
+        return msgspec.structs.replace(self, **seconds)
 
     def entry_s(self, tokens: int) -> float:
         """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
         return self.request_s + self.transit_s + self.input_s + (self.request_token_s + self.input_token_s) * tokens
+
+
+_ON_GPU = ("gap_s", "step_sequence_s")
+
+
+class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How an engine allocates its CPU tier in host memory."""
+
+    rounding: Literal["exact", "power_of_two"] = "exact"  # of each pinned tensor
+    shared: Literal["never", "lower_tiers", "always"] = "never"  # is it an exact mapping in /dev/shm instead
+    tensor_per_layer: tuple[str, ...] = ()  # model families with a tensor for each layer; `dense`: all without experts or states
+    indexer_beside: bool = False  # do keys of a sparse indexer lie beside the size that is asked for
+    per_node: bool = False  # is there one pool for all engines of a node
 
 
 class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -145,6 +170,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
     memory: Memory = Memory()
+    host_pool: HostPool = HostPool()
     abilities: Abilities = Abilities()
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ class Factor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JointFit(msgspec.Struct, frozen=True, kw_only=True):
-    """Fitted values, their 95 % intervals, and the relative 95 % half-width of a new measurement of each fitted point's kind.
+    """Fitted values and their 95 % intervals; `off` are the residuals ln(predicted/measured) over their sigma.
 
     `covariance` is of the logarithms, in the order of `names`.
     """
@@ -31,7 +32,7 @@ class JointFit(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     covariance: Any
-    noise: float  # relative standard deviation of a measurement beyond its own, found in the residuals
+    off: list[float]
 
 
 def fit_jointly(
@@ -64,7 +65,7 @@ def fit_jointly(
     start = np.clip(typical, low + 1e-6, high - 1e-6)
     found = least_squares(residuals, start, loss="soft_l1", bounds=(low, high), diff_step=STEP, max_nfev=MOST_STEPS)
     off = residuals(found.x)[: len(logs)]
-    excess = max(1.0, float(np.median(np.abs(off))) / NORMAL_MEDIAN)
+    excess = beyond(off.tolist())
     covariance = np.linalg.inv(found.jac.T @ found.jac) * excess**2
     half = 1.96 * np.sqrt(np.diag(covariance))
     values = dict(zip((factor.name for factor in factors), np.exp(found.x).tolist(), strict=True))
@@ -76,8 +77,14 @@ def fit_jointly(
             for (name, value), width in zip(values.items(), half, strict=True)
         },
         covariance=covariance,
-        noise=excess,
+        off=off.tolist(),
     )
+
+
+def beyond(off: Sequence[float]) -> float:
+    """By what factor residuals exceed the spread that was expected of them: their median absolute value against a normal one's;
+    at least 1."""
+    return max(1.0, statistics.median(abs(one) for one in off) / NORMAL_MEDIAN)
 
 
 STEP = 0.03
@@ -88,7 +95,8 @@ NORMAL_MEDIAN = 0.6745
 
 
 def spread(fit: JointFit, predict: Callable[[dict[str, float]], Sequence[float]], sigma: Sequence[float]) -> list[float]:
-    """Relative 95 % half-width of a new measurement of each point: what the numbers leave open, and the measurement's own spread."""
+    """Relative 95 % half-width of a new measurement of each point: what the numbers leave open, and the measurement's own spread
+    `sigma`."""
     import numpy as np
 
     base = np.log(np.asarray(predict(fit.values)))
@@ -99,4 +107,4 @@ def spread(fit: JointFit, predict: Callable[[dict[str, float]], Sequence[float]]
         slopes.append((np.log(np.asarray(predict(moved))) - base) / np.log1p(STEP))
     jacobian = np.array(slopes).T
     open_ = np.einsum("ij,jk,ik->i", jacobian, fit.covariance, jacobian)
-    return (1.96 * np.sqrt(open_ + (np.asarray(sigma) * fit.noise) ** 2)).tolist()
+    return (1.96 * np.sqrt(open_ + np.asarray(sigma) ** 2)).tolist()

@@ -1,14 +1,15 @@
 """The rates that follow from a machine's records. Each formula has its only home here: step times, transfers and calibration call it.
 
-Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives; pure functions of
-the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other direction adds.
+Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives, the host; pure
+functions of the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other
+direction adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvplan.hardware.spec import Disk, Gpu, Link, Network
+from kvplan.hardware.spec import Disk, Gpu, Host, Link, Network
 
 IN, OUT = 0, 1
 """Directions as seen from the GPU (host to device, device to host) or from the program (read, write)."""
@@ -97,6 +98,16 @@ def transfer_s(link: Link, direction: int, size: float, pieces: int) -> float:
     return link.launch_s + copies_s(link, direction, size, pieces) if size else 0.0
 
 
+MAPPED_SHARE = 0.93
+"""Of the copy engines' rate, what a kernel reaches on mapped host memory: 50.5 of 54.5 GB/s reading, 52 of 55.1 writing (one H100)."""
+
+
+def mapped_Bps(link: Link, direction: int) -> float:
+    """Bytes per second of a kernel that reads (IN) or writes mapped host memory."""
+    measured, engine = (link.mapped_read_Bps, link.h2d_Bps) if direction == IN else (link.mapped_write_Bps, link.d2h_Bps)
+    return measured or MAPPED_SHARE * engine
+
+
 def disk_Bps(disk: Disk, direction: int, block_bytes: float, depth: float) -> float:
     """Bytes per second of random reads or writes of one size at a queue depth.
 
@@ -135,3 +146,22 @@ def objects_s(network: Network, size: float, *, object_bytes: float, parallel: i
 def all_reduce_s(network: Network, ranks: int, size: float) -> float:
     """Seconds of one ring all-reduce of `size` bytes: each rank sends and receives 2 (r - 1) / r of them (Patarasu and Yuan 2009)."""
     return network.latency_s + 2 * (ranks - 1) / ranks * size / network.Bps if ranks > 1 else 0.0
+
+
+# -- host ----------------------------------------------------------------------------------------------------------------------
+
+ANCHOR_PYTHON_S = 2.7e-6
+ANCHOR_LAUNCH_S = 396e-6
+"""The host for which the engines' constants stand: medians of six runs of each probe in the slower of the two speeds between which two
+virtual machines of 16 cores flipped (Intel Xeon, family 6, model 207; Python 3.12, torch 2.11; beside an H100 and an H200). In the faster
+one the probes took 0.50 and 0.62 of this, and short prompts of vLLM 0.24 0.54."""
+
+
+def host_factor(host: Host) -> float:
+    """How many seconds the host side of an engine takes here for one on the anchor: every host-side constant is multiplied by it.
+
+    The mean of the two probes' ratios, of one when the other was not measured, and 1 (assumed) when neither was.
+    """
+    ratios = [host.python_s / ANCHOR_PYTHON_S] if host.python_s else []
+    ratios += [host.launch_s / ANCHOR_LAUNCH_S] if host.launch_s else []
+    return sum(ratios) / len(ratios) if ratios else 1.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kvplan.fit.joint import Factor, JointFit, fit_jointly, spread
+from kvplan.fit.joint import Factor, JointFit, beyond, fit_jointly, spread
 from kvplan.live import sent
 from kvplan.live.probe import BLOCK, Design, held_out
 from kvplan.live.records import Answer
@@ -18,9 +18,10 @@ from kvplan.live.validate import Attempt, Say
 from kvplan.provenance import Source
 from kvplan.results.validate import FittedNumber, ServerFit
 from kvplan.scenario import Scenario, with_setting
+from kvplan.toml_text import to_toml, write_atomically
 
 OVERHEADS: dict[str, float] = {
-    "engine.overhead.request_s": 2e-3, "engine.overhead.request_token_s": 1e-6, "engine.overhead.first_token_s": 1e-3,
+    "engine.overhead.request_s": 3e-4, "engine.overhead.transit_s": 2e-3, "engine.overhead.input_token_s": 3e-7,
     "engine.overhead.prepare_s": 2e-3, "engine.overhead.collect_s": 2e-3, "engine.overhead.step_s": 3e-3, "engine.overhead.gap_s": 3e-4,
     "engine.overhead.launch_layer_s": 3e-4, "engine.overhead.launch_layer_eager_s": 6e-4, "engine.overhead.step_sequence_s": 1e-5,
 }  # fmt: skip
@@ -80,7 +81,7 @@ def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, S
     before = _error([float(shipped[p.column][p.row]) for p in kept], kept)
     guessed = at(kept)(found.values)
     after = _error(guessed, kept)
-    halves = spread(found, at(kept), _sigma(kept))
+    halves = spread(found, at(kept), _widened(kept, told, found.off, plan))
     inside = [abs(math.log(guess / p.seconds)) <= half for guess, p, half in zip(guessed, kept, halves, strict=True)]
     accepted = after < before
     result = ServerFit(
@@ -109,6 +110,15 @@ def _points(answers: Sequence[Answer], plan: Design) -> list[MeasuredTime]:
 
 def _sigma(points: Sequence[MeasuredTime]) -> list[float]:
     return [math.hypot(SPREAD, TIMER_S / p.seconds if p.column == "ttft_s" else 0.0) for p in points]
+
+
+def _widened(kept: Sequence[MeasuredTime], told: Sequence[MeasuredTime], off: Sequence[float], plan: Design) -> list[float]:
+    """The spread of each time, widened by how far the fitted times of its kind of probe exceeded theirs."""
+    kinds: dict[str, list[float]] = {}
+    for point, one in zip(told, off, strict=True):
+        kinds.setdefault(plan.probes[point.probe].kind, []).append(one)
+    factors = {kind: beyond(found) for kind, found in kinds.items()}
+    return [sigma * factors.get(plan.probes[p.probe].kind, 1.0) for sigma, p in zip(_sigma(kept), kept, strict=True)]
 
 
 def _error(predicted: Sequence[float], points: Sequence[MeasuredTime]) -> float:
@@ -161,6 +171,6 @@ def written(fitted: ServerFit, scenario: Scenario, path: str) -> ServerFit:
         record = getattr(scenario, part)
         noted = {one.path.partition(".")[2]: Source(kind="measured", source=source, lo=one.lo, hi=one.hi) for one in mine}
         record = msgspec.structs.replace(record, provenance={**record.provenance, **noted})
-        file.write_bytes(msgspec.toml.encode(record))
+        write_atomically(file, to_toml(msgspec.to_builtins(record)).encode())
         names[part] = str(file)
     return msgspec.structs.replace(fitted, engine=names["engine"], machine=names["machine"])

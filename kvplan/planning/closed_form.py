@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from kvplan.loading import LONGEST_TOKENS, TAIL_TOKENS, Loading
 from kvplan.provenance import Z95, Source, relative_sigma
 from kvplan.results.plan import Range, TierWorth
-from kvplan.scenario import Scenario, with_setting
+from kvplan.scenario import Scenario
 
 RATES = {
     "cpu": ("machine.link.h2d_Bps",),
@@ -74,7 +77,7 @@ def _set_by(scenario: Scenario, least: Range, tail_tokens: int, grain: int) -> s
 
 def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 0.0) -> float:
     """Seconds to the first token of one request on an idle machine that finds a share of its prompt in a tier."""
-    overhead, loading = scenario.engine.overhead, Loading(scenario.deployment)
+    overhead, loading = scenario.deployment.overhead, Loading(scenario.deployment)
     prefix = loading.below.whole(min(int(prompt_tokens * hit), prompt_tokens - 1)) if tier else 0
     front_s = overhead.entry_s(prompt_tokens) + overhead.first_token_s
     moved_s = loading.load_s(tier, prefix) if prefix else 0.0
@@ -126,10 +129,16 @@ def _finite(value: float) -> float | None:
 
 
 def scaled(scenario: Scenario, paths: tuple[str, ...], factor: float) -> Scenario:
-    """The scenario with some numbers multiplied, where it has them."""
+    """The scenario with some numbers of its machine or engine multiplied: a thought experiment, which may leave the bounds of real ones."""
     for path in paths:
-        scenario = with_setting(scenario, path, number(scenario, path) * factor)
+        room, *names = path.split(".")
+        scenario = scenario.changed(**{room: _scaled(getattr(scenario, room), names, factor)})
     return scenario
+
+
+def _scaled(record: Any, names: list[str], factor: float) -> Any:
+    old = getattr(record, names[0])
+    return msgspec.structs.replace(record, **{names[0]: _scaled(old, names[1:], factor) if names[1:] else old * factor})
 
 
 def number(scenario: Scenario, path: str) -> float:

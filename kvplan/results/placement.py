@@ -21,6 +21,10 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tp: int = 1
     gpu_fraction: float = 0.9
     kv_dtype: str = "auto"  # auto: the model's own
+    max_context_tokens: int = 0  # longest request that is served; 0: the model's
+    max_batch: int = 0  # sequences at once; 0: the engine's default
+    step_tokens: int = 0  # tokens of a step; 0: the engine's default
+    gpu_kv_bytes: int = 0  # KV pool over all ranks; 0: what `gpu_fraction` leaves
     block_tokens: int = 0  # of the GPU's blocks; 0: the engine's default
     chunk_tokens: int = 0  # stored and looked up below the GPU; 0: the block
     cpu_bytes: int = 0

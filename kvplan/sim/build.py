@@ -9,6 +9,7 @@ import msgspec
 from kvplan.engine.spec import Offload
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Network
+from kvplan.loading import Loading
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
@@ -61,6 +62,7 @@ class Builder:
         self.footprint = footprint(self.layout)
         self.pool_token_bytes = self.layout.block_bytes * self.layout.ranks * self.footprint.unit_blocks / self.footprint.unit
         self.below = blocks_below(scenario)
+        self.loading, self.overhead = Loading(scenario.deployment, cost), scenario.deployment.overhead
         self.host_token_bytes = self.below.token_bytes
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
         self.senders: Senders = {}
@@ -87,9 +89,9 @@ class Builder:
         transfers = Transfers(engine.offload)
         if scenario.tiers.cpu_bytes:
             pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
-            host, lower = TierBelow(pool, HostPath(self.clock, link, self.below), CPU), self._lower()
-            stores = Stores(self.clock, engine.offload, gpu, link, host, lower, block_tokens=engine.block_tokens)
-            loads = Loads(self.clock, engine, self.cost, cache, host, lower, self.tally)
+            host, lower = TierBelow(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
+            stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
+            loads = Loads(self.clock, engine, self.overhead, self.cost, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, gpu, below)
@@ -99,7 +101,7 @@ class Builder:
         return Replicas(
             self.clock,
             self.scenario.cluster,
-            self.scenario.engine.overhead,
+            self.overhead,
             [server.replica for server in servers],
             key_tokens=self.trace.block_tokens,
             cache_tokens=sum(tier.capacity_tokens for tier in servers[0].tiers[:2]),

@@ -42,12 +42,13 @@ class World:
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
         self.target = slo.parse(run.target)
         slow_s = min((clause.limit_s for clause in self.target if clause.metric == "itl"), default=math.inf)
-        self.recorder = Recorder(first_token_s=engine.overhead.first_token_s, slow_s=slow_s)
+        self.overhead = scenario.deployment.overhead
+        self.recorder = Recorder(first_token_s=self.overhead.first_token_s, slow_s=slow_s)
         self.arrivals = Arrivals(trace, run, grain_tokens=engine.block_tokens)
         self._build()
         self.front_end = FrontEnd(
             self.clock,
-            engine.overhead,
+            self.overhead,
             servers=engine.api_servers,
             max_context=min(filter(None, (engine.max_context_tokens, scenario.model.max_context_tokens)), default=1 << 40),
             pool_tokens=self.tiers[0].capacity_tokens,
@@ -58,7 +59,7 @@ class World:
         )
         self.sessions: Sessions | None = None
         if trace.names_sessions:
-            lag_s = engine.overhead.first_token_s
+            lag_s = self.overhead.first_token_s
             self.sessions = Sessions(self.arrivals, self.clock, self.front_end.enter, most=run.max_sessions, lag_s=lag_s)
         self.left, self.warm_s = len(trace), 0.0
         self.all_done = self.clock.event()
@@ -118,7 +119,7 @@ class World:
                 self.front_end.enter(request)
 
     def _submit(self, request: Request, output_tokens: int) -> None:
-        job = Sequence(request, output_tokens, request.arrival_s + self.scenario.engine.overhead.entry_s(request.prompt_tokens))
+        job = Sequence(request, output_tokens, request.arrival_s + self.overhead.entry_s(request.prompt_tokens))
         if self.sessions is not None:
             job.following = self.sessions.following(request)
         self.dispatch.submit(job)

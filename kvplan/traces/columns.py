@@ -101,7 +101,7 @@ def _append(grown: _Grown, batch: PackedRequests, names: npt.NDArray[np.int32], 
     found |= {"arrival_s": batch.arrival_s, "prompt_tokens": prompt, "output_tokens": batch.output_tokens}
     found["session"] = names[np.frombuffer(batch.session, dtype=np.int32)]
     for name, values in found.items():
-        grown[name].frombytes(np.ascontiguousarray(values, dtype=_TYPES[name]).data.cast("B"))
+        grown[name].frombytes(_bytes(name, values))
 
 
 def _chosen(keys: Keys, one_in: int) -> npt.NDArray[np.bool_]:
@@ -116,10 +116,20 @@ def _thin(grown: _Grown, one_in: int) -> None:
     """Leave out the blocks that a sample of one in `one_in` leaves out."""
     keys = np.frombuffer(grown["keys"], dtype=np.uint64)
     chosen = _chosen(keys, one_in)
-    kept = np.diff(_offsets(chosen)[_offsets(np.frombuffer(grown["kept"], dtype=np.int32))])
-    tokens = np.frombuffer(grown["tokens"], dtype=np.int32)
-    for name, values in (("keys", keys[chosen]), ("tokens", tokens[chosen]), ("kept", kept)):
-        grown[name] = array(_TYPES[name], np.ascontiguousarray(values, dtype=_TYPES[name]).tobytes())
+    request = np.repeat(np.arange(len(grown["kept"]), dtype=np.int32), np.frombuffer(grown["kept"], dtype=np.int32))[chosen]
+    grown["kept"] = _array("kept", np.bincount(request, minlength=len(grown["kept"])))
+    for name in ("keys", "tokens"):
+        grown[name] = _array(name, np.frombuffer(grown[name], dtype=_TYPES[name])[chosen])
+
+
+def _array(name: str, values: npt.NDArray) -> array:
+    made = array(_TYPES[name])
+    made.frombytes(_bytes(name, values))
+    return made
+
+
+def _bytes(name: str, values: npt.ArrayLike) -> memoryview:
+    return np.ascontiguousarray(values, dtype=_TYPES[name]).data.cast("B")
 
 
 def _offsets(counts: npt.NDArray) -> Ints:

@@ -38,7 +38,7 @@ def test_what_changed_in_vllm() -> None:
     assert (old.gpu_fraction, default.gpu_fraction) == (0.9, 0.92)
     assert (default.offload.latent_per_rank, new.offload.latent_per_rank) == (True, False)
     assert new.offload.row_multiple_bytes == 4096
-    assert catalog.engine("lmcache", "0.10").gpu_fraction == 0.9  # what follows vLLM follows its version
+    assert catalog.engine("streamed", "0.10").gpu_fraction == 0.9  # what follows vLLM follows its version
 
 
 def test_an_engine_that_cannot_be_a_version_is_refused() -> None:

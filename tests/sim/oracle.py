@@ -121,7 +121,7 @@ class Oracle:
         self.stuck: Seq | None = None
         self.parents: dict[Name, Name] = {}
         self.steps = 0
-        self.pauses = Pauses(self.engine, offloading=self.cpu is not None)
+        self.pauses = Pauses(self.cost.overhead, offloading=self.cpu is not None)
         self.busy_until = self.built = 0.0
         self.done: list[Seq] = []
 
@@ -133,7 +133,7 @@ class Oracle:
         heapq.heappush(self.heap, (self.now + delay, self.count, action))
 
     def run(self) -> list[Seq]:
-        overhead, kt = self.engine.overhead, self.world.trace.block_tokens
+        overhead, kt = self.cost.overhead, self.world.trace.block_tokens
         front = entered = 0.0
         for request in self.world.trace:
             output = self.world.front_end.admissible(request)
@@ -184,7 +184,7 @@ class Oracle:
         seen = self.now
         if self.cpu is not None and self.engine.offload.outputs_behind_stores:
             seen = max(seen, self.link.free_at[OUT])
-        seen += self.engine.overhead.collect_s
+        seen += self.cost.overhead.collect_s
         for seq, new, context in plan["chunks"]:
             if seq.running:
                 self.store(seq, context + new)
@@ -237,7 +237,7 @@ class Oracle:
 
     def plan(self) -> Step:
         plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "admitted": 0})
-        prepare = self.engine.overhead.prepare_s if self.executing is None else 0.0
+        prepare = self.cost.overhead.prepare_s if self.executing is None else 0.0
         plan["ready"] = max(self.now + prepare, self.inputs_sent())
         budget, preempted = self.engine.step_tokens, False
         for seq in list(self.running):
@@ -261,7 +261,7 @@ class Oracle:
         if not chunks and not contexts:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
-        admit = self.engine.overhead.admit_token_s * plan["admitted"]
+        admit = self.cost.overhead.admit_token_s * plan["admitted"]
         host = admit + self.cost.host_s(sizes, len(contexts))
         plan["ready"] += admit
         plan["launched"] = self.now + host
@@ -430,7 +430,7 @@ class Oracle:
             return None
         cpu.pin(names)
         self.under_way(seq, "gpu", names[reach:held])
-        overhead, began, count = self.engine.overhead, self.now, held - reach
+        overhead, began, count = self.cost.overhead, self.now, held - reach
         ready = began
         if self.engine.offload.loads_exclude_steps and self.executing is not None:
             ready = max(began, self.busy_until)

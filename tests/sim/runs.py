@@ -19,6 +19,7 @@ def run(
     requests: Sequence[Request],
     *,
     engine: str = "vllm",
+    version: str = "",
     model: str = "llama-3.1-8b",
     machine: str = "h100-sxm",
     key_tokens: int = 16,
@@ -33,7 +34,7 @@ def run(
         deployment=Deployment(
             model=catalog.model(model),
             server=catalog.machine(machine),
-            engine=catalog.engine(engine),
+            engine=catalog.engine(engine, version),
             tiers=Tiers(**{f"{name}_bytes": units.parse_bytes(size) for name, size in tiers.items()}),
             parallel=Parallel(tp=tp),
         ),

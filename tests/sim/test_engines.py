@@ -21,10 +21,10 @@ def column(world: Any, name: str) -> Any:
 
 
 def test_numbers_that_an_engine_takes_from_another_count_as_assumed() -> None:
-    engine = catalog.engine("lmcache")
+    engine = catalog.engine("dynamo")
     assert engine.overhead == catalog.engine("vllm").overhead
     assert engine.provenance["overhead.load_s"].kind == "assumed" and "vllm" in engine.provenance["overhead.load_s"].source
-    assert engine.provenance["offload.chunk_tokens"].kind == "datasheet"
+    assert catalog.engine("lmcache").provenance["offload.chunk_tokens"].kind == "datasheet"
     assert catalog.engine("sglang").block_tokens == 64 and "block_tokens" in catalog.engine("sglang").provenance
 
 
@@ -53,7 +53,8 @@ def half_cached(load: str) -> tuple[float, float]:
         output_tokens=1,
         blocks=(*first.blocks, *range(10**6, 10**6 + 1024)),
     )
-    _, world = run([first, other, later], engine="lmcache", gpu_kv="4.02GiB", cpu="64GiB", sets={"engine.offload.load": load})
+    sets = {"engine.offload.load": load, "engine.offload.copies": "engine", "engine.offload.store_in_step": False}
+    _, world = run([first, other, later], engine="lmcache", version="0.5.3", gpu_kv="4.02GiB", cpu="64GiB", sets=sets)
     assert column(world, "cpu_hit_tokens")[2] > 16_000
     return float(column(world, "ttft_s")[2]), float(column(world, "load_s")[2])
 
@@ -324,3 +325,21 @@ def test_lower_tiers_need_host_memory() -> None:
     for tier in ("disk", "remote"):
         with pytest.raises(InputError, match=f"a {tier} tier needs a CPU tier"):
             run(documents(1, 64), gpu_kv="8GiB", **{tier: "8GiB"})
+
+
+@pytest.mark.parametrize(("version", "byte_s"), [("0.5.6", 0.28e-9), ("0.5.3", 1 / 50e9)])
+def test_lmcache_stores_inside_the_step(version: str, byte_s: float) -> None:
+    # 8,192 tokens are 32 chunks of 256 tokens and 131,072 bytes each token; they are down before the first token is seen, one chunk after
+    # the other. Compiled copies run at the rate of mapped host memory, later versions through the host's threads.
+    sets = {"machine.link.mapped_write_Bps": 50e9, "engine.offload.store_in_step": True}
+    ttft = {}
+    for copies in (True, False):
+        rules = sets if copies else {**sets, "engine.overhead.store_s": 0.0, "engine.overhead.store_chunk_s": 0.0}
+        if not copies:
+            rules |= {"engine.offload.copies": "host", "engine.overhead.store_byte_s": 0.0}
+        scenario = catalog.engine("lmcache", version)
+        _, world = run(documents(1, 8192), engine="lmcache", version=version, gpu_kv="8GiB", cpu="32GiB", sets=rules)
+        ttft[copies] = float(column(world, "ttft_s")[0])
+    overhead = scenario.overhead
+    expected = overhead.store_s + 32 * (overhead.store_chunk_s + 256 * 131_072 * byte_s)
+    assert ttft[True] - ttft[False] == pytest.approx(expected, rel=1e-6)

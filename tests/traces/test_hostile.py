@@ -58,6 +58,7 @@ def test_a_bad_row_is_named_by_its_line(line: bytes, message: str, tmp_path: Pat
         ("azure", ("3180", "9" * 30), "line 3: ContextTokens: '999"),
         ("azure", ("3180", "12.5"), "line 3: ContextTokens: '12.5'"),
         ("azure", ("3180,8", "3180"), "line 3: 2 fields, but the header names 3"),
+        ("azure", ("3180,8", "3180,8,9"), "line 3: 4 fields, but the header names 3"),
         ("azure", ("3180,8", ",8"), "line 3: ContextTokens is missing"),
         ("azure", ("18:18:01.4799601", "25:18:01.4799601"), "line 3: '2023-11-16 25:18:01' is not a wall-clock time"),
         ("vidur", ("2.0", "soon"), "line 3: 'soon' is not a time"),

@@ -19,7 +19,7 @@ class Jump:
     __slots__ = ("start_s", "collect_s", "first_s", "slope_s", "floor_s", "attention_s", "steps")
 
     def __init__(self, cost: StepCost, batch: DecodeBatch, step: ScheduledStep, most: int) -> None:
-        self.start_s, self.collect_s, self.steps = step.start_s, cost.engine.overhead.collect_s, most
+        self.start_s, self.collect_s, self.steps = step.start_s, cost.overhead.collect_s, most
         self.slope_s = 0.0
         for (rate, _), each in zip(cost.decode_rates, batch.sums, strict=True):
             self.slope_s += rate * each.growing

@@ -39,10 +39,10 @@ class Replica:
     ) -> None:
         self.clock, self.engine, self.cost, self.gpu = clock, engine, cost, gpu
         self.transfers, self.recorder, self.jump, self.done = transfers, recorder, jump, done
-        self.depth = 2 if engine.plan_ahead else 1
+        self.overhead, self.depth = cost.overhead, 2 if engine.plan_ahead else 1
         self.inflight = StepsInFlight()
         self.batch = DecodeBatch([window for _, window in cost.decode_rates], gpu.footprint)
-        self.scheduler = Scheduler(clock, engine, gpu, transfers, self.batch, self.inflight, self._on_loaded)
+        self.scheduler = Scheduler(clock, engine, cost.overhead, gpu, transfers, self.batch, self.inflight, self._on_loaded)
         self.busy_s = 0.0  # in steps that have ended
         self._jump: Jump | None = None
         self._timer = 0
@@ -123,7 +123,7 @@ class Replica:
     def _schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can run."""
         now = self.clock.now
-        prepare_s = self.engine.overhead.prepare_s if self.inflight.executing is None else 0.0
+        prepare_s = self.overhead.prepare_s if self.inflight.executing is None else 0.0
         step = ScheduledStep(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         self.scheduler.schedule(step)
         if step.empty:
@@ -137,7 +137,7 @@ class Replica:
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts)
         chunks = [(new, context) for _, new, context in step.chunks]
-        admit_s = self.engine.overhead.admit_token_s * step.admitted_tokens
+        admit_s = self.overhead.admit_token_s * step.admitted_tokens
         host_s = admit_s + cost.host_s(chunks, decodes)
         step.ready_s += admit_s
         step.launched_s += host_s
@@ -154,6 +154,8 @@ class Replica:
         step.start_s = max(self.transfers.inputs_sent_s(now), step.ready_s)
         step.stall_s = self.transfers.stall_s(step, step.start_s)
         step.duration_s += step.stall_s
+        if step.loads and self.engine.offload.load == "blocking":  # the host waits as well, and launches then
+            step.launched_s += step.stall_s
         self._alarm(step.end_s - now, self._executed)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
@@ -174,11 +176,12 @@ class Replica:
         self.inflight.executing = None
         self.busy_s += now - step.start_s
         free_s = self.transfers.outputs_seen_s(now)
-        step.held_s = free_s - now
-        seen_s = free_s + self.engine.overhead.collect_s
         for seq, new, context in step.chunks:
             if seq.running:
                 self.transfers.store(seq, context + new)
+        free_s = max(free_s, self.transfers.stored_s(now))
+        step.held_s = free_s - now
+        seen_s = free_s + self.overhead.collect_s
         following = self.inflight.behind(step)
         if following is not None:
             self._execute(following)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import takewhile
 
-from kvplan.engine.spec import EngineSpec
+from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.errors import KvplanError
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
@@ -33,6 +33,7 @@ class Scheduler:
         self,
         clock: Clock,
         engine: EngineSpec,
+        overhead: Overhead,
         gpu: GpuCache,
         transfers: Transfers,
         batch: DecodeBatch,
@@ -41,7 +42,7 @@ class Scheduler:
     ) -> None:
         self.clock, self.engine, self.gpu, self.transfers, self.batch, self.inflight = clock, engine, gpu, transfers, batch, inflight
         self.order = QUEUE_ORDERS[engine.scheduling]
-        self.pauses = Pauses(engine, offloading=transfers.stores is not None)
+        self.pauses = Pauses(overhead, offloading=transfers.stores is not None)
         self.waiting: deque[Sequence] = deque()
         self.skipped: list[Sequence] = []
         self.running: list[Sequence] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from kvplan.engine.spec import EngineSpec
+from kvplan.engine.spec import Overhead
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.loads import StepLoad
 
@@ -80,8 +80,7 @@ class StepsInFlight:
 class Pauses:
     """Stops of the engine's process for its garbage collector: one per so many output tokens of the sequences it has admitted."""
 
-    def __init__(self, engine: EngineSpec, *, offloading: bool) -> None:
-        overhead = engine.overhead
+    def __init__(self, overhead: Overhead, *, offloading: bool) -> None:
         self.pause_s = overhead.pause_s
         rates = [overhead.pause_tokens, overhead.pause_offload_tokens if offloading else 0]
         self.per_token = sum(1 / tokens for tokens in rates if tokens)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
-from kvplan.engine.spec import EngineSpec
+from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Reservation, span
 from kvplan.sim.cache.prefix import Node
@@ -93,9 +93,17 @@ class Loads:
     """Loads of one replica."""
 
     def __init__(
-        self, clock: Clock, engine: EngineSpec, cost: StepCost, gpu: GpuCache, host: TierBelow, lower: tuple[TierBelow, ...], tally: Tally
+        self,
+        clock: Clock,
+        engine: EngineSpec,
+        overhead: Overhead,
+        cost: StepCost,
+        gpu: GpuCache,
+        host: TierBelow,
+        lower: tuple[TierBelow, ...],
+        tally: Tally,
     ) -> None:
-        self.clock, self.engine, self.rules, self.cost = clock, engine, engine.offload, cost
+        self.clock, self.engine, self.rules, self.overhead, self.cost = clock, engine, engine.offload, overhead, cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
@@ -140,7 +148,7 @@ class Loads:
         ready_s = busy_until_s if self.rules.loads_exclude_steps else self.clock.now
         _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt)
-        self.clock.process(self._loading(seq, load, source, sent_s + self.engine.overhead.load_s, done))
+        self.clock.process(self._loading(seq, load, source, sent_s + self.overhead.load_s, done))
         return Outcome.WAITS
 
     def _loading(self, seq: Sequence, load: Load, source: Node, done_s: float, done: Done) -> Steps:
@@ -156,7 +164,7 @@ class Loads:
 
     def _built(self, ready_s: float, tokens: int) -> float:
         """When the host has made the block lists of a load: one load after the other."""
-        self._built_s = max(ready_s, self._built_s) + self.engine.overhead.load_block_s * tokens / self.engine.block_tokens
+        self._built_s = max(ready_s, self._built_s) + self.overhead.load_block_s * tokens / self.engine.block_tokens
         return self._built_s
 
     def _unpin(self, source: Node, reach: int) -> None:
@@ -220,11 +228,11 @@ class Loads:
         """Seconds of a step that starts now with these loads, which are queued here."""
         first_s, last_s = float("inf"), start_s
         for load in loads:
-            ready_s = start_s
+            ready_s = last_s if self.rules.load == "blocking" else start_s  # the host waits for one load before it turns to the next
             for lower, reserved, _ in load.parts:
                 _, ready_s = lower.path.send(IN, ready_s, reserved.tokens)
             tokens = load.held - load.reach
-            began_s, done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.engine.overhead.load_s, tokens)
+            began_s, done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
             first_s, last_s = min(first_s, began_s), max(last_s, done_s)
             self.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
         duration_s = IN_STEP[self.rules.load](start_s, step_s, first_s, last_s, self.cost.model.depth)
@@ -321,7 +329,7 @@ class Loads:
         computing again."""
         if self.rules.load_rule != "break_even":
             return True
-        overhead = self.engine.overhead
+        overhead = self.overhead
         seconds = overhead.load_s + overhead.load_block_s * (end - start) / self.engine.block_tokens
         seconds += self.host.path.wait_s(IN) + self.host.path.service_s(IN, end - start)
         seconds += sum(lower.path.wait_s(IN) + lower.path.service_s(IN, tokens) for lower, tokens in parts)

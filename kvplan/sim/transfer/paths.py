@@ -7,6 +7,7 @@ from typing import Protocol
 from kvplan.deployment import Remote
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import objects_s
+from kvplan.loading import Loading
 from kvplan.memory.below import Below
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.clock import Clock
@@ -43,11 +44,10 @@ class TierBelow:
 
 
 class HostPath:
-    """Host memory and the GPUs of a replica: each rank's link carries its share at the same time. `below` tells bytes and pieces; of a
-    replica's own links there is one for all ranks."""
+    """Host memory and the GPUs of a replica: each rank's link carries its share at the same time."""
 
-    def __init__(self, clock: Clock, link: HostLink, below: Below) -> None:
-        self.clock, self.link, self.below = clock, link, below
+    def __init__(self, clock: Clock, link: HostLink, loading: Loading, below: Below) -> None:
+        self.clock, self.link, self.loading, self.below = clock, link, loading, below
 
     @property
     def busy_s(self) -> float:
@@ -58,7 +58,7 @@ class HostPath:
 
     def service_s(self, direction: int, tokens: int) -> float:
         moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
-        return self.link.service_s(direction, moved.rank_bytes, moved.pieces)
+        return self.loading.host_copy_s(direction, moved)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         return self.link.send(direction, ready_s, self.service_s(direction, tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from kvplan.engine.spec import Offload
+from kvplan.engine.spec import Offload, Overhead
 from kvplan.request import Request
 from kvplan.sim.cache.pool import Keys, Pool, keys_of
 from kvplan.sim.cache.prefix import Node
@@ -31,12 +31,22 @@ class Stores:
     """Stores of one replica into host memory and on into the tiers behind it."""
 
     def __init__(
-        self, clock: Clock, rules: Offload, gpu: Tier, link: HostLink, host: TierBelow, lower: tuple[TierBelow, ...], *, block_tokens: int
+        self,
+        clock: Clock,
+        rules: Offload,
+        overhead: Overhead,
+        gpu: Tier,
+        link: HostLink,
+        host: TierBelow,
+        lower: tuple[TierBelow, ...],
+        *,
+        block_tokens: int,
     ) -> None:
-        self.clock, self.rules, self.gpu, self.link, self.host, self.lower = clock, rules, gpu, link, host, lower
+        self.clock, self.rules, self.overhead, self.gpu, self.link, self.host, self.lower = clock, rules, overhead, gpu, link, host, lower
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.dropped_tokens = 0
+        self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
         if rules.store == "on_evict":
             gpu.spill, gpu.spill_tokens = self._spilled, SPILL_BLOCKS * block_tokens
@@ -60,7 +70,7 @@ class Stores:
             reserved.commit()
             return
         self.gpu.pin(leaf)
-        _, done_s = self.host.path.send(OUT, self.clock.now, reserved.tokens)
+        done_s = self._sent_s(reserved.tokens)
 
         def stored() -> None:
             reserved.commit()
@@ -69,6 +79,16 @@ class Stores:
             self.freed()
 
         self.clock.at(done_s, stored)
+
+    def _sent_s(self, tokens: int) -> float:
+        """When a store that is queued now is down; where the step waits for its stores, one follows the other."""
+        now = self.clock.now
+        if not self.rules.store_in_step:
+            return self.host.path.send(OUT, now, tokens)[1]
+        if self.blocked_until_s < now:
+            self.blocked_until_s = now + self.overhead.store_s
+        _, self.blocked_until_s = self.host.path.send(OUT, self.blocked_until_s, tokens)
+        return self.blocked_until_s
 
     def _cascade(self, keys: Keys, end: int, keep: int) -> None:
         """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays

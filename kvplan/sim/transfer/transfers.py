@@ -38,9 +38,15 @@ class Transfers:
 
     def inputs_sent_s(self, now: float) -> float:
         """When a step may start: behind the loads already queued, on the same copy engine."""
-        if self.stores is None or not self.rules.loads_exclude_steps:
+        if self.stores is None:
             return now
-        return max(now, self.stores.link.free_at[IN])
+        if self.rules.loads_exclude_steps:
+            now = max(now, self.stores.link.free_at[IN])
+        return max(now, self.stores.blocked_until_s)
+
+    def stored_s(self, now: float) -> float:
+        """When a step that ends now is over, whose stores are queued: at once, or when they are down."""
+        return now if self.stores is None else max(now, self.stores.blocked_until_s)
 
     def store(self, seq: Sequence, upto: int) -> None:
         """A step has computed a seq's prompt up to a token."""

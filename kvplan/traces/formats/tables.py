@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -88,8 +89,10 @@ def _parsed(source: TraceSource, batch: list[tuple[int, bytes]], names: list[str
     text = io.BytesIO(b"".join(line for _, line in batch))
     kind = {"dtype": str, "keep_default_na": False, "na_values": [""]}
     try:
-        table = pandas.read_csv(text, header=None, names=range(len(names)), index_col=False, **kind)
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)  # it would drop fields beyond the header's
+            table = pandas.read_csv(text, header=None, names=range(len(names)), index_col=False, **kind)
+    except (pandas.errors.ParserError, pandas.errors.ParserWarning, pandas.errors.EmptyDataError):
         table = pandas.DataFrame()
     whole = len(table) == len(batch)
     if error := _irregular(source, [batch[row] for row in table.index[table.isna().any(axis=1)]] if whole else batch, len(names)):

@@ -11,6 +11,7 @@ from kvplan import catalog, units
 from kvplan.errors import InputError, did_you_mean
 from kvplan.memory.formats import logical_format, resolve_kv_dtype
 from kvplan.memory.kv import growth_bytes
+from kvplan.provenance import Z95
 from kvplan.results.trace import CurvePoint, CurveResult, Rates, TierShare
 from kvplan.traces import columns
 from kvplan.traces.columns import MAX_EVENTS
@@ -20,7 +21,7 @@ from kvplan.traces.trace import Trace
 
 _GRID = 24
 _SHARES = (0.5, 0.9, 0.95, 0.99)
-_Z95 = 1.96
+_CHUNK = 2**20
 
 
 def curve(
@@ -125,9 +126,12 @@ class _Meter:
         if self._number is None:
             return None
         reuse, k = self.window.reuse, self.window.reuse.columns.one_in
-        misses = np.bincount(self._number[reuse.distance[self.window.start :] >= capacity]).astype(float)
-        height = _Z95 * math.sqrt(k * (k - 1) * float((misses**2).sum())) / max(1, self.window.blocks)
-        shift = int(_Z95 * math.sqrt((k - 1) * capacity))
+        missed = np.flatnonzero(reuse.distance[self.window.start :] >= capacity).astype(np.int32)
+        misses = np.zeros(int(self._number.max(initial=-1)) + 1)
+        for at in range(0, len(missed), _CHUNK):
+            misses += np.bincount(self._number[missed[at : at + _CHUNK]], minlength=len(misses))
+        height = Z95 * math.sqrt(k * (k - 1) * float((misses**2).sum())) / max(1, self.window.blocks)
+        shift = int(Z95 * math.sqrt((k - 1) * capacity))
         low, high = self.rates("lru", [max(1, capacity - shift), capacity + shift])
         return math.hypot(height, (high.block_hit - low.block_hit) / 2)
 
@@ -160,8 +164,9 @@ def _shares(window: Window) -> dict[str, int]:
     reused, hits = window.reused, lru(window, [NEVER])[1, 0]
     if not len(reused) or hits <= 0:
         return {}
-    missed = (window.event_tokens - window.tokens[1:]) * window.reuse.columns.one_in
-    at = np.searchsorted(window.named_tokens - missed, np.array(_SHARES) * hits)
+    # the first event at which named tokens less those that miss, (event_tokens - tokens) x one_in, come to the share
+    short = [(window.named_tokens - math.ceil(share * hits)) // window.reuse.columns.one_in for share in _SHARES]
+    at = np.searchsorted(window.tokens[1:], window.event_tokens - np.array(short))
     return {f"{share:g}": int(reused[i]) + 1 for share, i in zip(_SHARES, at.tolist(), strict=True)}
 
 

@@ -39,9 +39,12 @@ def analyse(columns: Columns, *, keep_keys: bool = True) -> Reuse:
 def nodes(before: Ints) -> Ints:
     """A dense number for each distinct block, the same for all its events."""
     first = before < 0
-    root = np.where(first, np.arange(len(before), dtype=before.dtype), before)
-    while not np.array_equal(further := root[root], root):
-        root = further
+    root = np.arange(len(before), dtype=before.dtype)
+    np.copyto(root, before, where=~first)
+    further = np.empty_like(root)
+    while not np.array_equal(np.take(root, root, out=further), root):
+        root, further = further, root
+    del further
     return (np.cumsum(first, dtype=before.dtype) - 1)[root]
 
 

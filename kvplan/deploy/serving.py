@@ -1,0 +1,122 @@
+"""What an engine is told beside its tiers: the model's repository, how long a request may be, how many run at once, the pool."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from kvplan.deployment import Deployment
+from kvplan.memory.layout import layout
+from kvplan.memory.pinned import HostMemory, host_memory
+from kvplan.model import ModelSpec
+from kvplan.results.placement import Notice, Placement
+from kvplan.units import format_bytes, format_tokens
+
+LENGTH_STEP = 1024
+"""The served length is the longest request of the traffic, up to a multiple of this."""
+
+_REPOSITORY = re.compile(r"Hugging Face ([\w.-]+/[\w.-]+)")
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a writer of configurations needs to know."""
+
+    placement: Placement
+    version: str  # of the engine
+    host: HostMemory  # what the CPU tier takes
+    lower_threads: tuple[int, int] = (16, 16)  # that read and write the tier below it
+    prefetch: str = "none"  # from lower tiers while a request is queued
+    block_tokens: int = 16  # of the engine, where the placement names none
+    pool_tokens: int = 0  # that the GPU's pool holds; 0: unknown
+    tier_tokens: tuple[tuple[str, int], ...] = ()  # tier -> tokens that it holds
+
+
+def repository(model: ModelSpec) -> str:
+    """What the engine is given to load: a Hugging Face repository, the folder of a config.json, or the bare name when neither is known."""
+    if found := _REPOSITORY.match(model.source):
+        return found[1]
+    path = Path(model.source)
+    if path.name == "config.json" and path.is_file():
+        return str(path.resolve().parent)
+    return model.name
+
+
+def served(placement: Placement, deployment: Deployment, longest_tokens: int, pool_bytes: int) -> Placement:
+    """The placement with what the engine is told beside its tiers, as it was simulated.
+
+    Served is what the traffic's longest request (prompt and answer) needs, at most what the model and the pool hold;
+    without traffic as much as they hold. Engines refuse to start for a length that their pool cannot hold.
+    """
+    engine, model = deployment.engine, deployment.model
+    most = longest_context(deployment, pool_bytes)
+    wanted = -(-longest_tokens // LENGTH_STEP) * LENGTH_STEP if longest_tokens else most
+    plain = all(layer.kind == "full" for layer in model.layers)
+    return msgspec.structs.replace(
+        placement,
+        model=repository(model),
+        gpu_fraction=engine.gpu_fraction,
+        max_context_tokens=min(wanted, most),
+        max_batch=engine.max_batch,
+        step_tokens=engine.step_tokens,
+        gpu_kv_bytes=pool_bytes // deployment.parallel.gpus * deployment.parallel.gpus,
+        block_tokens=placement.block_tokens or (engine.block_tokens if plain else 0),
+    )
+
+
+def longest_context(deployment: Deployment, pool_bytes: int) -> int:
+    """The longest request that the model takes and the pool holds, in tokens; 0 when it holds none."""
+    made, longest = layout(deployment), deployment.model.max_context_tokens
+    blocks = made.blocks(pool_bytes) - deployment.engine.null_blocks
+    if made.request_blocks(longest) <= blocks:
+        return longest
+    low, high = 0, longest
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if made.request_blocks(middle) <= blocks else (low, middle)
+    return low // LENGTH_STEP * LENGTH_STEP or low
+
+
+def pool_tokens(deployment: Deployment, pool_bytes: int, context_tokens: int) -> int:
+    """The number of tokens that the engine prints for a pool, serving requests of at most `context_tokens`."""
+    made = layout(deployment)
+    return made.tokens(made.blocks(pool_bytes), context_tokens)
+
+
+def served_notices(placement: Placement, deployment: Deployment, longest_tokens: int) -> list[Notice]:
+    """What does not follow from the traffic alone."""
+    found = []
+    if placement.model == deployment.model.name:
+        sentence = f"No repository is known for {deployment.model.name}: put its name or folder where {placement.model} stands."
+        found.append(Notice(code="repository_unknown", sentence=sentence))
+    if longest_tokens > placement.max_context_tokens > 0:
+        sentence = (
+            f"The longest request takes {format_tokens(longest_tokens)} tokens, the pool of {format_bytes(placement.gpu_kv_bytes)} "
+            f"holds {format_tokens(placement.max_context_tokens)}: longer ones are refused."
+        )
+        found.append(Notice(code="length_cut", sentence=sentence, hint="an 8-bit KV dtype, more ranks, or a larger GPU"))
+    return found
+
+
+def host_of(deployment: Deployment, placement: Placement) -> HostMemory:
+    """What a placement's CPU tier takes of host memory."""
+    return host_memory(deployment, placement.cpu_bytes, lower_tier=bool(placement.disk_bytes or placement.remote_url))
+
+
+def takes(host: HostMemory) -> str:
+    """`asks 7.0 GiB, takes 8.0 GiB`, in words."""
+    asked, taken = format_bytes(host.asked_bytes), format_bytes(host.taken_bytes)
+    place = " in /dev/shm" if host.shm_bytes else ""
+    return f"asks {asked}, takes {taken}{place}" if asked != taken else f"takes {taken}{place}"
+
+
+def host_notice(host: HostMemory, title: str) -> Notice | None:
+    """What a CPU tier takes beyond what it asks for, where it lies, and the limit that a container needs."""
+    if not host.asked_bytes:
+        return None
+    sentence = f"{title}'s CPU tier {takes(host)}; a container needs a memory limit of {format_bytes(host.limit_bytes)}"
+    sentence += f" and a /dev/shm of {format_bytes(host.shm_bytes)}." if host.shm_bytes else "."
+    wasteful = host.taken_bytes > host.asked_bytes
+    hint = f"ask for {format_bytes(host.taken_bytes)} as well: it takes no more" if wasteful and not host.shm_bytes else ""
+    return Notice(code="host_memory", level="note", sentence=sentence, hint=hint)

@@ -1,0 +1,111 @@
+"""What a CPU tier really takes of host memory, where it lies, and the memory limit that a container needs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvplan.deployment import Deployment
+from kvplan.memory.below import below
+from kvplan.memory.formats import INDEX_SCALE_BYTES
+from kvplan.memory.layout import layout
+from kvplan.memory.weights import rank_weight_bytes
+from kvplan.units import GiB
+
+SERVER_BYTES = 4 * GiB
+"""Host memory of the API server and the engine's own process, assumed."""
+
+RANK_BYTES = 4 * GiB
+"""Host memory of a worker process beside its tier: CUDA context, libraries, compiled graphs; assumed."""
+
+
+class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Host memory of one replica over all its ranks. What is in /dev/shm counts against a container's limit too."""
+
+    asked_bytes: int
+    pinned_bytes: int = 0  # in the processes' own memory
+    shm_bytes: int = 0  # in /dev/shm
+    limit_bytes: int = 0  # that a container needs: the tier, the weights while they load, the processes
+
+    @property
+    def taken_bytes(self) -> int:
+        return self.pinned_bytes + self.shm_bytes
+
+
+def host_memory(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) -> HostMemory:
+    """What a CPU tier of `cpu_bytes` takes; `lower_tier`: is there a disk or remote tier behind it.
+
+    vLLM before 0.33 pins a tensor for each KV tensor of each rank, and torch rounds each up to a power of two (10 GiB
+    over the 32 layers of Llama-3.1-8B take 16 GiB); with lower tiers, and from 0.33 on, the tier is an exact mapping in
+    /dev/shm. SGLang keeps the keys of a sparse indexer beside the size.
+    """
+    rules = deployment.engine.host_pool
+    if not cpu_bytes:
+        return HostMemory(asked_bytes=0, limit_bytes=limit_bytes(deployment, 0))
+    shared = rules.shared == "always" or (rules.shared == "lower_tiers" and lower_tier)
+    taken = cpu_bytes
+    if rules.rounding == "power_of_two" and not shared:
+        taken = _rounded_bytes(deployment, cpu_bytes)
+    if rules.indexer_beside:
+        taken += _indexer_bytes(deployment, cpu_bytes)
+    return HostMemory(
+        asked_bytes=cpu_bytes,
+        pinned_bytes=0 if shared else taken,
+        shm_bytes=taken if shared else 0,
+        limit_bytes=limit_bytes(deployment, taken),
+    )
+
+
+def limit_bytes(deployment: Deployment, taken_bytes: int) -> int:
+    """Memory limit of a replica's container, in whole GiB: the tier, the weights of all ranks, the processes."""
+    ranks = deployment.parallel.gpus
+    whole = taken_bytes + ranks * (rank_weight_bytes(deployment) + RANK_BYTES) + SERVER_BYTES
+    return -(-whole // GiB) * GiB
+
+
+def largest_tier(deployment: Deployment, room_bytes: int, *, lower_tier: bool = False) -> int:
+    """The largest CPU tier that takes at most `room_bytes`; 0 when none does."""
+    if host_memory(deployment, room_bytes, lower_tier=lower_tier).taken_bytes <= room_bytes:
+        return room_bytes
+    tensors = _tensors(deployment)
+    piece = 1 << max(0, (room_bytes // tensors).bit_length() - 1)
+    size = piece * tensors
+    while size and host_memory(deployment, size, lower_tier=lower_tier).taken_bytes > room_bytes:
+        size //= 2
+    return size
+
+
+def filled(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) -> int:
+    """The largest CPU tier that takes no more host memory than one of `cpu_bytes` does."""
+    taken = host_memory(deployment, cpu_bytes, lower_tier=lower_tier).taken_bytes
+    return max(cpu_bytes, largest_tier(deployment, taken, lower_tier=lower_tier))
+
+
+def _tensors(deployment: Deployment) -> int:
+    """Pinned tensors of all ranks: one for each layer, or one for each layer of a group, which share them, or one."""
+    made, model = layout(deployment), deployment.model
+    families = deployment.engine.host_pool.tensor_per_layer
+    dense = all(not one.experts for one in model.ffn) and all(layer.kind != "state" for layer in model.layers)
+    if len(made.types) > 1:
+        each = made.group_layers
+    elif model.family in families or ("dense" in families and dense):
+        each = made.layers
+    else:
+        each = 1
+    return max(1, each) * made.ranks
+
+
+def _rounded_bytes(deployment: Deployment, cpu_bytes: int) -> int:
+    """Each tensor holds its part of every chunk, and is rounded up to a power of two."""
+    stored, tensors = below(deployment), _tensors(deployment)
+    unit = stored.layout.unit_tokens or stored.chunk_tokens or 1
+    row = max(1, stored.row_bytes * max(1, stored.chunk_tokens // unit))
+    piece = cpu_bytes // row * row // tensors
+    return tensors * (1 << (piece - 1).bit_length()) if piece else 0
+
+
+def _indexer_bytes(deployment: Deployment, cpu_bytes: int) -> int:
+    """Keys of sparse indexers for as many tokens as the tier holds, on each rank."""
+    index = sum(layer.count * (layer.index_dim + INDEX_SCALE_BYTES) for layer in deployment.model.layers if layer.index_dim)
+    token = below(deployment).token_bytes
+    copies = deployment.parallel.tp
+    return round(cpu_bytes / (token - index * copies) * index * copies) if index and token > index * copies else 0
