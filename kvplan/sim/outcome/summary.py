@@ -155,7 +155,7 @@ def machine_warnings(machine: Machine, longest_tokens: int) -> list[str]:
     `calibration.domain`, where the closed form extrapolates. `longest_tokens`: the longest prompt that ran.
     """
     fake = sum(1 for source in machine.provenance.values() if source.kind == "fake")
-    found = [f"{machine.name}: {fake} of its numbers are fake: no hardware was measured"] if fake else []
+    found = [*machine.notes, *([f"{machine.name}: {fake} of its numbers are fake: no hardware was measured"] if fake else [])]
     domain: dict[str, list[int]] = machine.calibration.get("domain", {})  # type: ignore[assignment]
     measured = domain.get("attention_prefill_context", [0, 0])[1] + domain.get("attention_prefill_new", [0, 0])[1]
     if 0 < measured < longest_tokens:
