@@ -83,9 +83,15 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
 
-    def on(self, factor: float) -> Overhead:
-        """The same on a host that takes `factor` times as long. What the GPU does between steps does not change."""
-        seconds = {name: getattr(self, name) * factor for name in self.__struct_fields__ if name.endswith("_s") and name not in _ON_GPU}
+    def on(self, python: float, launch: float | None = None) -> Overhead:
+        """The same on a host that takes `python` times as long for each token, key or chunk, and `launch` times (None: as often) for the
+        rest. What the GPU does between steps does not change.
+        """
+        other = python if launch is None else launch
+        seconds = {}
+        for name in self.__struct_fields__:
+            if name.endswith("_s") and name not in _ON_GPU:
+                seconds[name] = getattr(self, name) * (python if name.endswith(_PYTHON) else other)
         return msgspec.structs.replace(self, **seconds)
 
     def entry_s(self, tokens: int) -> float:
@@ -94,6 +100,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 _ON_GPU = ("gap_s", "step_sequence_s")
+_PYTHON = ("_token_s", "_block_s", "_chunk_s", "_byte_s")
 
 
 class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
