@@ -8,7 +8,8 @@ from typing import Annotated
 
 import msgspec
 
-from kvplan.cli.console import Exit, emit_json, err, out, warn
+from kvplan.cli import progress
+from kvplan.cli.console import Exit, emit_json, out, warn
 from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, policies, scenarios
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
@@ -100,8 +101,8 @@ def simulate(
         return _compare(wanted, requests_out, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
-    with report.progress(err(), hidden=quiet) as progress:
-        result, record = run(wanted[0], progress=progress)
+    with progress.requests(hidden=quiet) as watch:
+        result, record = run(wanted[0], progress=watch)
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if requests_out:
         rows.write(Path(requests_out), record)
@@ -118,13 +119,12 @@ def simulate(
 
 def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import users as report
-    from kvplan.report.simulate import progress as shown
     from kvplan.sim.cluster.users import most_users
 
     if len(wanted) > 1 or requests_out:
         raise InputError("--max-users answers for one scenario and one engine, and writes no requests")
-    with shown(err(), hidden=quiet) as progress:
-        result = most_users(wanted[0], progress=progress)
+    with progress.requests(hidden=quiet) as watch:
+        result = most_users(wanted[0], progress=watch)
     if as_json:
         emit_json(result)
     else:
@@ -136,7 +136,6 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
 
 def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
-    from kvplan.report.simulate import progress as shown
     from kvplan.sim.outcome.compare import compare
     from kvplan.sim.simulate import simulate as run
 
@@ -145,8 +144,8 @@ def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool,
     results = []
     for one in wanted:
         began = time.perf_counter()
-        with shown(err(), hidden=quiet) as progress:
-            result, _ = run(one, progress=progress)
+        with progress.requests(hidden=quiet) as watch:
+            result, _ = run(one, progress=watch)
         results.append(msgspec.structs.replace(result, wall_s=time.perf_counter() - began))
     comparison = compare(wanted, results)
     if as_json:
