@@ -158,12 +158,14 @@ def _with(scenario: Scenario, values: dict[str, float]) -> Scenario:
     return scenario.changed(engine=msgspec.structs.replace(engine, overhead=engine.overhead.on(values.get(HOST, 1.0))))
 
 
+def _shipped(scenario: Scenario, path: str) -> float:
+    return 1.0 if path == HOST else _value(scenario, path) or 0.0
+
+
 def _numbers(scenario: Scenario, found: JointFit) -> list[FittedNumber]:
     return [
-        FittedNumber(
-            path=path, shipped=_value(scenario, path) or 0.0, value=value, lo=found.intervals[path][0], hi=found.intervals[path][1]
-        )
-        for path, value in found.values.items()
+        FittedNumber(path=path, shipped=_shipped(scenario, path), value=found.values[path], lo=low, hi=high)
+        for path, (low, high) in found.intervals.items()
     ]
 
 
