@@ -1,131 +1,83 @@
-"""The GPU of this server, without torch: asked of nvidia-smi, of the driver's library, or read from the kernel's own files."""
+"""Which GPUs this server has, by what its drivers say: no torch, no CUDA, some milliseconds."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import re
+import shutil
 import subprocess
-from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
-
-from kvplan.hardware.spec import Machine
-from kvplan.units import MiB
-
-WAIT_S = 10.0  # nvidia-smi takes a second or two on a server of eight GPUs that nothing uses
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_DRM = Path("/sys/class/drm")
+_SMI = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+_SMI_S = 10.0  # it takes a second or two on a server of eight GPUs that nothing uses
 
 
-class Detected(msgspec.Struct, frozen=True, kw_only=True):
-    """The first GPU by its driver's name, its memory (0: not known), how many such GPUs there are, and who said so."""
+class Detected(NamedTuple):
+    """The GPUs of a server: their product name and how many; of several kinds the most frequent."""
 
     name: str
-    memory_bytes: int
-    count: int
-    how: str
+    gpus: int
 
 
-def gpu() -> Detected | None:
-    """The GPU of this server; None when there is none, or nothing here can tell. Never raises."""
-    for ask in (_smi, _nvml, _proc, _amd):
-        with contextlib.suppress(OSError, ValueError, AttributeError, subprocess.SubprocessError):
-            found = ask()
-            if found:
-                return found
-    return None
-
-
-def _smi() -> Detected | None:
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
-    return from_smi(run.stdout) if run.returncode == 0 else None
-
-
-def from_smi(text: str) -> Detected | None:
-    """From the lines `name, MiB` of nvidia-smi, one a GPU."""
-    rows = [line.rpartition(",") for line in text.splitlines() if "," in line]
-    if not rows:
+def found(driver: Path = _DRIVER, drm: Path = _DRM) -> Detected | None:
+    """The GPUs of this server; None where it has none that a driver knows. Never raises."""
+    names = _of_driver(driver) or _of_library() or _of_smi() or _of_amd(drm)
+    if not names:
         return None
-    name, memory = rows[0][0].strip(), rows[0][2].strip()
-    same = sum(row[0].strip() == name for row in rows)
-    return Detected(name=name, memory_bytes=int(memory) * MiB if memory.isdigit() else 0, count=same, how="nvidia-smi")
+    name = max(sorted(set(names)), key=names.count)
+    return Detected(name, names.count(name))
 
 
-class _Memory(ctypes.Structure):
-    """nvmlMemory_t (nvml.h)."""
+def _of_driver(driver: Path) -> list[str]:
+    names = []
+    for facts in sorted(driver.glob("*/information")):
+        with contextlib.suppress(OSError):
+            lines = facts.read_text(errors="replace").splitlines()
+            names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names
 
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+def _of_library() -> list[str]:
+    """From NVML, where a container has the library and not the files."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+        if library.nvmlInit_v2():
+            return []
+        try:
+            count, names = ctypes.c_uint(), []
+            library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+            for index in range(count.value):
+                handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)  # NVML_DEVICE_NAME_V2_BUFFER_SIZE
+                if not library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) and not library.nvmlDeviceGetName(handle, name, 96):
+                    names.append(name.value.decode(errors="replace"))
+            return names
+        finally:
+            library.nvmlShutdown()
+    return []
 
 
-def _nvml() -> Detected | None:
-    library = ctypes.CDLL("libnvidia-ml.so.1")
-    if library.nvmlInit_v2():
-        return None
+def _of_smi() -> list[str]:
+    if shutil.which(_SMI[0]) is None:
+        return []
     try:
-        count, handle, name, memory = ctypes.c_uint(), ctypes.c_void_p(), ctypes.create_string_buffer(96), _Memory()
-        failed = library.nvmlDeviceGetCount_v2(ctypes.byref(count)) or not count.value
-        failed = failed or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
-        if failed or library.nvmlDeviceGetName(handle, name, 96):
-            return None
-        known = not library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
-        return Detected(name=name.value.decode(), memory_bytes=memory.total if known else 0, count=count.value, how="the driver's library")
-    finally:
-        library.nvmlShutdown()
+        told = subprocess.run(_SMI, capture_output=True, text=True, timeout=_SMI_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in told.splitlines() if line.strip()]
 
 
-def _proc() -> Detected | None:
-    return from_proc(Path("/proc/driver/nvidia/gpus"))
+_AMD = {"0x74a1": "AMD Instinct MI300X", "0x74b5": "AMD Instinct MI300X"}  # devices of vendor 1002 (pci.ids); 74b5 is a virtual function
 
 
-def from_proc(folder: Path) -> Detected | None:
-    """From the driver's `information` files; they do not tell the memory."""
-    names = [_field(path.read_text(errors="replace"), "Model:") for path in sorted(folder.glob("*/information"))]
-    names = [name for name in names if name]
-    return Detected(name=names[0], memory_bytes=0, count=names.count(names[0]), how=str(folder)) if names else None
-
-
-def _field(text: str, label: str) -> str:
-    return next((line.removeprefix(label).strip() for line in text.splitlines() if line.startswith(label)), "")
-
-
-_AMD = {"0x74a1": "AMD Instinct MI300X", "0x74b5": "AMD Instinct MI300X"}  # PCI ids 1002:74a1, and 74b5 of a virtual function (pci.ids)
-
-
-def _amd() -> Detected | None:
-    return from_drm(Path("/sys/class/drm"))
-
-
-def from_drm(folder: Path) -> Detected | None:
-    """An AMD GPU from the kernel's files by its PCI id."""
-    found: list[tuple[str, int]] = []
-    for device in sorted(folder.glob("renderD*/device")):
-        vendor, product = ((device / name).read_text().strip() for name in ("vendor", "device"))
-        if vendor == "0x1002" and product in _AMD:
-            memory = device / "mem_info_vram_total"
-            found.append((_AMD[product], int(memory.read_text()) if memory.exists() else 0))
-    return Detected(name=found[0][0], memory_bytes=found[0][1], count=len(found), how=str(folder)) if found else None
-
-
-SAME_PART = re.compile(r"SERVER|WORKSTATION|EDITION|\d+GB|HBM\w+")
-"""Words of a driver's name that do not make another part of it; `NVL`, `PCIE`, `TI`, `D`, `MAX` do."""
-
-
-def machine_name(detected: Detected, names: Iterable[str], machine: Callable[[str], Machine]) -> str | None:
-    """The shipped machine with this GPU: the same part by its driver's name, with as much memory; None when there is none.
-
-    `names` and `machine` are the catalog's.
-    """
-    wanted = _words(detected.name)
-    best: tuple[int, str] | None = None
-    for name in names:
-        part = machine(name).gpu
-        own = _words(part.name)
-        fits = not detected.memory_bytes or abs(part.memory_bytes / detected.memory_bytes - 1) < 0.1
-        if own <= wanted and all(SAME_PART.fullmatch(word) for word in wanted - own) and fits and (best is None or len(own) > best[0]):
-            best = len(own), name
-    return best[1] if best else None
-
-
-def _words(name: str) -> frozenset[str]:
-    return frozenset(name.upper().replace("-", " ").split())
+def _of_amd(drm: Path) -> list[str]:
+    """From the kernel's files, by PCI id."""
+    names = []
+    for device in sorted(drm.glob("renderD*/device")):
+        with contextlib.suppress(OSError):
+            vendor, product = ((device / name).read_text().strip() for name in ("vendor", "device"))
+            if vendor == "0x1002" and product in _AMD:
+                names.append(_AMD[product])
+    return names
