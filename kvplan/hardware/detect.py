@@ -51,7 +51,8 @@ def _of_library() -> list[str]:
             library.nvmlDeviceGetCount_v2(ctypes.byref(count))
             for index in range(count.value):
                 handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)  # NVML_DEVICE_NAME_V2_BUFFER_SIZE
-                if not library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) and not library.nvmlDeviceGetName(handle, name, 96):
+                failed = library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+                if not failed and not library.nvmlDeviceGetName(handle, name, 96):
                     names.append(name.value.decode(errors="replace"))
             return names
         finally:
