@@ -14,7 +14,7 @@ from kvplan.planning import verdict as verdicts
 from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
-from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
+from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
@@ -140,7 +140,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
     asked = space.base.deployment.kv_dtype
     results = zip(found.options, found.results, strict=True)
-    over = min(overload(result, span_s) for one, result in results if one.placement.kv_dtype == asked)
+    over = min(result.overload for one, result in results if one.placement.kv_dtype == asked) if span_s else 0.0
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
         found = rescored(space, found, "throughput")
     return space, found, over

@@ -228,11 +228,3 @@ def rescored(space: Space, found: Simulated, goal: str) -> Simulated:
     pairs = zip(found.options, found.results, strict=True)
     options = [option(space, one.placement, result, goal) for one, result in pairs]
     return msgspec.structs.replace(found, options=options, goal=goal)
-
-
-def overload(result: SimResult, span_s: float) -> float:
-    """How many times longer the traffic takes than it arrives, when half of it waits for long; 0 when it keeps up."""
-    queue_s = result.queue_s.p50
-    if not span_s or not queue_s or queue_s < max(10.0, 0.05 * span_s):
-        return 0.0
-    return result.duration_s / span_s
