@@ -29,6 +29,7 @@ class Blocks:
         self.held: set[Name] = set()
         self.coming: set[Name] = set()
         self.pins: Counter[Name] = Counter()
+        self.reused: Callable[[Name | None], None] = lambda name: None
         self.order: list[Name | None] = []  # oldest first; None: a block that nobody can find again
 
     def room(self) -> int:
@@ -40,6 +41,7 @@ class Blocks:
         while self.empty < count:
             name = self.order.pop(0)
             self.held.discard(name)  # type: ignore[arg-type]
+            self.reused(name)
             self.empty += 1
         self.empty -= count
         return True
@@ -116,6 +118,9 @@ class Oracle:
         self.running: list[Seq] = []
         self.inflight: list[Step] = []
         self.executing: Step | None = None
+        self.copied: list[tuple[float, set[Name]]] = []
+        self.space = 0.0
+        self.gpu.reused = self.reused
         self.loading: dict[tuple[str, Name], Seq] = {}
         self.stuck: Seq | None = None
         self.steps = 0
@@ -168,6 +173,7 @@ class Oracle:
         self.executing = plan
         self.steps += 1
         plan["start"] = max(self.inputs_sent(), plan["ready"])
+        plan["s"] += max(0.0, self.space - plan["start"])
         self.busy_until = max(plan["start"] + plan["s"], plan["launched"])
         self.after(self.busy_until - self.now, lambda: self.executed(plan))
 
@@ -320,7 +326,8 @@ class Oracle:
                 break
             if new:
                 place.remove(seq)
-                self.pauses.owed += 0 if seq.counted else self.pauses.per_token * seq.output
+                if not seq.counted:
+                    self.pauses.admitted(seq.output, seq.target - seq.computed)
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 plan["admitted"] += seq.target
@@ -499,19 +506,29 @@ class Oracle:
             return
         seq.stored = end
         cpu.coming |= set(gaps)
-        self.gpu.pin(names)
         _, done = self.link.send(OUT, self.now, self.link_s(OUT, len(gaps)))
+        holds = self.engine.offload.store_holds_blocks
+        if holds:
+            self.gpu.pin(names)
+        else:
+            self.copied.append((done, set(wanted[wanted.index(gaps[0]) :])))
 
         def stored() -> None:
             cpu.arrived(gaps)
             self.cascade(names, wanted)
             cpu.unpin(names)
-            self.gpu.unpin(names)
-            if self.stuck:
-                self.stuck = None
-                self.pump()
+            if holds:
+                self.gpu.unpin(names)
+                if self.stuck:
+                    self.stuck = None
+                    self.pump()
 
         self.at(done, stored)
+
+    def reused(self, name: Name | None) -> None:
+        for done, names in self.copied:
+            if done > self.now and name in names:
+                self.space = max(self.space, done)
 
     def cascade(self, names: list[Name], wanted: list[Name]) -> None:
         disk, cpu = self.disk, self.cpu

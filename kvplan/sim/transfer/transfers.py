@@ -82,8 +82,11 @@ class Transfers:
         return loads
 
     def space_s(self) -> float:
-        """When the blocks that were given up last have been copied and can be written."""
-        return self.stores.space_s if self.stores is not None else 0.0
+        """From when on every block that may be allocated can be written: none is still being copied."""
+        stores = self.stores
+        if stores is None:
+            return 0.0
+        return stores.space_s if self.rules.store_holds_blocks else max(stores.space_s, stores.link.free_at[OUT])
 
     def stall_s(self, plan: ScheduledStep, now: float) -> float:
         """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
