@@ -26,6 +26,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
+    load_start: Literal["at_once", "step_end"] = "at_once"  # when a whole load begins that is scheduled while a step runs
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
@@ -74,7 +75,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pause_offload_tokens: Count = 0  # and once more per so many computed prompt tokens while it offloads
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
-    load_chunk_s: Seconds = 0.0  # and per chunk
+    submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
+    load_chunk_s: Seconds = 0.0  # once per chunk of a load
     store_s: Seconds = 0.0  # once per store that a step waits for
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU

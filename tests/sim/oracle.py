@@ -118,6 +118,7 @@ class Oracle:
         self.running: list[Seq] = []
         self.inflight: list[Step] = []
         self.executing: Step | None = None
+        self.submitted = [0.0, 0.0]
         self.copied: list[tuple[float, set[Name]]] = []
         self.space = 0.0
         self.gpu.reused = self.reused
@@ -255,10 +256,10 @@ class Oracle:
         if not chunks and not contexts:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
-        admit = self.cost.overhead.admit_token_s * plan["admitted"]
-        host = admit + self.cost.host_s(sizes, len(contexts))
+        admit = self.cost.overhead.admit_token_s * plan["admitted"] + max(0.0, max(self.submitted) - self.now)
+        host = self.cost.host_s(sizes, len(contexts))
         plan["ready"] += admit
-        plan["launched"] = self.now + host
+        plan["launched"] = self.now + admit + host
         plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
         if not chunks:
             plan["s"] = max(plan["s"], host)
@@ -410,7 +411,8 @@ class Oracle:
         self.under_way(seq, "gpu", names[reach:held])
         overhead, began, count = self.cost.overhead, self.now, held - reach
         ready = began
-        if self.engine.offload.loads_exclude_steps and self.executing is not None:
+        self.hand_over(IN, count)
+        if self.engine.offload.load_start == "step_end" and self.executing is not None:
             ready = max(began, self.busy_until)
         ready = self.built = max(ready, self.built) + overhead.load_block_s * count
         _, done = self.link.send(IN, ready, self.link_s(IN, count))
@@ -425,10 +427,15 @@ class Oracle:
             seq.hits = seq.hits if seq.counted else (reach * self.block, count * self.block - from_disk, from_disk)
             seq.load += self.now - began
             seen = self.engine.offload.loads_seen_after_step and self.executing is not None
-            self.over(seq, "gpu", self.steps + 1 if seen else 0)
+            self.over(seq, "gpu", self.launched_next() if seen else 0)
 
         self.at(done, loaded)
         return True
+
+    def launched_next(self) -> int:
+        assert self.executing is not None
+        first = self.steps - self.inflight.index(self.executing)
+        return next((first + at for at, plan in enumerate(self.inflight) if plan["launched"] > self.now), first + len(self.inflight))
 
     def promote(self, seq: Seq, names: list[Name], held: int, below: int) -> bool:
         cpu, disk = self.cpu, self.disk
@@ -507,6 +514,7 @@ class Oracle:
         seq.stored = end
         cpu.coming |= set(gaps)
         _, done = self.link.send(OUT, self.now, self.link_s(OUT, len(gaps)))
+        self.hand_over(OUT, len(gaps))
         holds = self.engine.offload.store_holds_blocks
         if holds:
             self.gpu.pin(names)
@@ -524,6 +532,9 @@ class Oracle:
                     self.pump()
 
         self.at(done, stored)
+
+    def hand_over(self, direction: int, count: int) -> None:
+        self.submitted[direction] = max(self.now, self.submitted[direction]) + self.cost.overhead.submit_block_s * count
 
     def reused(self, name: Name | None) -> None:
         for done, names in self.copied:

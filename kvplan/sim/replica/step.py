@@ -67,6 +67,11 @@ class StepsInFlight:
         """The last step whose reports of finished loads the scheduler knows."""
         return self.started - len(self.steps)
 
+    def launched_next(self, now: float) -> int:
+        """The number of the step that the host has not launched yet; it may be one that is not scheduled yet."""
+        first = self.started - (self.steps.index(self.executing) if self.executing is not None else 0)
+        return next((first + at for at, step in enumerate(self.steps) if step.launched_s > now), first + len(self.steps))
+
     def busy_until_s(self, now: float) -> float:
         """When the step in progress ends; now when none is."""
         return now if self.executing is None else max(now, self.executing.end_s)

@@ -107,6 +107,7 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
@@ -145,7 +146,9 @@ class Loads:
         if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
         load = self._under_way(seq, self.gpu.tier, path, reach, held)
-        ready_s = busy_until_s if self.rules.loads_exclude_steps else self.clock.now
+        ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
+        submit_s = self.overhead.submit_block_s * (held - reach) / self.engine.block_tokens
+        self.submitted_s = max(self.clock.now, self.submitted_s) + submit_s
         _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt)
         self.clock.process(self._loading(seq, load, source, sent_s + self.overhead.load_s, done))

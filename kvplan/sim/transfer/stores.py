@@ -46,6 +46,7 @@ class Stores:
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.dropped_tokens = 0
+        self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
         self._under_copy: list[tuple[float, Node, int, int]] = []  # until when which tokens of a path are read, oldest first
@@ -100,6 +101,7 @@ class Stores:
         """When a store that is queued now is down; where the step waits for its stores, one follows the other."""
         now = self.clock.now
         if not self.rules.store_in_step:
+            self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.block_tokens
             return self.host.path.send(OUT, now, tokens)[1]
         if self.blocked_until_s < now:
             self.blocked_until_s = now + self.overhead.store_s
