@@ -12,7 +12,7 @@ import msgspec
 from kvplan.engine.spec import EngineSpec
 from kvplan.engine.versions import at_version, overlaid
 from kvplan.errors import InputError, did_you_mean
-from kvplan.hardware.spec import Machine
+from kvplan.hardware.spec import Machine, machine_of
 from kvplan.model import ModelSpec, from_hf_config
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -71,7 +71,11 @@ def _decode_toml(path: Path, kind: type) -> object:
 
 def machine(name: str) -> Machine:
     """A machine by catalog name or path."""
-    return _decode_toml(resolve("machines", name), Machine)  # type: ignore[return-value]
+    path = resolve("machines", name)
+    try:
+        return machine_of(_decode_toml(path, dict))  # type: ignore[arg-type]
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def engine(name: str, version: str = "") -> EngineSpec:

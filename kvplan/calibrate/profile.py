@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from kvplan.calibrate.records import Row
+from kvplan.calibrate.records import Estimate
 from kvplan.hardware.spec import Machine
 from kvplan.toml_text import to_toml, write_atomically
 
 
-def tables(rows: Iterable[Row]) -> dict[str, Any]:
+def tables(rows: Iterable[Estimate]) -> dict[str, Any]:
     """Rows by operation as columns and rows; times in seconds. These are authoritative inside their domain."""
-    by: dict[str, list[Row]] = {}
+    by: dict[str, list[Estimate]] = {}
     for row in rows:
         by.setdefault(row.point.op, []).append(row)
     made: dict[str, Any] = {}

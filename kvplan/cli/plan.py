@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
+from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, out, warn
 from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
 from kvplan.cli.parser import Flag, Word
@@ -100,17 +101,18 @@ def plan(
         )
         if emit and len(wanted) > 1:
             raise InputError("--emit writes the configuration of one plan", hint="name one model, machine and engine")
-        results = [
-            answer(
-                one,
-                target=parse_target(one.run.target if target is None else target),
-                prices=parse_prices(price) if price else None,
-                max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
-                max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
-            )
-            for one in wanted
-        ]
-    results = [configured(one, emit) if emit else one for one in results]
+        results = []
+        for one in wanted:
+            with progress.runs(hidden=quiet) as watch:
+                found = answer(
+                    one,
+                    target=parse_target(one.run.target if target is None else target),
+                    prices=parse_prices(price) if price else None,
+                    max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
+                    max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
+                    watch=watch,
+                )
+            results.append(configured(found, emit) if emit else found)
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else PlanTable(rows=tuple(results)))

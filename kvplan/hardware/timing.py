@@ -1,7 +1,8 @@
 """The rates that follow from a machine's records. Each formula has its only home here: step times, transfers and calibration call it.
 
-Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives; pure functions of
-the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other direction adds.
+Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives, the host; pure
+functions of the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other
+direction adds.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def _doubts(trial: Attempt, requests: Sequence[Request], answers: Sequence[Answe
     short = sum(answer.ok and answer.output_tokens >= 0 and answer.output_tokens < asked[answer.index] for answer in trial.run.answers)
     if short:
         found.append(f"{short:,} answers are shorter than asked; they were predicted at the length that came")
-    several = sum(answer.ok and len(answer.reads) < answer.reads[-1][1] for answer in answers)
+    several = bool(trial.run.lateness) and sum(answer.ok and len(answer.reads) < answer.reads[-1][1] for answer in answers)
     if several:
         found.append(f"{several:,} answers had several tokens in a chunk; the time between tokens is spread over them")
     crowded = [part.process for part in trial.run.lateness if part.streams > STREAMS]

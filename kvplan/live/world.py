@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,6 @@ def scenario_of(source: str, given: Given, served: Served) -> tuple[Scenario, li
     engine = given.engine or (served.engine if served.engine in catalog.names("engines") else "") or ("" if in_file else "vllm")
     model = given.model or ("" if in_file else _model(served))
     told = {
-        "version": served.version,
         "block_tokens": served.block_tokens,
         "max_context_tokens": served.context_tokens,
         "step_tokens": served.step_tokens,
@@ -63,8 +63,10 @@ def scenario_of(source: str, given: Given, served: Served) -> tuple[Scenario, li
         "max_input_tokens": given.max_input or None,
     }
     tiers = {name: getattr(given, name) or None for name in ("gpu_kv", "cpu", "disk", "remote")}
+    version = re.match(r"v?(\d+(?:\.\d+)*)", served.version)
     found = scenario.load(
         source, model=model or None, machine=given.machine or None, engine=engine or None, tiers=tiers, run=run,
+        engine_version=version[1] if version and engine in (served.engine, "") else None,
         sets=[*sets, *given.sets],
     )  # fmt: skip
     found = _with_tiers(found, given, served)

@@ -13,8 +13,8 @@ from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.prepare import narrowed, space_of
-from kvplan.planning.runs import Runner, realise, runner
-from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
+from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
+from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
@@ -28,6 +28,9 @@ from kvplan.step_time import StepCost
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
 
+ABOUT_RUNS = 24
+"""Simulations of a usual plan, for those who wait."""
+
 LEAST_YEARS = 3.0
 
 SECONDS_PER_YEAR = 365.25 * 86400
@@ -40,6 +43,7 @@ def plan(
     prices: Prices | None = None,
     max_cpu_bytes: int | None = None,
     max_disk_bytes: int | None = None,
+    watch: Watch = unwatched,
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
@@ -58,7 +62,7 @@ def plan(
             placement=placement,
             notices=_notices(space, placement),
         )
-    with runner(space.traffic.requests) as run:
+    with runner(space.traffic.requests, watch, ABOUT_RUNS) as run:
         return _simulated(space, run, notes)
 
 
@@ -136,7 +140,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
     asked = space.base.deployment.kv_dtype
     results = zip(found.options, found.results, strict=True)
-    over = min(overload(result, span_s) for one, result in results if one.placement.kv_dtype == asked)
+    over = min(result.overload for one, result in results if one.placement.kv_dtype == asked) if span_s else 0.0
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
         found = rescored(space, found, "throughput")
     return space, found, over

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kvplan.provenance import Z95
+from kvplan.provenance import plus_minus
 from kvplan.results.placement import Notice
 from kvplan.results.plan import Assumption, Option, PlanResult, Pruned, Range, TierWorth
 from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
@@ -248,7 +248,7 @@ def _losing(one: Option) -> str:
 
 
 def _assumption(one: Assumption) -> str:
-    how = f"{one.kind}, ±{Z95 * one.sigma_rel:.0%}"
+    how = f"{one.kind}, {plus_minus(one.sigma_rel)}"
     if one.flips_at is None:
         return f"{one.name} ({how}): holds up to {one.tested_to:g} times" if one.tested_to != 1 else f"{one.name} ({how})"
     return f"{one.name} ({how}): another verdict from {one.flips_at:.2g} times on"

@@ -129,6 +129,7 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     goodput: Goodput | None = None
     largest_cause: str = ""
     ideal_hit_rate: float | None = None  # of all prompt tokens, with memory for everything; the ceiling of the tiers' hit rates together
+    overload: float = 0.0  # time that serving takes over the time of arrival, where the queue grows all along; 0: it keeps up
     partial: bool = False
     duration_s: float
     wall_s: float

@@ -146,7 +146,7 @@ def _overfull(question: Question, offload: tuple[Placement, ...]) -> tuple[str, 
 
 def _warnings(question: Question) -> tuple[str, ...]:
     model = question.model
-    found = list(model.notes)
+    found = [*model.notes, *(question.machine.notes if question.machine else ())]
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
         found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")

@@ -193,7 +193,9 @@ def test_all_requests_rejected_is_an_answer(simulate: Any, tmp_path: Path) -> No
     path = write(tmp_path / "long.jsonl", {**ROW, "input_length": 10**7, "hash_ids": []})
     code, out, _ = simulate(path, "--json")
     document = json.loads(out)
-    assert code == 0 and document["ttft_s"]["mean"] is None and document["requests"]["rejected"] == 1
+    assert (
+        code == 1 and document["ttft_s"]["mean"] is None and document["requests"]["rejected"] == 1
+    )  # nothing was served: the answer is no
 
 
 def test_a_tier_of_one_block_finishes(simulate: Any, trace: str) -> None:

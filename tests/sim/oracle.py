@@ -87,7 +87,7 @@ class Seq:
         self.prompt_names, self.generated = names, []  # type: ignore[var-annotated]
         self.names: list[Name] = []
         self.blocks = self.named = self.computed = self.planned = self.emitted = 0
-        self.stored = self.epoch = self.preemptions = self.seen_step = 0
+        self.stored = self.preemptions = self.seen_step = 0
         self.running = self.waits = self.counted = False
         self.waiters: list[Seq] = []
         self.hits = (0, 0, 0)
@@ -116,6 +116,7 @@ class Oracle:
         self.waiting: list[Seq] = []
         self.held: list[Seq] = []
         self.running: list[Seq] = []
+        self.leaving: list[Seq] = []  # preempted, with a step in flight
         self.inflight: list[Step] = []
         self.executing: Step | None = None
         self.submitted = [0.0, 0.0]
@@ -124,6 +125,7 @@ class Oracle:
         self.gpu.reused = self.reused
         self.loading: dict[tuple[str, Name], Seq] = {}
         self.stuck: Seq | None = None
+        self.parents: dict[Name, Name] = {}
         self.steps = 0
         self.pauses = Pauses(self.cost.overhead, offloading=self.cpu is not None)
         self.busy_until = self.built = 0.0
@@ -145,6 +147,7 @@ class Oracle:
                 continue
             full = min(request.prompt_tokens, len(request.blocks) * kt) // self.block
             names = [(i, request.blocks[: (self.block * (i + 1) - 1) // kt + 1]) for i in range(full)]
+            self.parents.update(zip(names[1:], names, strict=False))  # type: ignore[arg-type]
             seq = Seq(request, output, names)  # type: ignore[arg-type]
             seq.arrival = request.arrival_s / self.world.scenario.run.speedup
             front = max(seq.arrival, front) + overhead.request_s + overhead.request_token_s * request.prompt_tokens
@@ -202,16 +205,25 @@ class Oracle:
 
     def handle(self, plan: Step) -> None:
         self.inflight.remove(plan)
-        for seq, epoch in plan["sampled"]:
-            if seq.epoch == epoch:
-                seq.emitted += 1
-                seq.first = seq.first or self.now
-                if seq.emitted == seq.output:
-                    self.finish(seq)
+        for seq in plan["sampled"]:
+            seq.emitted += 1
+            seq.first = seq.first or self.now
+            if seq.emitted == seq.output:
+                self.finish(seq)
+        for seq in [seq for seq in self.leaving if not self.in_flight(seq)]:
+            self.leaving.remove(seq)
+            self.requeue(seq)
         self.pump()
+
+    def in_flight(self, seq: Seq) -> bool:
+        return any(seq in plan["decodes"] or any(chunk[0] is seq for chunk in plan["chunks"]) for plan in self.inflight)
 
     def finish(self, seq: Seq) -> None:
         seq.last = self.now
+        if seq in self.leaving:  # preempted while its last token was on its way
+            self.leaving.remove(seq)
+            self.done.append(seq)
+            return
         self.running.remove(seq)
         if self.cpu is not None and self.engine.offload.store_generated:
             full = (seq.prompt + seq.emitted - 1) // self.block
@@ -249,7 +261,7 @@ class Oracle:
                 break
             self.add(plan, seq, new)
             budget -= new
-        if not preempted or not (plan["chunks"] or plan["decodes"]):
+        if not self.leaving and (not preempted or not (plan["chunks"] or plan["decodes"])):
             self.admit(plan, budget)
         chunks, contexts = plan["chunks"], [seq.computed for seq in plan["decodes"]]
         attention = self.cost.decode_attention_s(contexts) if contexts else 0.0
@@ -276,7 +288,7 @@ class Oracle:
         else:
             plan["decodes"].append(seq)
         seq.planned += 1
-        plan["sampled"].append((seq, seq.epoch))
+        plan["sampled"].append(seq)
 
     def share(self, seq: Seq) -> None:
         for name in seq.names[: seq.computed // self.block]:
@@ -296,18 +308,25 @@ class Oracle:
         start, end = len(seq.names), min(seq.computed, seq.prompt + seq.emitted) // self.block
         if end > start and seq.named == start:
             own = [("own", seq.index, seq.preemptions, i) for i in range(start, end)]
+            self.parents.update(zip(own, [*seq.names[-1:], *own], strict=False) if seq.names else zip(own[1:], own, strict=False))
             self.gpu.pin(own)
             self.gpu.held |= set(own)
             seq.generated.append(own)
             seq.names = [*seq.names, *own]
             seq.named = end
         self.release(seq)
+        if self.in_flight(seq):
+            self.leaving.append(seq)
+        else:
+            self.requeue(seq)
+
+    def requeue(self, seq: Seq) -> None:
         seq.computed = seq.stored = 0
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
-        seq.epoch += 1
         seq.preemptions += 1
         self.waiting.insert(0, seq)
+        self.stuck = None
 
     # -- admission
 
@@ -379,13 +398,23 @@ class Oracle:
         return any(name in self.gpu.held or self.gpu.pins[name] for name in names)
 
     def hold(self, seq: Seq, reach: int, upto: int) -> bool:
-        evictable = sum(name in self.gpu.order for name in seq.names)
+        evictable = sum(name in self.gpu.order for name in seq.names[:reach])
         if -(-(self.wanted(seq, upto) - reach * self.block) // self.block) > self.gpu.room() - evictable:
             return False
+        for name in reversed(seq.names[reach:]):  # computed again, in blocks of its own
+            if self.goes_on(name):
+                break
+            if name in self.gpu.order:
+                self.gpu.order[self.gpu.order.index(name)] = None
+                self.gpu.held.discard(name)
         self.gpu.pin(seq.names)
         seq.blocks = seq.named = reach
         self.allocate(seq, upto)
         return True
+
+    def goes_on(self, name: Name) -> bool:
+        """Is something cached or in use that continues a block."""
+        return any(self.parents.get(other) == name for other in {*self.gpu.held, *(+self.gpu.pins)})
 
     # -- tiers below
 

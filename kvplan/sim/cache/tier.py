@@ -107,6 +107,19 @@ class Tier:
             node.entry = None
             self.tree.prune(node)
 
+    def unname(self, entry: Entry, tokens: int) -> None:
+        """The last `tokens` of a run that is not pinned will be written anew elsewhere: nobody finds them here any more. Their space keeps
+        its place in the order."""
+        if tokens <= 0:
+            return
+        self.policy.insert_after(entry, Entry(None, tokens))
+        entry.tokens -= tokens
+        if self._resized is not None:
+            self._resized(entry, -tokens)
+        if not entry.tokens and entry.node is not None:
+            self.policy.remove(entry)
+            entry.node.entry = None
+
     def grow(self, entry: Entry, tokens: int) -> None:
         """Hold `tokens` more of a pinned run; their space was taken before."""
         assert entry.pins
@@ -159,10 +172,14 @@ class Tier:
                     self._forget(entry)
             node = above
 
-    def pinnable_tokens(self, path: list[Node]) -> int:
-        """What pinning a path would keep from eviction."""
-        entries = (node.entry for node in path)
-        return sum(entry.tokens for entry in entries if entry is not None and not entry.pins)
+    def pinnable_tokens(self, path: list[Node], upto: int) -> int:
+        """What pinning a path would keep from eviction of its first `upto` tokens."""
+        total = 0
+        for node in path:
+            entry = node.entry
+            if entry is not None and not entry.pins and node.start < upto:
+                total += min(entry.tokens, upto - node.start)
+        return total
 
     # -- filling from another tier -----------------------------------------------------------------------------------------
 

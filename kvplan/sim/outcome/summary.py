@@ -62,12 +62,25 @@ def summarise(record: RunRecord) -> SimResult:
         goodput=goodput,
         largest_cause=cause,
         ideal_hit_rate=record.ideal_hit_rate,
+        overload=overload(stats["queue"].p50, record.finished_s, _span_s(columns)),
         partial=record.partial,
         duration_s=duration,
         wall_s=0.0,
         provenance=_provenance(record),
         warnings=_warnings(record),
     )
+
+
+def overload(queue_p50_s: float | None, duration_s: float, span_s: float) -> float:
+    """How many times longer the traffic takes than it arrives, when half of it waits for long; 0 when it keeps up."""
+    if not span_s or not queue_p50_s or queue_p50_s < max(10.0, 0.05 * span_s):
+        return 0.0
+    return duration_s / span_s
+
+
+def _span_s(columns: dict[str, Any]) -> float:
+    arrivals = columns["arrival_s"]
+    return float(arrivals.max() - arrivals.min()) if len(arrivals) else 0.0
 
 
 def _number(value: float) -> float | None:
@@ -155,7 +168,7 @@ def machine_warnings(machine: Machine, longest_tokens: int) -> list[str]:
     `calibration.domain`, where the closed form extrapolates. `longest_tokens`: the longest prompt that ran.
     """
     fake = sum(1 for source in machine.provenance.values() if source.kind == "fake")
-    found = [f"{machine.name}: {fake} of its numbers are fake: no hardware was measured"] if fake else []
+    found = [*machine.notes, *([f"{machine.name}: {fake} of its numbers are fake: no hardware was measured"] if fake else [])]
     domain: dict[str, list[int]] = machine.calibration.get("domain", {})  # type: ignore[assignment]
     measured = domain.get("attention_prefill_context", [0, 0])[1] + domain.get("attention_prefill_new", [0, 0])[1]
     if 0 < measured < longest_tokens:

@@ -64,7 +64,7 @@ class Replica:
         """Sequences that wait or run, their numbers brought up to date: for the end of a run that was interrupted."""
         for seq in list(self.batch):
             self.batch.leave(seq)
-        for seq in (*self.scheduler.running, *self.scheduler.skipped, *self.scheduler.waiting):
+        for seq in (*self.scheduler.running, *self.scheduler.leaving, *self.scheduler.skipped, *self.scheduler.waiting):
             self.batch.settle(seq)
             yield seq
 
@@ -194,16 +194,16 @@ class Replica:
         """The tokens of a step have reached the host."""
         now, inflight = self.clock.now, self.inflight
         inflight.steps.remove(step)
-        tokens = step.decodes - self.batch.handle(step.index) if step.decodes else 0
-        for seq, epoch in step.last_tokens:
-            if seq.epoch == epoch:
-                self._finish(seq)
-        for seq, epoch in step.sampled:
-            if seq.epoch == epoch:
-                self._first_token(seq, step)
-        if tokens:
-            self._interval(step, now - inflight.handled_s, tokens)
+        self.batch.handled = step.index
+        for seq in step.last_tokens:
+            self._finish(seq)
+        for seq in step.sampled:
+            self._first_token(seq, step)
+        if step.decodes:
+            self._interval(step, now - inflight.handled_s, step.decodes)
         inflight.handled_s = now
+        if self.scheduler.leaving:
+            self.scheduler.handled(now)
         self._fill()
 
     def _first_token(self, seq: Sequence, step: ScheduledStep) -> None:

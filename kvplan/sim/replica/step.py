@@ -31,8 +31,8 @@ class ScheduledStep:
         self.version = 0  # of the batch
         self.contexts: list[int] = []  # tokens that the decoding sequences read, by the batch's windows
         self.attention_s = 0.0  # of the decoding sequences
-        self.sampled: list[tuple[Sequence, int]] = []  # whose last chunk this is, and its epoch
-        self.last_tokens: list[tuple[Sequence, int]] = []  # who decodes its last token, and its epoch
+        self.sampled: list[Sequence] = []  # whose last chunk this is
+        self.last_tokens: list[Sequence] = []  # who decodes its last token
         self.loads: list[StepLoad] = []
         self.admitted_tokens = 0  # of the prompts that it schedules first
         self.duration_s = 0.0
