@@ -266,6 +266,9 @@ class Replica:
             second.last_tokens = batch.ended()
         self.busy_s += jump.elapsed_s(steps)
         first.start_s = jump.start_s + jump.elapsed_s(steps)
+        if steps:
+            first.launched_s = second.launched_s if steps == 1 else jump.launched_s(steps)
+            second.launched_s = jump.launched_s(steps + 1)
         jump.move(first, steps, 0)
         jump.move(second, steps, 1)
         end_s = first.start_s + first.duration_s

@@ -162,7 +162,8 @@ class Loads:
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end)
-        self._over(load, seq)
+        self._ended(load)
+        self._let_go(load, seq)
         done(True)
 
     def _built(self, ready_s: float, tokens: int) -> float:
@@ -274,12 +275,13 @@ class Loads:
         """From a lower tier into host memory."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
-        self._over(load, seq)
+        self._ended(load)
         reserved.commit()
         lower.pool.unpin(source, moved_from=load.start if self.rules.exclusive else None)
         lower.pool.tier.loaded_tokens += reserved.tokens
         note_promoted(seq, lower, load.start, load.end)
         seq.load_s += self.clock.now - began_s
+        self._let_go(load, seq)
         done(False)
 
     def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
@@ -299,11 +301,15 @@ class Loads:
                 node.entry.load = load  # type: ignore[union-attr]
         return load
 
-    def _over(self, load: Load, seq: Sequence) -> None:
+    def _ended(self, load: Load) -> None:
+        """Nobody can join it any more."""
         for node in span(load.leaf, 0):
             entry = node.entry
             if entry is not None and entry.load is load:
                 entry.load = None
+
+    def _let_go(self, load: Load, seq: Sequence) -> None:
+        """Whom it was for, and who joined it, can go on."""
         seq.waiting_for_remote_kv = False
         for waiter, done in load.waiters:
             waiter.waiting_for_remote_kv = False
