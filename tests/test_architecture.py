@@ -19,7 +19,7 @@ ORDER = [
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
-    {"step_time", "loading"},
+    {"step_time", "loading", "layer_work"},
     {"results"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},
@@ -32,7 +32,7 @@ ORDER = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 CALIBRATE_MAY_IMPORT = {*(room for rooms in ORDER[:6] for room in rooms), "calibrate"}
-ONLY_IN = {"aiohttp": {"live"}, "torch": {"calibrate"}, "simpy": {"sim"}, "rich": {"cli", "report"}}
+ONLY_IN = {"huggingface_hub": {"catalog"}, "aiohttp": {"live"}, "torch": {"calibrate"}, "simpy": {"sim"}, "rich": {"cli", "report"}}
 CLOCKS_AND_GLOBAL_RANDOM = {"random", "time.time", "time.monotonic", "datetime.datetime.now", "datetime.now"}
 
 

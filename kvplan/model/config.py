@@ -66,15 +66,16 @@ class Fields:
 
     __slots__ = ("defaulted", "family", "outer", "own", "rules", "where", "whole")
 
-    def __init__(self, config: dict[str, Any], where: str, rules: Callable[[str], Family]) -> None:
+    def __init__(self, config: dict[str, Any], where: str, rules: Callable[[str], Family], as_family: str = "") -> None:
         self.where = where
         self.outer = config
         own = config
         while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
             own = part
         self.own = own
-        self.family = str(own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config))
-        self.whole = bool(own.get("model_type") or config.get("model_type"))
+        named = own.get("model_type") or config.get("model_type")
+        self.family = as_family or str(named or _of_architecture(own) or _of_architecture(config))
+        self.whole = bool(as_family or named)
         self.rules = rules(self.family)
         self.defaulted: list[str] = []
 
@@ -131,10 +132,10 @@ class Fields:
             raise InputError(f"{self.where}: {name} has {len(value)} entries for {length} layers")
         return value[:length]
 
-    def refuse(self, reason: str, *names: str) -> InputError:
+    def refuse(self, reason: str, *names: str, hint: str = "") -> InputError:
         """An error that names the fields which could not be interpreted."""
         given = ", ".join(f"{name} = {_short(self.own.get(name))}" for name in names)
-        return InputError(f"{self.where} ({self.family}): {reason}{': ' + given if given else ''}")
+        return InputError(f"{self.where} ({self.family}): {reason}{': ' + given if given else ''}", hint=hint)
 
 
 def _of_architecture(config: dict[str, Any]) -> str:
