@@ -194,6 +194,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         model=base.model.name,
         machine=base.machine.name,
         engine=base.engine.label,
+        assumed=base.assumed,
         traffic=space.traffic,
         pool_bytes=space.pool_bytes,
         pool_tokens=space.pool_tokens,
@@ -262,5 +263,6 @@ def _provenance(space: Space) -> dict[str, object]:
             "numbers": {path: one.kind for path, one in sorted(base.machine.provenance.items())},
         },
         "engine": {"name": base.engine.name, "version": base.engine.version},
+        **({"defaults": base.defaults.provenance()} if base.defaults else {}),
         "limits": {"cpu_bytes": space.cpu_limit_bytes, "disk_bytes": space.disk_limit_bytes},
     }

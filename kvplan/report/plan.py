@@ -28,8 +28,9 @@ MOST_OPTIONS = 8
 
 def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None:
     """Print a plan; `verbose` adds what was tried, left out and compared."""
+    lead = f"[yellow]{escape(result.assumed)}[/] · " if result.assumed else ""
     console.print(
-        f"[bold]{escape(result.name)}[/] · {escape(result.model)} on {escape(result.machine)} · {result.engine} · "
+        f"{lead}[bold]{escape(result.name)}[/] · {escape(result.model)} on {escape(result.machine)} · {result.engine} · "
         f"{result.traffic.requests:,} requests · GPU pool {format_bytes(result.pool_bytes)}"
     )
     console.print(f"\n{mark(result)} [bold]{escape(result.verdict.sentence)}[/]")

@@ -15,7 +15,8 @@ from kvplan.scenario import Scenario
 def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     """Print the result: latencies, tiers, throughput, and what it comes to in words."""
     requests = result.requests
-    console.print(f"[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
+    lead = f"[yellow]{escape(scenario.assumed)}[/] · " if scenario.assumed else ""
+    console.print(f"{lead}[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
     for note in scenario.notes:
         console.print(f"[dim]{escape(note)}[/]")
     if requests.rejected:

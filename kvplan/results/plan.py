@@ -179,6 +179,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     machine: str
     engine: str
+    assumed: str = ""  # which of model and machine nobody named
     verdict: Verdict
     objective: str
     gain: Range | None = None  # of the chosen placement over none, as a share of the objective

@@ -137,6 +137,7 @@ def _provenance(record: RunRecord) -> dict[str, Any]:
             "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())},
         },
         "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
+        **({"defaults": scenario.defaults.provenance()} if scenario.defaults else {}),
         "gpu_pool": {
             "bytes": round(record.pool_bytes),
             "kind": "assumed" if scenario.tiers.gpu_kv_bytes else "derived",
