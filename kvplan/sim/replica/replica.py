@@ -135,7 +135,7 @@ class Replica:
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes = self.cost, step.decodes
         if decodes:
-            step.attention_s = cost.decode_attention_of_s(step.contexts)
+            step.attention_s = cost.decode_attention_of_s(step.contexts, step.decodes)
         chunks = [(new, context) for _, new, context in step.chunks]
         admit_s = self.overhead.admit_token_s * step.admitted_tokens
         host_s = admit_s + cost.host_s(chunks, decodes)
