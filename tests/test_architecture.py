@@ -19,7 +19,7 @@ ORDER = [
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
-    {"step_time", "loading"},
+    {"step_time", "loading", "layer_work"},
     {"results"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
+from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_capacity
@@ -70,6 +70,8 @@ def plan(
         Flag(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", panel=_ADVANCED),
     ] = None,
     sets: Set = None,
+    isolated: Isolated = False,
+    verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -98,6 +100,7 @@ def plan(
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
             sets=sets or [],
+            isolated=isolated,
         )
         if emit and len(wanted) > 1:
             raise InputError("--emit writes the configuration of one plan", hint="name one model, machine and engine")
@@ -117,10 +120,10 @@ def plan(
     if as_json:
         emit_json(results[0] if single else PlanTable(rows=tuple(results)))
     else:
-        report.show(out(), results[0]) if single else report.compare(out(), results)
+        report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
-    return Exit.DONE if all(one.verdict.kind in ("offload", "stream") and one.target_met for one in results) else Exit.NO
+    return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO
 
 
 def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:

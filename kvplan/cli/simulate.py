@@ -11,7 +11,21 @@ import msgspec
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, policies, scenarios
+from kvplan.cli.options import (
+    As_json,
+    Engine,
+    Engine_version,
+    Isolated,
+    Kv_dtype,
+    Machine,
+    Model,
+    Quiet,
+    Set,
+    Tp,
+    one_of,
+    policies,
+    scenarios,
+)
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.results.simulate import SimResult
@@ -72,6 +86,7 @@ def simulate(
     ] = False,
     seed: Annotated[int | None, Flag(metavar="N", help="Seed of what is random.", panel="Advanced")] = None,
     sets: Set = None,
+    isolated: Isolated = False,
     requests_out: Annotated[
         str | None,
         Flag(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", panel="Advanced"),
@@ -97,6 +112,7 @@ def simulate(
         tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
         run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
         sets=settings,
+        isolated=isolated,
     )
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
