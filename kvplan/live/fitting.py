@@ -12,7 +12,7 @@ import msgspec
 
 from kvplan import outputs
 from kvplan.fit.joint import Factor, JointFit, beyond, fit_jointly, spread
-from kvplan.hardware.timing import ANCHOR_PYTHON_S, host_factor
+from kvplan.hardware.timing import ANCHOR_LAUNCH_S, ANCHOR_PYTHON_S, host_factors
 from kvplan.live import sent
 from kvplan.live.probe import BLOCK, Design, held_out
 from kvplan.live.records import Answer
@@ -35,8 +35,8 @@ EFFICIENCIES = (
     "machine.gpu.attention_efficiency",
 )
 """What prefill and decode reach of the GPU."""
-HOST = "machine.host.python_s"
-"""The one number that scales all of the engine's host side: how fast this server's cores run it."""
+HOST = {"machine.host.python_s": ANCHOR_PYTHON_S, "machine.host.launch_s": ANCHOR_LAUNCH_S}
+"""The two numbers that scale all of the engine's host side: what it does for each token, and the rest."""
 HOST_WIDTH, WIDTH, EFFICIENCY_WIDTH = 0.7, 0.3, 0.15
 """How far a number may lie from the shipped one where no probe tells it: the host twice as slow or fast (known hosts differ by up to
 1.7), its parts a third beside that, what kernels reach a sixth (assumed)."""
@@ -139,7 +139,7 @@ def _value(scenario: Scenario, path: str) -> float | None:
 
 
 def _factors(scenario: Scenario) -> list[Factor]:
-    found = [Factor(name=HOST, typical=_shipped(scenario, HOST), width=HOST_WIDTH)]
+    found = [Factor(name=path, typical=_shipped(scenario, path), width=HOST_WIDTH) for path in HOST]
     for path, usual in OVERHEADS.items():
         shipped = _value(scenario, path)
         if shipped is not None:
@@ -152,16 +152,15 @@ def _factors(scenario: Scenario) -> list[Factor]:
 
 
 def _with(scenario: Scenario, values: dict[str, float]) -> Scenario:
-    """The scenario with fitted numbers. Of the host's two probes only the fitted one speaks."""
     for path, value in values.items():
         scenario = with_setting(scenario, path, value)
-    host = msgspec.structs.replace(scenario.machine.host, launch_s=None)
-    return scenario.changed(machine=msgspec.structs.replace(scenario.machine, host=host)) if HOST in values else scenario
+    return scenario
 
 
 def _shipped(scenario: Scenario, path: str) -> float:
-    if path == HOST:
-        return host_factor(scenario.machine.host) * ANCHOR_PYTHON_S
+    if path in HOST:
+        factors = dict(zip(HOST, host_factors(scenario.machine.host), strict=True))
+        return factors[path] * HOST[path]
     return _value(scenario, path) or 0.0
 
 
