@@ -9,7 +9,22 @@ import msgspec
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
+from kvplan.cli.export import check_export, exported
+from kvplan.cli.options import (
+    As_json,
+    Engine,
+    Engine_version,
+    Export,
+    Isolated,
+    Kv_dtype,
+    Machine,
+    Model,
+    Quiet,
+    Set,
+    Tp,
+    one_of,
+    scenarios,
+)
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_capacity
@@ -78,6 +93,7 @@ def plan(
     sets: Set = None,
     isolated: Isolated = False,
     verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
+    export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -100,6 +116,8 @@ def plan(
 
     if emit:
         target_named(emit)
+    if export:
+        check_export(export)
     mix = parse_sessions(sessions) if sessions else None
     with trace_of(mix) if mix else nullcontext(source) as path:
         wanted = grid.scenarios(
@@ -127,10 +145,12 @@ def plan(
             found = msgspec.structs.replace(found, sessions=mix.text) if mix else found
             results.append(configured(found, emit) if emit else found)
     single = len(results) == 1
+    whole = results[0] if single else PlanTable(rows=tuple(results))
     if as_json:
-        emit_json(results[0] if single else PlanTable(rows=tuple(results)))
+        emit_json(whole)
     else:
         report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results)
+    exported(whole, export, quiet=quiet)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
     return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO
