@@ -122,7 +122,7 @@ class Scheduler:
         self.batch.settle(seq)
         if seq.emitted and seq.paused_s < 0:
             seq.paused_s = paused_s
-        seq.computed = seq.stored = 0
+        seq.computed = seq.stored = seq.offered_from = 0
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
         seq.preemptions += 1
