@@ -211,7 +211,7 @@ class Scheduler:
         step.decodes = len(batch)
         if step.decodes:
             batch.advance(1)
-            step.contexts = [each.total for each in batch.sums]
+            step.contexts, step.uneven = [each.total for each in batch.sums], [each.uneven for each in batch.sums]
             step.last_tokens = batch.ended()
         batch.granted = 0
         step.index, step.version = batch.steps, batch.version
