@@ -26,6 +26,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
+    load_start: Literal["at_once", "step_end"] = "at_once"  # when a whole load begins that is scheduled while a step runs
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
@@ -49,6 +50,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
+    store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     store_in_step: bool = False  # does a step end only when its stores are down
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
@@ -73,11 +75,12 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step_sequence_s: Seconds = 0.0  # per sequence in a step: sampling, output
     pause_s: Seconds = 0.0  # the engine's process stops for its garbage collector this long
     pause_tokens: Count = 0  # once per so many output tokens; 0: never
-    pause_offload_tokens: Count = 0  # and once more per so many while it offloads
+    pause_offload_tokens: Count = 0  # and once more per so many computed prompt tokens while it offloads
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
-    load_chunk_s: Seconds = 0.0  # and per chunk
+    submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
+    load_chunk_s: Seconds = 0.0  # once per chunk of a load
     store_s: Seconds = 0.0  # once per store that a step waits for
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU

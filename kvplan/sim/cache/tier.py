@@ -31,6 +31,7 @@ class Tier:
         self.evicted_tokens = 0
         self.hit_tokens = 0
         self.loaded_tokens = 0
+        self.reused: Callable[[Node, int, int], None] | None = None  # the same, where that costs nothing but perhaps time
         self.spill: Callable[[Node, int, int], None] | None = None  # called with the part of a run that is being evicted
         self.spill_tokens = 0  # at least so much of a run is evicted at once
 
@@ -88,6 +89,8 @@ class Tier:
                 self.evicted_tokens += taken
                 if self.spill is not None:
                     self.spill(node, node.start + entry.tokens, node.start + entry.tokens + taken)
+                if self.reused is not None:
+                    self.reused(node, node.start + entry.tokens, node.start + entry.tokens + taken)
                 if not entry.tokens:
                     self._forget(entry)
 

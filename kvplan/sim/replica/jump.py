@@ -44,6 +44,10 @@ class Jump:
         """When the results of the first `steps` steps have been handled."""
         return self.start_s + self.elapsed_s(steps) + self.collect_s
 
+    def launched_s(self, step: int) -> float:
+        """When the host has launched a step: it begins when the results of the last but one before it have been handled."""
+        return self.handled_s(step - 1) + self.floor_s
+
     def steps_before(self, now: float) -> int:
         """Steps whose results have been handled at `now`, at most all of them."""
         low, high = 0, self.steps
