@@ -28,6 +28,7 @@ from kvplan.cli.options import (
 )
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.outputs import replaced
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 
@@ -132,8 +133,12 @@ def simulate(
     for text in [] if quiet else result.warnings:
         warn(text)
     if requests_out:
+        old = replaced(requests_out)
         rows.write(Path(requests_out), record)
-        note(f"{requests_out}: {result.requests.total:,} requests, a row each", quiet=quiet)
+        note(f"{requests_out}{old}: {result.requests.total:,} requests, a row each", quiet=quiet)
+    if requests_out and not result.requests.completed and not result.partial:
+        note("nothing was served: every row says why", quiet=quiet)
+        return Exit.DONE
     return _code(result)
 
 

@@ -87,7 +87,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_byte_s: Seconds = 0.0  # and from it
 
     def on(self, python: float, launch: float | None = None) -> Overhead:
-        """The same on a host that takes `python` times as long for each token, key or chunk, and `launch` times (None: as often) for the
+        """The same on a host that takes `python` times as long for each token, chunk or byte, and `launch` times (None: as often) for the
         rest. What the GPU does between steps does not change.
         """
         other = python if launch is None else launch
@@ -103,7 +103,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 _ON_GPU = ("gap_s", "step_sequence_s")
-_PYTHON = ("_token_s", "_block_s", "_chunk_s", "_byte_s")
+_PYTHON = ("_token_s", "_chunk_s", "_byte_s")
 
 
 class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.fit.joint import Factor, JointFit, beyond, fit_jointly, spread
 from kvplan.hardware.timing import ANCHOR_LAUNCH_S, ANCHOR_PYTHON_S, host_factors
 from kvplan.live import sent
@@ -19,7 +20,7 @@ from kvplan.live.validate import Attempt, Say
 from kvplan.provenance import Source
 from kvplan.results.validate import FittedNumber, ServerFit
 from kvplan.scenario import Scenario, with_setting
-from kvplan.toml_text import to_toml, write_atomically
+from kvplan.toml_text import to_toml
 
 OVERHEADS: dict[str, float] = {
     "engine.overhead.request_s": 3e-4, "engine.overhead.transit_s": 2e-3, "engine.overhead.input_token_s": 3e-7,
@@ -180,6 +181,6 @@ def written(fitted: ServerFit, scenario: Scenario, path: str) -> ServerFit:
         noted = {one.path.partition(".")[2]: Source(kind="measured", source=source, lo=one.lo, hi=one.hi) for one in mine}
         record = getattr(scenario, part)
         record = msgspec.structs.replace(record, provenance={**record.provenance, **noted})
-        write_atomically(file, to_toml(msgspec.to_builtins(record)).encode())
+        outputs.write(file, to_toml(msgspec.to_builtins(record)).encode())
         names[part] = str(file)
     return msgspec.structs.replace(fitted, engine=names["engine"], machine=names["machine"])

@@ -112,9 +112,7 @@ def _fit(console: Console, fit: ServerFit) -> None:
             soft_wrap=True,
         )
     if fit.accepted:
-        console.print(
-            f"wrote {escape(fit.engine)} and {escape(fit.machine)}: use both, --engine {escape(fit.engine)} --machine {escape(fit.machine)}",
-            soft_wrap=True,
-        )
+        both = f"--engine {escape(fit.engine)} --machine {escape(fit.machine)}"
+        console.print(f"wrote {escape(fit.engine)} and {escape(fit.machine)}: use both, {both}", soft_wrap=True)
     else:
         console.print(f"[yellow]not written: {escape(fit.reason)}[/]", soft_wrap=True)
