@@ -18,7 +18,7 @@ class ScheduledStep:
     """
 
     __slots__ = (
-        "chunks", "decodes", "index", "version", "contexts", "attention_s", "sampled", "last_tokens", "loads", "admitted_tokens",
+        "chunks", "decodes", "index", "version", "contexts", "uneven", "attention_s", "sampled", "last_tokens", "loads", "admitted_tokens",
         "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
@@ -30,6 +30,7 @@ class ScheduledStep:
         self.index = 0  # the batch's step
         self.version = 0  # of the batch
         self.contexts: list[int] = []  # tokens that the decoding sequences read, by the batch's windows
+        self.uneven: list[int] = []  # by how much they fall short of being as long as the longest
         self.attention_s = 0.0  # of the decoding sequences
         self.sampled: list[Sequence] = []  # whose last chunk this is
         self.last_tokens: list[Sequence] = []  # who decodes its last token
