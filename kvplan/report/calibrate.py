@@ -19,7 +19,7 @@ def _number(value: float, unit: str) -> str:
         return format_bytes(value)
     if unit.startswith("tokens"):
         return f"{format_tokens(value)} {unit}"
-    return f"{value:.2f}"
+    return f"{value:,.0f}{unit}" if unit == "/s" else f"{value:.3g}"
 
 
 def _interval(figure: Figure) -> str:
@@ -60,7 +60,10 @@ def render(result: CalibrateResult, console: Console) -> None:
     if notes:
         console.print(f"{notes} notes on precision and fit are in the profile under calibration.warnings.")
     if result.profile:
-        console.print(f"wrote {result.profile}: use it with --machine {result.profile}", soft_wrap=True)
+        where = f"{result.profile} (the one of that name was replaced)" if result.replaced else result.profile
+        console.print(f"wrote {where}: use it with --machine {result.profile}", soft_wrap=True)
+    else:
+        console.print("not saved: -o FILE writes it", soft_wrap=True)
 
 
 def _probes(result: CalibrateResult, console: Console) -> None:
@@ -87,7 +90,7 @@ def render_compare(result: CompareResult, console: Console) -> None:
         table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in result.differences:
         mark = "agree" if row.agree else "differ"
-        table.add_row(row.path, f"{row.first:.4g}", f"{row.second:.4g}", f"{row.ratio:.3f}", mark)
+        table.add_row(escape(row.name), _number(row.first, row.unit), _number(row.second, row.unit), f"{row.ratio:.3f}", mark)
     console.print(f"first:  {escape(result.first)}", soft_wrap=True)
     console.print(f"second: {escape(result.second)}", soft_wrap=True)
     console.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from datetime import UTC, datetime
@@ -50,13 +51,23 @@ def calibrate(options: CalibrateOptions, progress: Progress) -> CalibrateResult:
     if options.device not in DEVICES:
         raise InputError(f"--device {options.device}: no such device", hint=did_you_mean(options.device, DEVICES))
     chosen, thoroughness = tuple(probes(options.only)), mode(options.mode)
-    if options.output and not os.access(options.output.parent, os.W_OK):
-        raise InputError(f"{options.output.parent}: no such folder, or not writable")
+    if options.output:
+        _place(options.output)
+    if not options.disk_path.is_dir():
+        raise InputError(f"--disk-path {options.disk_path}: no such folder")
     if options.device == "fake":
         fake = FakeInstrument()
         context = Context(mode=thoroughness, model=shape(options.model))
         return run(_job(options, chosen, context, fake=True), {"gpu": fake}, progress=progress, clock=lambda: 0.0)
     return _real(options, chosen, progress)
+
+
+def _place(output: Path) -> None:
+    """Raises InputError where no profile can be written, before minutes of measuring."""
+    if output.is_dir():
+        raise InputError(f"-o {output}: a folder; name the file in it")
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        raise InputError(f"{output.parent}: no such folder, or not writable")
 
 
 def _job(options: CalibrateOptions, chosen: tuple[Probe, ...], context: Context, *, created: str = "", fake: bool = False) -> Assignment:
@@ -81,6 +92,9 @@ def _real(options: CalibrateOptions, chosen: tuple[Probe, ...], progress: Progre
         loaded: list[Finding] = []
         if families & {"gpu", "compute"}:
             loaded = _gpu(options, instruments, progress)
+        elif "host" in families:
+            with contextlib.suppress(MissingError):
+                _gpu(options, instruments, progress)
         if "disk" in families:
             _disk(options, thoroughness.file_bytes, instruments, progress)
         pages = "pinned" if "gpu" in instruments else "huge"
