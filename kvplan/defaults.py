@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from kvplan import catalog
+from kvplan import catalog, outputs
 from kvplan.catalog.machines import of_gpu
 from kvplan.errors import InputError, did_you_mean
 from kvplan.hardware import detect
 from kvplan.hardware.spec import Machine
 from kvplan.provenance import Source
-from kvplan.toml_text import to_toml, write_atomically
+from kvplan.toml_text import to_toml
 
 FILE = "kvplan.toml"
 ASSUMED = {"model": "llama-3.1-8b", "machine": "h100-sxm", "engine": "vllm"}
@@ -116,7 +116,7 @@ def remember(folder: Path, **names: str) -> Path:
     file = folder / FILE
     before = msgspec.structs.asdict(_read(file)) if file.is_file() else {}
     kept = {name: value for name, value in {**before, **names}.items() if value}
-    write_atomically(file, to_toml(msgspec.to_builtins(msgspec.convert(kept, _Remembered))).encode())
+    outputs.write(file, to_toml(msgspec.to_builtins(msgspec.convert(kept, _Remembered))).encode())
     return file
 
 

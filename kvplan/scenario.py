@@ -77,6 +77,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def remote(self) -> Remote:
         return self.deployment.remote
 
+    @property
+    def assumed(self) -> str:
+        """Which of model and machine were only assumed, to lead every answer; empty when none was."""
+        return self.defaults.first_line() if self.defaults else ""
+
     def changed(self, **parts: Any) -> Scenario:
         """The same with some parts replaced, those of its deployment (`engine`, `machine`, `tiers`, `tp`, `kv_dtype`, ...) included."""
         own = {name: parts.pop(name) for name in tuple(parts) if name in self.__struct_fields__}

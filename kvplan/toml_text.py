@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
-
-from kvplan.errors import from_os
 
 
 def to_toml(document: dict[str, Any]) -> str:
@@ -65,22 +60,3 @@ def _float(value: float) -> str:
         return "nan"
     text = f"{value:.6g}"
     return text if any(c in text for c in ".e") else f"{text}.0"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step, the one that a link points to; pipes and devices are written straight.
-
-    Raises InputError or MissingError when it cannot be written, and leaves nothing half done.
-    """
-    path = path.resolve()
-    straight = path.exists() and not path.is_file()
-    temporary = path if straight else path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        if not straight:
-            os.replace(temporary, path)
-    except OSError as error:
-        if not straight:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise from_os(error, path) from None

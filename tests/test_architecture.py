@@ -15,11 +15,11 @@ FILES = sorted((ROOT / "kvplan").rglob("*.py"))
 
 # A room may import those on earlier lines, and its own line.
 ORDER = [
-    {"errors", "units", "provenance", "toml_text"},
+    {"errors", "units", "provenance", "outputs", "toml_text"},
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
-    {"step_time", "loading"},
+    {"step_time", "loading", "layer_work"},
     {"results"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},

@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.calibrate.records import Estimate
 from kvplan.errors import KvplanError
 from kvplan.hardware.spec import Machine
-from kvplan.toml_text import to_toml, write_atomically
+from kvplan.toml_text import to_toml
 
 
 def tables(rows: Iterable[Estimate]) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def save(path: Path, machine: Machine, samples: list[dict[str, Any]]) -> Saved:
     for place in (path, spare):
         replaced = place.exists()
         try:
-            write_atomically(place, to_toml(msgspec.to_builtins(_with_samples(place, machine, samples))).encode())
+            outputs.write(place, to_toml(msgspec.to_builtins(_with_samples(place, machine, samples))).encode())
         except KvplanError as error:
             problem = problem or error.message
             continue
@@ -72,7 +73,7 @@ def _with_samples(path: Path, machine: Machine, samples: list[dict[str, Any]]) -
     """The machine with the name and the SHA-256 of its samples' file; without them where they find no room."""
     content = gzip.compress(b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples), mtime=0)
     try:
-        write_atomically(samples_path(path), content)
+        outputs.write(samples_path(path), content)
     except KvplanError:
         return machine
     kept = {"samples_file": samples_path(path).name, "samples_sha256": hashlib.sha256(content).hexdigest()}

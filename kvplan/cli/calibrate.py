@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from kvplan import catalog, defaults
+import msgspec
+
+from kvplan import catalog, defaults, outputs
 from kvplan.cli.console import Exit, emit_json, err, note, out, warn
 from kvplan.cli.options import Quiet
 from kvplan.cli.parser import Flag
 from kvplan.cli.server import KEY_VARIABLE, address
 from kvplan.errors import InputError, MissingError
+from kvplan.toml_text import to_toml
 from kvplan.units import parse_seconds
 
 ADVANCED = "Advanced"
@@ -61,7 +64,8 @@ def calibrate(
         return _from_log(from_log, as_json)
     if from_metrics:
         return _from_metrics(from_metrics, window, machine, as_json)
-    output = output or (None if device == "fake" else _unnamed(resume))
+    piped = output is not None and str(output) == outputs.STDOUT
+    output = None if piped else output or (None if device == "fake" else _unnamed(resume))
     if remember and output is None:
         raise InputError("--remember needs a profile", hint="-o FILE writes one")
     options = CalibrateOptions(
@@ -82,7 +86,9 @@ def calibrate(
         if output:
             note(f"what the finished probes measured is kept: the same command with --resume{_named(output)} goes on")
         raise
-    if as_json:
+    if piped:
+        outputs.write(outputs.STDOUT, to_toml(msgspec.to_builtins(result.machine)).encode())
+    elif as_json:
         emit_json(result)
     else:
         render(result, out())

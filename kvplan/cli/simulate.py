@@ -11,9 +11,26 @@ import msgspec
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, policies, scenarios
+from kvplan.cli.export import check_export, exported
+from kvplan.cli.options import (
+    As_json,
+    Engine,
+    Engine_version,
+    Export,
+    Isolated,
+    Kv_dtype,
+    Machine,
+    Model,
+    Quiet,
+    Set,
+    Tp,
+    one_of,
+    policies,
+    scenarios,
+)
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.outputs import replaced
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 
@@ -72,10 +89,12 @@ def simulate(
     ] = False,
     seed: Annotated[int | None, Flag(metavar="N", help="Seed of what is random.", panel="Advanced")] = None,
     sets: Set = None,
+    isolated: Isolated = False,
     requests_out: Annotated[
         str | None,
         Flag(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", panel="Advanced"),
     ] = None,
+    export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -97,11 +116,14 @@ def simulate(
         tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
         run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
         sets=settings,
+        isolated=isolated,
     )
+    if export:
+        check_export(export)
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
-        return _compare(wanted, requests_out, as_json=as_json, quiet=quiet)
+        return _compare(wanted, requests_out, export, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
@@ -115,9 +137,14 @@ def simulate(
     sys.stdout.flush()  # the answer is there, whatever becomes of the rows
     for text in [] if quiet else result.warnings:
         warn(text)
+    exported(result, export, quiet=quiet)
     if requests_out:
+        old = replaced(requests_out)
         rows.write(Path(requests_out), record)
-        note(f"{requests_out}: {result.requests.total:,} requests, a row each", quiet=quiet)
+        note(f"{requests_out}{old}: {result.requests.total:,} requests, a row each", quiet=quiet)
+    if requests_out and not result.requests.completed and not result.partial:
+        note("nothing was served: every row says why", quiet=quiet)
+        return Exit.DONE
     return _code(result)
 
 
@@ -146,7 +173,7 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
     return Exit.DONE if result.users else Exit.NO
 
 
-def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.sim.outcome.compare import compare
     from kvplan.sim.simulate import simulate as run
@@ -164,6 +191,7 @@ def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool,
         emit_json(comparison)
     else:
         report.show(out(), comparison)
+    exported(comparison, export, quiet=quiet)
     for name, result in zip(comparison.names, [] if quiet else results, strict=False):
         for text in result.warnings:
             warn(f"{name}: {text}")

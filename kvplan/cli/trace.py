@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
+from kvplan.cli.export import check_export, exported
+from kvplan.cli.options import Export
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.outputs import replaced
 from kvplan.traces.formats import FORMATS
 
 EXAMPLES = {
@@ -52,6 +55,7 @@ MaxInput = Annotated[int | None, Flag(help="Drop longer prompts (tokens).", pane
 def inspect(
     trace: TracePath,
     json: Json = False,
+    export: Export = None,
     limit: Limit = None,
     format: Format = None,
     block_tokens: BlockTokens = None,
@@ -64,7 +68,7 @@ def inspect(
     from kvplan.traces.reuse.inspect import inspect as inspect_trace
 
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
-    return _emit(inspect_trace(opened), inspect_view, json)
+    return _emit(inspect_trace(opened), inspect_view, json, export)
 
 
 def curve(
@@ -75,6 +79,7 @@ def curve(
     model: Model = None,
     tiers: Annotated[str, Flag(help="Tiers from the top down, as --capacity.")] = "",
     json: Json = False,
+    export: Export = None,
     kv_dtype: Annotated[str, Flag(help="KV dtype, for sizes.", panel=_ADVANCED)] = "auto",
     limit: Limit = None,
     format: Format = None,
@@ -95,7 +100,7 @@ def curve(
         model=model,
         kv_dtype=kv_dtype,
     )
-    return _emit(result, curve_view, json)
+    return _emit(result, curve_view, json, export)
 
 
 def convert(
@@ -115,7 +120,8 @@ def convert(
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
     for sentence in opened.report.sentences():
         warn(sentence)
-    _written(output, to, *write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to))
+    old = replaced(output)
+    _written(output + old, to, *write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to, source=trace))
     return Exit.DONE
 
 
@@ -139,7 +145,8 @@ def generate(
 
     wanted = load_spec(spec, seed=seed)
     block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
-    _written(output, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to))
+    old = replaced(output)
+    _written(output + old, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to, source=spec))
     return Exit.DONE
 
 
@@ -196,13 +203,16 @@ def _open(
     )
 
 
-def _emit(result: Any, view: Any, json: bool) -> int:
+def _emit(result: Any, view: Any, json: bool, export: str | None) -> int:
+    if export:
+        check_export(export)
     for sentence in result.warnings:
         warn(sentence)
     if json:
         emit_json(result)
     else:
         out().print(view(result))
+    exported(result, export, quiet=False)
     return Exit.DONE
 
 

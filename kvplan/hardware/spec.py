@@ -65,7 +65,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Host memory and what pinning it costs; and how long two pieces of work take on one of its cores: `timing.host_factor`."""
+    """Host memory and what pinning it costs; and how long two pieces of work take on one of its cores: `timing.host_factors`."""
 
     memory_bytes: Bytes
     pin_s_per_byte: Annotated[float, Meta(ge=0.0, le=1e-3)] = 8e-11

@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.fit.joint import Factor, JointFit, beyond, fit_jointly, spread
+from kvplan.hardware.timing import ANCHOR_LAUNCH_S, ANCHOR_PYTHON_S, host_factors
 from kvplan.live import sent
 from kvplan.live.probe import BLOCK, Design, held_out
 from kvplan.live.records import Answer
@@ -18,7 +20,7 @@ from kvplan.live.validate import Attempt, Say
 from kvplan.provenance import Source
 from kvplan.results.validate import FittedNumber, ServerFit
 from kvplan.scenario import Scenario, with_setting
-from kvplan.toml_text import to_toml, write_atomically
+from kvplan.toml_text import to_toml
 
 OVERHEADS: dict[str, float] = {
     "engine.overhead.request_s": 3e-4, "engine.overhead.transit_s": 2e-3, "engine.overhead.input_token_s": 3e-7,
@@ -33,8 +35,8 @@ EFFICIENCIES = (
     "machine.gpu.attention_efficiency",
 )
 """What prefill and decode reach of the GPU."""
-HOST = "engine.overhead"
-"""The one number that scales all of the engine's host side: how fast this server's cores run it."""
+HOST = {"machine.host.python_s": ANCHOR_PYTHON_S, "machine.host.launch_s": ANCHOR_LAUNCH_S}
+"""The two numbers that scale all of the engine's host side: what it does for each token, and the rest."""
 HOST_WIDTH, WIDTH, EFFICIENCY_WIDTH = 0.7, 0.3, 0.15
 """How far a number may lie from the shipped one where no probe tells it: the host twice as slow or fast (known hosts differ by up to
 1.7), its parts a third beside that, what kernels reach a sixth (assumed)."""
@@ -137,7 +139,7 @@ def _value(scenario: Scenario, path: str) -> float | None:
 
 
 def _factors(scenario: Scenario) -> list[Factor]:
-    found = [Factor(name=HOST, typical=1.0, width=HOST_WIDTH)]
+    found = [Factor(name=path, typical=_shipped(scenario, path), width=HOST_WIDTH) for path in HOST]
     for path, usual in OVERHEADS.items():
         shipped = _value(scenario, path)
         if shipped is not None:
@@ -150,16 +152,16 @@ def _factors(scenario: Scenario) -> list[Factor]:
 
 
 def _with(scenario: Scenario, values: dict[str, float]) -> Scenario:
-    """The scenario with fitted numbers; the engine's host side is scaled last."""
     for path, value in values.items():
-        if path != HOST:
-            scenario = with_setting(scenario, path, value)
-    engine = scenario.engine
-    return scenario.changed(engine=msgspec.structs.replace(engine, overhead=engine.overhead.on(values.get(HOST, 1.0))))
+        scenario = with_setting(scenario, path, value)
+    return scenario
 
 
 def _shipped(scenario: Scenario, path: str) -> float:
-    return 1.0 if path == HOST else _value(scenario, path) or 0.0
+    if path in HOST:
+        factors = dict(zip(HOST, host_factors(scenario.machine.host), strict=True))
+        return factors[path] * HOST[path]
+    return _value(scenario, path) or 0.0
 
 
 def _numbers(scenario: Scenario, found: JointFit) -> list[FittedNumber]:
@@ -169,32 +171,16 @@ def _numbers(scenario: Scenario, found: JointFit) -> list[FittedNumber]:
     ]
 
 
-def _scaled(scenario: Scenario, host: FittedNumber) -> dict[str, Source]:
-    """Sources of the overheads that no probe told apart, and that the host's factor moved."""
-    overhead = scenario.engine.overhead
-    moved = [name for name in overhead.__struct_fields__ if getattr(overhead, name) != getattr(overhead.on(2.0), name)]
-    return {
-        f"overhead.{name}": Source(kind="derived", source=f"the shipped figure x {host.value:.3g}: this server's host side")
-        for name in moved
-    }
-
-
 def written(fitted: ServerFit, scenario: Scenario, path: str) -> ServerFit:
     """The fitted engine as a file, and the machine beside it where its numbers moved; each number says where it comes from."""
     told = fitted.probes - fitted.held_out
     source = f"measured on this server: {told} probes, median error {fitted.error_fitted:.1%} on {fitted.held_out} others"
-    host = next(one for one in fitted.numbers if one.path == HOST)
     names: dict[str, str] = {}
     for part, file in (("engine", Path(path)), ("machine", Path(path).with_name(f"{Path(path).stem}-machine.toml"))):
+        mine = [one for one in fitted.numbers if one.path.startswith(part + ".")]
+        noted = {one.path.partition(".")[2]: Source(kind="measured", source=source, lo=one.lo, hi=one.hi) for one in mine}
         record = getattr(scenario, part)
-        noted = _scaled(scenario, host) if part == "engine" else {}
-        for one in fitted.numbers:
-            if one.path.startswith(part + ".") and one is not host:
-                moved = _value(scenario, one.path) or one.value
-                noted[one.path.partition(".")[2]] = Source(
-                    kind="measured", source=source, lo=moved * one.lo / one.value, hi=moved * one.hi / one.value
-                )
         record = msgspec.structs.replace(record, provenance={**record.provenance, **noted})
-        write_atomically(file, to_toml(msgspec.to_builtins(record)).encode())
+        outputs.write(file, to_toml(msgspec.to_builtins(record)).encode())
         names[part] = str(file)
     return msgspec.structs.replace(fitted, engine=names["engine"], machine=names["machine"])

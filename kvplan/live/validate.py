@@ -73,6 +73,8 @@ def tried(question: ValidateQuestion, say: Say) -> Attempt:
     served, before = asyncio.run(ask(question))
     endpoint = _named(question.endpoint, served)
     scenario, known = scenario_of(question.source, question.given, served)
+    if scenario.defaults is not None and scenario.defaults.first_line():
+        say(scenario.defaults.first_line())
     trace = opened(scenario)
     speedup = scenario.run.speedup
     everything = [msgspec.structs.replace(request, arrival_s=request.arrival_s / speedup) for request in trace]

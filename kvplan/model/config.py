@@ -47,12 +47,14 @@ class Family:
     mixers: int = 1  # attentions in one layer
     multi_head: bool = False  # one K and one V per query head, whatever the config says
     windows: Callable[[Fields, int], list[str]] | None = None  # kinds of layers without `layer_types`; None: all are full
+    window_extra: int = 0  # keys that engines keep beside `sliding_window`
     indexer: bool = False  # a sparse indexer even where `index_topk` is absent
     matrices: int = 3  # of a feed-forward layer; 0: as `feed_forward_proj` says
     width: Callable[[Fields], int] | None = None  # of a dense feed-forward layer, where no usual field gives it
     shared_width: Callable[[Fields, int], int] | None = None  # of all shared experts, from the width of one expert
     encoder: bool = False  # an encoder in front of the decoder
     omitted: str = ""  # weights that are left out
+    caveat: str = ""  # what else its figures leave out
     refused: str = ""  # why it cannot be sized
     unread: tuple[str, ...] = ()  # the fields that stand behind that reason
 

@@ -127,6 +127,8 @@ def _notes(fields: Fields, as_family: str) -> tuple[str, ...]:
         notes.append("the config does not describe its vision or audio tower, whose weights are left out")
     if fields.rules.omitted:
         notes.append(f"{fields.rules.omitted} are left out")
+    if fields.rules.caveat:
+        notes.append(fields.rules.caveat)
     if as_family:
         own = fields.own.get("model_type") or fields.outer.get("model_type") or "without a model_type"
         notes.append(f"a {own} model sized as {as_family}, as asked: what its own code does otherwise is not in these figures")

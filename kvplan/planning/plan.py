@@ -99,6 +99,10 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
+    life = _disk_life(space, pair.offload)
+    if answer.kind == "offload" and life is not None and life < LEAST_YEARS:
+        worn = f"it wears out this replica's share of the disk in {life * 365.25:,.0f} days"
+        answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
     placement = chosen.placement
     spread, unspread = splits(space, run, found.goal, chosen)
@@ -121,7 +125,7 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         assumptions=tuple(doubts),
         target_met=not chosen.missed,
         disk_life_years=_disk_life(space, chosen),
-        notices=(*_worn(_disk_life(space, chosen)), *_notices(space, placement)),
+        notices=_notices(space, placement),
     )
 
 
@@ -190,6 +194,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         model=base.model.name,
         machine=base.machine.name,
         engine=base.engine.label,
+        assumed=base.assumed,
         traffic=space.traffic,
         pool_bytes=space.pool_bytes,
         pool_tokens=space.pool_tokens,
@@ -225,15 +230,6 @@ def _disk_life(space: Space, chosen: Option) -> float | None:
     return disk.endurance_bytes * share / (written / chosen.duration_s) / SECONDS_PER_YEAR
 
 
-def _worn(years: float | None) -> tuple[Notice, ...]:
-    """A drive is bought for five years of a write a day; KV traffic can use that up in days."""
-    if years is None or years >= LEAST_YEARS:
-        return ()
-    sentence = f"Writing at this rate, this replica wears out its share of the disk in {years * 365.25:,.0f} days."
-    hint = "store only what is asked for again, or take drives of higher endurance"
-    return (Notice(code="disk_wears_out", sentence=sentence, hint=hint),)
-
-
 def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
     known, base = space.traffic, space.base
     workload = Workload(
@@ -267,5 +263,6 @@ def _provenance(space: Space) -> dict[str, object]:
             "numbers": {path: one.kind for path, one in sorted(base.machine.provenance.items())},
         },
         "engine": {"name": base.engine.name, "version": base.engine.version},
+        **({"defaults": base.defaults.provenance()} if base.defaults else {}),
         "limits": {"cpu_bytes": space.cpu_limit_bytes, "disk_bytes": space.disk_limit_bytes},
     }

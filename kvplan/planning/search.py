@@ -163,6 +163,9 @@ def option(space: Space, placement: Placement, result: SimResult, goal: str) -> 
         missed=space.target.missed(result),
         stored_bytes={tier.name: tier.stored_bytes for tier in below},
         cost_per_hour=cost,
+        goodput_per_s=result.goodput.requests_per_s if result.goodput else None,
+        warm_requests=result.warm_requests,
+        warm_s=result.warm_s,
     )
 
 

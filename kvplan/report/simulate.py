@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from kvplan import units
 from kvplan.provenance import plus_minus
+from kvplan.report.tables import Rows, print_rows
 from kvplan.results.simulate import LoadCounts, SimResult, Stats
 from kvplan.scenario import Scenario
-
-NARROW = 60
-"""Below this many columns a table becomes one line a number."""
 
 
 def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     """Print the result: latencies, tiers, throughput, and what it comes to in words."""
     requests = result.requests
-    console.print(f"[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
+    lead = f"[yellow]{escape(scenario.assumed)}[/] · " if scenario.assumed else ""
+    console.print(f"{lead}[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
     for note in scenario.notes:
         console.print(f"[dim]{escape(note)}[/]")
     if requests.rejected:
@@ -30,11 +28,8 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
         return
     if result.partial:
         console.print(f"[yellow]partial: interrupted with {requests.unfinished:,} requests not finished[/]")
-    for rows in (_latencies(result), _tiers(result)):
-        if console.width < NARROW:
-            _lines_of(console, rows)
-        else:
-            console.print(_table(rows))
+    print_rows(console, _latencies(result))
+    print_rows(console, _tiers(result))
     _lines(console, result, scenario)
 
 
@@ -48,26 +43,6 @@ def _headline(result: SimResult, scenario: Scenario) -> str:
     elif requests.completed:
         words.append(units.format_seconds(result.duration_s))
     return " · ".join(words)
-
-
-Rows = list[list[str]]
-"""A header and its rows; the first column names them."""
-
-
-def _table(rows: Rows) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for at, head in enumerate(rows[0]):
-        table.add_column(head, justify="right" if at else "left", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
-
-
-def _lines_of(console: Console, rows: Rows) -> None:
-    for row in rows[1:]:
-        for head, value in zip(rows[0][1:], row[1:], strict=True):
-            if value:
-                console.print(f"{row[0]} {head}: {value}")
 
 
 def _loads(loads: LoadCounts, scenario: Scenario) -> str:

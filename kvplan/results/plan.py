@@ -32,6 +32,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     reason: str = ""
     missing: str = ""
+    reservations: tuple[str, ...] = ()  # what speaks against an advice that the numbers favour
 
 
 class TierWorth(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     missed: tuple[str, ...] = ()  # clauses of the target that it misses
     stored_bytes: dict[str, int] = {}  # tier below the GPU -> bytes written to it
     cost_per_hour: float | None = None
+    goodput_per_s: float | None = None  # requests that meet every limit of the target
+    warm_requests: int | None = None  # until an empty tier serves 90 % of its steady share
+    warm_s: float | None = None
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +179,8 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     machine: str
     engine: str
+    sessions: str = ""  # the numbers that the traffic was generated from, as --sessions takes them
+    assumed: str = ""  # which of model and machine nobody named
     verdict: Verdict
     objective: str
     gain: Range | None = None  # of the chosen placement over none, as a share of the objective

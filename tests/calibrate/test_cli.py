@@ -82,7 +82,7 @@ def test_a_partial_rerun_keeps_the_rest(profile: Path, tmp_path: Path) -> None:
         (["--merge", "no-such-machine", "--only", "disk"], 2, "no machine named"),
         (["--from-log", "/no/such/file"], 2, "No such file"),
         (["--device", "fake", "--quick", "-o", "/no/such/folder/my.toml"], 2, "/no/such/folder"),
-        (["--device", "fake", "--quick", "--only", "disk", "-o", "/"], 2, "-o /: a folder"),
+        (["--device", "fake", "--quick", "--only", "disk", "-o", "/"], 2, "/: is a folder"),
         (["--device", "fake", "--quick", "--only", "disk", "-o", "/proc/m.toml"], 2, "/proc/m.journal.jsonl: no such file"),
         (["--device", "fake", "--quick", "--disk-path", "/no/such/folder"], 2, "--disk-path /no/such/folder: no such folder"),
         (["--device", "fake", "--quick", "--remember"], 2, "--remember needs a profile"),
@@ -154,6 +154,12 @@ def test_a_replaced_profile_is_said_and_can_be_the_folders_machine(profile: Path
     assert "(the one of that name was replaced)" in run.stdout
     assert run.stderr == ""
     assert tomllib.loads((tmp_path / "kvplan.toml").read_text()) == {"machine": "my.toml"}
+
+
+def test_a_profile_can_go_down_a_pipe() -> None:
+    run = call("--device", "fake", "--quick", "--only", "disk", "-o", "-")
+    assert run.returncode == 0, run.stderr
+    assert tomllib.loads(run.stdout)["name"] == "fake-gpu"
 
 
 def test_not_saved_is_said() -> None:

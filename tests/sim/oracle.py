@@ -29,6 +29,7 @@ class Blocks:
         self.held: set[Name] = set()
         self.coming: set[Name] = set()
         self.pins: Counter[Name] = Counter()
+        self.reused: Callable[[Name | None], None] = lambda name: None
         self.order: list[Name | None] = []  # oldest first; None: a block that nobody can find again
 
     def room(self) -> int:
@@ -40,6 +41,7 @@ class Blocks:
         while self.empty < count:
             name = self.order.pop(0)
             self.held.discard(name)  # type: ignore[arg-type]
+            self.reused(name)
             self.empty += 1
         self.empty -= count
         return True
@@ -117,6 +119,10 @@ class Oracle:
         self.leaving: list[Seq] = []  # preempted, with a step in flight
         self.inflight: list[Step] = []
         self.executing: Step | None = None
+        self.submitted = [0.0, 0.0]
+        self.copied: list[tuple[float, set[Name]]] = []
+        self.space = 0.0
+        self.gpu.reused = self.reused
         self.loading: dict[tuple[str, Name], Seq] = {}
         self.stuck: Seq | None = None
         self.parents: dict[Name, Name] = {}
@@ -171,6 +177,7 @@ class Oracle:
         self.executing = plan
         self.steps += 1
         plan["start"] = max(self.inputs_sent(), plan["ready"])
+        plan["s"] += max(0.0, self.space - plan["start"])
         self.busy_until = max(plan["start"] + plan["s"], plan["launched"])
         self.after(self.busy_until - self.now, lambda: self.executed(plan))
 
@@ -261,10 +268,10 @@ class Oracle:
         if not chunks and not contexts:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
-        admit = self.cost.overhead.admit_token_s * plan["admitted"]
-        host = admit + self.cost.host_s(sizes, len(contexts))
+        admit = self.cost.overhead.admit_token_s * plan["admitted"] + max(0.0, max(self.submitted) - self.now)
+        host = self.cost.host_s(sizes, len(contexts))
         plan["ready"] += admit
-        plan["launched"] = self.now + host
+        plan["launched"] = self.now + admit + host
         plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
         if not chunks:
             plan["s"] = max(plan["s"], host)
@@ -339,7 +346,8 @@ class Oracle:
                 break
             if new:
                 place.remove(seq)
-                self.pauses.owed += 0 if seq.counted else self.pauses.per_token * seq.output
+                if not seq.counted:
+                    self.pauses.admitted(seq.output, seq.target - seq.computed)
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 plan["admitted"] += seq.target
@@ -432,7 +440,8 @@ class Oracle:
         self.under_way(seq, "gpu", names[reach:held])
         overhead, began, count = self.cost.overhead, self.now, held - reach
         ready = began
-        if self.engine.offload.loads_exclude_steps and self.executing is not None:
+        self.hand_over(IN, count)
+        if self.engine.offload.load_start == "step_end" and self.executing is not None:
             ready = max(began, self.busy_until)
         ready = self.built = max(ready, self.built) + overhead.load_block_s * count
         _, done = self.link.send(IN, ready, self.link_s(IN, count))
@@ -447,10 +456,15 @@ class Oracle:
             seq.hits = seq.hits if seq.counted else (reach * self.block, count * self.block - from_disk, from_disk)
             seq.load += self.now - began
             seen = self.engine.offload.loads_seen_after_step and self.executing is not None
-            self.over(seq, "gpu", self.steps + 1 if seen else 0)
+            self.over(seq, "gpu", self.launched_next() if seen else 0)
 
         self.at(done, loaded)
         return True
+
+    def launched_next(self) -> int:
+        assert self.executing is not None
+        first = self.steps - self.inflight.index(self.executing)
+        return next((first + at for at, plan in enumerate(self.inflight) if plan["launched"] > self.now), first + len(self.inflight))
 
     def promote(self, seq: Seq, names: list[Name], held: int, below: int) -> bool:
         cpu, disk = self.cpu, self.disk
@@ -528,19 +542,33 @@ class Oracle:
             return
         seq.stored = end
         cpu.coming |= set(gaps)
-        self.gpu.pin(names)
         _, done = self.link.send(OUT, self.now, self.link_s(OUT, len(gaps)))
+        self.hand_over(OUT, len(gaps))
+        holds = self.engine.offload.store_holds_blocks
+        if holds:
+            self.gpu.pin(names)
+        else:
+            self.copied.append((done, set(wanted[wanted.index(gaps[0]) :])))
 
         def stored() -> None:
             cpu.arrived(gaps)
             self.cascade(names, wanted)
             cpu.unpin(names)
-            self.gpu.unpin(names)
-            if self.stuck:
-                self.stuck = None
-                self.pump()
+            if holds:
+                self.gpu.unpin(names)
+                if self.stuck:
+                    self.stuck = None
+                    self.pump()
 
         self.at(done, stored)
+
+    def hand_over(self, direction: int, count: int) -> None:
+        self.submitted[direction] = max(self.now, self.submitted[direction]) + self.cost.overhead.submit_block_s * count
+
+    def reused(self, name: Name | None) -> None:
+        for done, names in self.copied:
+            if done > self.now and name in names:
+                self.space = max(self.space, done)
 
     def cascade(self, names: list[Name], wanted: list[Name]) -> None:
         disk, cpu = self.disk, self.cpu

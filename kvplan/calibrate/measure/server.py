@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.calibrate import checks
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.measure import facts as inventory
@@ -52,7 +52,7 @@ def calibrate(options: CalibrateOptions, progress: Progress) -> CalibrateResult:
         raise InputError(f"--device {options.device}: no such device", hint=did_you_mean(options.device, DEVICES))
     chosen, thoroughness = tuple(probes(options.only)), mode(options.mode)
     if options.output:
-        _place(options.output)
+        outputs.check(options.output)  # before minutes of measuring
     if not options.disk_path.is_dir():
         raise InputError(f"--disk-path {options.disk_path}: no such folder")
     if options.device == "fake":
@@ -60,14 +60,6 @@ def calibrate(options: CalibrateOptions, progress: Progress) -> CalibrateResult:
         context = Context(mode=thoroughness, model=shape(options.model))
         return run(_job(options, chosen, context, fake=True), {"gpu": fake}, progress=progress, clock=lambda: 0.0)
     return _real(options, chosen, progress)
-
-
-def _place(output: Path) -> None:
-    """Raises InputError where no profile can be written, before minutes of measuring."""
-    if output.is_dir():
-        raise InputError(f"-o {output}: a folder; name the file in it")
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise InputError(f"{output.parent}: no such folder, or not writable")
 
 
 def _job(options: CalibrateOptions, chosen: tuple[Probe, ...], context: Context, *, created: str = "", fake: bool = False) -> Assignment:

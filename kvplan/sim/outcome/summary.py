@@ -13,6 +13,7 @@ from kvplan.results.simulate import LoadCounts, PromptTokens, Requests, SimResul
 from kvplan.sim.outcome import attribution, slo
 from kvplan.sim.outcome.record import Histogram, RunRecord
 from kvplan.sim.outcome.uncertainty import interval
+from kvplan.sim.outcome.warming import warming
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -35,6 +36,7 @@ def summarise(record: RunRecord) -> SimResult:
         measured = {name: column[kept] for name, column in columns.items()}
         goodput = slo.goodput(record.target, measured, window)
         cause = attribution.largest(record.target, checks, measured, record.cost, record.slow)
+    warm = warming(columns, kept)
     return SimResult(
         name=record.scenario.name,
         requests=Requests(
@@ -63,6 +65,8 @@ def summarise(record: RunRecord) -> SimResult:
         largest_cause=cause,
         ideal_hit_rate=record.ideal_hit_rate,
         overload=overload(stats["queue"].p50, record.finished_s, _span_s(columns)),
+        warm_requests=warm[0],
+        warm_s=warm[1],
         partial=record.partial,
         duration_s=duration,
         wall_s=0.0,
@@ -133,6 +137,7 @@ def _provenance(record: RunRecord) -> dict[str, Any]:
             "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())},
         },
         "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
+        **({"defaults": scenario.defaults.provenance()} if scenario.defaults else {}),
         "gpu_pool": {
             "bytes": round(record.pool_bytes),
             "kind": "assumed" if scenario.tiers.gpu_kv_bytes else "derived",

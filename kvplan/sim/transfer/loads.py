@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.cache.pool import Reservation, span
+from kvplan.sim.cache.pool import Pin, Reservation, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Steps
@@ -65,7 +65,7 @@ class StepLoad:
 
     __slots__ = ("seq", "reach", "held", "source", "parts")
 
-    def __init__(self, seq: Sequence, reach: int, held: int, source: Node, parts: list[tuple[TierBelow, Reservation, Node]]) -> None:
+    def __init__(self, seq: Sequence, reach: int, held: int, source: Pin, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
         self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
 
 
@@ -107,6 +107,7 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
@@ -145,21 +146,24 @@ class Loads:
         if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
         load = self._under_way(seq, self.gpu.tier, path, reach, held)
-        ready_s = busy_until_s if self.rules.loads_exclude_steps else self.clock.now
+        ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
+        submit_s = self.overhead.submit_block_s * (held - reach) / self.engine.block_tokens
+        self.submitted_s = max(self.clock.now, self.submitted_s) + submit_s
         _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
-        source = self.host.pool.pin(seq.request.blocks, seq.prompt)
+        source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
         self.clock.process(self._loading(seq, load, source, sent_s + self.overhead.load_s, done))
         return Outcome.WAITS
 
-    def _loading(self, seq: Sequence, load: Load, source: Node, done_s: float, done: Done) -> Steps:
+    def _loading(self, seq: Sequence, load: Load, source: Pin, done_s: float, done: Done) -> Steps:
         """From host memory to the GPU. Dispatch and completion hold up this sequence, not the link."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
-        self._unpin(source, load.start)
+        source.release(moved_from=load.start if self.rules.exclusive else None)
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end)
-        self._over(load, seq)
+        self._ended(load)
+        self._let_go(load, seq)
         done(True)
 
     def _built(self, ready_s: float, tokens: int) -> float:
@@ -167,12 +171,10 @@ class Loads:
         self._built_s = max(ready_s, self._built_s) + self.overhead.load_block_s * tokens / self.engine.block_tokens
         return self._built_s
 
-    def _unpin(self, source: Node, reach: int) -> None:
-        self.host.pool.unpin(source, moved_from=reach if self.rules.exclusive else None)
-
     def _on_gpu(self, seq: Sequence, reach: int, held: int) -> None:
         """Count what came, and enter it into the GPU's index; the last token of a prompt is always computed."""
         self.host.pool.tier.loaded_tokens += held - reach
+        seq.offered_from = held
         seq.computed = held
         self.gpu.share(seq)
         seq.computed = min(held, seq.target - 1)
@@ -194,16 +196,16 @@ class Loads:
         if not self.gpu.hold(seq, path, reach, min(seq.target, upto + budget)):
             self._give_up(parts)
             return Outcome.NO_ROOM
-        source = self.host.pool.pin(seq.request.blocks, seq.prompt)
+        source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, upto))
         self.pending.append(StepLoad(seq, reach, upto, source, parts))
         for lower, reserved, _ in parts:
             note_promoted(seq, lower, reserved.start, reserved.end)
         self._on_gpu(seq, reach, upto)
         return Outcome.IN_STEP
 
-    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[TierBelow, Reservation, Node]], int]:
+    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[TierBelow, Reservation, Pin]], int]:
         """What lower tiers add behind token `held`, on its way through host memory."""
-        parts: list[tuple[TierBelow, Reservation, Node]] = []
+        parts: list[tuple[TierBelow, Reservation, Pin]] = []
         keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
             below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
@@ -219,10 +221,10 @@ class Loads:
             held = below
         return parts, held
 
-    def _give_up(self, parts: list[tuple[TierBelow, Reservation, Node]]) -> None:
-        for lower, reserved, source in parts:
+    def _give_up(self, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
+        for _, reserved, source in parts:
             reserved.commit(0)
-            lower.pool.unpin(source)
+            source.release()
 
     def step_s(self, loads: list[StepLoad], start_s: float, step_s: float) -> float:
         """Seconds of a step that starts now with these loads, which are queued here."""
@@ -245,8 +247,8 @@ class Loads:
         for lower, reserved, source in load.parts:
             reserved.commit()
             lower.pool.tier.loaded_tokens += reserved.tokens
-            lower.pool.unpin(source)
-        self._unpin(load.source, load.reach)
+            source.release()
+        load.source.release(moved_from=load.reach if self.rules.exclusive else None)
 
     # -- from lower tiers into host memory ----------------------------------------------------------------------------
 
@@ -266,17 +268,18 @@ class Loads:
         return True
 
     def _promoting(
-        self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Node, done_s: float, done: Done
+        self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done_s: float, done: Done
     ) -> Steps:
         """From a lower tier into host memory."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
-        self._over(load, seq)
+        self._ended(load)
         reserved.commit()
-        lower.pool.unpin(source, moved_from=load.start if self.rules.exclusive else None)
+        source.release(moved_from=load.start if self.rules.exclusive else None)
         lower.pool.tier.loaded_tokens += reserved.tokens
         note_promoted(seq, lower, load.start, load.end)
         seq.load_s += self.clock.now - began_s
+        self._let_go(load, seq)
         done(False)
 
     def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
@@ -292,15 +295,19 @@ class Loads:
         load = Load(leaf, tier, start, end)
         seq.waiting_for_remote_kv = True
         for node in path:
-            if node.end > start and node.start < end:
-                node.entry.load = load  # type: ignore[union-attr]
+            if node.end > start and node.start < end and node.entry is not None:
+                node.entry.load = load
         return load
 
-    def _over(self, load: Load, seq: Sequence) -> None:
+    def _ended(self, load: Load) -> None:
+        """Nobody can join it any more."""
         for node in span(load.leaf, 0):
             entry = node.entry
             if entry is not None and entry.load is load:
                 entry.load = None
+
+    def _let_go(self, load: Load, seq: Sequence) -> None:
+        """Whom it was for, and who joined it, can go on."""
         seq.waiting_for_remote_kv = False
         for waiter, done in load.waiters:
             waiter.waiting_for_remote_kv = False
