@@ -79,7 +79,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step_sequence_s: Seconds = 0.0  # per sequence in a step: sampling, output
     pause_s: Seconds = 0.0  # the engine's process stops for its garbage collector this long
     pause_tokens: Count = 0  # once per so many output tokens; 0: never
-    pause_offload_tokens: Count = 0  # and once more per so many computed prompt tokens while it offloads
+    pause_offload_tokens: Count = 0  # and once more per so many while it offloads
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers

@@ -347,7 +347,7 @@ class Oracle:
             if new:
                 place.remove(seq)
                 if not seq.counted:
-                    self.pauses.admitted(seq.output, seq.target - seq.computed)
+                    self.pauses.admitted(seq.output)
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 plan["admitted"] += seq.target

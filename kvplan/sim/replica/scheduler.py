@@ -291,7 +291,7 @@ class Scheduler:
         step.admitted_tokens += seq.target
         if not seq.counted:
             seq.counted = True
-            self.pauses.admitted(seq.output, seq.target - seq.computed)
+            self.pauses.admitted(seq.output)
         seq.running = True
         self.running.append(seq)
         self._chunk(step, seq, new)
