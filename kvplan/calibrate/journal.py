@@ -16,7 +16,7 @@ IDENTITY = ("uuid", "host", "disk_path")
 """Facts in which a resumed run must agree with the interrupted one."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one probe left, or in the first line of a journal which run it belongs to."""
 
     probe: str
@@ -35,7 +35,7 @@ class Journal:
 
     def __init__(self, job: Assignment, facts: dict[str, Value], progress: Progress) -> None:
         self.path, self.progress = journal_path(job.output) if job.output else None, progress
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, JournalEntry] = {}
         self.samples: list[dict[str, Any]] = []
         own: dict[str, Value] = {name: facts[name] for name in IDENTITY if name in facts}
         own |= {"mode": job.context.mode.name, "model": job.context.model.name}
@@ -43,7 +43,7 @@ class Journal:
             self._read(self.path, own)
         if self.path:
             try:
-                self.path.write_bytes(b"".join(_line(entry) for entry in (Entry(probe="", run=own), *self.entries.values())))
+                self.path.write_bytes(b"".join(_line(entry) for entry in (JournalEntry(probe="", run=own), *self.entries.values())))
             except OSError as error:
                 raise from_os(error, self.path) from None
 
@@ -52,10 +52,10 @@ class Journal:
             lines = path.read_bytes().splitlines() if path.exists() else []
         except OSError as error:
             raise from_os(error, path) from None
-        found: list[Entry] = []
+        found: list[JournalEntry] = []
         for line in lines:
             try:
-                found.append(msgspec.json.decode(line, type=Entry))
+                found.append(msgspec.json.decode(line, type=JournalEntry))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
         if len(found) < len(lines):
@@ -71,11 +71,11 @@ class Journal:
         self.entries = {entry.probe: entry for entry in found if entry.probe}
         self.samples = [sample for entry in self.entries.values() for sample in entry.samples]
 
-    def entry(self, name: str) -> Entry | None:
+    def entry(self, name: str) -> JournalEntry | None:
         """What a probe that an earlier run finished left; None when it did not."""
         return self.entries.get(name)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JournalEntry) -> None:
         """Keep what a probe left, on disk as well when a profile is written."""
         self.samples += entry.samples
         if not self.path:
@@ -93,5 +93,5 @@ class Journal:
             self.path.unlink(missing_ok=True)
 
 
-def _line(entry: Entry) -> bytes:
+def _line(entry: JournalEntry) -> bytes:
     return msgspec.json.encode(entry) + b"\n"

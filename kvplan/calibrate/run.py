@@ -15,7 +15,7 @@ from kvplan.calibrate.datasheet import peaks
 from kvplan.calibrate.fits import Findings, fit_all
 from kvplan.calibrate.holdout import errors, points
 from kvplan.calibrate.job import Assignment
-from kvplan.calibrate.journal import Entry, Journal
+from kvplan.calibrate.journal import JournalEntry, Journal
 from kvplan.calibrate.machine import build, figures
 from kvplan.calibrate.probes import Probe
 from kvplan.calibrate.profile import Saved, save
@@ -73,7 +73,7 @@ class Calibration:
         seen = [f for i in dict.fromkeys(self.instruments.values()) for f in i.findings()]
         seen += checks.unconverged(found, probe.tolerance, probe.title)
         if found:
-            self.journal.add(Entry(probe=probe.name, rows=found, samples=samples, findings=seen))
+            self.journal.add(JournalEntry(probe=probe.name, rows=found, samples=samples, findings=seen))
         self.findings += seen
         self.rows += self._possible(found)
         spent = self.clock() - began

@@ -189,7 +189,7 @@ def test_a_profile_that_finds_no_place_goes_to_the_temporary_folder(profile: Pat
     blocked = tmp_path / "gone" / "kvplan-test-spare.toml"
     saved = save(blocked, catalog.machine(str(profile)), [])
     assert saved.path == str(Path(tempfile.gettempdir()) / "kvplan-test-spare.toml")
-    assert "no such file" in saved.problem
+    assert "does not exist" in saved.problem
     assert catalog.machine(saved.path).name == "fake-gpu"
     for left in Path(tempfile.gettempdir()).glob("kvplan-test-spare*"):
         left.unlink()
