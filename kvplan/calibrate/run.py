@@ -15,7 +15,7 @@ from kvplan.calibrate.datasheet import peaks
 from kvplan.calibrate.fits import Findings, fit_all
 from kvplan.calibrate.holdout import errors, points
 from kvplan.calibrate.job import Assignment
-from kvplan.calibrate.journal import JournalEntry, Journal
+from kvplan.calibrate.journal import Journal, JournalEntry
 from kvplan.calibrate.machine import build, figures
 from kvplan.calibrate.probes import Probe
 from kvplan.calibrate.profile import Saved, save

@@ -16,7 +16,7 @@ _INDEX = "model.safetensors.index.json"
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
-class Config(NamedTuple):
+class FoundConfig(NamedTuple):
     """A config.json and what is known beside it."""
 
     config: dict[str, Any]
@@ -26,7 +26,7 @@ class Config(NamedTuple):
     params: int
 
 
-def config(path: Path, *, name: str = "") -> Config:
+def config(path: Path, *, name: str = "") -> FoundConfig:
     """The config of a catalog file, a config.json or a folder with one. Raises InputError."""
     if path.is_dir():
         path = path / "config.json"
@@ -36,10 +36,10 @@ def config(path: Path, *, name: str = "") -> Config:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: not a JSON object")
     if isinstance(raw.get("config"), dict):
-        return Config(raw["config"], name or path.stem, str(path), str(raw.get("source", "")), int(raw.get("params", 0)))
+        return FoundConfig(raw["config"], name or path.stem, str(path), str(raw.get("source", "")), int(raw.get("params", 0)))
     _add_quantisation(path, raw)
     label = name or (path.parent.name if path.name == "config.json" and path.parent.name else path.stem)
-    return Config(raw, label, str(path), str(path), _parameters(path, raw))
+    return FoundConfig(raw, label, str(path), str(path), _parameters(path, raw))
 
 
 def read(path: Path, *, name: str = "", as_family: str = "") -> ModelSpec:

@@ -59,8 +59,10 @@ def explain(config: dict[str, Any], *, name: str, source: str, params: int = 0, 
     fields = _fields(config, name, as_family)
     model = _read(fields, name, source, params, as_family)
     looked_at = fields.looked_at | _EVERYWHERE
-    read = {key: value for key, value in fields.own.items() if key in looked_at and value is not None}
+    read = {key: value for key, value in fields.own.items() if key in looked_at}  # null is a value: it keeps a default away
     around = {key: fields.outer[key] for key in (*_EVERYWHERE, "vision_config") if fields.outer.get(key) is not None and key not in read}
+    if fields.outer.get("architectures"):  # what wraps the decoder is told by the outer ones
+        read["architectures"] = fields.outer["architectures"]
     if as_family:
         read["model_type"] = as_family
     return Explained(
