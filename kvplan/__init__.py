@@ -164,4 +164,4 @@ def plan(
         max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
         max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
     )
-    return configured(result, emit) if emit else result
+    return configured(result, wanted.deployment, emit) if emit else result

@@ -110,7 +110,7 @@ def plan(
             )
             for one in wanted
         ]
-    results = [configured(one, emit) if emit else one for one in results]
+    results = [configured(one, asked.deployment, emit) if emit else one for one, asked in zip(results, wanted, strict=True)]
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else PlanTable(rows=tuple(results)))

@@ -84,6 +84,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     output_tokens: int
     longest_prompt_tokens: int
+    longest_context_tokens: int = 0  # of a prompt and its answer
     median_prompt_tokens: int
     named: bool  # does the trace name its content
     ideal_hit: float = 0.0

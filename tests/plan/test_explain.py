@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.deploy.emit import TARGETS, emit
+from kvplan.deploy.emit import emit
 from kvplan.deploy.explain import explain_config, explain_text
 from kvplan.deploy.reading import known_settings
+from kvplan.deploy.targets import TARGETS
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Host
 from kvplan.results.deploy import Explanation
