@@ -66,7 +66,7 @@ def arguments_of(serving: Serving) -> list[Line]:
         (True, (f"--gpu-memory-utilization {plain_number(placement.gpu_fraction)}", [_share(serving)])),
         (
             placement.gpu_kv_bytes,
-            (f"--kv-cache-memory-bytes {placement.gpu_kv_bytes // placement.tp}", [f"KV pool of each rank{_tokens(serving)}"]),
+            (f"--kv-cache-memory-bytes {placement.gpu_kv_bytes // placement.tp}", [_pool(serving)]),
         ),
         (True, (f"--kv-cache-dtype {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"])),
         (placement.block_tokens, (f"--block-size {placement.block_tokens}", ["tokens of a GPU block"])),
