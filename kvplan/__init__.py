@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from kvplan.results.plan import PlanResult
     from kvplan.results.simulate import SimResult
     from kvplan.results.size import SizeResult
+    from kvplan.results.validate import ValidateResult
     from kvplan.scenario import Scenario
 
 __version__ = "0.1.0"
-__all__ = ["plan", "scenario_of", "simulate", "size"]
+__all__ = ["plan", "scenario_of", "simulate", "size", "validate"]
 
 
 def size(
@@ -150,18 +151,59 @@ def plan(
     **options: Unpack[Asked],
 ) -> PlanResult:
     """When to offload, where to and how much, as `kvplan plan` does; further options are those of `scenario_of`."""
-    from kvplan.deploy.emit import configured
+    from kvplan.deploy.emit import planned
     from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.scenario import Scenario
     from kvplan.units import parse_capacity
 
+    def answered(one: Scenario) -> PlanResult:
+        return answer(
+            one,
+            target=parse_target(one.run.target),
+            prices=parse_prices(prices) if prices else None,
+            max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
+            max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
+        )
+
     wanted = source if isinstance(source, Scenario) else scenario_of(source, **options)
-    result = answer(
-        wanted,
-        target=parse_target(wanted.run.target),
-        prices=parse_prices(prices) if prices else None,
-        max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
-        max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
+    return planned(wanted, emit, answered) if emit else answered(wanted)
+
+
+def validate(
+    url: str,
+    source: str | Path = "",
+    *,
+    machine: str = "",
+    model: str = "",
+    engine: str = "",
+    served_model: str = "",
+    key: str = "",
+    gpu_kv: str = "",
+    cpu: str = "",
+    sets: Mapping[str, object] | None = None,
+    limit: int = 1000,
+    max_seconds: float = 600.0,
+    max_errors: int = 5,
+    tolerance: float = 0.1,
+    processes: int = 0,
+    fit: str = "",
+    results: str = "",
+    seed: int = 0,
+) -> ValidateResult:
+    """Hold the prediction against a running server, as `kvplan validate` does; `source` empty runs the designed probe."""
+    from kvplan.live.course import run
+    from kvplan.live.records import Endpoint, Limits
+    from kvplan.live.validate import ValidateQuestion
+    from kvplan.live.world import Given
+
+    settings = tuple(f"{path}={value}" for path, value in (sets or {}).items())
+    question = ValidateQuestion(
+        endpoint=Endpoint(url=url.rstrip("/").removesuffix("/v1"), model=served_model, key=key),
+        source=str(source),
+        given=Given(model=model, machine=machine, engine=engine, gpu_kv=gpu_kv, cpu=cpu, sets=settings),
+        limits=Limits(requests=limit, seconds=max_seconds, errors=max_errors),
+        tolerance=tolerance,
+        processes=processes,
     )
-    return configured(result, wanted.deployment, emit) if emit else result
+    return run(question, lambda _: None, fit=fit, results=results, seed=seed)

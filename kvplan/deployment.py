@@ -9,7 +9,7 @@ import msgspec
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
-from kvplan.hardware.timing import host_factor
+from kvplan.hardware.timing import host_factors
 from kvplan.model import ModelSpec
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
@@ -86,7 +86,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def overhead(self) -> Overhead:
         """What the engine's host side costs on this server."""
-        return self.engine.overhead.on(host_factor(self.server.host) if self.server else 1.0)
+        return self.engine.overhead.on(*host_factors(self.machine.host))
 
     @property
     def tp(self) -> int:

@@ -29,3 +29,8 @@ def relative_sigma(source: Source, value: float) -> float:
     if source.lo is not None and source.hi is not None and value:
         return max(1e-4, (source.hi - source.lo) / (2 * Z95 * abs(value)))
     return SIGMA_REL[source.kind]
+
+
+def plus_minus(sigma_rel: float) -> str:
+    """A 95 % interval as half its width, never less than 1 %: `±20%`."""
+    return f"±{max(0.01, Z95 * sigma_rel):.0%}"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kvplan import catalog, units
+from kvplan import catalog, defaults, units
 from kvplan.deployment import Deployment, Parallel, Remote, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
@@ -54,6 +54,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deployment: Deployment
     run: Run = Run()
     cluster: Cluster = Cluster()
+    defaults: defaults.Defaults | None = None  # where model, machine and engine come from
     notes: tuple[str, ...] = ()  # what was derived anew or left out, in sentences for the user
 
     @property
@@ -75,6 +76,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def remote(self) -> Remote:
         return self.deployment.remote
+
+    @property
+    def assumed(self) -> str:
+        """Which of model and machine were only assumed, to lead every answer; empty when none was."""
+        return self.defaults.first_line() if self.defaults else ""
 
     def changed(self, **parts: Any) -> Scenario:
         """The same with some parts replaced, those of its deployment (`engine`, `machine`, `tiers`, `tp`, `kv_dtype`, ...) included."""
@@ -131,17 +137,19 @@ def load(
     tiers: dict[str, str | int | None] | None = None,
     run: dict[str, Any] | None = None,
     sets: typing.Sequence[str] = (),
+    isolated: bool = False,
 ) -> Scenario:
     """A scenario from a TOML file or a trace, with what is given here laid over it.
 
-    Where model, machine, engine or ranks are given, a scenario's own GPU pool is derived anew. `tiers` maps gpu_kv, cpu,
-    disk, remote to sizes; `sets` are `path=value` for any field, such as `machine.disk.read_Bps=1.7GB/s`. Raises InputError
-    naming the field that is unknown, missing or out of range.
+    What neither says comes from `kvplan.defaults`; `isolated` leaves the folder's kvplan.toml out. Where model, machine,
+    engine or ranks are given, a scenario's own GPU pool is derived anew. `tiers` maps gpu_kv, cpu, disk, remote to sizes;
+    `sets` are `path=value` for any field, such as `machine.disk.read_Bps=1.7GB/s`. Raises InputError naming the field that
+    is unknown, missing or out of range.
     """
-    written = _read(source) if is_scenario(source) else _File(trace=source, model="", machine="")
-    for what, given in (("model", model or written.model), ("machine", machine or written.machine)):
-        if not given:
-            raise InputError(f"{source}: which {what}?", hint=f"add --{what} NAME; `kvplan size --list` shows the names")
+    written = _read(source) if is_scenario(source) else _File(trace=source, model="", machine="", engine="")
+    given = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version}
+    own_names = {"model": written.model, "machine": written.machine, "engine": written.engine}
+    named = defaults.resolve(given, written=own_names, trace=written.trace, isolated=isolated)
     sizes = {SIZES[key]: units.parse_bytes(value) for key, value in _known_sizes(written, source) if value is not None}
     asked = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": (run or {}).get("tp")}
     notes = _without_its_pool(written, asked, sizes)
@@ -156,9 +164,9 @@ def load(
         name=written.name or Path(source).stem,
         trace=written.trace,
         deployment=Deployment(
-            model=catalog.model(model or written.model),
-            server=catalog.machine(machine or written.machine),
-            engine=catalog.engine(engine or written.engine, engine_version or ""),
+            model=catalog.model(named.model.value),
+            server=named.server(),
+            engine=catalog.engine(named.engine.value, named.engine_version),
             tiers=_build(sizes, Tiers, "tiers"),
             parallel=_build(ranks, Parallel, f"{source}: parallel"),
             remote=_build(written.remote, Remote, f"{source}: remote"),
@@ -167,6 +175,7 @@ def load(
         run=_build(settings, Run, f"{source}: run"),
         cluster=_build(written.cluster, Cluster, f"{source}: cluster"),
         notes=notes,
+        defaults=named,
     )
     for path, value in written.set.items():
         scenario = with_setting(scenario, path, value)

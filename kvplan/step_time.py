@@ -7,18 +7,43 @@ quadratic term absorbs the weight-read floor. Attention of n new tokens over a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+import msgspec
+
 from kvplan.deployment import Deployment
 from kvplan.hardware.timing import all_reduce_s, elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
-from kvplan.memory.formats import DTYPE_BYTES, stored_format
-from kvplan.memory.kv import token_bytes
+from kvplan.layer_work import PLAIN_LAUNCHES, PLAIN_SMALL, SANDWICH, launches
+from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
+from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
 
 Chunk = tuple[int, int]
 """Tokens computed in this step, and tokens of the same sequence already in the cache."""
+
+
+LATENT_SEQUENCE_Bps = 1.3e12
+"""Bytes per second at which decode attention reads the latents of one sequence alone (DeepSeek-V2-Lite on one H200 with vLLM 0.24: steps
+of one sequence of 1k, 16k and 65k tokens; eight sequences reach the rate of the memory). Taken for other GPUs: assumed."""
+
+WIDE_HEAD = 256
+WIDE_HEAD_SEQUENCE_Bps = 0.3e12
+"""The same for each KV head of so many elements (Gemma-3-12B on one H200 with vLLM 0.24: steps of one sequence of 16k and 65k tokens)."""
+
+FP8_READ_RATE = 0.94
+FP8_ATTENTION_RATE = 1.17
+"""Of the rates with a bf16 cache, what decode attention reads of an fp8 cache, and at which prefill attention multiplies in fp8
+(Llama-3.1-8B shape on one H100 with vLLM 0.24: decode steps of 1k to 65k tokens, cold prompts of 8k to 65k)."""
+
+LATENT_PAIR_SHARE = 0.89
+"""Of what a score pair with keys of 192 and values of 128 costs by `pair_flops`, what it takes in prefill (DeepSeek-V2-Lite on one H200
+with vLLM 0.24: cold prompts of 16k to 112k tokens)."""
+
+STATE_CHUNK_TOKENS = 64
+"""Tokens after which a chunked scan of a recurrent layer writes its state and reads it again: the usual chunk of such kernels, assumed."""
 
 
 class StepCost:
@@ -31,13 +56,17 @@ class StepCost:
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
         self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
+        self.launches = launches(self.model)
+        # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
+        self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
+        self.overhead = deployment.overhead
         self._gemm_cache: dict[int, float] = {}
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
 
     def _roofline(self, flops: float, size: float, part: Part) -> float:
         peak = peak_flops(self.deployment, part)
-        return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.engine.kernel_share)
+        return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.kernel_share)
 
     def _weight_bytes(self, part: Part) -> float:
         """Bytes of one weight of a part of the model, scales included."""
@@ -48,6 +77,20 @@ class StepCost:
         size = inputs * outputs * self._weight_bytes(part) + tokens * (inputs + outputs) * self.activation_bytes
         return self._roofline(2.0 * tokens * inputs * outputs, size, part)
 
+    def _grouped(self, routed: float, active: float, inputs: float, outputs: float) -> float:
+        """Seconds of one product of each of `active` experts with its share of `routed` tokens, in one kernel.
+
+        It streams the experts' weights as attention does the KV cache, at more than a small matrix reaches; where it is bound by compute
+        it reaches a share of a plain product's rate.
+        """
+        gpu = self.machine.gpu
+        size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
+        peak = peak_flops(self.deployment, "experts")
+        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=gpu.kv_read_efficiency)
+        return gemm_s(
+            streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=self.kernel_share * self.engine.expert_share
+        )
+
     def _mixer_gemms(self, group: Layers, tokens: int) -> float:
         """Projections into and out of one token mixer (attention or state)."""
         if not group.params:
@@ -56,7 +99,9 @@ class StepCost:
         out = group.query_heads * (group.v_dim or group.k_dim) or hidden
         shared = group.replicated_params
         inner = max(0.0, (group.params - shared - out * hidden) / self.tp + shared) / hidden
-        return self._gemm(tokens, hidden, inner, "attention") + self._gemm(tokens, out / self.tp, hidden, "attention")
+        time = self._gemm(tokens, hidden, inner, "attention") + self._gemm(tokens, out / self.tp, hidden, "attention")
+        # a latent is projected down beside the queries, and up by products of their own
+        return time + (3 * self.machine.gpu.gemm_overhead_s if group.kind == "latent" else 0.0)
 
     def _ffn_gemms(self, group: Ffn, tokens: int) -> float:
         hidden, width, tp = self.model.hidden, group.width / self.tp, self.tp
@@ -66,9 +111,8 @@ class StepCost:
         inner = group.inner_hidden or hidden
         active = group.experts * (1 - (1 - group.experts_per_token / group.experts) ** tokens)
         routed = tokens * group.experts_per_token
-        weights = group.matrices * inner * width
-        size = active * weights * self._weight_bytes("experts") + routed * (inner + width) * 2 * self.activation_bytes
-        time = self._roofline(2.0 * routed * weights, size, "experts")
+        time = self._gemm(tokens, hidden, group.experts, "router")
+        time += self._grouped(routed, active, inner, into * width) + self._grouped(routed, active, width, inner)
         if group.shared_width:
             shared = group.shared_width / tp
             time += self._gemm(tokens, hidden, into * shared, "shared_experts") + self._gemm(tokens, shared, hidden, "shared_experts")
@@ -81,8 +125,8 @@ class StepCost:
             gpu = self.machine.gpu
             found = sum(group.count * self._mixer_gemms(group, tokens) for group in self.model.layers)
             found += sum(group.count * self._ffn_gemms(group, tokens) for group in self.model.ffn)
-            found += self.model.depth * (gpu.layer_overhead_s + self._collective_s(tokens))
-            found += elementwise_s(gpu, tokens * self._elementwise_bytes)
+            found += self.launches.small / PLAIN_SMALL * gpu.layer_overhead_s + self.model.depth * self._collective_s(tokens)
+            found += elementwise_s(gpu, tokens * self._elementwise_bytes + self._state_bytes * tokens / STATE_CHUNK_TOKENS)
             self._gemm_cache[tokens] = found
         return found
 
@@ -90,12 +134,25 @@ class StepCost:
     def _elementwise_bytes(self) -> float:
         """Bytes per token that norms, residuals, rotary and gates move in all layers on one rank, each kernel reading and writing once.
 
-        Two fused add-and-norms of four hidden rows each, rotary on Q and K and the KV write of about three and a half, and the gate of
-        two inputs and one output of the feed-forward width.
+        Two fused add-and-norms of four hidden rows each, rotary on Q and K and the KV write of about three and a half, the gate of
+        two inputs and one output of the feed-forward width, and what the experts of a token give, added up.
         """
         hidden_rows = 8.0 + 3.5 / self.tp
+        if self.model.family.startswith(SANDWICH):
+            hidden_rows += 4.0  # two norms more, each reads and writes a row
         gates = sum(group.count * 3 * (group.width * max(1, group.experts_per_token) + group.shared_width) for group in self.model.ffn)
-        return (self.model.depth * hidden_rows * self.model.hidden + gates / self.tp) * self.activation_bytes
+        sums = sum(
+            group.count * (group.experts_per_token + 2) * (group.inner_hidden or self.model.hidden)
+            for group in self.model.ffn
+            if group.experts
+        )
+        return (self.model.depth * hidden_rows * self.model.hidden + sums + gates / self.tp) * self.activation_bytes
+
+    @cached_property
+    def _state_bytes(self) -> float:
+        """Bytes of all recurrent states of one sequence on one rank, read and written once."""
+        default = state_dtype(self.model, self.engine)
+        return 2.0 * sum(group.count * state_bytes(group, self.model.dtype, self.tp, default) for group in self.model.layers)
 
     def _collective_s(self, tokens: int) -> float:
         """Two ring all-reduces of the hidden state per layer."""
@@ -113,18 +170,56 @@ class StepCost:
     @cached_property
     def _attention_groups(self) -> list[tuple[float, int]]:
         """(FLOPs per score pair over all layers of the group on one rank, window) of every group with scores."""
-        found: list[tuple[float, int]] = []
-        for group in self.model.layers:
-            if group.kind in ("state", "none") or not group.query_heads:
-                continue
-            v_dim = group.v_dim or group.k_dim
-            per_pair = pair_flops(group.k_dim, v_dim) * group.query_heads / self.tp
+        return [(group.count * self._pair_flops(group), group.window_tokens) for group in self._scoring]
+
+    @property
+    def _scoring(self) -> list[Layers]:
+        return [group for group in self.model.layers if group.kind not in ("state", "none") and group.query_heads]
+
+    def _pair_flops(self, group: Layers) -> float:
+        """FLOPs of one score pair over the heads of one layer on one rank."""
+        share = LATENT_PAIR_SHARE if group.kind == "latent" else 1.0
+        return share * pair_flops(group.k_dim, group.v_dim or group.k_dim) * group.query_heads / self.tp
+
+    def prefill_attention_s(self, new: int, context: int) -> float:
+        """Seconds of attention, all layers, for `new` tokens of one sequence after `context` cached ones.
+
+        Few new tokens meet a latent as it is stored; more of them meet its keys and values, to which the cached part is expanded again.
+        """
+        gpu, absorbed = self.machine.gpu, new <= self.engine.absorbed_tokens
+        groups = self._absorbed_groups if absorbed else self._attention_groups
+        share = self.kernel_share * (FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
+        time = prefill_attention_s(gpu, new, context, groups, kernel_share=share)
+        return time if absorbed or not context else time + self._expanded_s(context)
+
+    @property
+    def _fp8_attention(self) -> bool:
+        return self.kv_format.element_bits == 8 and self.machine.gpu.fp8_flops > 0
+
+    @cached_property
+    def _absorbed_groups(self) -> list[tuple[float, int]]:
+        """The same with latents read as they are stored: a score pair multiplies with the latent and with its part without rotary."""
+        found = []
+        for group in self._scoring:
+            per_pair = self._pair_flops(group)
+            if group.kind == "latent":
+                rotary = max(0, group.k_dim - group.v_dim)
+                per_pair = 2.0 * (2 * group.latent_dim - rotary) * group.query_heads / self.tp
             found.append((group.count * per_pair, group.window_tokens))
         return found
 
-    def prefill_attention_s(self, new: int, context: int) -> float:
-        """Seconds of attention, all layers, for `new` tokens of one sequence after `context` cached ones."""
-        return prefill_attention_s(self.machine.gpu, new, context, self._attention_groups, kernel_share=self.engine.kernel_share)
+    def _expanded_s(self, context: int) -> float:
+        """Seconds in which the keys and values of `context` latents are made again: one product a layer, which writes them, and the rotary
+        part joined to each head's key.
+        """
+        total = 0.0
+        for group in self.model.layers:
+            if group.kind == "latent" and group.up_params:
+                up = group.up_params / self.tp
+                rows = group.query_heads / self.tp * (group.v_dim + 3 * group.k_dim) * self.activation_bytes
+                product_s = self._roofline(2.0 * context * up, up * self._weight_bytes("attention"), "attention")
+                total += group.count * (product_s + elementwise_s(self.machine.gpu, context * rows))
+        return total
 
     @cached_property
     def decode_rates(self) -> list[tuple[float, int]]:
@@ -133,24 +228,44 @@ class StepCost:
         for group in self.model.layers:
             size = group.count * token_bytes(group, self.kv_format, self.tp)
             if size:
-                found[group.window_tokens] = found.get(group.window_tokens, 0.0) + kv_read_s(self.machine.gpu, size)
+                narrow = FP8_READ_RATE if self._fp8_attention and group.kind != "latent" else 1.0
+                found[group.window_tokens] = found.get(group.window_tokens, 0.0) + kv_read_s(self.machine.gpu, size) / narrow
         return [(rate, window) for window, rate in found.items()]
+
+    def decode_rates_of(self, decodes: int) -> list[float]:
+        """Seconds per cached token, for each of `decode_rates`, in a batch of so many sequences.
+
+        Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head.
+        """
+        least = sum(
+            group.count * token_bytes(group, self.kv_format, self.tp) / self._sequence_Bps(group)
+            for group in self.model.layers
+            if not group.window_tokens
+        )
+        return [rate if window else max(rate, least / max(1, decodes)) for rate, window in self.decode_rates]
+
+    def _sequence_Bps(self, group: Layers) -> float:
+        if group.kind == "latent":
+            return LATENT_SEQUENCE_Bps
+        return WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if group.k_dim >= WIDE_HEAD else math.inf
 
     @cached_property
     def decode_floor_s(self) -> float:
-        """Seconds of decode attention that do not depend on the batch: launches of every layer."""
-        return self.model.depth * self.machine.gpu.attention_overhead_s
+        """Seconds of decode attention that do not depend on the batch: launches of every layer, and of one that narrows queries."""
+        gpu = self.machine.gpu
+        attending = sum(group.count for group in self.model.layers if group.kind not in ("state", "none"))
+        return attending * (gpu.attention_overhead_s + (gpu.layer_overhead_s / PLAIN_SMALL if self._fp8_attention else 0.0))
 
     def decode_attention_s(self, contexts: Iterable[int]) -> float:
         """Seconds of one decode step's attention over sequences of the given context lengths."""
         known = list(contexts)
-        return self.decode_attention_of_s(
-            [sum(min(context, window) if window else context for context in known) for _, window in self.decode_rates]
-        )
+        tokens = [sum(min(context, window) if window else context for context in known) for _, window in self.decode_rates]
+        return self.decode_attention_of_s(tokens, len(known))
 
-    def decode_attention_of_s(self, tokens: Iterable[int]) -> float:
-        """The same from the tokens that all sequences read together, for each of `decode_rates`."""
-        return self.decode_floor_s + sum(rate * count for (rate, _), count in zip(self.decode_rates, tokens, strict=True))
+    def decode_attention_of_s(self, tokens: Iterable[int], decodes: int) -> float:
+        """The same from the tokens that all sequences read together, for each of `decode_rates`, and their recurrent states."""
+        reading = sum(rate * count for rate, count in zip(self.decode_rates_of(decodes), tokens, strict=True))
+        return self.decode_floor_s + reading + kv_read_s(self.machine.gpu, decodes * self._state_bytes)
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -166,9 +281,11 @@ class StepCost:
         overhead = self.overhead
         if not chunks:
             return max(overhead.step_s, overhead.collect_s)
-        captured = decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens
-        layer_s = overhead.launch_layer_s if captured else overhead.launch_layer_eager_s
-        return overhead.prepare_s + self.model.depth * layer_s
+        if decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens:
+            launch_s = self.model.depth * overhead.launch_layer_s
+        else:
+            launch_s = self.launches.host / PLAIN_LAUNCHES * overhead.launch_layer_eager_s
+        return overhead.prepare_s + launch_s + (overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0)
 
     def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
         """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next.

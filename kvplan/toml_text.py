@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
-
-from kvplan.errors import InputError
 
 
 def to_toml(document: dict[str, Any]) -> str:
@@ -64,13 +60,3 @@ def _float(value: float) -> str:
         return "nan"
     text = f"{value:.6g}"
     return text if any(c in text for c in ".e") else f"{text}.0"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step. Raises InputError when the folder cannot be written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None

@@ -122,9 +122,9 @@ def format_rate(rate_Bps: float, digits: int = 1) -> str:
 
 def format_seconds(seconds: float, digits: int = 3) -> str:
     """A time with the unit that keeps it readable, to `digits` significant digits: `1.32 s`, `18.4 ms`, `2.6 µs`."""
-    if seconds == 0:
-        return "0 s"
     size = abs(seconds)
+    if size < 1e-9:  # what is left of a subtraction
+        return "0 s"
     if size >= 7200:
         return f"{seconds / 3600:,.1f} h"
     if size >= 300:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for a model
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

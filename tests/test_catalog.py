@@ -90,13 +90,10 @@ def test_names_are_case_blind_and_paths_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("h100", "h100-sxm"),
-        ("a100", "a100-sxm-80gb"),
-        ("4090", "rtx-4090"),
-        ("h200", "h200-sxm"),
+        ("h100-sxn", "h100-sxm"),
         ("l40", "l40s"),
         ("mi300", "mi300x"),
-        ("h100_sxm", "h100-sxm"),
+        ("h100_smx", "h100-sxm"),
     ],
 )
 def test_a_near_name_is_answered_with_the_right_one(typed: str, meant: str) -> None:

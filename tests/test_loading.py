@@ -12,6 +12,7 @@ from kvplan import scenario
 from kvplan.deployment import Remote, Tiers
 from kvplan.loading import Loading
 from kvplan.planning.closed_form import worth
+from kvplan.scenario import Scenario
 from tests.deployed import deployed
 
 GiB = 2**30
@@ -20,7 +21,7 @@ GiB = 2**30
 def test_a_window_model_loads_its_full_layers_and_one_window() -> None:
     # gemma-3-12b: 4,096 + 320 rows of 1 MiB, in pieces of one layer as its groups share tensors: 8 a row.
     made = deployed("gemma-3-12b", machine="h200-sxm")
-    link, overhead, keys = made.machine.link, made.engine.overhead, 4416
+    link, overhead, keys = made.machine.link, made.overhead, 4416
     by_hand = overhead.load_s + overhead.load_block_s * keys + link.launch_s + 8 * keys * link.copy_s + keys * 2**20 / link.h2d_Bps
     assert Loading(made).load_s("cpu", 65536) == pytest.approx(by_hand)
 
@@ -58,10 +59,11 @@ def test_size_and_plan_name_one_break_even(model: str, machine: str) -> None:
 
 
 def test_a_disk_that_pays_for_a_latent_pays_in_plan_too() -> None:
-    """By vLLM 0.24's rule a disk of 2 GB/s holds the latent of deepseek-r1 eight times on TP 8; with one copy it pays at once."""
-    slow = {"read_Bps": 2e9}
+    """By vLLM 0.24's rule a disk of 1 GB/s holds the latent of deepseek-r1 eight times on TP 8 and never pays; one copy pays soon."""
     machine = deployed("deepseek-r1", machine="h200-sxm").machine
-    machine = msgspec.structs.replace(machine, disk=msgspec.structs.replace(machine.disk, **slow))
-    once = Loading(deployed("deepseek-r1", machine=machine, tp=8, latent_per_rank=False)).break_even_tokens("disk")
-    ranks = Loading(deployed("deepseek-r1", machine=machine, tp=8)).break_even_tokens("disk")
-    assert once < 1000 < ranks
+    machine = msgspec.structs.replace(machine, disk=msgspec.structs.replace(machine.disk, read_Bps=1e9))
+    once, ranks = (deployed("deepseek-r1", machine=machine, tp=8, latent_per_rank=copies) for copies in (False, True))
+    assert Loading(once).break_even_tokens("disk") < 1000
+    assert math.isinf(Loading(ranks).break_even_tokens("disk"))
+    said = worth(Scenario(name="", trace="", deployment=once), "disk", 8192).break_even_tokens.value
+    assert said == Loading(once).break_even_tokens("disk")

@@ -42,3 +42,52 @@ def test_a_mixed_step_launches_attention_once() -> None:
     overhead = cost.engine.overhead
     by_hand = cost.gemms_s(513) + cost.prefill_attention_s(512, 0) + attention + cost.head_s(1) + overhead.gap_s + overhead.step_sequence_s
     assert mixed == pytest.approx(by_hand)
+
+
+def measured_step_ms(model: str, machine: str, batch: int, context: int, kv_dtype: str = "auto") -> float:
+    cost = StepCost(deployed(model, machine=machine, kv_dtype=kv_dtype))
+    return 1e3 * cost.step_s([], batch, cost.decode_attention_s([context + 48] * batch), batch)
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "batch", "context", "kv", "ms"),
+    [
+        # vLLM 0.24, random weights, steady steps of 96 tokens. A latent (its batches share their experts there, so one sequence only), ...
+        ("deepseek-v2-lite", "h200-sxm", 1, 1024, "bf16", 3.40),
+        ("deepseek-v2-lite", "h200-sxm", 1, 16384, "bf16", 3.87),
+        ("deepseek-v2-lite", "h200-sxm", 1, 65536, "bf16", 4.95),
+        # ... windows of 1,024 and wide heads, ...
+        ("gemma-3-12b", "h200-sxm", 1, 1024, "bf16", 8.37),
+        ("gemma-3-12b", "h200-sxm", 1, 65536, "bf16", 9.89),
+        ("gemma-3-12b", "h200-sxm", 8, 8192, "bf16", 9.90),
+        ("gemma-3-12b", "h200-sxm", 32, 3072, "bf16", 12.58),
+        # ... 128 experts, ...
+        ("qwen3-30b-a3b", "h100-sxm", 1, 1024, "bf16", 4.94),
+        ("qwen3-30b-a3b", "h100-sxm", 8, 1024, "bf16", 11.69),
+        ("qwen3-30b-a3b", "h100-sxm", 32, 2048, "bf16", 22.53),
+        ("qwen3-30b-a3b", "h100-sxm", 128, 512, "bf16", 27.24),
+        # ... and an fp8 cache.
+        ("llama-3.1-8b", "h100-sxm", 1, 65536, "fp8", 8.22),
+        ("llama-3.1-8b", "h100-sxm", 8, 8192, "fp8", 8.21),
+    ],
+)
+def test_decode_steps_of_models_unlike_llama(model: str, machine: str, batch: int, context: int, kv: str, ms: float) -> None:
+    assert measured_step_ms(model, machine, batch, context, kv) == pytest.approx(ms, rel=0.055)
+
+
+def test_few_new_tokens_meet_a_latent_as_it_is_stored() -> None:
+    """512 tokens after 100k make no keys and values of the 100k again; one more does: a product a layer and the rows that it writes, at
+    least 2 x 100,000 x 2,097,152 FLOPs x 27 layers at 989 TFLOP/s.
+    """
+    cost = StepCost(deployed("deepseek-v2-lite", machine="h200-sxm"))
+    least = 2 * 100_000 * 2_097_152 * 27 / 989e12
+    assert cost.prefill_attention_s(513, 100_000) - cost.prefill_attention_s(513, 0) > least
+    absorbed = 512 * 100_000 * 2 * (2 * 576 - 64) * 16 * 27
+    assert cost.prefill_attention_s(512, 100_000) == pytest.approx(absorbed / (989e12 * 0.6321 * 0.92), rel=0.01)
+
+
+def test_recurrent_states_are_read_and_written_at_every_step() -> None:
+    cost = StepCost(deployed("qwen3-next-80b-a3b", machine="h200-sxm"))
+    one, many = (cost.decode_attention_s([1024] * batch) for batch in (1, 65))
+    states = 64 * cost._state_bytes / (cost.machine.gpu.hbm_Bps * cost.machine.gpu.kv_read_efficiency)
+    assert many - one > states > 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kvplan.calibrate import predict
 from kvplan.calibrate.datasheet import link_Bps, peak
-from kvplan.calibrate.records import Finding, Point, Row, Value
+from kvplan.calibrate.predict import gemm_traffic, kv_bytes
+from kvplan.calibrate.records import Estimate, Finding, Point, Value
+from kvplan.hardware.timing import pair_flops, score_pairs
 from kvplan.units import format_rate
 
 SLACK = 1.02  # what a clock may gain on a bound before the figure is impossible
@@ -13,7 +14,7 @@ SLACK = 1.02  # what a clock may gain on a bound before the figure is impossible
 def bound_s(point: Point, facts: dict[str, Value]) -> float:
     """The least seconds in which physics lets a point be done; 0 when no bound is known."""
     size, known = point.number("bytes"), peak(str(facts.get("gpu_name", "")))
-    if point.op in ("copy", "copy_numa", "duplex"):
+    if point.op in ("copy", "duplex", "mapped"):
         rate = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
         return size / rate if rate else 0.0
     if point.op == "scatter":
@@ -22,20 +23,18 @@ def bound_s(point: Point, facts: dict[str, Value]) -> float:
     if known is None:
         return 0.0
     if point.op == "hbm":
-        return size * (2 if point.text("what") == "copy" else 1) / known.hbm_Bps
-    if point.op == "gemm":
-        m, n, k = point.number("m"), point.number("n"), point.number("k")
-        return max(2.0 * m * n * k / known.bf16_flops, 2.0 * n * k / known.hbm_Bps)
-    if point.op == "attention_prefill":
-        shape = (point.number("heads"), point.number("dim"), point.number("new"), point.number("context"))
-        return predict.prefill_attention_flops(*shape) / known.bf16_flops
-    if point.op == "attention_decode":
-        size = 4 * point.number("batch") * point.number("context") * point.number("kv_heads") * point.number("dim")
         return size / known.hbm_Bps
+    if point.op == "gemm":
+        return max(gemm_traffic(point)[0] / known.bf16_flops, 2.0 * point.number("n") * point.number("k") / known.hbm_Bps)
+    if point.op == "attention_prefill":
+        pair = point.number("heads") * pair_flops(point.number("dim"), point.number("dim"))
+        return pair * score_pairs(point.number("new"), point.number("context")) / known.bf16_flops
+    if point.op == "attention_decode":
+        return kv_bytes(point) / known.hbm_Bps
     return 0.0
 
 
-def possible(rows: list[Row], facts: dict[str, Value]) -> tuple[list[Row], list[Finding]]:
+def possible(rows: list[Estimate], facts: dict[str, Value]) -> tuple[list[Estimate], list[Finding]]:
     """Rows that physics allows, and one finding (G07) for each that it does not."""
     kept, findings = [], []
     for row in rows:
@@ -73,7 +72,7 @@ def check_busy(facts: dict[str, Value], others: list[str]) -> Finding | None:
     return Finding(code="G04", level="refuse", text=f"another process uses the GPU ({who}).")
 
 
-def unconverged(rows: list[Row], tolerance: float, title: str) -> list[Finding]:
+def unconverged(rows: list[Estimate], tolerance: float, title: str) -> list[Finding]:
     """S01: how many points of a probe did not reach the asked precision, and the worst."""
     loose = [r for r in rows if not r.converged]
     if not loose:

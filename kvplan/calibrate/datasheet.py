@@ -4,7 +4,13 @@ efficiencies refer to.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
+
+from kvplan.calibrate.predict import gemm_traffic
+from kvplan.calibrate.records import Estimate
+from kvplan.hardware.spec import Gpu
 
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,3 +57,22 @@ def peak(name: str) -> Peak | None:
 def link_Bps(generation: int, width: int) -> float:
     """What a PCI Express link of this generation and width carries each way; 0 when unknown."""
     return _LANE_Bps.get(generation, 0.0) * width
+
+
+def peaks(name: str, memory_bytes: int, rows: Iterable[Estimate]) -> tuple[Gpu, dict[str, str]]:
+    """The GPU with its datasheet peaks, or for one that kvplan does not know with the best that was measured; and
+    where each comes from.
+    """
+    known = peak(name)
+    if known:
+        sources = dict.fromkeys(("hbm_Bps", "bf16_flops", "fp8_flops", "fp4_flops"), f"datasheet of {name}, dense")
+        return Gpu(name=name, memory_bytes=memory_bytes, **msgspec.structs.asdict(known)), sources
+    reads, products = [], []
+    for row in rows:
+        if row.point.op == "hbm":
+            reads.append(row.rate(row.point.number("bytes")))
+        elif row.point.op == "gemm":
+            products.append(row.rate(gemm_traffic(row.point)[0]))
+    text = "the best that was measured: kvplan has no datasheet of this GPU"
+    top = Gpu(name=name, memory_bytes=memory_bytes, hbm_Bps=max(reads, default=1e12), bf16_flops=max(products, default=1e14))
+    return top, dict.fromkeys(("hbm_Bps", "bf16_flops"), text)

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from kvplan.calibrate.records import Row, point
+from kvplan.calibrate.records import Estimate, point
 from kvplan.errors import InputError
 from kvplan.fit.least_squares import Fitted, Parameter, fit
 from kvplan.results.calibrate import Figure, FromLogResult
@@ -132,8 +132,8 @@ def _fitted(part: str, name: str, fitted: Fitted, unit: str) -> Figure:
     return Figure(part=part, name=name, value=fitted.value, lo=fitted.lo, hi=fitted.hi, unit=unit, source=fitted.source)
 
 
-def _row(size: float, seconds: float) -> Row:
-    return Row(
+def _row(size: float, seconds: float) -> Estimate:
+    return Estimate(
         point=point("log", size=size),
         seconds=seconds,
         lo=seconds * 0.9,
@@ -171,8 +171,8 @@ def _moves(
 
 
 def _line_fit(pairs: list[tuple[float, float]], start_s: float, rate: float, source: str) -> tuple[Fitted, Fitted]:
-    def model(v: dict[str, float], row: Row) -> float:
-        return v["start"] + float(row.point.params["size"]) / v["rate"]
+    def model(v: dict[str, float]) -> Callable[[Estimate], float]:
+        return lambda row: v["start"] + float(row.point.params["size"]) / v["rate"]
 
     parameters = [Parameter(name="start", typical=start_s, width=3.0), Parameter(name="rate", typical=rate, width=3.0)]
     values = fit(model, parameters, [_row(size, seconds) for size, seconds in pairs], scale=0.1, source=source).values

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from kvplan import __version__
 from kvplan.calibrate.datasheet import link_Bps, peak
-from kvplan.calibrate.fits import Findings
+from kvplan.calibrate.fits import RUN_TO_RUN, Findings
+from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.profile import tables
-from kvplan.calibrate.records import Row, Value
+from kvplan.calibrate.records import Estimate, Value
 from kvplan.errors import InputError
-from kvplan.fit.least_squares import RUN_TO_RUN
 from kvplan.hardware.spec import Disk, Gpu, Host, Link, Machine
 from kvplan.provenance import Source
 from kvplan.results.calibrate import Figure
 
-if TYPE_CHECKING:
-    from kvplan.calibrate.run import Job
 
-
-def build(job: Job, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Row]) -> Machine:
+def build(
+    job: Assignment, facts: dict[str, Value], found: Findings, gpu: Gpu, peak_sources: dict[str, str], rows: list[Estimate]
+) -> Machine:
     """Base, facts and fitted numbers together.
 
     Raises InputError when a part was neither measured nor given by a base.
@@ -100,7 +99,7 @@ def _complete(part: str, document: dict[str, Any]) -> bool:
     return True
 
 
-def _over(job: Job, new: dict[str, Any]) -> dict[str, Any]:
+def _over(job: Assignment, new: dict[str, Any]) -> dict[str, Any]:
     """What this run says laid over what the base's own calibration said: a partial rerun keeps the tables of the
     other parts.
     """
@@ -113,7 +112,7 @@ def _over(job: Job, new: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _about(job: Job, facts: dict[str, Value]) -> dict[str, Any]:
+def _about(job: Assignment, facts: dict[str, Value]) -> dict[str, Any]:
     return {
         "tool": f"kvplan {__version__}",
         "created": job.created,
@@ -142,7 +141,7 @@ _RANGES = {
 }
 
 
-def _domain(rows: list[Row]) -> dict[str, list[int]]:
+def _domain(rows: list[Estimate]) -> dict[str, list[int]]:
     """The range of each parameter that was measured: outside it the closed forms extrapolate."""
     made = {}
     for op, names in _RANGES.items():
@@ -159,13 +158,19 @@ _SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("link", "share left when both ways are busy", "link.duplex_fraction", ""),
     ("link", "one piece of many", "link.copy_s", "s"),
     ("link", "one scattered piece", "link.small_copy_s", "s"),
+    ("link", "reads by a kernel", "link.mapped_read_Bps", "B/s"),
+    ("link", "writes by a kernel", "link.mapped_write_Bps", "B/s"),
     ("host", "pinning, per GiB", "host.pin_s_per_byte", "s/GiB"),
+    ("host", "hashing one block in Python", "host.python_s", "s"),
+    ("host", "launching one small layer", "host.launch_s", "s"),
     ("compute", "matrix products, share of peak", "gpu.gemm_efficiency", ""),
     ("compute", "weight reads, share of peak", "gpu.weight_read_efficiency", ""),
     ("compute", "prefill attention, share of peak", "gpu.attention_efficiency", ""),
     ("compute", "KV reads, share of peak", "gpu.kv_read_efficiency", ""),
+    ("compute", "share that lasts under load", "gpu.sustained_fraction", ""),
     ("disk", "reads", "disk.read_Bps", "B/s"),
     ("disk", "writes", "disk.write_Bps", "B/s"),
+    ("disk", "share left when both ways are busy", "disk.duplex_fraction", ""),
     ("disk", "latency of one read", "disk.latency_s", "s"),
 )
 
@@ -193,18 +198,7 @@ def figures(machine: Machine, found: Findings, facts: dict[str, Value]) -> tuple
                 source=fitted.source,
             )
         )
-    for what, label in (("hbm_read_Bps", "GPU memory, reads"), ("hbm_copy_Bps", "GPU memory, copies")):
-        if what in found.kept:
-            value = found.kept[what]
-            made.append(
-                Figure(
-                    part="memory",
-                    name=label,
-                    value=value,
-                    lo=value,
-                    hi=value,
-                    unit="B/s",
-                    datasheet=known.hbm_Bps if known else 0.0,
-                )
-            )
+    if "hbm_read_Bps" in found.kept:
+        rate, promise = found.kept["hbm_read_Bps"], known.hbm_Bps if known else 0.0
+        made.append(Figure(part="memory", name="GPU memory, reads", value=rate, lo=rate, hi=rate, unit="B/s", datasheet=promise))
     return tuple(made)

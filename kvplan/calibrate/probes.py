@@ -38,9 +38,6 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: Mode
     model: Shape
-    gpus: int = 1
-    numa_nodes: int = 1
-    cpus: int = 1
     pages: str = "huge"  # disk buffers: pinned, as engines use, when there is a GPU; else on 2 MiB pages
 
     @property
@@ -75,13 +72,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _timer(_: Context) -> list[Point]:
-    return [point("launch", what=what) for what in ("event_pair", "kernel", "graph_node", "copy_and_wait")]
-
-
 def _pin(context: Context) -> list[Point]:
-    size = 256 * MiB if context.quick else 512 * MiB
-    return [point("pin", how=how, bytes=size) for how in ("torch", "register", "register_huge")]
+    return [point("pin", bytes=256 * MiB if context.quick else 512 * MiB)]
 
 
 _POWERS = [4 * KiB * 4**i for i in range(10)]  # 4 KiB .. 1 GiB
@@ -89,72 +81,32 @@ _POWERS = [4 * KiB * 4**i for i in range(10)]  # 4 KiB .. 1 GiB
 
 def _copies(context: Context) -> list[Point]:
     largest = 256 * MiB if context.quick else GiB
-    pinned = sorted([*_POWERS, 24 * KiB, 28 * KiB, 32 * KiB, 48 * KiB])
-    sizes = {
-        "pinned": pinned,
-        "huge": [MiB, 64 * MiB, GiB],
-        "pageable": [64 * KiB, MiB, 16 * MiB, 256 * MiB],
-        "alone": _POWERS,
-    }
+    sizes = {"pinned": sorted([*_POWERS, 24 * KiB, 28 * KiB, 32 * KiB, 48 * KiB]), "alone": _POWERS[:5]}
     return [
-        point("copy", direction=direction, memory=memory, bytes=size, gpu=gpu)
-        for gpu, direction, memory in product(range(context.gpus), ("h2d", "d2h"), sizes)
+        point("copy", direction=direction, memory=memory, bytes=size)
+        for direction, memory in product(("h2d", "d2h"), sizes)
         for size in sizes[memory]
-        if size <= largest and (gpu == 0 or (memory == "pinned" and size >= MiB))
+        if size <= largest
     ]
 
 
-def _numa(context: Context) -> list[Point]:
-    size = 256 * MiB
-    return [
-        point("copy_numa", direction=direction, bytes=size, node=node)
-        for direction, node in product(("h2d", "d2h"), range(context.numa_nodes if context.numa_nodes > 1 else 0))
-    ]
-
-
-def _all_gpus(context: Context) -> list[Point]:
-    if context.gpus < 2:
-        return []
-    counts = [n for n in (2, 4, 8, 16) if n <= context.gpus]
-    return [point("copy_all", direction=d, bytes=256 * MiB, gpus=n) for d, n in product(("h2d", "d2h"), counts)]
-
-
-def _scatter(context: Context) -> list[Point]:
-    sizes = [4 * KiB, 16 * KiB, 24 * KiB, 32 * KiB, 64 * KiB, 256 * KiB, MiB, 2 * MiB]
-    counts = [1024] if context.quick else [16, 128, 1024] + ([4096, 16384] if context.full else [])
-    return [
-        point("scatter", direction=direction, path=path, bytes=size, pieces=count)
-        for direction, path, size, count in product(("h2d", "d2h"), ("loop", "batch", "gather"), sizes, counts)
-        if size * count <= GiB
-    ]
+def _scatter(_: Context) -> list[Point]:
+    """1024 pieces to the GPU: as many as one call of an engine copies at a time."""
+    sizes = [4 * KiB, 8 * KiB, 16 * KiB, 24 * KiB, 32 * KiB, 64 * KiB, 256 * KiB, MiB]
+    return [point("scatter", direction="h2d", path=path, bytes=size, pieces=1024) for path, size in product(("loop", "batch"), sizes)]
 
 
 def _duplex(context: Context) -> list[Point]:
-    sizes = [256 * MiB] if context.quick else [2 * MiB, 64 * MiB, 256 * MiB]
+    sizes = [256 * MiB] if context.quick else [64 * MiB, 256 * MiB]
     return [point("duplex", direction=d, bytes=size) for d, size in product(("h2d", "d2h"), sizes)]
 
 
-def _overlap(_: Context) -> list[Point]:
-    pairs = [
-        ("gemm", "none"),
-        ("gemm", "h2d"),
-        ("gemm", "d2h"),
-        ("gemm", "both"),
-        ("hbm_read", "none"),
-        ("hbm_read", "h2d"),
-        ("hbm_read", "both"),
-        ("h2d", "none"),
-        ("h2d", "gemm"),
-        ("d2h", "none"),
-        ("d2h", "gemm"),
-        ("h2d", "hbm_read"),
-    ]
-    return [point("overlap", measured=measured, beside=beside) for measured, beside in pairs]
+def _mapped(_: Context) -> list[Point]:
+    return [point("mapped", direction=d, bytes=256 * MiB) for d in ("h2d", "d2h")]
 
 
 def _hbm(context: Context) -> list[Point]:
-    sizes = [GiB] if context.quick else [GiB, 4 * GiB]
-    return [point("hbm", what=what, bytes=size) for what, size in product(("copy", "read", "write"), sizes)]
+    return [point("hbm", bytes=size) for size in ([GiB] if context.quick else [GiB, 4 * GiB])]
 
 
 _TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
@@ -166,12 +118,11 @@ def _shapes(context: Context) -> list[Shape]:
 
 def _gemm(context: Context) -> list[Point]:
     tokens = [1, 8, 64, 512, 2048, 8192] if context.quick else _TOKENS
-    points = [
+    return [
         point("gemm", model=shape.name, what=what, m=m, n=n, k=k)
         for shape in _shapes(context)
         for (what, (n, k)), m in product(shape.products().items(), tokens)
     ]
-    return [*points, point("gemm", model="square", what="square", m=8192, n=8192, k=8192)]
 
 
 def _attention_shape(shape: Shape) -> dict[str, int]:
@@ -212,48 +163,36 @@ def _attention_decode(context: Context) -> list[Point]:
 
 
 def _elementwise(context: Context) -> list[Point]:
-    tokens = [1, 64, 8192] if context.quick else [1, 16, 128, 1024, 8192]
-    return [
-        point("elementwise", what=what, m=m, model=context.model.name)
-        for what, m in product(("rms_norm", "silu_mul", "rope", "residual"), tokens)
-    ]
+    return [point("elementwise", what=what, m=m, model=context.model.name) for what, m in product(("rms_norm", "residual"), (1, 8192))]
 
 
 def _decode_step(context: Context) -> list[Point]:
-    batches = [1, 32] if context.quick else [1, 8, 32, 128]
-    contexts = [1024] if context.quick else [512, 4096, 16384]
-    runs = ["graph"] if context.quick else ["graph", "eager"]
-    return [
-        point("decode_step", model=context.model.name, run=run, batch=batch, context=before)
-        for run, batch, before in product(runs, batches, contexts)
-        if run == "graph" or before == contexts[0]
-    ]
+    pairs = [(1, 1024), (32, 1024)] if context.quick else product((1, 8, 32, 128), (512, 4096, 16384))
+    return [point("decode_step", model=context.model.name, batch=batch, context=before) for batch, before in pairs]
 
 
 def _prefill_step(context: Context) -> list[Point]:
     pairs = [(2048, 0), (8192, 0)]
     if not context.quick:
         pairs += [(512, 0), (512, 8192), (512, 32768), (2048, 32768), (8192, 8192), (8192, 32768), (8192, 98304)]
-    runs = ["graph"] if context.quick else ["graph", "eager"]
-    return [
-        point("prefill_step", model=context.model.name, run=run, new=new, context=before)
-        for run, (new, before) in product(runs, pairs)
-        if run == "graph" or before == 0
-    ]
+    return [point("prefill_step", model=context.model.name, new=new, context=before) for new, before in pairs]
 
 
-def _layer(context: Context) -> list[Point]:
-    points = [point("decode_step", model=f"{context.model.name}/1", run="graph", batch=b, context=1024) for b in (1, 32)]
-    return [*points, point("prefill_step", model=f"{context.model.name}/1", run="graph", new=2048, context=0)]
+def _sustained(context: Context) -> list[Point]:
+    span_s = 3.0 if context.quick else 20.0 if context.full else 8.0
+    return [point("sustained", model=context.model.name, new=8192, context=0, span_s=span_s)]
 
 
-def _host_memory(context: Context) -> list[Point]:
-    counts = sorted({1, min(4, context.cpus), context.cpus})
-    return [point("host_copy", threads=threads, bytes=GiB) for threads in counts]
+def _launch(_: Context) -> list[Point]:
+    return [point("launch")]
+
+
+def _python(_: Context) -> list[Point]:
+    return [point("host_python", blocks=2048)]
 
 
 def _disk(op: str, context: Context, size: int, threads: int) -> Point:
-    return point(op, bytes=size, threads=threads, pages=context.pages, order="random")
+    return point(op, bytes=size, threads=threads, pages=context.pages)
 
 
 def _disk_write(context: Context) -> list[Point]:
@@ -271,113 +210,40 @@ def _disk_read(context: Context) -> list[Point]:
     return [_disk("disk_read", context, s, t) for s, t in product(sizes, threads)]
 
 
-def _disk_buffers(context: Context) -> list[Point]:
-    sizes = [MiB] if context.quick else [256 * KiB, MiB, 4 * MiB]
-    points = [
-        point("disk_read", bytes=size, threads=4, pages=pages, order="random")
-        for size, pages in product(sizes, ("small", "huge", "pinned"))
-        if pages != context.pages
-    ]
-    sequential = [point("disk_read", bytes=size, threads=1, pages=context.pages, order="sequential") for size in sizes]
-    return points + sequential
-
-
-def _disk_paths(_: Context) -> list[Point]:
-    return [point("disk_path", how=how, bytes=256 * MiB) for how in ("cold", "hot", "mmap_cold", "mmap_hot", "again")]
+def _disk_again(_: Context) -> list[Point]:
+    return [point("disk_again", bytes=256 * MiB)]
 
 
 def _disk_mixed(context: Context) -> list[Point]:
-    return [_disk("disk_mixed", context, 4 * MiB, 16)]
+    return [_disk("disk_mixed", context, size, 16) for size in ([4 * MiB] if context.quick else [MiB, 4 * MiB])]
 
 
 def _disk_sustained(context: Context) -> list[Point]:
-    span = 4.0 if context.quick else 60.0 if context.full else 15.0
-    return [point("disk_sustained", what=what, bytes=4 * MiB, threads=16, pages=context.pages, span_s=span) for what in ("read", "write")]
-
-
-def _pipeline(context: Context) -> list[Point]:
-    chunks = [4 * MiB] if context.quick else [MiB, 4 * MiB, 16 * MiB]
-    readers = [8] if context.quick else [1, 4, 8]
-    return [point("pipeline", bytes=chunk, threads=t) for chunk, t in product(chunks, readers)]
-
-
-def _gds(_: Context) -> list[Point]:
-    return [point("gds", bytes=size) for size in (256 * KiB, MiB, 16 * MiB)]
+    span_s = 4.0 if context.quick else 60.0 if context.full else 15.0
+    return [point("disk_sustained", what=what, bytes=4 * MiB, threads=16, pages=context.pages, span_s=span_s) for what in ("read", "write")]
 
 
 PROBES: tuple[Probe, ...] = (
-    Probe(name="timer", family="gpu", title="timer and launch costs", points=_timer, tolerance=0.1, budget_s=3),
+    Probe(name="python", family="host", title="one thread of Python", points=_python, tolerance=0.05, budget_s=4),
+    Probe(name="launch", family="host", title="launching kernels", points=_launch, tolerance=0.05, budget_s=4),
     Probe(name="copies", family="gpu", title="copies by size and direction", points=_copies, budget_s=22),
-    Probe(name="scattered", family="gpu", title="scattered block copies", points=_scatter, tolerance=0.05, budget_s=20),
+    Probe(name="scattered", family="gpu", title="scattered block copies", points=_scatter, tolerance=0.05, budget_s=12),
     Probe(name="duplex", family="gpu", title="both directions at once", points=_duplex, budget_s=8),
-    Probe(name="numa", family="gpu", title="copies from each NUMA node", points=_numa, budget_s=15),
-    Probe(name="all_gpus", family="gpu", title="all GPUs at once", points=_all_gpus, budget_s=15),
+    Probe(name="mapped", family="gpu", title="a kernel on mapped host memory", points=_mapped, tolerance=0.05, budget_s=6),
     Probe(name="hbm", family="gpu", title="GPU memory", points=_hbm, budget_s=5),
     Probe(name="gemm", family="compute", title="matrix products of model shapes", points=_gemm, budget_s=35),
     Probe(name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25),
     Probe(name="decode_attention", family="compute", title="decode attention", points=_attention_decode, budget_s=25),
-    Probe(name="elementwise", family="compute", title="norms, activations, residuals", points=_elementwise, budget_s=6),
-    Probe(name="layer", family="compute", title="one decoder layer", points=_layer, budget_s=8),
+    Probe(name="elementwise", family="compute", title="norms and residuals", points=_elementwise, budget_s=4),
     Probe(name="decode_step", family="compute", title="decode steps of the whole model", points=_decode_step, budget_s=25),
     Probe(name="prefill_step", family="compute", title="prefill of the whole model", points=_prefill_step, budget_s=25),
-    Probe(name="overlap", family="gpu", title="copies against compute", points=_overlap, tolerance=0.05, budget_s=10),
-    Probe(name="pinning", family="gpu", title="cost of pinning", points=_pin, tolerance=0.1, budget_s=12, blocks=3),
-    Probe(
-        name="host_memory",
-        family="disk",
-        title="host memory copies",
-        points=_host_memory,
-        tolerance=0.1,
-        budget_s=6,
-        blocks=3,
-    ),
+    Probe(name="sustained", family="compute", title="prefill for seconds on end", points=_sustained, budget_s=1, blocks=1),
+    Probe(name="pinning", family="gpu", title="cost of pinning", points=_pin, tolerance=0.1, budget_s=6, blocks=3),
     Probe(name="disk_write", family="disk", title="disk writes", points=_disk_write, tolerance=0.05, budget_s=25, blocks=4),
     Probe(name="disk_read", family="disk", title="disk reads", points=_disk_read, tolerance=0.05, budget_s=60),
-    Probe(
-        name="disk_buffers",
-        family="disk",
-        title="disk reads by buffer",
-        points=_disk_buffers,
-        tolerance=0.05,
-        budget_s=20,
-        blocks=4,
-    ),
-    Probe(
-        name="disk_paths",
-        family="disk",
-        title="page cache and mapped reads",
-        points=_disk_paths,
-        tolerance=0.2,
-        budget_s=10,
-        blocks=2,
-    ),
-    Probe(
-        name="disk_mixed",
-        family="disk",
-        title="disk reads beside writes",
-        points=_disk_mixed,
-        tolerance=0.1,
-        budget_s=6,
-        blocks=3,
-    ),
-    Probe(
-        name="pipeline",
-        family="gpu",
-        title="disk to GPU through pinned memory",
-        points=_pipeline,
-        tolerance=0.1,
-        budget_s=20,
-        blocks=3,
-    ),
-    Probe(name="gds", family="gpu", title="GPUDirect Storage", points=_gds, tolerance=0.1, budget_s=10, blocks=3),
-    Probe(
-        name="disk_sustained",
-        family="disk",
-        title="disk, burst and sustained",
-        points=_disk_sustained,
-        budget_s=1,
-        blocks=1,
-    ),
+    Probe(name="disk_again", family="disk", title="reading a span again", points=_disk_again, tolerance=0.2, budget_s=4, blocks=2),
+    Probe(name="disk_mixed", family="disk", title="disk reads beside writes", points=_disk_mixed, tolerance=0.1, budget_s=8, blocks=3),
+    Probe(name="disk_sustained", family="disk", title="disk, burst and sustained", points=_disk_sustained, budget_s=1, blocks=1),
 )
 
 
@@ -389,7 +255,7 @@ def mode(name: str) -> Mode:
 
 
 def probes(only: str = "") -> list[Probe]:
-    """The probes of a family (`gpu`, `disk`, `compute`), or all. Raises InputError for another word."""
+    """The probes of a family (`gpu`, `disk`, `compute`, `host`), or all. Raises InputError for another word."""
     families = {probe.family for probe in PROBES}
     if only and only not in families:
         raise InputError(f"--only {only}: no such part", hint=did_you_mean(only, families))

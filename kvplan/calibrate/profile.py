@@ -10,14 +10,15 @@ from typing import Any
 
 import msgspec
 
-from kvplan.calibrate.records import Row
+from kvplan import outputs
+from kvplan.calibrate.records import Estimate
 from kvplan.hardware.spec import Machine
-from kvplan.toml_text import to_toml, write_atomically
+from kvplan.toml_text import to_toml
 
 
-def tables(rows: Iterable[Row]) -> dict[str, Any]:
+def tables(rows: Iterable[Estimate]) -> dict[str, Any]:
     """Rows by operation as columns and rows; times in seconds. These are authoritative inside their domain."""
-    by: dict[str, list[Row]] = {}
+    by: dict[str, list[Estimate]] = {}
     for row in rows:
         by.setdefault(row.point.op, []).append(row)
     made: dict[str, Any] = {}
@@ -32,7 +33,7 @@ def tables(rows: Iterable[Row]) -> dict[str, Any]:
 
 def write_machine(path: Path, machine: Machine) -> None:
     """Write a machine so that `--machine PATH` reads it back."""
-    write_atomically(path, to_toml(msgspec.to_builtins(machine)).encode())
+    outputs.write(path, to_toml(msgspec.to_builtins(machine)).encode())
 
 
 def samples_path(path: Path) -> Path:
@@ -49,5 +50,5 @@ def write_samples(path: Path, samples: Iterable[dict[str, object]]) -> str:
     """Write raw samples, compressed, and return the SHA-256 of the file."""
     lines = b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples)
     content = gzip.compress(lines, mtime=0)
-    write_atomically(path, content)
+    outputs.write(path, content)
     return hashlib.sha256(content).hexdigest()

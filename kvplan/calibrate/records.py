@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-Family = Literal["gpu", "disk", "compute"]
+Family = Literal["gpu", "disk", "compute", "host"]
 Value = int | float | str
 
 
@@ -43,7 +43,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     notes: dict[str, float] = {}
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The estimate of one point: median of block medians with a 95 % interval, in seconds for one operation.
 
     `converged` is false when the interval is wider than asked; `block_medians` are kept for the bootstrap of fits.
@@ -70,16 +70,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str
     level: Literal["note", "warning", "discard", "refuse"]
     text: str
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one probe went. `waived` (cannot run here, with the reason) is not `failed`."""
-
-    name: str
-    status: Literal["done", "waived", "failed"]
-    reason: str = ""
-    points: int = 0
-    seconds: float = 0.0
 
 
 class Instrument(Protocol):

@@ -6,20 +6,21 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from kvplan.calibrate import checks
-from kvplan.calibrate.fits import Findings, fit_all, peaks
+from kvplan.calibrate.datasheet import peaks
+from kvplan.calibrate.fits import Findings, fit_all
+from kvplan.calibrate.holdout import errors, points
+from kvplan.calibrate.job import Assignment
+from kvplan.calibrate.journal import Journal
 from kvplan.calibrate.machine import build, figures
-from kvplan.calibrate.probes import Context, Probe
-from kvplan.calibrate.profile import journal_path, samples_path, write_machine, write_samples
-from kvplan.calibrate.records import Finding, Instrument, Outcome, Point, Progress, Row, Value
+from kvplan.calibrate.probes import Probe
+from kvplan.calibrate.profile import samples_path, write_machine, write_samples
+from kvplan.calibrate.records import Estimate, Finding, Instrument, Point, Progress, Value
 from kvplan.calibrate.sample import Plan, measure
-from kvplan.errors import InputError
-from kvplan.fit.holdout import errors, points
 from kvplan.hardware.spec import Gpu, Machine
 from kvplan.results.calibrate import CalibrateResult, ProbeOutcome, Quality, Remark
 
@@ -27,72 +28,15 @@ HOLDOUT = Plan(blocks=3, max_blocks=3, samples=3, tolerance=0.05, budget_s=20.0)
 ACCEPT_ERROR = 0.10  # median error on held-out points above which a profile is marked as not accepted
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What to calibrate, how, and where the profile goes."""
-
-    context: Context
-    probes: tuple[Probe, ...]
-    seed: int = 1
-    output: Path | None = None
-    resume: bool = False
-    base: Machine | None = None  # supplies what is not measured
-    stand_in: bool = False  # the base is no machine of the user's: its numbers are assumptions here
-    created: str = ""
-    fake: bool = False
-
-
-class Journal:
-    """Rows and samples on disk after each probe, so that an interrupted run can go on and a crash loses one probe."""
-
-    def __init__(self, job: Job) -> None:
-        self.path = journal_path(job.output) if job.output else None
-        self.entries: dict[str, dict[str, Any]] = {}
-        self.samples: list[dict[str, object]] = []
-        if self.path and job.resume and self.path.exists():
-            for line in self.path.read_bytes().splitlines():
-                entry = msgspec.json.decode(line)
-                self.entries[entry["probe"]] = entry
-                self.samples += entry["samples"] if entry["probe"] != "server" else []
-        elif self.path:
-            self.path.unlink(missing_ok=True)
-
-    def same_server(self, facts: dict[str, Value]) -> None:
-        """Keep what identifies the server. Raises InputError when an earlier run was on another one."""
-        earlier = self.entries.get("server")
-        ours: dict[str, Any] = {name: facts[name] for name in ("uuid", "host", "disk_path") if name in facts}
-        if earlier is None:
-            self.add("server", [], [ours])
-        elif earlier["samples"][0] != ours:
-            raise InputError(f"{self.path}: the interrupted run was on another server", hint="run without --resume")
-
-    def rows(self, name: str) -> list[Row] | None:
-        """Rows of a probe that an earlier run finished; None when it did not."""
-        entry = self.entries.get(name)
-        return None if entry is None else msgspec.convert(entry["rows"], list[Row])
-
-    def add(self, name: str, rows: list[Row], samples: Sequence[dict[str, Any]]) -> None:
-        """Keep a probe's rows and samples, on disk as well when a profile is written."""
-        if name != "server":
-            self.samples += samples
-        if self.path:
-            with self.path.open("ab") as file:
-                file.write(msgspec.json.encode({"probe": name, "rows": rows, "samples": samples}) + b"\n")
-
-    def done(self) -> None:
-        """Remove the journal of a finished run."""
-        if self.path:
-            self.path.unlink(missing_ok=True)
-
-
-class Run:
+class Calibration:
     """State of one calibration."""
 
-    def __init__(self, job: Job, instruments: dict[str, Instrument], progress: Progress, clock: Callable[[], float]) -> None:
+    def __init__(self, job: Assignment, instruments: dict[str, Instrument], progress: Progress, clock: Callable[[], float]) -> None:
         self.job, self.instruments, self.progress, self.clock = job, instruments, progress, clock
         self.began = clock()
         self.journal = Journal(job)
-        self.rows: list[Row] = []
-        self.outcomes: list[Outcome] = []
+        self.rows: list[Estimate] = []
+        self.outcomes: list[ProbeOutcome] = []
         self.findings: list[Finding] = []
         self.facts: dict[str, Value] = {}
         for instrument in dict.fromkeys(instruments.values()):
@@ -115,14 +59,14 @@ class Run:
         earlier = self.journal.rows(probe.name)
         if earlier is not None:
             self.rows += self._possible(earlier)
-            self.outcomes.append(Outcome(name=probe.name, status="done", reason="resumed", points=len(earlier)))
+            self.outcomes.append(ProbeOutcome(name=probe.name, status="done", reason="resumed", points=len(earlier)))
             self.progress(f"{label}: resumed, {len(earlier)} points")
             return
         self.progress(f"{label} ...")
         open_points, reasons = self._runnable(probe)
         if not open_points:
             reason = "; ".join(dict.fromkeys(reasons)) or "nothing to measure on this server"
-            self.outcomes.append(Outcome(name=probe.name, status="waived", reason=reason))
+            self.outcomes.append(ProbeOutcome(name=probe.name, status="waived", reason=reason))
             self.progress(f"{label}: waived, {reason}")
             return
         found, samples, failures = self._measure(self._plan(probe), open_points)
@@ -133,7 +77,7 @@ class Run:
         spent = self.clock() - began
         reason = "; ".join(dict.fromkeys([*reasons, *failures.values()]))
         status: Literal["done", "failed"] = "done" if found else "failed"
-        self.outcomes.append(Outcome(name=probe.name, status=status, reason=reason, points=len(found), seconds=spent))
+        self.outcomes.append(ProbeOutcome(name=probe.name, status=status, reason=reason, points=len(found), seconds=spent))
         self.progress(f"{label}: {len(found)} points in {spent:.1f} s" + (f" ({reason})" if reason else ""))
 
     def _plan(self, probe: Probe) -> Plan:
@@ -153,8 +97,8 @@ class Run:
                 chosen.append(point)
         return chosen, reasons
 
-    def _measure(self, plan: Plan, points: list[Point]) -> tuple[list[Row], list[dict[str, object]], dict[str, str]]:
-        rows: list[Row] = []
+    def _measure(self, plan: Plan, points: list[Point]) -> tuple[list[Estimate], list[dict[str, object]], dict[str, str]]:
+        rows: list[Estimate] = []
         samples: list[dict[str, object]] = []
         failures: dict[str, str] = {}
         by: dict[int, tuple[Instrument, list[Point]]] = {}
@@ -169,7 +113,7 @@ class Run:
             failures |= found.failures
         return rows, samples, failures
 
-    def _possible(self, rows: list[Row]) -> list[Row]:
+    def _possible(self, rows: list[Estimate]) -> list[Estimate]:
         kept, impossible = checks.possible(rows, self.facts)
         self.findings += impossible
         return kept
@@ -180,14 +124,14 @@ class Run:
         gpu, sources = peaks(name, int(self.facts.get("memory_bytes", 0)), self.rows)
         return fit_all(self.rows, gpu), gpu, sources
 
-    def holdout(self, machine: Machine) -> Quality:
+    def holdout(self, machine: Machine, kept: dict[str, float]) -> Quality:
         """Fresh points that no grid holds, predicted by the fitted machine."""
         families = {probe.family for probe in self.job.probes}
         chosen = [p for p in points(self.job.context, families, random.Random(self.job.seed)) if self._can(p)]
         self.progress(f"holding out {len(chosen)} points ...")
         rows, samples, _ = self._measure(HOLDOUT, chosen)
         self.journal.add("holdout", rows, samples)
-        found = errors(machine, rows)
+        found = errors(machine, kept, rows)
         everything = [e for family in found.values() for e in family]
         middle = statistics.median(everything) if everything else math.nan
         return Quality(
@@ -203,7 +147,7 @@ class Run:
 
 
 def run(
-    job: Job,
+    job: Assignment,
     instruments: dict[str, Instrument],
     *,
     progress: Progress,
@@ -217,13 +161,13 @@ def run(
     measures it.
     """
     began = clock()
-    state = Run(job, instruments, progress, clock)
+    state = Calibration(job, instruments, progress, clock)
     state.findings += noticed
     for number, probe in enumerate(job.probes, 1):
         state.probe(number, probe)
     found, gpu, sources = state.fit()
     machine = build(job, state.facts, found, gpu, sources, state.rows)
-    quality = state.holdout(machine)
+    quality = state.holdout(machine, found.kept)
     remarks = _remarks(state.findings, found, quality)
     if job.base and job.stand_in:
         parts = ", ".join(sorted({p.family for p in job.probes}))
@@ -246,7 +190,7 @@ def run(
         machine=machine,
         mode=job.context.mode.name,
         figures=figures(machine, found, state.facts),
-        probes=tuple(ProbeOutcome(**msgspec.structs.asdict(o)) for o in state.outcomes),
+        probes=tuple(state.outcomes),
         quality=quality,
         warnings=remarks,
         duration_s=clock() - began,

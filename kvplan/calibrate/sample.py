@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from kvplan.calibrate.records import ContentError, Instrument, Point, Row, Sample
+from kvplan.calibrate.records import ContentError, Estimate, Instrument, Point, Sample
 from kvplan.errors import MissingError
 from kvplan.fit.intervals import median_interval, relative_half_width
 
@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Measured(msgspec.Struct, kw_only=True):
     """What a probe left: rows, raw samples (block by block), and the points that failed with their reasons."""
 
-    rows: list[Row]
+    rows: list[Estimate]
     raw: list[dict[str, object]]
     failures: dict[str, str]
 
@@ -73,7 +73,7 @@ def measure(instrument: Instrument, points: Iterable[Point], plan: Plan, *, seed
     return Measured(rows=rows, raw=raw, failures=failures)
 
 
-def estimate(current: Point, blocks: list[list[Sample]], tolerance: float) -> Row:
+def estimate(current: Point, blocks: list[list[Sample]], tolerance: float) -> Estimate:
     """One row from the blocks of a point.
 
     The first block is left out when it is more than 10 % off the median of the rest.
@@ -87,7 +87,7 @@ def estimate(current: Point, blocks: list[list[Sample]], tolerance: float) -> Ro
     notes = {name: statistics.median(s.notes[name] for s in samples if name in s.notes) for s in samples for name in s.notes}
     if kept is not medians:
         notes["warmup_effect"] = 1.0
-    return Row(
+    return Estimate(
         point=current,
         seconds=middle,
         lo=lo,

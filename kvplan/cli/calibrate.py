@@ -23,7 +23,7 @@ STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the 
 
 def calibrate(
     output: Annotated[Path | None, Flag("--output", "-o", help="Write the machine profile here.")] = None,
-    only: Annotated[str, Flag(help="Measure one part: gpu, disk or compute.")] = "",
+    only: Annotated[str, Flag(help="Measure one part: gpu, compute, disk or host.")] = "",
     disk_path: Annotated[Path, Flag(help="Folder on the disk to measure.")] = Path(),
     quick: Annotated[bool, Flag("--quick", help="Measure coarsely, in about 90 s.")] = False,
     full: Annotated[bool, Flag("--full", help="Measure finely, in about 20 min.")] = False,
@@ -46,7 +46,7 @@ def calibrate(
     busy_ok: Annotated[bool, Flag("--busy-ok", help="Measure a GPU that is in use.", panel=ADVANCED)] = False,
 ) -> int:
     """Measure this server's link, disk and compute, and write the profile that --machine takes."""
-    from kvplan.calibrate.measure.server import Options, calibrate
+    from kvplan.calibrate.measure.server import CalibrateOptions, calibrate
     from kvplan.report.calibrate import render
 
     if quick and full:
@@ -57,7 +57,7 @@ def calibrate(
         return _from_log(from_log, as_json)
     if from_metrics:
         return _from_metrics(from_metrics, window, machine, as_json)
-    options = Options(
+    options = CalibrateOptions(
         only=only,
         mode="quick" if quick else "full" if full else "standard",
         model=model,

@@ -51,6 +51,12 @@ def warn(text: str) -> None:
     err().print(f"[yellow]! warning:[/] {_plain(text)}")
 
 
+def note(text: str, *, quiet: bool = False) -> None:
+    """One line on stderr about what was done."""
+    if not quiet:
+        err().print(text, markup=False)
+
+
 def fail(error: KvplanError) -> int:
     """Show an error with its hint on stderr; returns its exit code."""
     console = err()

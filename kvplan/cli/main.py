@@ -68,6 +68,10 @@ def guarded(command: Callable[..., int], *arguments: Any) -> int:
         code = fail(from_os(error))
     except RecursionError:
         code = fail(InputError("the input is nested too deeply to be read"))
+    except Exception as error:
+        if os.environ.get("KVPLAN_DEBUG"):
+            raise
+        code = fail(KvplanError(f"a bug in kvplan: {type(error).__name__}: {error}", hint="KVPLAN_DEBUG=1 shows where"))
     return int(code)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
-from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
+from kvplan.cli import progress
+from kvplan.cli.console import Exit, emit_json, note, out, warn
+from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_capacity
@@ -52,6 +53,7 @@ def plan(
         str | None,
         Flag(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo.", complete=one_of(*EMITTED)),
     ] = None,
+    output: Annotated[str | None, Flag(metavar="DIR", help="Write the configuration's files into a folder.")] = None,
     explain_config: Annotated[
         str | None,
         Flag(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
@@ -69,6 +71,8 @@ def plan(
         Flag(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", panel=_ADVANCED),
     ] = None,
     sets: Set = None,
+    isolated: Isolated = False,
+    verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -79,13 +83,16 @@ def plan(
         raise InputError(
             f"two kinds of traffic: {source} and --sessions {sessions}", hint="give one of them; --model and --machine name the rest"
         )
+    if output and not emit:
+        raise InputError("--output: no configuration to write", hint="add --emit vllm, or another engine")
     if not source and not sessions:
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
-    from kvplan.deploy.emit import configured, target_named
+    from kvplan.deploy.emit import planned, save, target_named
     from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.report import plan as report
-    from kvplan.results.plan import PlanTable
+    from kvplan.results.plan import PlanResult, PlanTable
+    from kvplan.scenario import Scenario
     from kvplan.sweep import grid
 
     if emit:
@@ -97,28 +104,34 @@ def plan(
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
             sets=sets or [],
+            isolated=isolated,
         )
         if emit and len(wanted) > 1:
             raise InputError("--emit writes the configuration of one plan", hint="name one model, machine and engine")
-        results = [
-            answer(
-                one,
-                target=parse_target(one.run.target if target is None else target),
-                prices=parse_prices(price) if price else None,
-                max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
-                max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
-            )
-            for one in wanted
-        ]
-    results = [configured(one, asked.deployment, emit) if emit else one for one, asked in zip(results, wanted, strict=True)]
+
+        def answered(one: Scenario) -> PlanResult:
+            with progress.runs(hidden=quiet) as watch:
+                return answer(
+                    one,
+                    target=parse_target(one.run.target if target is None else target),
+                    prices=parse_prices(price) if price else None,
+                    max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
+                    max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
+                    watch=watch,
+                )
+
+        results = [planned(one, emit, answered) if emit else answered(one) for one in wanted]
+    if results[0].emission and output:
+        for written in save(results[0].emission, output):
+            note(f"wrote {written}", quiet=quiet)
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else PlanTable(rows=tuple(results)))
     else:
-        report.show(out(), results[0]) if single else report.compare(out(), results)
+        report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
-    return Exit.DONE if all(one.verdict.kind in ("offload", "stream") and one.target_met for one in results) else Exit.NO
+    return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO
 
 
 def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from kvplan.cli.console import Exit, emit_json, err, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, policies, scenarios
+from kvplan.cli import progress
+from kvplan.cli.console import Exit, emit_json, note, out, warn
+from kvplan.cli.options import (
+    As_json,
+    Engine,
+    Engine_version,
+    Isolated,
+    Kv_dtype,
+    Machine,
+    Model,
+    Quiet,
+    Set,
+    Tp,
+    one_of,
+    policies,
+    scenarios,
+)
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.outputs import replaced
+from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 
 ROUTER_NAMES = ("least_loaded", "prefix_aware", "round_robin", "session_sticky")
@@ -69,6 +87,7 @@ def simulate(
     ] = False,
     seed: Annotated[int | None, Flag(metavar="N", help="Seed of what is random.", panel="Advanced")] = None,
     sets: Set = None,
+    isolated: Isolated = False,
     requests_out: Annotated[
         str | None,
         Flag(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", panel="Advanced"),
@@ -78,6 +97,7 @@ def simulate(
 ) -> int:
     """Replay a trace through an engine with tiers: time to first token, hits per tier, bytes moved, stalls."""
     from kvplan.report import simulate as report
+    from kvplan.sim.ends import with_ends
     from kvplan.sim.outcome import rows
     from kvplan.sim.simulate import simulate as run
     from kvplan.sweep import grid
@@ -93,6 +113,7 @@ def simulate(
         tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
         run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
         sets=settings,
+        isolated=isolated,
     )
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
@@ -100,31 +121,43 @@ def simulate(
         return _compare(wanted, requests_out, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
-    with report.progress(err(), hidden=quiet) as progress:
-        result, record = run(wanted[0], progress=progress)
+    with progress.requests(hidden=quiet) as watch:
+        result, record = run(wanted[0], progress=watch)
+        result = with_ends(wanted[0], result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
-    if requests_out:
-        rows.write(Path(requests_out), record)
     if as_json:
         emit_json(result)
     else:
         report.show(out(), result, wanted[0])
+    sys.stdout.flush()  # the answer is there, whatever becomes of the rows
     for text in [] if quiet else result.warnings:
         warn(text)
-    if result.partial:
+    if requests_out:
+        old = replaced(requests_out)
+        rows.write(Path(requests_out), record)
+        note(f"{requests_out}{old}: {result.requests.total:,} requests, a row each", quiet=quiet)
+    if requests_out and not result.requests.completed and not result.partial:
+        note("nothing was served: every row says why", quiet=quiet)
+        return Exit.DONE
+    return _code(result)
+
+
+def _code(*results: SimResult) -> int:
+    """The exit code that results have: interrupted, no (a target missed, nothing served), or done."""
+    if any(one.partial for one in results):
         return Exit.INTERRUPTED
-    return Exit.DONE if all(check.met for check in result.targets) else Exit.NO
+    served = all(one.requests.completed for one in results)
+    return Exit.DONE if served and all(check.met for one in results for check in one.targets) else Exit.NO
 
 
 def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import users as report
-    from kvplan.report.simulate import progress as shown
     from kvplan.sim.cluster.users import most_users
 
     if len(wanted) > 1 or requests_out:
         raise InputError("--max-users answers for one scenario and one engine, and writes no requests")
-    with shown(err(), hidden=quiet) as progress:
-        result = most_users(wanted[0], progress=progress)
+    with progress.requests(hidden=quiet) as watch:
+        result = most_users(wanted[0], progress=watch)
     if as_json:
         emit_json(result)
     else:
@@ -136,7 +169,6 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
 
 def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
-    from kvplan.report.simulate import progress as shown
     from kvplan.sim.outcome.compare import compare
     from kvplan.sim.simulate import simulate as run
 
@@ -145,8 +177,8 @@ def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool,
     results = []
     for one in wanted:
         began = time.perf_counter()
-        with shown(err(), hidden=quiet) as progress:
-            result, _ = run(one, progress=progress)
+        with progress.requests(hidden=quiet) as watch:
+            result, _ = run(one, progress=watch)
         results.append(msgspec.structs.replace(result, wall_s=time.perf_counter() - began))
     comparison = compare(wanted, results)
     if as_json:
@@ -156,6 +188,4 @@ def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool,
     for name, result in zip(comparison.names, [] if quiet else results, strict=False):
         for text in result.warnings:
             warn(f"{name}: {text}")
-    if any(result.partial for result in results):
-        return Exit.INTERRUPTED
-    return Exit.DONE if all(check.met for result in results for check in result.targets) else Exit.NO
+    return _code(*results)

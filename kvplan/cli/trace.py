@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.outputs import replaced
 from kvplan.traces.formats import FORMATS
 
 EXAMPLES = {
@@ -115,7 +116,8 @@ def convert(
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
     for sentence in opened.report.sentences():
         warn(sentence)
-    _written(output, to, *write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to))
+    old = replaced(output)
+    _written(output + old, to, *write(opened, output, block_tokens=opened.block_tokens, name=opened.name, format=to, source=trace))
     return Exit.DONE
 
 
@@ -139,7 +141,8 @@ def generate(
 
     wanted = load_spec(spec, seed=seed)
     block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
-    _written(output, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to))
+    old = replaced(output)
+    _written(output + old, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to, source=spec))
     return Exit.DONE
 
 

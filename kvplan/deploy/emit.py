@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from kvplan import catalog
+from kvplan import catalog, outputs
 from kvplan.deploy.dialect import Dialect
 from kvplan.deploy.router import router_capacities
 from kvplan.deploy.serving import Serving, host_notice, host_of, pool_bytes, pool_tokens, served, served_notices, told
@@ -18,7 +19,8 @@ from kvplan.memory.pinned import HostMemory
 from kvplan.planning.constraints import obstacle
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice, Placement
-from kvplan.results.plan import PlanResult
+from kvplan.results.plan import EngineFigures, PlanResult
+from kvplan.scenario import Scenario
 from kvplan.units import format_bytes
 
 
@@ -30,13 +32,41 @@ def target_named(name: str) -> Target:
 
 
 def engine_for(name: str, version: str = "") -> EngineSpec:
-    """The engine that a target configures, with what the target cannot tell it among its restrictions: to plan with."""
+    """The engine that a target configures, to plan with."""
+    return restricted(catalog.engine(target_named(name).engine, version), name)
+
+
+def restricted(engine: EngineSpec, name: str) -> EngineSpec:
+    """The engine with what a target cannot tell it among its restrictions, and its CPU tier as the target has it allocated."""
     target = target_named(name)
-    engine = catalog.engine(target.engine, version)
     return msgspec.structs.replace(
         engine,
         abilities=msgspec.structs.replace(engine.abilities, **target.abilities),
         host_pool=msgspec.structs.replace(engine.host_pool, **target.host_pool),
+    )
+
+
+def planned(asked: Scenario, name: str, answer: Callable[[Scenario], PlanResult]) -> PlanResult:
+    """The plan for the engine that a target configures, with its configuration, and what the scenario's own engine gives."""
+    target = target_named(name)
+    if asked.engine.name == target.engine:
+        scenario = asked.changed(engine=restricted(asked.engine, name))
+        return configured(answer(scenario), scenario.deployment, name)
+    scenario = asked.changed(engine=engine_for(name))
+    result = configured(answer(scenario), scenario.deployment, name)
+    other = answer(asked)
+    return msgspec.structs.replace(result, asked=figures(other))
+
+
+def figures(result: PlanResult) -> EngineFigures:
+    """What one engine gives, in short."""
+    best, without = result.chosen, result.without
+    return EngineFigures(
+        engine=result.engine,
+        verdict=result.verdict,
+        gain=result.gain,
+        ttft_s=best.ttft_s.mean if best else None,
+        ttft_without_s=without.ttft_s.mean if without else None,
     )
 
 
@@ -114,13 +144,14 @@ def configured(
 
 def save(emission: Emission, folder: str | Path) -> list[Path]:
     """Write the files of a configuration into a folder, which is made; scripts can be run. Raises OSError."""
-    place = Path(folder)
+    place = Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)
     written = []
     for part in emission.parts:
         path = place / part.name
-        path.write_text(part.text, encoding="utf-8")
-        path.chmod(0o755 if part.format == "shell" else 0o644)
+        outputs.write(path, part.text.encode())
+        if part.format == "shell":
+            path.chmod(0o755)
         written.append(path)
     return written
 

@@ -26,6 +26,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
+    load_start: Literal["at_once", "step_end"] = "at_once"  # when a whole load begins that is scheduled while a step runs
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
@@ -42,10 +43,14 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
+    # a preempted sequence with a step in flight frees its blocks at once; when that has ended, so that those behind are preempted in vain;
+    # or nobody is preempted and the step goes without the sequence that lacks a block
+    blocks_in_flight: Literal["freed", "cascade", "wait"] = "freed"
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
+    store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     store_in_step: bool = False  # does a step end only when its stores are down
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
@@ -70,18 +75,26 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step_sequence_s: Seconds = 0.0  # per sequence in a step: sampling, output
     pause_s: Seconds = 0.0  # the engine's process stops for its garbage collector this long
     pause_tokens: Count = 0  # once per so many output tokens; 0: never
-    pause_offload_tokens: Count = 0  # and once more per so many while it offloads
+    pause_offload_tokens: Count = 0  # and once more per so many computed prompt tokens while it offloads
+    offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
-    load_chunk_s: Seconds = 0.0  # and per chunk
+    submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
+    load_chunk_s: Seconds = 0.0  # once per chunk of a load
     store_s: Seconds = 0.0  # once per store that a step waits for
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
 
-    def on(self, factor: float) -> Overhead:
-        """The same on a host that takes `factor` times as long. What the GPU does between steps does not change."""
-        seconds = {name: getattr(self, name) * factor for name in self.__struct_fields__ if name.endswith("_s") and name not in _ON_GPU}
+    def on(self, python: float, launch: float | None = None) -> Overhead:
+        """The same on a host that takes `python` times as long for each token, chunk or byte, and `launch` times (None: as often) for the
+        rest. What the GPU does between steps does not change.
+        """
+        other = python if launch is None else launch
+        seconds = {}
+        for name in self.__struct_fields__:
+            if name.endswith("_s") and name not in _ON_GPU:
+                seconds[name] = getattr(self, name) * (python if name.endswith(_PYTHON) else other)
         return msgspec.structs.replace(self, **seconds)
 
     def entry_s(self, tokens: int) -> float:
@@ -90,6 +103,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 _ON_GPU = ("gap_s", "step_sequence_s")
+_PYTHON = ("_token_s", "_chunk_s", "_byte_s")
 
 
 class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -157,6 +171,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gpu_fraction: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.9
     # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     kernel_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0
+    expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
+    absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs

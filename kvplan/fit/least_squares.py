@@ -1,32 +1,39 @@
-"""From rows to the numbers of a machine: robust fits of relative errors. Intervals hold the noise between blocks
-(bootstrap), the choice of points (jackknife) and what differs from run to run (a stated floor).
+"""From rows of measured seconds to the parameters of a form: robust fits of relative errors.
+
+Intervals hold the noise between blocks (bootstrap) and the choice of points (jackknife).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 import msgspec
+import numpy as np
+from scipy.optimize import least_squares
 
-from kvplan.calibrate.records import Row
-from kvplan.errors import MissingError
-from kvplan.fit.intervals import median_relative_error, percentile
-
-if TYPE_CHECKING:
-    import numpy as np
+from kvplan.provenance import Z95
 
 DRAWS = 60  # bootstrap draws; enough for a 95 % interval to about a tenth of its width
-# What a number moves from one run to the next on the same server beyond what its own samples show, as a share of it (95 %).
-# Two runs on one H100 server: link rates 0.1 and 0.6 %, duplex 1.3 %, elementwise 0.1 to 1 %; two reads of one
-# virtual disk an hour apart 13 %, of which the choice of points explains the larger part.
-RUN_TO_RUN = {"gpu": 0.01, "link": 0.01, "host": 0.05, "disk": 0.05}
 GROUPS = 20  # groups of points that the jackknife leaves out in turn, at most
 
 
+class Timed(Protocol):
+    """What a fit reads of a row: seconds with their 95 % interval, and the medians of the blocks that they come from."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def lo(self) -> float: ...
+    @property
+    def hi(self) -> float: ...
+    @property
+    def block_medians(self) -> tuple[float, ...]: ...
+
+
 class Fitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One number of the machine with its 95 % interval and where it comes from, in words."""
+    """One number with its 95 % interval and where it comes from, in words."""
 
     value: float
     lo: float
@@ -34,7 +41,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str
 
 
-class Fit(msgspec.Struct, frozen=True, kw_only=True):
+class Regression(msgspec.Struct, frozen=True, kw_only=True):
     """Fitted parameters by name, and how well the form describes the rows: relative errors."""
 
     values: dict[str, Fitted]
@@ -54,140 +61,118 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     at_most: float = math.inf
 
 
-Model = Callable[[dict[str, float], Row], float]
+R = TypeVar("R", bound=Timed)
+Model = Callable[[dict[str, float]], Callable[[R], float]]
+"""Values of the parameters -> a function from a row to the seconds that they predict."""
 
 
-def fit(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], *, scale: float, source: str) -> Fit:
-    """Parameters that minimise the soft-L1 loss of ln(predicted/measured), weighted by each row's own spread.
+def fit(model: Model[R], parameters: Sequence[Parameter], rows: Sequence[R], *, scale: float, source: str) -> Regression:
+    """Parameters that minimise the soft-L1 loss of ln(predicted/measured), weighted by each row's own spread, with 95 % intervals.
 
-    `scale` is the relative error beyond which a row counts less. Raises MissingError without scipy, ValueError with
-    fewer rows than parameters.
+    `scale` is the relative error beyond which a row counts less. Raises ValueError with fewer rows than parameters.
+    """
+    best = solve(model, parameters, rows, scale)
+    sigma = np.hypot(_block_sigma(model, parameters, rows, scale, best), _point_sigma(model, parameters, rows, scale, best))
+    predict = model(best)
+    errors = [abs(predict(row) / row.seconds - 1) for row in rows]
+    error = float(np.median(errors))
+    text = f"{source}: {len(rows)} points, median error {error:.1%}"
+
+    def fitted(parameter: Parameter, half: float) -> Fitted:
+        value = best[parameter.name]
+        return Fitted(value=value, lo=value * math.exp(-half), hi=min(parameter.at_most, value * math.exp(half)), source=text)
+
+    values = {p.name: fitted(p, Z95 * float(s)) for p, s in zip(parameters, sigma, strict=True)}
+    return Regression(values=values, median_error=error, p90_error=float(np.quantile(errors, 0.9)), rows=len(rows))
+
+
+def solve(
+    model: Model[R],
+    parameters: Sequence[Parameter],
+    rows: Sequence[R],
+    scale: float,
+    *,
+    measured: Sequence[float] = (),
+    start: dict[str, float] | None = None,
+) -> dict[str, float]:
+    """The best values alone. `measured` replaces the rows' seconds, `start` is where to begin instead of at the typical values.
+
+    Raises ValueError with fewer rows than parameters.
     """
     if len(rows) < len(parameters):
         raise ValueError(f"{len(rows)} rows do not determine {len(parameters)} parameters")
-    import numpy as np
-
-    best = _solve(model, parameters, rows, [row.seconds for row in rows], scale)
-    half = 1.96 * np.hypot(_block_sigma(model, parameters, rows, scale, best), _point_sigma(model, parameters, rows, scale, best))
-    values = dict(zip((p.name for p in parameters), best, strict=True))
-    predicted = [model(values, row) for row in rows]
-    measured = [row.seconds for row in rows]
-    errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
-    error = median_relative_error(predicted, measured)
-    text = f"{source}: {len(rows)} points, median error {error:.1%}"
-    return Fit(
-        values={
-            p.name: Fitted(value=best[i], lo=best[i] * math.exp(-half[i]), hi=min(p.at_most, best[i] * math.exp(half[i])), source=text)
-            for i, p in enumerate(parameters)
-        },
-        median_error=error,
-        p90_error=percentile(errors, 0.9),
-        rows=len(rows),
-    )
-
-
-def _block_sigma(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], scale: float, best: Sequence[float]) -> np.ndarray:
-    """Standard deviation of each parameter's logarithm over bootstrap draws of the rows' blocks."""
-    import numpy as np
-
-    generator = np.random.default_rng(1)
-    draws = [_solve(model, parameters, rows, [_draw(row, generator) for row in rows], scale, start=best) for _ in range(DRAWS)]
-    return np.std(np.log(draws), axis=0)
-
-
-def _point_sigma(model: Model, parameters: Sequence[Parameter], rows: Sequence[Row], scale: float, best: Sequence[float]) -> np.ndarray:
-    """Standard deviation of each parameter's logarithm by the delete-a-group jackknife over the rows: what another
-    choice of points would have given (Quenouille 1956, Tukey 1958).
-    """
-    import numpy as np
-
-    groups = min(GROUPS, len(rows))
-    if len(rows) - math.ceil(len(rows) / groups) < len(parameters):
-        return np.zeros(len(parameters))
-    left = [[row for i, row in enumerate(rows) if i % groups != out] for out in range(groups)]
-    logs = np.log([_solve(model, parameters, kept, [row.seconds for row in kept], scale, start=best) for kept in left])
-    return np.sqrt((groups - 1) * np.var(logs, axis=0))
-
-
-def _solve(
-    model: Model,
-    parameters: Sequence[Parameter],
-    rows: Sequence[Row],
-    measured: Sequence[float],
-    scale: float,
-    start: Sequence[float] | None = None,
-) -> list[float]:
-    import numpy as np
-
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise MissingError("fitting needs scipy", hint='pip install "kvplan[calibrate]"') from None
-    logs = np.log(measured)
+    logs = np.log(measured or [row.seconds for row in rows])
     weights = np.array([1 / max(scale, relative_sigma(row)) for row in rows])
     typical = np.array([math.log(p.typical) for p in parameters])
     widths = np.array([p.width for p in parameters])
     upper = np.array([math.log(p.at_most) for p in parameters])
 
+    def named(theta: np.ndarray) -> dict[str, float]:
+        return dict(zip((p.name for p in parameters), np.exp(theta).tolist(), strict=True))
+
     def residuals(theta: np.ndarray) -> np.ndarray:
-        values = dict(zip((p.name for p in parameters), np.exp(theta).tolist(), strict=True))
-        predicted = np.log([model(values, row) for row in rows])
+        predict = model(named(theta))
+        predicted = np.log([predict(row) for row in rows])
         return np.concatenate([(predicted - logs) * weights, (theta - typical) / widths])
 
-    first = np.log(start) if start is not None else np.minimum(typical, upper - 1e-6)
-    first = np.minimum(first, upper - 1e-9)
+    first = np.array([math.log(start[p.name]) for p in parameters]) if start else typical
+    first = np.minimum(first, upper - 1e-6)
     solution = least_squares(residuals, first, loss="soft_l1", bounds=(np.full(len(first), -np.inf), upper))
-    return [float(v) for v in np.exp(solution.x)]
+    return named(solution.x)
 
 
-def over_runs(path: str, found: Fitted) -> Fitted:
-    """The number at a dotted path with what differs from run to run added to its interval, in quadrature on logarithms.
+def _spread(draws: Sequence[dict[str, float]]) -> np.ndarray:
+    """Standard deviation of each parameter's logarithm over draws."""
+    return np.std(np.log([list(values.values()) for values in draws]), axis=0)
 
-    Sizes, which are points of a grid, stay as they are.
+
+def _block_sigma(model: Model[R], parameters: Sequence[Parameter], rows: Sequence[R], scale: float, best: dict[str, float]) -> np.ndarray:
+    """The spread over bootstrap draws of the rows' blocks."""
+    generator = np.random.default_rng(1)
+    return _spread(
+        [solve(model, parameters, rows, scale, measured=[draw(row, generator) for row in rows], start=best) for _ in range(DRAWS)]
+    )
+
+
+def _point_sigma(model: Model[R], parameters: Sequence[Parameter], rows: Sequence[R], scale: float, best: dict[str, float]) -> np.ndarray:
+    """The spread by the delete-a-group jackknife over the rows: what another choice of points would have given
+    (Quenouille 1956, Tukey 1958).
     """
-    floor = RUN_TO_RUN[path.partition(".")[0]]
-    if path.endswith("_bytes") or found.lo <= 0:
-        return found
-    low, high = math.hypot(math.log(found.value / found.lo), floor), math.hypot(math.log(found.hi / found.value), floor)
-    return msgspec.structs.replace(found, lo=found.value * math.exp(-low), hi=found.value * math.exp(high))
+    groups = min(GROUPS, len(rows))
+    if len(rows) - math.ceil(len(rows) / groups) < len(parameters):
+        return np.zeros(len(parameters))
+    left = [[row for i, row in enumerate(rows) if i % groups != out] for out in range(groups)]
+    return math.sqrt(groups - 1) * _spread([solve(model, parameters, kept, scale, start=best) for kept in left])
 
 
-def relative_sigma(row: Row) -> float:
+def relative_sigma(row: Timed) -> float:
     """Relative standard deviation of a row from its interval; at most a fifth, since intervals of few blocks are
     wide by themselves.
     """
-    return min(0.2, (row.hi - row.lo) / (2 * 1.96 * row.seconds))
+    return min(0.2, (row.hi - row.lo) / (2 * Z95 * row.seconds))
 
 
-def ratio(above: Sequence[Row], below: Sequence[Row], *, source: str, invert: bool = False) -> Fitted:
-    """Median over pairs of seconds(above)/seconds(below), or its inverse, with an interval from both rows'."""
-    import numpy as np
-
+def ratio(above: Sequence[R], below: Sequence[R], *, source: str) -> Fitted:
+    """Median over pairs of seconds(above)/seconds(below), with an interval from both rows' blocks."""
     if not above:
         raise ValueError("no pair of rows to compare")
     generator = np.random.default_rng(2)
-    draws = np.array([[_draw(a, generator) / _draw(b, generator) for a, b in zip(above, below, strict=True)] for _ in range(200)])
-    medians = np.median(1 / draws if invert else draws, axis=1)
-    exact = [a.seconds / b.seconds for a, b in zip(above, below, strict=True)]
-    value = float(np.median([1 / e for e in exact] if invert else exact))
-    low, high = np.quantile(medians, [0.025, 0.975])
+    draws = [[draw(a, generator) / draw(b, generator) for a, b in zip(above, below, strict=True)] for _ in range(200)]
+    value = float(np.median([a.seconds / b.seconds for a, b in zip(above, below, strict=True)]))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return Fitted(value=value, lo=float(min(low, value)), hi=float(max(high, value)), source=source)
 
 
-def _draw(row: Row, generator: np.random.Generator) -> float:
-    import numpy as np
-
+def draw(row: Timed, generator: np.random.Generator) -> float:
+    """One bootstrap draw of a row's seconds: the median of its blocks drawn with replacement."""
     return float(np.median(generator.choice(row.block_medians, len(row.block_medians))))
 
 
-def direct(rows: Sequence[Row], value: Callable[[Row, float], float], *, source: str) -> Fitted:
+def direct(rows: Sequence[R], value: Callable[[R, float], float], *, source: str) -> Fitted:
     """Median over rows of a value computed from each row's seconds, with the median of the rows' intervals."""
-    import statistics
-
     if not rows:
         raise ValueError("no rows")
-    middles = [value(row, row.seconds) for row in rows]
+    middle = float(np.median([value(row, row.seconds) for row in rows]))
     ends = [sorted((value(row, row.lo), value(row, row.hi))) for row in rows]
-    middle = statistics.median(middles)
-    low, high = statistics.median(e[0] for e in ends), statistics.median(e[1] for e in ends)
-    return Fitted(value=middle, lo=min(low, middle), hi=max(high, middle), source=source)
+    low, high = np.median(ends, axis=0)
+    return Fitted(value=middle, lo=min(float(low), middle), hi=max(float(high), middle), source=source)

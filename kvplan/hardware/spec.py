@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import msgspec
+from msgspec import Meta
 
 from kvplan.provenance import Source
+
+# Bounds keep out zeros, signs, infinities and nan, and what no machine will have; the message names the field.
+Rate = Annotated[float, Meta(ge=1.0, le=1e18)]  # bytes or operations per second
+Flops = Annotated[float, Meta(ge=0.0, le=1e21)]
+Share = Annotated[float, Meta(ge=0.01, le=1.0)]
+Seconds = Annotated[float, Meta(ge=0.0, le=1e3)]
+Latency = Annotated[float, Meta(ge=1e-9, le=1e3)]
+Knee = Annotated[float, Meta(ge=0.5, le=30.0)]
+Bytes = Annotated[int, Meta(ge=1, le=2**60)]
+Count = Annotated[int, Meta(ge=1, le=4096)]
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -15,21 +28,22 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """
 
     name: str
-    memory_bytes: int  # as the driver reports it
-    hbm_Bps: float
-    bf16_flops: float  # dense, without sparsity
-    fp8_flops: float = 0.0  # 0: no fp8 units
-    fp4_flops: float = 0.0
-    gemm_efficiency: float = 0.72
-    gemm_knee: float = 3.0
-    gemm_overhead_s: float = 4e-6
-    weight_read_efficiency: float = 0.85
-    attention_efficiency: float = 0.55
-    attention_n0_tokens: float = 600.0
-    attention_overhead_s: float = 12e-6
-    kv_read_efficiency: float = 0.88
-    layer_overhead_s: float = 10e-6  # norms, activations, residuals, per layer and step
-    elementwise_Bps_efficiency: float = 0.75
+    memory_bytes: Bytes  # as the driver reports it
+    hbm_Bps: Rate
+    bf16_flops: Annotated[float, Meta(ge=1.0, le=1e21)]  # dense, without sparsity
+    fp8_flops: Flops = 0.0  # 0: no fp8 units
+    fp4_flops: Flops = 0.0
+    gemm_efficiency: Share = 0.72
+    gemm_knee: Knee = 3.0
+    gemm_overhead_s: Seconds = 4e-6
+    weight_read_efficiency: Share = 0.85
+    attention_efficiency: Share = 0.55
+    attention_n0_tokens: Annotated[float, Meta(ge=0.0, le=1e6)] = 600.0
+    attention_overhead_s: Seconds = 12e-6
+    kv_read_efficiency: Share = 0.88
+    layer_overhead_s: Seconds = 10e-6  # norms, activations, residuals, per layer and step
+    elementwise_Bps_efficiency: Share = 0.75
+    sustained_fraction: Share = 1.0  # of the rates of products and prefill attention, what lasts over seconds: clocks under power
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -39,27 +53,26 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     least `small_copy_s` each (descriptor cliff). All copies of one transfer are launched together, in `launch_s`: `timing.transfer_s`.
     """
 
-    h2d_Bps: float
-    d2h_Bps: float
-    copy_s: float = 4.3e-6
-    launch_s: float = 15e-6
-    duplex_fraction: float = 0.82
-    small_copy_bytes: int = 28672
-    small_copy_s: float = 4.3e-6
-    compute_slowdown: float = 0.0  # fraction by which a running copy slows kernels
-    mapped_read_Bps: float = 0.0  # of a kernel on mapped host memory; 0: not known
-    mapped_write_Bps: float = 0.0
+    h2d_Bps: Rate
+    d2h_Bps: Rate
+    copy_s: Seconds = 4.3e-6
+    launch_s: Seconds = 15e-6
+    duplex_fraction: Share = 0.82
+    small_copy_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 28672
+    small_copy_s: Seconds = 4.3e-6
+    mapped_read_Bps: Annotated[float, Meta(ge=0.0, le=1e18)] = 0.0  # of a kernel on mapped host memory; 0: not known
+    mapped_write_Bps: Annotated[float, Meta(ge=0.0, le=1e18)] = 0.0
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Host memory and what pinning it costs."""
+    """Host memory and what pinning it costs; and how long two pieces of work take on one of its cores: `timing.host_factors`."""
 
-    memory_bytes: int
-    pin_s_per_byte: float = 8e-11
-    usable_fraction: float = 0.8
-    cores: int = 32
-    python_s: float | None = None  # pickling and hashing one block of 16 tokens in Python; None: not measured
-    launch_s: float | None = None  # launching the kernels of one small layer from torch
+    memory_bytes: Bytes
+    pin_s_per_byte: Annotated[float, Meta(ge=0.0, le=1e-3)] = 8e-11
+    usable_fraction: Share = 0.8
+    cores: Annotated[int, Meta(ge=1, le=65536)] = 32
+    python_s: Latency | None = None  # pickling and hashing one block of 16 tokens in Python; None: not measured
+    launch_s: Latency | None = None  # launching the kernels of one small layer from torch
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -68,23 +81,23 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     While reads and writes are both busy each runs at `duplex_fraction` of its rate.
     """
 
-    capacity_bytes: int
-    read_Bps: float
-    write_Bps: float
-    latency_s: float = 100e-6
-    stream_Bps: float = 3.0e9  # of one reader
-    write_latency_s: float = 30e-6
-    read_iops: float = 500e3
-    queue_knee: float = 3.0
-    duplex_fraction: float = 0.5  # assumed where not measured: reads and writes share one device
-    endurance_bytes: float = 0.0  # total bytes written over the drive's life; 0: unknown
+    capacity_bytes: Bytes
+    read_Bps: Rate
+    write_Bps: Rate
+    latency_s: Latency = 100e-6
+    stream_Bps: Rate = 3.0e9  # of one reader
+    write_latency_s: Latency = 30e-6
+    read_iops: Rate = 500e3
+    queue_knee: Knee = 3.0
+    duplex_fraction: Share = 0.5  # assumed where not measured: reads and writes share one device
+    endurance_bytes: Annotated[float, Meta(ge=0.0, le=1e24)] = 0.0  # total bytes written over the drive's life; 0: unknown
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A network: between GPUs of one server (all-reduce) or to a remote pool."""
 
-    Bps: float
-    latency_s: float
+    Bps: Rate
+    latency_s: Seconds
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -95,7 +108,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     name: str
     title: str
-    gpus: int = 1
+    gpus: Count = 1
     gpu: Gpu
     link: Link
     host: Host
@@ -109,3 +122,26 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def source(self, path: str) -> Source:
         """Where the number at a dotted path comes from; `assumed` when the file does not say."""
         return self.provenance.get(path, Source(kind="assumed", source="default of kvplan"))
+
+
+RETIRED = ("link.compute_slowdown",)
+"""Fields of earlier machine files that nothing reads any more: what copies by the copy engines take from matrix products was below 1 % on
+an H100 and an H200."""
+
+
+def machine_of(document: dict[str, Any]) -> Machine:
+    """A machine from the tables of its file; retired fields are left out, and a note says so. Raises msgspec.ValidationError."""
+    document = dict(document)
+    found = []
+    for path in RETIRED:
+        part, _, name = path.partition(".")
+        table = document.get(part)
+        if isinstance(table, dict) and name in table:
+            document[part] = {key: value for key, value in table.items() if key != name}
+            found.append(path)
+    machine = msgspec.convert(document, Machine)
+    if not found:
+        return machine
+    note = f"{machine.name}: {', '.join(found)} in its file is no longer used, and was ignored"
+    sources = {path: source for path, source in machine.provenance.items() if path not in found}
+    return msgspec.structs.replace(machine, notes=(*machine.notes, note), provenance=sources)

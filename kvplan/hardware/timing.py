@@ -1,7 +1,8 @@
 """The rates that follow from a machine's records. Each formula has its only home here: step times, transfers and calibration call it.
 
-Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives; pure functions of
-the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other direction adds.
+Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives, the host; pure
+functions of the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other
+direction adds.
 """
 
 from __future__ import annotations
@@ -156,11 +157,10 @@ virtual machines of 16 cores flipped (Intel Xeon, family 6, model 207; Python 3.
 one the probes took 0.50 and 0.62 of this, and short prompts of vLLM 0.24 0.54."""
 
 
-def host_factor(host: Host) -> float:
-    """How many seconds the host side of an engine takes here for one on the anchor: every host-side constant is multiplied by it.
-
-    The mean of the two probes' ratios, of one when the other was not measured, and 1 (assumed) when neither was.
+def host_factors(host: Host) -> tuple[float, float]:
+    """How many seconds Python's own work and launches take on this host for one on the anchor: an engine's host-side constants are
+    multiplied by them. One stands for the other where that was not measured; both are 1 (assumed) where neither was.
     """
-    ratios = [host.python_s / ANCHOR_PYTHON_S] if host.python_s else []
-    ratios += [host.launch_s / ANCHOR_LAUNCH_S] if host.launch_s else []
-    return sum(ratios) / len(ratios) if ratios else 1.0
+    python = host.python_s / ANCHOR_PYTHON_S if host.python_s else 0.0
+    launch = host.launch_s / ANCHOR_LAUNCH_S if host.launch_s else 0.0
+    return python or launch or 1.0, launch or python or 1.0

@@ -71,7 +71,7 @@ class StreamClient:
         watch = aiohttp.TraceConfig()
         watch.on_request_headers_sent.append(_note_sent)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=_tls(endpoint)),
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls(endpoint)),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._limits.silence_s),
             headers={"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {},
             trace_configs=[watch],
@@ -92,7 +92,9 @@ class StreamClient:
             async with self._session.get(address) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise InputError(f"{address}: {self._words(error)}", hint="is the server up, and the address right?") from None
+            wrong_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
+            hint = "name its certificate: --ca FILE, or --insecure" if wrong_certificate else "is the server up, and the address right?"
+            raise InputError(f"{address}: {self._words(error)}", hint=hint) from None
 
     async def ask(self, planned: Planned, start_s: float) -> Answer:
         """Send a request and read its stream to the end. What goes wrong is in the answer's `error`."""
@@ -190,7 +192,8 @@ def _note_usage(answer: Answer, usage: sse.Usage) -> None:
         answer.cached_by = {name: int(count) for name, count in details.cached_tokens_details.items() if isinstance(count, int)}
 
 
-def _tls(endpoint: Endpoint) -> ssl.SSLContext | bool:
+def tls(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    """How certificates are checked: by the system's authorities, by a file of the user's, or not. Raises InputError for a bad file."""
     if not endpoint.verify:
         return False
     if not endpoint.ca_file:

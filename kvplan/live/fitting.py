@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.fit.joint import Factor, JointFit, beyond, fit_jointly, spread
+from kvplan.hardware.timing import ANCHOR_LAUNCH_S, ANCHOR_PYTHON_S, host_factors
 from kvplan.live import sent
 from kvplan.live.probe import BLOCK, Design, held_out
 from kvplan.live.records import Answer
@@ -18,7 +20,7 @@ from kvplan.live.validate import Attempt, Say
 from kvplan.provenance import Source
 from kvplan.results.validate import FittedNumber, ServerFit
 from kvplan.scenario import Scenario, with_setting
-from kvplan.toml_text import to_toml, write_atomically
+from kvplan.toml_text import to_toml
 
 OVERHEADS: dict[str, float] = {
     "engine.overhead.request_s": 3e-4, "engine.overhead.transit_s": 2e-3, "engine.overhead.input_token_s": 3e-7,
@@ -33,8 +35,11 @@ EFFICIENCIES = (
     "machine.gpu.attention_efficiency",
 )
 """What prefill and decode reach of the GPU."""
-WIDTH, EFFICIENCY_WIDTH = 1.0, 0.25
-"""How far a number may lie from the shipped one where no probe tells it: a factor of e, a quarter (assumed)."""
+HOST = {"machine.host.python_s": ANCHOR_PYTHON_S, "machine.host.launch_s": ANCHOR_LAUNCH_S}
+"""The two numbers that scale all of the engine's host side: what it does for each token, and the rest."""
+HOST_WIDTH, WIDTH, EFFICIENCY_WIDTH = 0.7, 0.3, 0.15
+"""How far a number may lie from the shipped one where no probe tells it: the host twice as slow or fast (known hosts differ by up to
+1.7), its parts a third beside that, what kernels reach a sixth (assumed)."""
 SPREAD, TIMER_S = 0.03, 0.5e-3
 """Spread of repeated requests alone on one server: about 3 %, and half a millisecond of the operating system (assumed; the
 residuals widen it)."""
@@ -134,7 +139,7 @@ def _value(scenario: Scenario, path: str) -> float | None:
 
 
 def _factors(scenario: Scenario) -> list[Factor]:
-    found = []
+    found = [Factor(name=path, typical=_shipped(scenario, path), width=HOST_WIDTH) for path in HOST]
     for path, usual in OVERHEADS.items():
         shipped = _value(scenario, path)
         if shipped is not None:
@@ -152,12 +157,17 @@ def _with(scenario: Scenario, values: dict[str, float]) -> Scenario:
     return scenario
 
 
+def _shipped(scenario: Scenario, path: str) -> float:
+    if path in HOST:
+        factors = dict(zip(HOST, host_factors(scenario.machine.host), strict=True))
+        return factors[path] * HOST[path]
+    return _value(scenario, path) or 0.0
+
+
 def _numbers(scenario: Scenario, found: JointFit) -> list[FittedNumber]:
     return [
-        FittedNumber(
-            path=path, shipped=_value(scenario, path) or 0.0, value=value, lo=found.intervals[path][0], hi=found.intervals[path][1]
-        )
-        for path, value in found.values.items()
+        FittedNumber(path=path, shipped=_shipped(scenario, path), value=found.values[path], lo=low, hi=high)
+        for path, (low, high) in found.intervals.items()
     ]
 
 
@@ -168,9 +178,9 @@ def written(fitted: ServerFit, scenario: Scenario, path: str) -> ServerFit:
     names: dict[str, str] = {}
     for part, file in (("engine", Path(path)), ("machine", Path(path).with_name(f"{Path(path).stem}-machine.toml"))):
         mine = [one for one in fitted.numbers if one.path.startswith(part + ".")]
-        record = getattr(scenario, part)
         noted = {one.path.partition(".")[2]: Source(kind="measured", source=source, lo=one.lo, hi=one.hi) for one in mine}
+        record = getattr(scenario, part)
         record = msgspec.structs.replace(record, provenance={**record.provenance, **noted})
-        write_atomically(file, to_toml(msgspec.to_builtins(record)).encode())
+        outputs.write(file, to_toml(msgspec.to_builtins(record)).encode())
         names[part] = str(file)
     return msgspec.structs.replace(fitted, engine=names["engine"], machine=names["machine"])

@@ -15,7 +15,7 @@ from kvplan.errors import InputError
 from kvplan.live import compare, metrics, sent
 from kvplan.live.client import StreamClient
 from kvplan.live.content import Content, planned, within
-from kvplan.live.negotiate import negotiate, total_tokens, warm_up
+from kvplan.live.negotiate import WARM_UP, negotiate, total_tokens, warm_up
 from kvplan.live.prometheus import Page
 from kvplan.live.records import Answer, Endpoint, Limits, Replay, Shape
 from kvplan.live.replay import STREAMS, late, replay
@@ -26,6 +26,7 @@ from kvplan.scenario import Scenario
 from kvplan.sim.simulate import opened
 
 Say = Callable[[str], None]
+WARM = f", and {len(WARM_UP)} short ones before"
 SETTLE_S = 1.0
 """Stores of an offloading engine end, and its counters move, this long after the last answer (assumed)."""
 
@@ -72,6 +73,8 @@ def tried(question: ValidateQuestion, say: Say) -> Attempt:
     served, before = asyncio.run(ask(question))
     endpoint = _named(question.endpoint, served)
     scenario, known = scenario_of(question.source, question.given, served)
+    if scenario.defaults is not None and scenario.defaults.first_line():
+        say(scenario.defaults.first_line())
     trace = opened(scenario)
     speedup = scenario.run.speedup
     everything = [msgspec.structs.replace(request, arrival_s=request.arrival_s / speedup) for request in trace]
@@ -87,7 +90,7 @@ def tried(question: ValidateQuestion, say: Say) -> Attempt:
     say(
         f"sends {len(requests):,} requests with {prompt_tokens:,} prompt tokens and {output_tokens:,} to be generated within "
         f"{requests[-1].arrival_s - requests[0].arrival_s:,.0f} s to {endpoint.url}, about {streams:,} at once, from {processes} "
-        f"process{'es' if processes > 1 else ''}; stops after {question.limits.errors} failures"
+        f"process{'es' if processes > 1 else ''}{WARM if question.warm else ''}; stops after {question.limits.errors} failures"
     )
     if question.warm:
         longest = min((limit for limit in (served.context_tokens, scenario.model.max_context_tokens) if limit), default=1 << 40) - 16
@@ -243,7 +246,7 @@ def _doubts(trial: Attempt, requests: Sequence[Request], answers: Sequence[Answe
     short = sum(answer.ok and answer.output_tokens >= 0 and answer.output_tokens < asked[answer.index] for answer in trial.run.answers)
     if short:
         found.append(f"{short:,} answers are shorter than asked; they were predicted at the length that came")
-    several = sum(answer.ok and len(answer.reads) < answer.reads[-1][1] for answer in answers)
+    several = bool(trial.run.lateness) and sum(answer.ok and len(answer.reads) < answer.reads[-1][1] for answer in answers)
     if several:
         found.append(f"{several:,} answers had several tokens in a chunk; the time between tokens is spread over them")
     crowded = [part.process for part in trial.run.lateness if part.streams > STREAMS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from kvplan import catalog, scenario
+from kvplan.defaults import ASSUMPTION, GIVEN
 from kvplan.errors import InputError
 from kvplan.live.metrics import Served
 from kvplan.memory.layout import layout
@@ -46,7 +48,6 @@ def scenario_of(source: str, given: Given, served: Served) -> tuple[Scenario, li
     engine = given.engine or (served.engine if served.engine in catalog.names("engines") else "") or ("" if in_file else "vllm")
     model = given.model or ("" if in_file else _model(served))
     told = {
-        "version": served.version,
         "block_tokens": served.block_tokens,
         "max_context_tokens": served.context_tokens,
         "step_tokens": served.step_tokens,
@@ -63,8 +64,10 @@ def scenario_of(source: str, given: Given, served: Served) -> tuple[Scenario, li
         "max_input_tokens": given.max_input or None,
     }
     tiers = {name: getattr(given, name) or None for name in ("gpu_kv", "cpu", "disk", "remote")}
+    version = re.match(r"v?(\d+(?:\.\d+)*)", served.version)
     found = scenario.load(
         source, model=model or None, machine=given.machine or None, engine=engine or None, tiers=tiers, run=run,
+        engine_version=version[1] if version and engine in (served.engine, "") else None,
         sets=[*sets, *given.sets],
     )  # fmt: skip
     found = _with_tiers(found, given, served)
@@ -111,12 +114,17 @@ def _known(found: Scenario, given: Given, served: Served, in_file: bool) -> list
     def row(what: str, value: Any, flag: Any, told: Any) -> Known:
         return Known(what=what, value=str(value), source="flag" if flag else "server" if told else other)
 
+    def name(what: str, value: str, told: Any) -> Known:
+        """A name that kvplan.defaults resolved."""
+        source = getattr(found.defaults, what).source if found.defaults else ASSUMPTION
+        return Known(what=what, value=value, source="server" if told else {GIVEN: "flag"}.get(source, source))
+
     set_by_hand = {text.partition("=")[0].strip() for text in given.sets}
     engine, tiers = found.engine, found.tiers
     return [
-        row("model", found.model.name, given.model, served.models and not in_file),
-        row("machine", found.machine.name, given.machine, False),
-        row("engine", f"{engine.name} {engine.version}", given.engine, served.engine),
+        name("model", found.model.name, not given.model and not in_file),
+        name("machine", found.machine.name, False),
+        name("engine", f"{engine.name} {engine.version}", not given.engine and served.engine == engine.name),
         row("block_tokens", engine.block_tokens, "engine.block_tokens" in set_by_hand, served.block_tokens),
         row("gpu_kv_bytes", tiers.gpu_kv_bytes or "what the engine leaves", given.gpu_kv, served.pool_bytes or served.pool_tokens),
         row("cpu_bytes", tiers.cpu_bytes, given.cpu, served.metrics),
@@ -139,8 +147,9 @@ def blank_trace(folder: Path, block_tokens: int = 64) -> Path:
 def unlearned(known: Sequence[Known]) -> str:
     """A sentence on what is only assumed, with the options that say it; empty when nothing is."""
     options = {
-        "engine": "--engine", "gpu_kv_bytes": "--gpu-kv", "cpu_bytes": "--cpu", "kv_dtype": "--kv-dtype", "tp": "--tp",
-        "step_tokens": "--set engine.step_tokens=N", "max_batch": "--set engine.max_batch=N", "block_tokens": "--set engine.block_tokens=N",
+        "machine": "--machine", "engine": "--engine", "gpu_kv_bytes": "--gpu-kv", "cpu_bytes": "--cpu", "kv_dtype": "--kv-dtype",
+        "tp": "--tp", "step_tokens": "--set engine.step_tokens=N", "max_batch": "--set engine.max_batch=N",
+        "block_tokens": "--set engine.block_tokens=N",
     }  # fmt: skip
     rows = [f"{one.what} {one.value} ({options[one.what]})" for one in known if one.source == "assumed" and one.what in options]
     return f"the server did not tell, and is assumed: {', '.join(rows)}" if rows else ""

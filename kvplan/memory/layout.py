@@ -164,8 +164,8 @@ class _Type(msgspec.Struct):
 
 
 def _kind(layer: Layers, rules: Memory) -> str:
-    if layer.kind == "latent":
-        return "full"
+    if layer.kind in ("latent", "index"):
+        return "window" if layer.window_tokens and rules.hybrid_groups else "full"
     if layer.kind == "chunked" and (rules.chunked_as_full or not rules.hybrid_groups):
         return "full"
     if layer.kind == "window" and not rules.hybrid_groups:

@@ -77,6 +77,7 @@ def plain(fields: Fields) -> tuple[Layers, ...]:
     """Every layer alike. A window counts only in the layers to which the family applies it."""
     shape, hidden, types = geometry(fields), hidden_size(fields), layer_types(fields)
     size = (fields.number("sliding_window") or 0) if SLIDING in types else 0
+    size += fields.rules.window_extra if size else 0
     if SLIDING in types and not size:
         raise fields.refuse("some layers slide but sliding_window is missing", "layer_types", "sliding_window")
     gated = bool(fields.get("attn_output_gate"))
@@ -103,6 +104,9 @@ def latent(fields: Fields) -> tuple[Layers, ...]:
     """
     layer = latent_layer(fields)
     count = layer_count(fields) * fields.rules.mixers
+    owners = fields.given("kv_source_layers")
+    if owners is not None and len(set(owners)) < count:
+        raise fields.refuse("layers that read another one's row are not understood", "kv_source_layers")
     index = fields.number("index_head_dim") if fields.rules.indexer or fields.given("index_topk") else 0
     if not index:
         return (many(layer, count),)

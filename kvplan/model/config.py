@@ -47,12 +47,14 @@ class Family:
     mixers: int = 1  # attentions in one layer
     multi_head: bool = False  # one K and one V per query head, whatever the config says
     windows: Callable[[Fields, int], list[str]] | None = None  # kinds of layers without `layer_types`; None: all are full
+    window_extra: int = 0  # keys that engines keep beside `sliding_window`
     indexer: bool = False  # a sparse indexer even where `index_topk` is absent
     matrices: int = 3  # of a feed-forward layer; 0: as `feed_forward_proj` says
     width: Callable[[Fields], int] | None = None  # of a dense feed-forward layer, where no usual field gives it
     shared_width: Callable[[Fields, int], int] | None = None  # of all shared experts, from the width of one expert
     encoder: bool = False  # an encoder in front of the decoder
     omitted: str = ""  # weights that are left out
+    caveat: str = ""  # what else its figures leave out
     refused: str = ""  # why it cannot be sized
     unread: tuple[str, ...] = ()  # the fields that stand behind that reason
 
@@ -66,15 +68,16 @@ class Fields:
 
     __slots__ = ("defaulted", "family", "outer", "own", "rules", "where", "whole")
 
-    def __init__(self, config: dict[str, Any], where: str, rules: Callable[[str], Family]) -> None:
+    def __init__(self, config: dict[str, Any], where: str, rules: Callable[[str], Family], as_family: str = "") -> None:
         self.where = where
         self.outer = config
         own = config
         while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
             own = part
         self.own = own
-        self.family = str(own.get("model_type") or config.get("model_type") or _of_architecture(own) or _of_architecture(config))
-        self.whole = bool(own.get("model_type") or config.get("model_type"))
+        named = own.get("model_type") or config.get("model_type")
+        self.family = as_family or str(named or _of_architecture(own) or _of_architecture(config))
+        self.whole = bool(as_family or named)
         self.rules = rules(self.family)
         self.defaulted: list[str] = []
 
@@ -131,10 +134,10 @@ class Fields:
             raise InputError(f"{self.where}: {name} has {len(value)} entries for {length} layers")
         return value[:length]
 
-    def refuse(self, reason: str, *names: str) -> InputError:
+    def refuse(self, reason: str, *names: str, hint: str = "") -> InputError:
         """An error that names the fields which could not be interpreted."""
         given = ", ".join(f"{name} = {_short(self.own.get(name))}" for name in names)
-        return InputError(f"{self.where} ({self.family}): {reason}{': ' + given if given else ''}")
+        return InputError(f"{self.where} ({self.family}): {reason}{': ' + given if given else ''}", hint=hint)
 
 
 def _of_architecture(config: dict[str, Any]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvplan.model import attention, recurrent, variants, windows
+from kvplan.model import attention, compressed, linear, recurrent, variants, windows
 from kvplan.model.config import Family
-from kvplan.model.ffn import dense_shared, ffn, half_width, no_ffn, one_shared, width_of
+from kvplan.model.ffn import dense_shared, ffn, half_width, layers_of_their_own, no_ffn, one_shared, shared_stacks, width_of
 
 
 def _all(names: str, family: Family) -> dict[str, Family]:
@@ -29,12 +29,12 @@ _ENCODED = Family(
     encoder=True,
 )
 _ENCODER_ONLY = replace(_PLAIN, refused="an encoder keeps no KV cache", unread=("architectures",))
-_M3 = replace(_PLAIN, refused="its sparse block index has no confirmed size", unread=("sparse_attention_config",))
-_V4 = replace(
+_TIERED = replace(
     _PLAIN,
-    refused="its compressed sparse attention keeps a mix of compressed and raw entries of no confirmed size",
-    unread=("compress_ratios",),
+    caveat="the engine cuts this family's tiers into pages of their own, and its steps read chosen tokens only: "
+    "what it reserves and how long steps take is approximate, the logical bytes are exact",
 )
+_V4 = replace(_TIERED, caveat=f"{_TIERED.caveat}; FlashMLA keeps fp8 rows of 584 bytes whatever dtype is asked: --kv-dtype fp8 shows them")
 
 FAMILIES: dict[str, Family] = {
     **_all(
@@ -42,6 +42,7 @@ FAMILIES: dict[str, Family] = {
         "qwen3_omni_moe_text gemma cohere granite granitemoe granitemoeshared olmo olmo2 olmoe stablelm internlm internlm2 internlm3 "
         "orion aquila solar yi minicpm minimax_m2 glm glm4 glm4_moe glm4v_text glm4v_moe_text glm4v_moe ernie4_5 ernie4_5_moe "
         "ernie4_5_vl_moe_text seed_oss smollm3 arcee exaone apertus dots1 bailing_moe bailing_moe_v2 flex_olmo helium vaultgemma "
+        "hy_v3 muse_spark_text kolibri1 granite_swa solar_open "
         "diffllama deepseek smolvlm idefics3 llava pixtral aria_text telechat2 mllama_text",
         _PLAIN,
     ),
@@ -54,7 +55,8 @@ FAMILIES: dict[str, Family] = {
     **_all("qwen2 qwen2_moe qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen3 qwen3_moe mimo", _QWEN),
     **_all("gemma2 gpt_oss", replace(_PLAIN, windows=windows.alternate)),
     **_all("gemma3 gemma3_text", replace(_PLAIN, windows=windows.pattern(6))),
-    **_all("cohere2 olmo3 exaone4 exaone_moe", replace(_PLAIN, windows=windows.pattern(4))),
+    "cohere2": replace(_PLAIN, windows=windows.pattern(4), window_extra=1),
+    **_all("olmo3 exaone4 exaone_moe", replace(_PLAIN, windows=windows.pattern(4))),
     "cwm": replace(_PLAIN, windows=windows.first_of_four),
     "afmoe": replace(_PLAIN, windows=windows.global_every),
     **_all("deepseek_v2 deepseek_v3 kimi_k2 glm4_moe_lite minicpm3 youtu", _LATENT),
@@ -63,7 +65,10 @@ FAMILIES: dict[str, Family] = {
     "llama4": _LLAMA4,
     "llama4_text": replace(_LLAMA4, width=width_of("intermediate_size_mlp"), shared_width=one_shared),
     **_all("gemma3n gemma3n_text", replace(_KV_SHARING, windows=windows.period(5))),
-    **_all("gemma4 gemma4_text", replace(_KV_SHARING, windows=windows.period(6, last_full=True), shared_width=dense_shared)),
+    **_all(
+        "gemma4 gemma4_text gemma4_unified gemma4_unified_text",
+        replace(_KV_SHARING, windows=windows.period(6, last_full=True), shared_width=dense_shared),
+    ),
     **_all("bart mbart pegasus whisper m2m_100 marian", _ENCODED),
     **_all("t5 mt5 umt5", replace(_ENCODED, matrices=0)),
     **_all("mllama mllama_text_model", Family(layers=variants.mllama, ffn=ffn)),
@@ -76,7 +81,7 @@ FAMILIES: dict[str, Family] = {
     "chatglm": Family(layers=variants.chatglm, ffn=ffn),
     "gpt_neo": replace(_OLD, layers=variants.gpt_neo),
     **_all("hunyuan hunyuan_v1_dense hunyuan_v1_moe", Family(layers=variants.hunyuan, ffn=ffn)),
-    "mimo_v2_flash": Family(layers=variants.mimo_v2, ffn=ffn),
+    **_all("mimo_v2_flash mimo_v2", Family(layers=variants.mimo_v2, ffn=ffn)),
     "openelm": Family(
         layers=variants.openelm, ffn=no_ffn, depth=("num_transformer_layers",), omitted="the weights of its feed-forward layers"
     ),
@@ -88,13 +93,39 @@ FAMILIES: dict[str, Family] = {
     "falcon_h1": Family(layers=recurrent.falcon_h1, ffn=ffn),
     "nemotron_h": Family(layers=recurrent.nemotron_h, ffn=recurrent.nemotron_ffn, matrices=2),
     "zamba2": Family(layers=recurrent.zamba2, ffn=no_ffn, omitted="the weights of its feed-forward layers"),
-    **_all("qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text", Family(layers=recurrent.qwen_hybrid, ffn=ffn)),
-    "kimi_linear": Family(layers=recurrent.kimi_linear, ffn=ffn),
-    **_all("minimax minimax_text_01 minimax_m1", Family(layers=recurrent.minimax, ffn=ffn)),
-    **_all("lfm2 lfm2_moe", Family(layers=recurrent.lfm2, ffn=ffn)),
+    **_all("qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text", Family(layers=linear.qwen_hybrid, ffn=ffn)),
+    "kimi_linear": Family(layers=linear.kimi_linear, ffn=ffn),
+    **_all("minimax minimax_text_01 minimax_m1", Family(layers=linear.minimax, ffn=ffn)),
+    **_all("lfm2 lfm2_moe lfm3", Family(layers=recurrent.lfm2, ffn=ffn)),
     "recurrent_gemma": Family(layers=recurrent.recurrent_gemma, ffn=ffn),
-    "deepseek_v4": _V4,
-    **_all("minimax_m3 minimax_m3_vl minimax_m3_vl_text", _M3),
+    "deepseek_v4": replace(_V4, layers=compressed.deepseek_v4),
+    **_all(
+        "deepseek_v41 deepseek_v41_text",
+        replace(_V4, layers=compressed.deepseek_v41, omitted="the weights of its compressors and n-gram tables"),
+    ),
+    **_all(
+        "minimax_m3 minimax_m3_vl minimax_m3_vl_text",
+        replace(_TIERED, layers=compressed.minimax_m3, width=width_of("dense_intermediate_size")),
+    ),
+    **_all("qwen4_exp qwen4_exp_text", replace(_TIERED, layers=compressed.qwen4_exp, omitted="the weights of its n-gram tables")),
+    **_all("glm5_next glm5_next_text", replace(_TIERED, layers=compressed.glm5_next)),
+    **_all("dots3_note dots3_note_text", replace(_TIERED, layers=compressed.dots3)),
+    "step5": replace(_TIERED, layers=compressed.step5),
+    "hy_v4": replace(_LATENT, indexer=True),
+    **_all("mistral4 axk1 mistral_large4_text", _LATENT),
+    "bailing_hybrid": Family(layers=linear.bailing_hybrid, ffn=ffn),
+    "bailing_moe_linear": Family(layers=linear.bailing_linear, ffn=ffn),
+    "olmo_hybrid": Family(layers=linear.olmo_hybrid, ffn=ffn),
+    "phi4flash": Family(layers=recurrent.phi4flash, ffn=ffn),
+    "hymba": Family(layers=recurrent.hymba, ffn=ffn, caveat="its 128 memory tokens, which stand before every prompt, are not counted"),
+    "step3_text": Family(layers=variants.step3_text, ffn=ffn),
+    "laguna": Family(layers=variants.laguna, ffn=ffn),
+    "baichuan_m1": Family(layers=variants.baichuan_m1, ffn=ffn),
+    "inkling_text": Family(layers=variants.inkling, ffn=ffn),
+    "inkling2_loop_text": Family(layers=variants.inkling_loop, ffn=ffn, caveat="the states of its short convolutions are left out"),
+    "zaya": Family(layers=variants.zaya, ffn=ffn, caveat="the states of its short convolutions, under 0.1 % of the whole, are left out"),
+    "hrm_text": Family(layers=variants.hrm_text, ffn=shared_stacks),
+    "dory": Family(layers=variants.dory, ffn=layers_of_their_own),
     **_all("bert roberta xlm-roberta distilbert modernbert electra deberta-v2 albert nomic_bert vit clip siglip", _ENCODER_ONLY),
 }
 """model_type -> family. A new family is one entry."""

@@ -161,6 +161,16 @@ def _per_block(fields: Fields, blocks: list[dict]) -> tuple[Ffn, ...]:
     return tuple(Ffn(count=number, width=width, matrices=matrices) for (width, matrices), number in groups.items())
 
 
+def shared_stacks(fields: Fields) -> tuple[Ffn, ...]:
+    """Two stacks of layers that run several times with the same weights."""
+    return ffn(fields, 2 * fields.need("num_layers_per_stack"))
+
+
+def layers_of_their_own(fields: Fields) -> tuple[Ffn, ...]:
+    """Feed-forwards that `layer_types` counts as layers."""
+    return ffn(fields, (fields.get("layer_types") or []).count("mlp"))
+
+
 def no_ffn(fields: Fields) -> tuple[Ffn, ...]:
     """No feed-forward layers that are counted."""
     return ()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kvplan.errors import InputError
+from kvplan.errors import InputError, did_you_mean
 from kvplan.model.attention import hidden_size, layer_count
-from kvplan.model.config import Fields
-from kvplan.model.families import UNKNOWN, family
+from kvplan.model.config import Fields, family_defaults
+from kvplan.model.families import FAMILIES, UNKNOWN, family
 from kvplan.model.ffn import other_params
 from kvplan.model.quant import quantization
 from kvplan.model.spec import ModelSpec
@@ -28,13 +28,18 @@ _ORDINARY = re.compile(
 """Fields of plain decoders. A family that kvplan does not know may have these and no others that are set."""
 
 
-def from_hf_config(config: dict[str, Any], *, name: str, where: str = "", source: str = "", params: int = 0) -> ModelSpec:
+def from_hf_config(
+    config: dict[str, Any], *, name: str, where: str = "", source: str = "", params: int = 0, as_family: str = ""
+) -> ModelSpec:
     """A model from a Hugging Face config.json (the decoder inside it when nested).
 
-    `params` is the maker's total where known. Raises InputError, naming the fields, when the family is unknown
-    and has fields that kvplan cannot interpret, or when a field that the KV cache depends on is missing.
+    `params` is the maker's total where known; `as_family` reads it as if it were of that family. Raises InputError,
+    naming the fields, when the family is unknown and has fields that kvplan cannot interpret, or when a field that the
+    KV cache depends on is missing.
     """
-    fields = Fields(config, where or name, family)
+    if as_family and as_family not in FAMILIES:
+        raise InputError(f"no family named {as_family!r}", hint=did_you_mean(as_family, FAMILIES))
+    fields = Fields(config, where or name, family, as_family)
     if not config:
         raise InputError(f"{fields.where}: an empty config")
     if fields.rules.refused:
@@ -58,7 +63,7 @@ def from_hf_config(config: dict[str, Any], *, name: str, where: str = "", source
         other_params=other_params(fields),
         quantization=quantization(fields, expert_model=any(group.experts for group in ffn)),
         source=source,
-        notes=_notes(fields),
+        notes=_notes(fields, as_family),
     )
 
 
@@ -71,7 +76,18 @@ def _check_ordinary(fields: Fields) -> None:
     if strange or fields.given("num_key_value_heads") is None:
         names = strange or ["num_key_value_heads"]
         reason = "kvplan does not know this architecture and cannot interpret what its KV cache may depend on"
-        raise fields.refuse(reason, *names[:6])
+        alike = _alike(names)
+        hint = f"its fields look like {alike}: --as {alike} sizes it as one, with a warning" if alike else ""
+        raise fields.refuse(reason, *names[:6], hint=hint)
+
+
+def _alike(names: list[str]) -> str:
+    """The family that knows most of the fields that are strange in a plain decoder; empty where none knows any."""
+    shared = {
+        name: len(known.keys() & set(names)) for name, known in family_defaults().items() if name in FAMILIES and not FAMILIES[name].refused
+    }
+    best = max(shared, key=lambda name: (shared[name], -len(family_defaults()[name])))
+    return best if shared[best] else ""
 
 
 def _max_context(fields: Fields) -> int:
@@ -103,7 +119,7 @@ def _tied(fields: Fields) -> bool:
     return bool(fields.get("tie_word_embeddings"))
 
 
-def _notes(fields: Fields) -> tuple[str, ...]:
+def _notes(fields: Fields, as_family: str) -> tuple[str, ...]:
     taken = sorted(set(fields.defaulted) - {"tie_word_embeddings", "vocab_size"})
     notes = [f"{', '.join(taken)}: absent from the config, taken from the defaults of {fields.family}"] if taken else []
     wrapped = str((fields.outer.get("architectures") or [""])[0]).endswith("ConditionalGeneration")
@@ -111,6 +127,11 @@ def _notes(fields: Fields) -> tuple[str, ...]:
         notes.append("the config does not describe its vision or audio tower, whose weights are left out")
     if fields.rules.omitted:
         notes.append(f"{fields.rules.omitted} are left out")
+    if fields.rules.caveat:
+        notes.append(fields.rules.caveat)
+    if as_family:
+        own = fields.own.get("model_type") or fields.outer.get("model_type") or "without a model_type"
+        notes.append(f"a {own} model sized as {as_family}, as asked: what its own code does otherwise is not in these figures")
     if fields.rules is UNKNOWN:
         notes.append("an architecture that kvplan does not know, read as a plain decoder")
     if not fields.whole:

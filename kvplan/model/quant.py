@@ -15,10 +15,15 @@ _SAMPLES = {
         "model.layers.7.self_attn",
         "model.layers.7.mixer.in_proj",
         "model.layers.7.linear_attn.in_proj_qkv",
+        "layers.7.attn.wo_b",
     ),
     "dense": ("model.layers.0.mlp.down_proj", "model.layers.7.mlp.down_proj"),
     "experts": ("model.layers.7.mlp.experts.3.down_proj", "model.layers.7.mlp.experts"),
-    "shared_experts": ("model.layers.7.mlp.shared_experts.down_proj", "model.layers.7.mlp.shared_experts"),
+    "shared_experts": (
+        "model.layers.7.mlp.shared_experts.down_proj",
+        "model.layers.7.mlp.shared_experts",
+        "layers.7.ffn.shared_experts.w1",
+    ),
     "head": ("lm_head",),
 }
 """Module names as checkpoints have them: a part is excluded when a pattern matches one of them."""
@@ -43,6 +48,8 @@ def quantization(fields: Fields, *, expert_model: bool) -> Quantization | None:
     parts = {part: bits for part in _SAMPLES if part != "head" and not _excluded(_SAMPLES[part], kept)}
     if method == "mxfp4":
         parts = {"experts": bits}
+    if fields.get("expert_dtype") == "fp4" and method == "fp8":  # DeepSeek-V4: experts in blocks of 32 with an 8-bit scale
+        parts["experts"] = 4.5 if raw.get("moe_quant_algo") == "NVFP4" else 4.25
     if not expert_model:
         parts = {part: value for part, value in parts.items() if "experts" not in part}
     return Quantization(method=method, bits=parts, compute=_compute(raw, method), kv_dtype=kv_dtype)

@@ -10,11 +10,11 @@ import msgspec
 
 from kvplan.model.attention import (
     FULL,
+    SLIDING,
     attention_layer,
     geometry,
     group,
     hidden_size,
-    latent_layer,
     layer_count,
     query_heads,
 )
@@ -26,7 +26,7 @@ LINEAR = "linear_attention"
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def _state_dtype(fields: Fields, *names: str) -> str:
+def state_dtype(fields: Fields, *names: str) -> str:
     """The state's dtype where the config names one; empty: the model's."""
     value = fields.get(*names) if names else None
     return _DTYPES.get(str(value), "")
@@ -129,10 +129,11 @@ def bamba(fields: Fields) -> tuple[Layers, ...]:
     if set(types) <= {"attention", FULL}:
         return (msgspec.structs.replace(full, count=count),)
     state = _mamba2_of_mixers(fields)
-    return _mixed(fields, types, {"attention": full, FULL: full, "mamba": state, LINEAR: state})
+    return mixed(fields, types, {"attention": full, FULL: full, "mamba": state, LINEAR: state})
 
 
-def _mixed(fields: Fields, types: list[Any], layers: dict[str, Layers]) -> tuple[Layers, ...]:
+def mixed(fields: Fields, types: list[Any], layers: dict[str, Layers]) -> tuple[Layers, ...]:
+    """Layers by their kinds. Raises InputError for a kind that the family does not have."""
     if unknown := {str(kind) for kind in types} - set(layers):
         raise fields.refuse(f"layer types {', '.join(sorted(unknown))} are not known for this family", "layer_types")
     return group(layers[kind] for kind in types)
@@ -170,11 +171,11 @@ def nemotron_h(fields: Fields) -> tuple[Layers, ...]:
         fields.need("ssm_state_size"),
         fields.need("n_groups"),
         fields.need("conv_kernel"),
-        _state_dtype(fields, "mamba_ssm_cache_dtype"),
+        state_dtype(fields, "mamba_ssm_cache_dtype"),
     )
     none = Layers(kind="none", count=1)
     full = attention_layer(hidden, "full", geometry(fields))
-    return _mixed(fields, _nemotron_types(fields), {"mamba": state, "attention": full, "moe": none, "mlp": none})
+    return mixed(fields, _nemotron_types(fields), {"mamba": state, "attention": full, "moe": none, "mlp": none})
 
 
 def nemotron_ffn(fields: Fields) -> tuple[Ffn, ...]:
@@ -222,82 +223,42 @@ def zamba2(fields: Fields) -> tuple[Layers, ...]:
     return (msgspec.structs.replace(state, count=count), full)
 
 
-def _delta_net(fields: Fields, dtype: str) -> Layers:
-    """Gated delta net: state Hv x dv x dk, convolution over q, k and v. arXiv 2412.06464."""
-    hidden, kernel = hidden_size(fields), fields.need("linear_conv_kernel_dim")
-    keys = fields.need("linear_num_key_heads") * fields.need("linear_key_head_dim")
-    heads, v_dim = fields.need("linear_num_value_heads"), fields.need("linear_value_head_dim")
-    values = heads * v_dim
-    params = hidden * (2 * keys + 2 * values + 2 * heads) + (2 * keys + values) * kernel + values * hidden
-    return Layers(
-        kind="state",
-        count=1,
-        state_elements=values * fields.need("linear_key_head_dim"),
-        state_dtype=dtype,
-        conv_elements=(2 * keys + values) * (kernel - 1),
-        params=params,
-    )
-
-
-def qwen_hybrid(fields: Fields) -> tuple[Layers, ...]:
-    """Qwen3-Next and Qwen3.5: every `full_attention_interval`-th layer has (gated) attention, the rest gated delta
-    nets.
+def phi4flash(fields: Fields) -> tuple[Layers, ...]:
+    """Phi-4-mini-flash (SambaY): Mamba-1 and windows in turn in the first half; one full layer, whose KV all later attention
+    reads; the rest keeps nothing. arXiv 2507.06607.
     """
-    count = layer_count(fields)
-    types = fields.sequence("layer_types", count)
-    if not types:
-        interval = fields.number("full_attention_interval") or 4
-        types = [FULL if (i + 1) % interval == 0 else LINEAR for i in range(count)]
-    full = attention_layer(hidden_size(fields), "full", geometry(fields), gated=True)
-    state = _delta_net(fields, _state_dtype(fields, "mamba_ssm_dtype"))
-    return _mixed(fields, types, {FULL: full, LINEAR: state})
-
-
-def kimi_linear(fields: Fields) -> tuple[Layers, ...]:
-    """Kimi-Linear: latent attention in the layers of `full_attn_layers`, Kimi delta attention in `kda_layers` (both
-    count from 1). arXiv 2510.26692.
-    """
-    linear: dict[str, Any] = fields.get("linear_attn_config") or {}
-    full, kda, count = linear.get("full_attn_layers"), linear.get("kda_layers"), layer_count(fields)
-    if full is None or kda is None or sorted([*full, *kda]) != list(range(1, count + 1)):
-        raise fields.refuse("the kinds of its layers are not clear", "linear_attn_config")
-    hidden, heads, dim, kernel = (
-        hidden_size(fields),
-        linear["num_heads"],
-        linear["head_dim"],
-        linear["short_conv_kernel_size"],
+    count, hidden, shape, period = layer_count(fields), hidden_size(fields), geometry(fields), fields.need("mb_per_layer")
+    window = fields.need("sliding_window")
+    mamba = _mamba1(
+        hidden,
+        fields.need("mamba_expand") * hidden,
+        fields.need("mamba_d_state"),
+        fields.need("mamba_d_conv"),
+        _rank(fields, "mamba_dt_rank"),
     )
-    inner = heads * dim
-    gate = hidden * inner if linear.get("use_full_rank_gate") else hidden * dim + dim * inner
-    params = 3 * hidden * inner + hidden * dim + dim * inner + gate + hidden * heads + 3 * inner * kernel + inner * hidden
-    state = Layers(
-        kind="state",
-        count=len(kda),
-        state_elements=inner * dim,
-        state_dtype="fp32",
-        conv_elements=3 * inner * (kernel - 1),
-        params=params,
-    )
-    attention = latent_layer(fields)
-    if fields.get("mla_use_output_gate"):
-        attention = msgspec.structs.replace(attention, params=attention.params + hidden * attention.query_heads * attention.v_dim)
-    return (msgspec.structs.replace(attention, count=len(full)), state)
+    full, sliding = attention_layer(hidden, "full", shape), attention_layer(hidden, "window", shape, window)
+    reader = msgspec.structs.replace(full, kind="shared", params=2 * hidden * shape["query_heads"] * shape["k_dim"])
+    gate = Layers(kind="none", count=1, params=2 * hidden * fields.need("mamba_expand") * hidden)
+    half = count // 2
+    first = [mamba if i % period == 0 else sliding for i in range(half)]
+    return group([*first, mamba, full, *(gate if i % period == 0 else reader for i in range(half + 2, count))])
 
 
-def minimax(fields: Fields) -> tuple[Layers, ...]:
-    """MiniMax-01: lightning attention with an fp32 state of head_dim x head_dim per head, and full attention in
-    between.
+def hymba(fields: Fields) -> tuple[Layers, ...]:
+    """Hymba: attention and Mamba-1 side by side in every layer; `global_attn_idx` attend to everything, the others to a window,
+    and the layers of a `kv_reuse_group` share the first one's KV. arXiv 2411.13676.
     """
     count, hidden, shape = layer_count(fields), hidden_size(fields), geometry(fields)
-    types = fields.sequence("layer_types", count)
-    if not types:
-        flags = fields.sequence("attn_type_list", count)
-        if not flags:
-            raise fields.refuse("the kinds of its layers are not clear", "attn_type_list", "layer_types")
-        types = [FULL if flag else LINEAR for flag in flags]
-    heads, dim = shape["query_heads"], shape["k_dim"]
-    state = Layers(kind="state", count=1, state_elements=heads * dim * dim, state_dtype="fp32", params=5 * hidden * heads * dim)
-    return _mixed(fields, types, {FULL: attention_layer(hidden, "full", shape), LINEAR: state})
+    everything = fields.get("global_attn_idx")
+    if everything is None:
+        raise fields.refuse("the kinds of its layers are not clear", "global_attn_idx")
+    readers = {layer for layers in fields.get("kv_reuse_group") or () for layer in layers[1:]}
+    inner = fields.need("mamba_expand") * hidden
+    mamba = _mamba1(hidden, inner, fields.need("mamba_d_state"), fields.need("mamba_d_conv"), _rank(fields, "mamba_dt_rank"))
+    full, sliding = attention_layer(hidden, "full", shape), attention_layer(hidden, "window", shape, fields.need("sliding_window"))
+    shared = msgspec.structs.replace(full, kind="shared")
+    kinds = [shared if i in readers else full if i in everything else sliding for i in range(count)]
+    return (*group(kinds), msgspec.structs.replace(mamba, count=count))
 
 
 def lfm2(fields: Fields) -> tuple[Layers, ...]:
@@ -311,7 +272,10 @@ def lfm2(fields: Fields) -> tuple[Layers, ...]:
         types = [FULL if i in indices else "conv" for i in range(count)]
     kept = fields.need("conv_L_cache") - 1
     conv = Layers(kind="state", count=1, conv_elements=hidden * kept, params=4 * hidden * hidden + hidden * (kept + 1))
-    return _mixed(fields, types, {FULL: attention_layer(hidden, "full", geometry(fields)), "conv": conv})
+    kinds = {FULL: attention_layer(hidden, "full", geometry(fields)), "conv": conv}
+    if SLIDING in types:  # LFM3
+        kinds[SLIDING] = attention_layer(hidden, "window", geometry(fields), fields.need("sliding_window"))
+    return mixed(fields, types, kinds)
 
 
 def recurrent_gemma(fields: Fields) -> tuple[Layers, ...]:
@@ -330,4 +294,4 @@ def recurrent_gemma(fields: Fields) -> tuple[Layers, ...]:
         params=3 * hidden * width,
     )
     local = attention_layer(hidden, "window", geometry(fields), fields.need("attention_window_size"))
-    return _mixed(fields, [pattern[i % len(pattern)] for i in range(count)], {"recurrent": state, "attention": local})
+    return mixed(fields, [pattern[i % len(pattern)] for i in range(count)], {"recurrent": state, "attention": local})

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["full", "window", "chunked", "latent", "state", "cross", "shared", "none"]
+Kind = Literal["full", "window", "chunked", "latent", "state", "cross", "shared", "index", "none"]
 Part = Literal["embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"]
 
 
@@ -14,7 +14,8 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A group of equal token-mixing layers.
 
     `full` keeps K and V of every token; `window` and `chunked` at most `window_tokens`; `latent` one compressed
-    vector per token, the same on every tensor-parallel rank; `state` a fixed recurrent state; `cross` K and V of
+    vector per token (of the last `window_tokens` only where that is given), the same on every tensor-parallel rank;
+    `index` one key of a sparse indexer per token, of layers whose attention is another group's; `state` a fixed state; `cross` K and V of
     the encoder's tokens (`window_tokens` of them when the encoder's length is fixed, else as many as the
     context); `shared` reads another layer's KV; `none` mixes no tokens.
     """
@@ -27,9 +28,13 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     v_dim: int = 0
     window_tokens: int = 0
     latent_dim: int = 0  # compressed KV and rotary part together
-    index_dim: int = 0  # key of the sparse indexer, stored as fp8 with one fp32 scale
+    fp8_row_bytes: int = 0  # of a row that an engine stores as fp8 with scales; 0: as the engine says for all latents
+    row_tokens: int = 1  # latent, index: tokens that one row stands for
+    index_dim: int = 0  # key of the sparse indexer
+    index_dtype: str = ""  # of that key; empty: fp8 with one fp32 scale
     state_elements: int = 0  # recurrent state of one sequence and layer
     state_dtype: str = ""  # of the recurrent state; empty: the model's
+    state_replicated: bool = False  # every tensor-parallel rank holds the whole state
     conv_elements: int = 0  # convolution state, in the model's dtype
     conv_group_elements: int = 0  # of those, the part of one B/C group, which ranks beyond the groups replicate
     state_groups: int = 0

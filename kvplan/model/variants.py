@@ -232,3 +232,112 @@ def mllama(fields: Fields) -> tuple[Layers, ...]:
     image = ((side // patch) ** 2 + 1) * tiles
     full, cross = attention_layer(hidden, "full", shape), attention_layer(hidden, "cross", shape, image)
     return tuple(many(one, number) for one, number in ((full, count - crossing), (cross, crossing)) if number)
+
+
+def step3_text(fields: Fields) -> tuple[Layers, ...]:
+    """Step3: multi-matrix factorisation attention: one K and one V head (`num_attention_groups`), queries through `share_q_dim`."""
+    hidden, shape = hidden_size(fields), geometry(fields) | {"kv_heads": fields.need("num_attention_groups")}
+    low, heads, dim = fields.need("share_q_dim"), shape["query_heads"], shape["k_dim"]
+    params = hidden * low + low * heads * dim + 2 * hidden * shape["kv_heads"] * dim + heads * dim * hidden
+    return (msgspec.structs.replace(attention_layer(hidden, "full", shape), count=layer_count(fields), params=params),)
+
+
+def laguna(fields: Fields) -> tuple[Layers, ...]:
+    """Laguna: windows by `layer_types`; `num_attention_heads_per_layer` varies the query heads only."""
+    count, hidden, shape, types = layer_count(fields), hidden_size(fields), geometry(fields), layer_types(fields)
+    heads = fields.sequence("num_attention_heads_per_layer", count) or [shape["query_heads"]] * count
+    window = fields.need("sliding_window")
+
+    def layer(kind: str, number: int) -> Layers:
+        own = shape | {"query_heads": int(number)}
+        return attention_layer(hidden, "window", own, window) if kind == SLIDING else attention_layer(hidden, "full", own)
+
+    return group(layer(kind, number) for kind, number in zip(types, heads, strict=True))
+
+
+def baichuan_m1(fields: Fields) -> tuple[Layers, ...]:
+    """Baichuan-M1: the layers of `sliding_window_layers` have heads of their own; all keep `conv_window` - 1 tokens before K and V."""
+    count, hidden, kept = layer_count(fields), hidden_size(fields), fields.need("conv_window") - 1
+    sliding = len(set(fields.get("sliding_window_layers") or ()))
+
+    def shape(prefix: str) -> dict[str, int]:
+        heads = fields.need(f"num_{prefix}attention_heads")
+        dim = hidden // heads
+        return {"query_heads": heads, "kv_heads": fields.need(f"num_{prefix}key_value_heads"), "k_dim": dim, "v_dim": dim}
+
+    def conv(of: dict[str, int], number: int) -> Layers:
+        return Layers(kind="state", count=number, conv_elements=2 * of["kv_heads"] * of["k_dim"] * kept)
+
+    wide, narrow = shape(""), shape("swa_") if sliding else shape("")
+    window = fields.need("sliding_window") if sliding else 0
+    return (
+        many(attention_layer(hidden, "full", wide), count - sliding),
+        many(attention_layer(hidden, "window", narrow, window), sliding),
+        conv(wide, count - sliding),
+        conv(narrow, sliding),
+    )
+
+
+def inkling(fields: Fields) -> tuple[Layers, ...]:
+    """Inkling: window layers with KV heads of their own, and in every layer a short convolution, which vLLM keeps as a paged window of
+    `conv_kernel_size` rows, each as wide as the next power of two.
+    """
+    hidden, kernel = hidden_size(fields), fields.need("conv_kernel_size")
+    full, sliding, types = _hybrid_heads(fields)
+    width = 1 << (hidden - 1).bit_length()
+    conv = Layers(kind="window", count=len(types), kv_heads=1, k_dim=width, v_dim=width, window_tokens=kernel, params=hidden * kernel)
+    return (*group(sliding if kind == "hybrid_sliding" else full for kind in types), conv)
+
+
+def inkling_loop(fields: Fields) -> tuple[Layers, ...]:
+    """Inkling-2 with loops: the layers from `loop_layer_index_start` to before `loop_layer_index_end` keep one cache for each pass."""
+    full, sliding, types = _hybrid_heads(fields)
+    start, end, passes = fields.number("loop_layer_index_start") or 0, fields.need("loop_layer_index_end"), fields.need("loop_num_passes")
+    layers = [sliding if kind == "hybrid_sliding" else full for kind in types]
+    again = [msgspec.structs.replace(layer, params=0) for layer in layers[start:end]]
+    return group([*layers, *again * (passes - 1)])
+
+
+def _hybrid_heads(fields: Fields) -> tuple[Layers, Layers, list[str]]:
+    hidden, shape = hidden_size(fields), geometry(fields)
+    types = fields.sequence("layer_types", layer_count(fields)) or []
+    if not types or set(types) - {"hybrid", "hybrid_sliding"}:
+        raise fields.refuse("the kinds of its layers are not clear", "layer_types")
+    dim = fields.need("swa_head_dim")
+    narrow = {
+        "query_heads": fields.need("swa_num_attention_heads"),
+        "kv_heads": fields.need("swa_num_key_value_heads"),
+        "k_dim": dim,
+        "v_dim": dim,
+    }
+    sliding = attention_layer(hidden, "window", narrow, fields.need("sliding_window_size", "sliding_window"))
+    return attention_layer(hidden, "full", shape), sliding, [str(kind) for kind in types]
+
+
+def zaya(fields: Fields) -> tuple[Layers, ...]:
+    """ZAYA1: every layer keeps K and V of every token."""
+    return (many(attention_layer(hidden_size(fields), "full", geometry(fields)), layer_count(fields)),)
+
+
+def hrm_text(fields: Fields) -> tuple[Layers, ...]:
+    """HRM-Text: two stacks run in cycles; `num_hidden_layers` counts every run, and each keeps KV of its own."""
+    count, stacks = layer_count(fields), 2 * fields.need("num_layers_per_stack")
+    layer = attention_layer(hidden_size(fields), "full", geometry(fields))
+    again = msgspec.structs.replace(layer, params=0)
+    return tuple(many(one, number) for one, number in ((layer, stacks), (again, count - stacks)) if number)
+
+
+def dory(fields: Fields) -> tuple[Layers, ...]:
+    """Dory: attention and feed-forward layers by `layer_types`. Loops are refused."""
+    count, hidden, shape = layer_count(fields), hidden_size(fields), geometry(fields)
+    types = fields.sequence("layer_types", count)
+    if (fields.number("n_recurrent_loops") or 1) > 1:
+        raise fields.refuse("which caches its loops keep is not known", "n_recurrent_loops", "recurrent_kv_cache_mode")
+    if not types or set(types) - {FULL, SLIDING, "mlp"}:
+        raise fields.refuse("the kinds of its layers are not clear", "layer_types")
+    kinds = {
+        FULL: attention_layer(hidden, "full", shape),
+        SLIDING: attention_layer(hidden, "window", shape, fields.need("sliding_window")),
+        "mlp": Layers(kind="none", count=1),
+    }
+    return group(kinds[kind] for kind in types)

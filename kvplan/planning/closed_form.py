@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from kvplan.loading import LONGEST_TOKENS, TAIL_TOKENS, Loading
 from kvplan.provenance import Z95, Source, relative_sigma
 from kvplan.results.plan import Range, TierWorth
-from kvplan.scenario import Scenario, with_setting
+from kvplan.scenario import Scenario
 
 RATES = {
     "cpu": ("machine.link.h2d_Bps",),
@@ -126,10 +129,16 @@ def _finite(value: float) -> float | None:
 
 
 def scaled(scenario: Scenario, paths: tuple[str, ...], factor: float) -> Scenario:
-    """The scenario with some numbers multiplied, where it has them."""
+    """The scenario with some numbers of its machine or engine multiplied: a thought experiment, which may leave the bounds of real ones."""
     for path in paths:
-        scenario = with_setting(scenario, path, number(scenario, path) * factor)
+        room, *names = path.split(".")
+        scenario = scenario.changed(**{room: _scaled(getattr(scenario, room), names, factor)})
     return scenario
+
+
+def _scaled(record: Any, names: list[str], factor: float) -> Any:
+    old = getattr(record, names[0])
+    return msgspec.structs.replace(record, **{names[0]: _scaled(old, names[1:], factor) if names[1:] else old * factor})
 
 
 def number(scenario: Scenario, path: str) -> float:

@@ -13,8 +13,8 @@ from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.prepare import narrowed, space_of
-from kvplan.planning.runs import Runner, realise, runner
-from kvplan.planning.search import Simulated, contender, needs_eight_bits, overload, rescored, search
+from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
+from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
@@ -28,6 +28,9 @@ from kvplan.step_time import StepCost
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
 
+ABOUT_RUNS = 24
+"""Simulations of a usual plan, for those who wait."""
+
 LEAST_YEARS = 3.0
 
 SECONDS_PER_YEAR = 365.25 * 86400
@@ -40,6 +43,7 @@ def plan(
     prices: Prices | None = None,
     max_cpu_bytes: int | None = None,
     max_disk_bytes: int | None = None,
+    watch: Watch = unwatched,
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
@@ -58,7 +62,7 @@ def plan(
             placement=placement,
             notices=_notices(space, placement),
         )
-    with runner(space.traffic.requests) as run:
+    with runner(space.traffic.requests, watch, ABOUT_RUNS) as run:
         return _simulated(space, run, notes)
 
 
@@ -95,6 +99,10 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
+    life = _disk_life(space, pair.offload)
+    if answer.kind == "offload" and life is not None and life < LEAST_YEARS:
+        worn = f"it wears out this replica's share of the disk in {life * 365.25:,.0f} days"
+        answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
     placement = chosen.placement
     spread, unspread = splits(space, run, found.goal, chosen)
@@ -117,7 +125,7 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         assumptions=tuple(doubts),
         target_met=not chosen.missed,
         disk_life_years=_disk_life(space, chosen),
-        notices=(*_worn(_disk_life(space, chosen)), *_notices(space, placement)),
+        notices=_notices(space, placement),
     )
 
 
@@ -136,7 +144,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
     asked = space.base.deployment.kv_dtype
     results = zip(found.options, found.results, strict=True)
-    over = min(overload(result, span_s) for one, result in results if one.placement.kv_dtype == asked)
+    over = min(result.overload for one, result in results if one.placement.kv_dtype == asked) if span_s else 0.0
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
         found = rescored(space, found, "throughput")
     return space, found, over
@@ -186,6 +194,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         model=base.model.name,
         machine=base.machine.name,
         engine=base.engine.label,
+        assumed=base.assumed,
         traffic=space.traffic,
         pool_bytes=space.pool_bytes,
         pool_tokens=space.pool_tokens,
@@ -221,15 +230,6 @@ def _disk_life(space: Space, chosen: Option) -> float | None:
     return disk.endurance_bytes * share / (written / chosen.duration_s) / SECONDS_PER_YEAR
 
 
-def _worn(years: float | None) -> tuple[Notice, ...]:
-    """A drive is bought for five years of a write a day; KV traffic can use that up in days."""
-    if years is None or years >= LEAST_YEARS:
-        return ()
-    sentence = f"Writing at this rate, this replica wears out its share of the disk in {years * 365.25:,.0f} days."
-    hint = "store only what is asked for again, or take drives of higher endurance"
-    return (Notice(code="disk_wears_out", sentence=sentence, hint=hint),)
-
-
 def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
     known, base = space.traffic, space.base
     workload = Workload(
@@ -263,5 +263,6 @@ def _provenance(space: Space) -> dict[str, object]:
             "numbers": {path: one.kind for path, one in sorted(base.machine.provenance.items())},
         },
         "engine": {"name": base.engine.name, "version": base.engine.version},
+        **({"defaults": base.defaults.provenance()} if base.defaults else {}),
         "limits": {"cpu_bytes": space.cpu_limit_bytes, "disk_bytes": space.disk_limit_bytes},
     }

@@ -13,6 +13,7 @@ from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan import HitPoint, TierWorth
+from kvplan.results.trace import ReadReport
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import opened
 from kvplan.units import format_bytes
@@ -28,7 +29,8 @@ def space_of(
 
     Limits that are None are the replica's share of the machine. Raises InputError when the weights do not fit.
     """
-    base, notes = _with_pool(_with_network(scenario))
+    base, notes = _with_pool(_with_network(_judged_by(scenario, target)))
+    base = _within_context(base)
     run, machine = base.run, base.machine
     trace = opened(base)
     token_bytes = tier_token_bytes(base)
@@ -49,7 +51,16 @@ def space_of(
         cpu_limit_bytes=host_bytes if max_cpu_bytes is None else max_cpu_bytes,
         disk_limit_bytes=int(machine.disk.capacity_bytes * share) if max_disk_bytes is None else max_disk_bytes,
     )
-    return msgspec.structs.replace(space, when=_when(space)), [*notes, *trace.report.warnings]
+    return msgspec.structs.replace(space, when=_when(space)), [*notes, *_left_out(trace.report, base), *trace.report.warnings]
+
+
+def _left_out(report: ReadReport, base: Scenario) -> list[str]:
+    dropped = report.rows("dropped")
+    if not dropped:
+        return []
+    return [
+        f"{dropped:,} of {report.rows_read:,} requests are left out: empty, or longer than the {base.run.max_input_tokens:,} tokens taken"
+    ]
 
 
 def tier_token_bytes(scenario: Scenario) -> float:
@@ -82,6 +93,21 @@ def narrowed(space: Space) -> Space:
     known = msgspec.structs.replace(space.traffic, curve=tuple(points))
     changed = msgspec.structs.replace(space, base=base, token_bytes=token_bytes, pool_tokens=pool_tokens(base), traffic=known)
     return msgspec.structs.replace(changed, when=_when(changed))
+
+
+def _judged_by(scenario: Scenario, target: Objective) -> Scenario:
+    """The scenario whose runs count the requests within the target's limits."""
+    clauses = ",".join(f"{one.name}<{one.limit_s!r}s" for one in target.clauses)
+    return scenario.changed(run=msgspec.structs.replace(scenario.run, target=clauses))
+
+
+def _within_context(base: Scenario) -> Scenario:
+    """The scenario without the prompts that the model cannot take."""
+    longest = min(filter(None, (base.model.max_context_tokens, base.engine.max_context_tokens)), default=0) - 1
+    asked = base.run.max_input_tokens
+    if longest < 1 or 0 < asked <= longest:
+        return base
+    return base.changed(run=msgspec.structs.replace(base.run, max_input_tokens=longest))
 
 
 def _with_network(scenario: Scenario) -> Scenario:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import active_children
 
 import msgspec
 
@@ -17,8 +19,18 @@ from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.simulate import World, opened
 from kvplan.traces.thinned import Thinned
 
-SMALL_REQUESTS = 2000
+SMALL_REQUESTS = 1000
 """So few requests in all are simulated faster than a process starts."""
+
+WINDOW_REQUESTS = 2000
+"""Of a long trace, side questions (what an answer rests on, other loads and widths) are asked of so many requests from its start."""
+
+Watch = Callable[[int, int, str], None]
+"""Told after each run: runs done, about how many there will be, and the answer so far in words."""
+
+
+def unwatched(done: int, about: int, so_far: str) -> None:
+    """A watch that looks away."""
 
 
 class Simulation(msgspec.Struct, frozen=True):
@@ -34,15 +46,19 @@ Outcome = SimResult | KvplanError
 
 
 class Runner:
-    """Runs jobs and returns their outcomes in order; an impossible one becomes the error that says why."""
+    """Runs simulations and returns their outcomes in order; an impossible one becomes the error that says why."""
 
-    def __init__(self, mapper: Callable[[Callable[[Simulation], Outcome], Sequence[Simulation]], Iterable[Outcome]]) -> None:
-        self._map = mapper
-        self.runs = 0
+    def __init__(self, pool: ProcessPoolExecutor | None, watch: Watch, about: int) -> None:
+        self._pool, self._watch, self._about = pool, watch, about
+        self.runs, self.so_far = 0, ""
 
     def __call__(self, jobs: Sequence[Simulation]) -> list[Outcome]:
-        self.runs += len(jobs)
-        return list(self._map(run_one, jobs))
+        found = []
+        for outcome in self._pool.map(run_one, jobs) if self._pool else map(run_one, jobs):
+            found.append(outcome)
+            self.runs += 1
+            self._watch(self.runs, max(self._about, self.runs + len(jobs) - len(found)), self.so_far)
+        return found
 
 
 def realise(base: Scenario, placement: Placement) -> Scenario:
@@ -68,11 +84,24 @@ def run_one(job: Simulation) -> Outcome:
 
 
 @contextmanager
-def runner(requests: int) -> Iterator[Runner]:
-    """A runner with a process for each core, started when there is enough to do."""
+def runner(requests: int, watch: Watch, about: int) -> Iterator[Runner]:
+    """A runner with a process for each core, started when there is enough to do; `about` so many runs are expected."""
     workers = os.cpu_count() or 1
     if workers == 1 or requests * 8 < SMALL_REQUESTS:
-        yield Runner(map)
+        yield Runner(None, watch, about)
         return
-    with ProcessPoolExecutor(max_workers=workers) as pool:
-        yield Runner(pool.map)
+    pool = ProcessPoolExecutor(max_workers=workers, initializer=_deaf)
+    try:
+        yield Runner(pool, watch, about)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in active_children():
+            worker.terminate()
+        raise
+    pool.shutdown()
+
+
+def _deaf() -> None:
+    """A worker leaves interrupts to its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -11,12 +12,12 @@ from kvplan.planning import rules
 from kvplan.planning import space as places
 from kvplan.planning.constraints import obstacle
 from kvplan.planning.objective import GOALS, Judged
-from kvplan.planning.runs import Runner, Simulation, realise
-from kvplan.planning.space import Space
+from kvplan.planning.runs import WINDOW_REQUESTS, Runner, Simulation, realise
+from kvplan.planning.space import Space, windowed
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned
 from kvplan.results.simulate import SimResult
-from kvplan.units import GiB, format_bytes
+from kvplan.units import format_bytes
 
 SAME = 0.01
 """Scores this close are equal: the cheaper placement is chosen."""
@@ -58,7 +59,7 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
         _try(space, run, found, remotes)
     offloads = [one for one in found.options if one.placement.offloads]
     best = choose(space, offloads or found.options)
-    wanted = _variations(space, found, best) if offloads else []
+    wanted = _promising(space, run, found, best, _variations(space, found, best)) if offloads else []
     if places.can_narrow(space):
         wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best.placement))]
     _try(space, run, found, wanted)
@@ -76,6 +77,15 @@ def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Place
             continue
         found.options.append(option(space, placement, outcome, found.goal))
         found.results.append(outcome)
+    run.so_far = _so_far(space, found)
+
+
+def _so_far(space: Space, found: Simulated) -> str:
+    """The best of what has been simulated against nothing, in a few words."""
+    best, without = choose(space, found.options), found.options[0]
+    if not best.placement.offloads:
+        return "so far: no tier gains"
+    return f"so far: {best.name} gains {gain(best, without):+.0%}"
 
 
 def _possible(space: Space, found: Simulated, placement: Placement) -> bool:
@@ -95,9 +105,9 @@ def _between(space: Space, found: Simulated) -> list[Placement]:
     best = choose(space, tiers)
     at = tiers.index(best)
     low, high = tiers[at - 1].placement.cpu_bytes, best.placement.cpu_bytes
-    if not at or high < WIDE * low:
+    if not at or high < WIDE * low or best.score > tiers[at - 1].score * (1 - SAME):
         return []
-    middle = int((low * high) ** 0.5 // GiB * GiB)
+    middle = places.tier_bytes(space, (low * high) ** 0.5)
     return [msgspec.structs.replace(best.placement, cpu_bytes=middle)] if low < middle < high else []
 
 
@@ -112,6 +122,23 @@ def _variations(space: Space, found: Simulated, best: Option) -> list[Placement]
         else:
             wanted.append(changed)
     return wanted
+
+
+def _promising(space: Space, run: Runner, found: Simulated, best: Option, changed: list[Placement]) -> list[Placement]:
+    """Of a long trace, the changes of rules that gain anything on its window; of others, all."""
+    base = windowed(space)
+    if base is space.base or not changed:
+        return changed
+    outcomes = run([Simulation(realise(base, one)) for one in (best.placement, *changed)])
+    scores = [math.inf if isinstance(one, KvplanError) else option(space, best.placement, one, found.goal).score for one in outcomes]
+    kept = []
+    for placement, score in zip(changed, scores[1:], strict=True):
+        if score < scores[0] * (1 - SAME):
+            kept.append(placement)
+        else:
+            why = f"no gain in the first {WINDOW_REQUESTS:,} requests ({1 - score / scores[0]:+.1%})"
+            found.pruned.append(Pruned(what=name_of(placement), why=why))
+    return kept
 
 
 def option(space: Space, placement: Placement, result: SimResult, goal: str) -> Option:
@@ -136,6 +163,9 @@ def option(space: Space, placement: Placement, result: SimResult, goal: str) -> 
         missed=space.target.missed(result),
         stored_bytes={tier.name: tier.stored_bytes for tier in below},
         cost_per_hour=cost,
+        goodput_per_s=result.goodput.requests_per_s if result.goodput else None,
+        warm_requests=result.warm_requests,
+        warm_s=result.warm_s,
     )
 
 
@@ -201,11 +231,3 @@ def rescored(space: Space, found: Simulated, goal: str) -> Simulated:
     pairs = zip(found.options, found.results, strict=True)
     options = [option(space, one.placement, result, goal) for one, result in pairs]
     return msgspec.structs.replace(found, options=options, goal=goal)
-
-
-def overload(result: SimResult, span_s: float) -> float:
-    """How many times longer the traffic takes than it arrives, when half of it waits for long; 0 when it keeps up."""
-    queue_s = result.queue_s.p50
-    if not span_s or not queue_s or queue_s < max(10.0, 0.05 * span_s):
-        return 0.0
-    return result.duration_s / span_s

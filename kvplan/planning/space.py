@@ -8,18 +8,25 @@ from collections.abc import Sequence
 import msgspec
 
 from kvplan.memory.formats import stored_format
+from kvplan.memory.pinned import filled, largest_tier
 from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.runs import WINDOW_REQUESTS
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
 from kvplan.results.plan import Pruned, TierWorth, Traffic
 from kvplan.scenario import Scenario
 from kvplan.units import GiB, format_bytes, format_rate, format_tokens
 
+LONG_REQUESTS = 6000
+
 LEAST_REUSE = 0.005
 """A cache that serves less than this share of the prompt tokens is not worth a simulation."""
 
-LEAST_STEP = 0.002
-"""Nor is a capacity that adds less than this over the one before it."""
+LEAST_STEP, LEAST_STEP_LONG = 0.002, 0.01
+"""Nor is a capacity that adds less than this over the one before it; of a long trace, whose simulations take long, the second."""
+
+ALIKE = 1.1
+"""Capacities in a smaller ratio are not told apart."""
 
 EIGHT_BITS = "fp8"
 
@@ -45,6 +52,11 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def pool_bytes(self) -> int:
         return self.base.tiers.gpu_kv_bytes
+
+    @property
+    def is_long(self) -> bool:
+        """Are simulations of the whole trace few, and side questions asked of its first requests only."""
+        return self.traffic.requests > LONG_REQUESTS
 
     @property
     def pool_below_bytes(self) -> float:
@@ -114,7 +126,7 @@ def loses(space: Space, tier: str) -> str:
 
 def cpu_tiers(space: Space) -> Found:
     """Capacities of a CPU tier: doublings from twice the pool, where the hit-rate curve flattens, and the limit."""
-    limit, pool = space.cpu_limit_bytes, space.pool_below_bytes
+    limit, pool = largest_tier(space.base.deployment, space.cpu_limit_bytes), space.pool_below_bytes
     if why := loses(space, "cpu"):
         return [], [Pruned(what="CPU", why=why)]
     write_through = space.base.engine.offload.store != "on_evict"
@@ -133,11 +145,25 @@ def cpu_tiers(space: Space) -> Found:
             )
         ]
     knee = capacity_for(space.traffic, 0.95 * hit_at(space.traffic, limit))
-    rungs, size = {max(least, knee), limit}, least
+    rungs, size = {max(least, knee)}, least
     while size < limit:
         rungs.add(size)
         size *= 2
-    return _thin(space, sorted({_whole(rung, limit) for rung in rungs}))
+    if limit > ALIKE * max(rungs):
+        rungs.add(limit)
+    return _thin(space, sorted({tier_bytes(space, rung) for rung in rungs}))
+
+
+def tier_bytes(space: Space, wanted: float) -> int:
+    """What to ask for to have a CPU tier of about `wanted` bytes: in the engine's steps, as much as the same host memory holds,
+    and never more than the limit holds.
+    """
+    deployment, step = space.base.deployment, space.base.engine.abilities.cpu_step_bytes * space.base.deployment.tp
+    limit = largest_tier(deployment, space.cpu_limit_bytes)
+    if step:
+        above = math.ceil(wanted / step) * step
+        return above if above <= limit else limit // step * step
+    return min(filled(deployment, _whole(wanted, limit)), limit)
 
 
 def _whole(size: float, limit: int) -> int:
@@ -152,9 +178,10 @@ def _whole(size: float, limit: int) -> int:
 def _thin(space: Space, rungs: list[int]) -> Found:
     """Leave out the rungs that the hit-rate curve says add nothing to the one below; the first always stays."""
     kept, pruned, last = rungs[:1], [], rungs[0]
+    least = LEAST_STEP_LONG if space.is_long else LEAST_STEP
     for rung in rungs[1:]:
         gain = hit_at(space.traffic, rung) - hit_at(space.traffic, last)
-        if gain >= LEAST_STEP:
+        if gain >= least:
             kept.append(rung)
             last = rung
         elif rung > last:
@@ -191,7 +218,7 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
     sizes = sorted({_whole(enough, limit), _whole(limit, limit)})
     return [
         msgspec.structs.replace(nothing(space), cpu_bytes=cpu, disk_bytes=disk)
-        for cpu in sorted({min(cpu_sizes), largest})
+        for cpu in sorted({min(cpu_sizes), min(cpu_sizes) if space.is_long else largest})
         for disk in sizes
         if disk > cpu
     ], pruned
@@ -220,3 +247,10 @@ def can_narrow(space: Space) -> bool:
     """Does the KV have more than 8 bits."""
     base = space.base
     return stored_format(base.deployment).element_bits > 8
+
+
+def windowed(space: Space) -> Scenario:
+    """The scenario for side questions: of a long trace, its first requests."""
+    if not space.is_long:
+        return space.base
+    return space.base.changed(run=msgspec.structs.replace(space.base.run, limit=WINDOW_REQUESTS))

@@ -45,10 +45,9 @@ def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float)
         )
     return Verdict(
         kind="stream",
-        sentence=f"Stream the KV from host memory, or use more GPUs: {format_tokens(context_tokens)} tokens "
-        f"of KV take {size}, the GPU's pool has {pool}; "
-        f"with {format_bytes(off_bytes)} read over the link at each step a token takes "
-        f"{format_seconds(step_s)} ({1 / step_s:.3g} tokens/s).",
+        sentence=f"No tier helps: {format_tokens(context_tokens)} tokens of KV take {size}, and the GPU's pool has {pool}. "
+        f"Use more GPUs or an 8-bit KV. An engine that streams {format_bytes(off_bytes)} from host memory at each step would take "
+        f"{format_seconds(step_s)} a token ({1 / step_s:.3g} tokens/s).",
         reason="engines with a prefix cache need the whole context of a running request on the GPU: no tier "
         "below it lets such a request run",
     )
@@ -62,7 +61,8 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
         effect += f", for {best.cost_per_hour:.3g} instead of {without.cost_per_hour:.3g} an hour"
     interval = f"95 % interval {lo:+.0%} to {hi:+.0%}"
     if value >= WORTH and lo > 0 and not flips:
-        return Verdict(kind="offload", sentence=f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}.")
+        sentence = f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}."
+        return Verdict(kind="offload", sentence=sentence, reservations=_reservations(value, best))
     if hi < WORTH or (value < WORTH and not flips):
         reason = f"the best tier ({best.name}) changes the {WORDS[goal]} by {value:+.1%} ({interval})"
         return Verdict(kind="do_not_offload", sentence=f"Do not offload: {reason}{_missed(without)}.", reason=reason)
@@ -72,6 +72,19 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
         f"do not settle{_missed(best)}.",
         reason="the gain changes its sign within the uncertainty of what it rests on",
     )
+
+
+SMALL, MANY_LOSING = 0.05, 0.25
+"""A gain below the first share, or so many losing loads, is worth saying before a tier is bought."""
+
+
+def _reservations(value: float, best: Option) -> tuple[str, ...]:
+    found = []
+    if value < SMALL:
+        found.append(f"the gain is small: {value:+.0%}")
+    if best.loads.losing > MANY_LOSING * best.loads.count:
+        found.append(f"{best.loads.losing:,} of {best.loads.count:,} loads take longer than computing again")
+    return tuple(found)
 
 
 def _missed(option: Option) -> str:

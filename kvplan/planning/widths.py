@@ -8,8 +8,7 @@ from kvplan.errors import InputError, KvplanError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning.runs import Runner, Simulation, realise
 from kvplan.planning.search import option
-from kvplan.planning.sensitivity import LONG_REQUESTS
-from kvplan.planning.space import Space
+from kvplan.planning.space import Space, windowed
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned, ReplicaLayout, Split
 from kvplan.scenario import Scenario
@@ -27,7 +26,8 @@ def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[
     widths, pruned = _widths(space)
     planned = chosen.placement.tp
     pairs = [(tp, max(tp, planned)) for tp in widths]
-    jobs = [Simulation(_spread(space.base, chosen.placement, width, gpus)) for tp, gpus in pairs for width in (tp, planned)]
+    base = windowed(space)
+    jobs = [Simulation(_spread(base, chosen.placement, width, gpus)) for tp, gpus in pairs for width in (tp, planned)]
     outcomes = run(jobs)
     found = []
     for at, (tp, gpus) in enumerate(pairs):
@@ -83,7 +83,7 @@ def _impossible(base: Scenario, tp: int) -> str:
 
 def _far(space: Space, tp: int) -> str:
     near = (2 * space.base.deployment.tp, space.base.deployment.tp // 2)
-    if space.traffic.requests <= LONG_REQUESTS or tp in near:
+    if not space.is_long or tp in near:
         return ""
     return f"of a trace of {space.traffic.requests:,} requests only the next widths are simulated"
 

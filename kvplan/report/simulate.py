@@ -2,84 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from kvplan import units
-from kvplan.results.simulate import SimResult, Stats
+from kvplan.provenance import plus_minus
+from kvplan.report.tables import Rows, print_rows
+from kvplan.results.simulate import LoadCounts, SimResult, Stats
 from kvplan.scenario import Scenario
-
-
-@contextmanager
-def progress(console: Console, *, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal; nothing elsewhere."""
-    if hidden or not console.is_terminal:
-        yield None
-        return
-    bar = Progress(
-        TextColumn("simulating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("simulating", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-NARROW = 60
-"""Below this many columns a table becomes one line a number."""
 
 
 def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     """Print the result: latencies, tiers, throughput, and what it comes to in words."""
-    machine, model, requests = scenario.machine, scenario.model, result.requests
-    console.print(
-        f"[bold]{escape(result.name)}[/] · {escape(model.name)} on {escape(machine.name)} · "
-        f"{scenario.engine.label} · {requests.completed:,} of {requests.total:,} requests · "
-        f"{units.format_seconds(result.duration_s)}"
-    )
+    requests = result.requests
+    lead = f"[yellow]{escape(scenario.assumed)}[/] · " if scenario.assumed else ""
+    console.print(f"{lead}[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
     for note in scenario.notes:
         console.print(f"[dim]{escape(note)}[/]")
     if requests.rejected:
         console.print(
             f"[yellow]rejected {requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens: they can never fit[/]"
         )
+    if not requests.completed and not result.partial:
+        console.print("[bold]✗ Nothing was served[/]: no request fits the GPU's pool and the model's context.")
+        return
     if result.partial:
         console.print(f"[yellow]partial: interrupted with {requests.unfinished:,} requests not finished[/]")
-    for rows in (_latencies(result), _tiers(result)):
-        if console.width < NARROW:
-            _lines_of(console, rows)
-        else:
-            console.print(_table(rows))
-    _lines(console, result)
+    print_rows(console, _latencies(result))
+    print_rows(console, _tiers(result))
+    _lines(console, result, scenario)
 
 
-Rows = list[list[str]]
-"""A header and its rows; the first column names them."""
+def _headline(result: SimResult, scenario: Scenario) -> str:
+    """What was replayed on what, and whether it keeps up."""
+    requests, limit = result.requests, " (--limit)" if scenario.run.limit else ""
+    served = f"{requests.completed:,} of {requests.total:,} requests{limit}"
+    words = [f"{escape(scenario.model.name)} on {escape(scenario.machine.name)}", scenario.engine.label, served]
+    if result.overload:
+        words.append(f"[bold red]overloaded: this traffic is {result.overload:.1f} times what the machine serves[/]")
+    elif requests.completed:
+        words.append(units.format_seconds(result.duration_s))
+    return " · ".join(words)
 
 
-def _table(rows: Rows) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for at, head in enumerate(rows[0]):
-        table.add_column(head, justify="right" if at else "left", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
-
-
-def _lines_of(console: Console, rows: Rows) -> None:
-    for row in rows[1:]:
-        for head, value in zip(rows[0][1:], row[1:], strict=True):
-            if value:
-                console.print(f"{row[0]} {head}: {value}")
+def _loads(loads: LoadCounts, scenario: Scenario) -> str:
+    """How the loads did, and why some lost."""
+    if not loads.losing:
+        return f"{loads.count:,} loads from below the GPU, each faster than computing again"
+    lost = f"{loads.losing:,} of {loads.count:,} loads took longer than computing again ({units.format_seconds(loads.losing_s)} lost)"
+    waits = scenario.engine.offload.loads_exclude_steps
+    return f"{lost}: {'loads wait for running steps in this engine, and for one another' if waits else 'they waited for one another'}"
 
 
 def _latencies(result: SimResult) -> Rows:
@@ -108,8 +80,8 @@ def _tiers(result: SimResult) -> Rows:
             f"{tier.hit_rate:.1%}",
         ]
         below = [
-            units.format_traffic(tier.loaded_bytes),
-            units.format_traffic(tier.stored_bytes),
+            units.format_bytes(tier.loaded_bytes),
+            units.format_bytes(tier.stored_bytes),
             f"{tier.link_busy_fraction:.1%}",
         ]
         rows.append(row + (["", "", ""] if tier.name == "gpu" else below))
@@ -118,7 +90,7 @@ def _tiers(result: SimResult) -> Rows:
     return rows
 
 
-def _lines(console: Console, result: SimResult) -> None:
+def _lines(console: Console, result: SimResult, scenario: Scenario) -> None:
     tokens, loads, rate = result.prompt_tokens, result.loads, result.throughput
     if result.ideal_hit_rate is not None and tokens.total:
         hits = 1 - tokens.computed / tokens.total
@@ -130,11 +102,10 @@ def _lines(console: Console, result: SimResult) -> None:
     known = result.interval
     if known.ttft_mean_s is not None:
         low, high = (units.format_seconds(value) for value in known.ttft_mean_s)
-        rests = ", ".join(f"{doubt.what} ({doubt.kind}, ±{doubt.sigma_rel:.0%})" for doubt in known.rests_on)
-        console.print(f"mean time to first token {low} to {high} (95 %), resting on {rests}")
+        rests = ", ".join(f"{doubt.what} ({doubt.kind}, {plus_minus(doubt.sigma_rel)})" for doubt in known.rests_on)
+        console.print(f"mean time to first token {low} to {high} (95 %){f', resting on {rests}' if rests else ''}")
     if loads.count:
-        losing = f"{loads.losing:,} slower than computing again, {units.format_seconds(loads.losing_s)} lost"
-        console.print(f"loads {loads.count:,} · {losing if loads.losing else 'none slower than computing again'}")
+        console.print(_loads(loads, scenario))
     if result.requests.preempted:
         console.print(f"preempted {result.requests.preempted:,} requests")
     for check in result.targets:

@@ -112,7 +112,7 @@ def _fit(console: Console, fit: ServerFit) -> None:
             soft_wrap=True,
         )
     if fit.accepted:
-        files = " and ".join(name for name in (fit.engine, fit.machine) if name)
-        console.print(f"wrote {escape(files)}: use it with --engine {escape(fit.engine)}", soft_wrap=True)
+        both = f"--engine {escape(fit.engine)} --machine {escape(fit.machine)}"
+        console.print(f"wrote {escape(fit.engine)} and {escape(fit.machine)}: use both, {both}", soft_wrap=True)
     else:
         console.print(f"[yellow]not written: {escape(fit.reason)}[/]", soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from kvplan.hardware.spec import Machine
@@ -26,10 +28,10 @@ class ProbeOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """How one probe went: done, waived (cannot run here) or failed, with the reason."""
 
     name: str
-    status: str
-    reason: str
-    points: int
-    seconds: float
+    status: Literal["done", "waived", "failed"]
+    reason: str = ""
+    points: int = 0
+    seconds: float = 0.0
 
 
 class Remark(msgspec.Struct, frozen=True, kw_only=True):

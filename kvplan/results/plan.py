@@ -32,6 +32,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     reason: str = ""
     missing: str = ""
+    reservations: tuple[str, ...] = ()  # what speaks against an advice that the numbers favour
 
 
 class TierWorth(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +116,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     missed: tuple[str, ...] = ()  # clauses of the target that it misses
     stored_bytes: dict[str, int] = {}  # tier below the GPU -> bytes written to it
     cost_per_hour: float | None = None
+    goodput_per_s: float | None = None  # requests that meet every limit of the target
+    warm_requests: int | None = None  # until an empty tier serves 90 % of its steady share
+    warm_s: float | None = None
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +172,16 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
     gain_at_edge: float  # gain when it is off by its 95 % interval in the bad direction
 
 
+class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan came to on an engine: mean time to first token without and with what it chose."""
+
+    engine: str
+    verdict: Verdict
+    gain: Range | None = None
+    ttft_without_s: float | None = None
+    ttft_s: float | None = None
+
+
 class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `kvplan plan`, in the order in which it is told."""
 
@@ -176,6 +190,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     machine: str
     engine: str
+    assumed: str = ""  # which of model and machine nobody named
     verdict: Verdict
     objective: str
     gain: Range | None = None  # of the chosen placement over none, as a share of the objective
@@ -200,6 +215,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     disk_life_years: float | None = None
     notices: tuple[Notice, ...] = ()
     emission: Emission | None = None
+    asked: EngineFigures | None = None  # the scenario's engine, where the configuration is for another
     target_met: bool = True
     provenance: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()

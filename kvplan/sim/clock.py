@@ -64,9 +64,15 @@ class Clock:
         """Start a process."""
         return self._env.process(steps)
 
-    def run(self, until: Event) -> None:
-        """Let time pass until an event."""
-        self._env.run(until=until)
+    def run(self, until: Event) -> bool:
+        """Let time pass until an event; False when nothing is left that could bring it."""
+        try:
+            self._env.run(until=until)
+        except RuntimeError:
+            if self._env.peek() != math.inf:
+                raise
+            return False
+        return True
 
     def step(self) -> bool:
         """One event further; False when none is left."""

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from kvplan.errors import InputError
+from kvplan.errors import InputError, KvplanError
 from kvplan.memory.pool import kv_pool
 from kvplan.request import Request
 from kvplan.results.simulate import SimResult
@@ -86,13 +86,21 @@ class World:
         """Run to the last token, or until the user interrupts it."""
         self.clock.process(self.arriving(progress))
         try:
-            self.clock.run(self.all_done)
+            if not self.clock.run(self.all_done):
+                raise self._stuck()
         except KeyboardInterrupt:
             self.recorder.trim()
             for server in (*self.prefillers, *self.servers):
                 for job in server.replica.unfinished():
                     self.recorder.unfinished(job)
         return self.record()
+
+    def _stuck(self) -> KvplanError:
+        """Nothing is left to happen and requests are not finished."""
+        left = [seq.request for server in (*self.prefillers, *self.servers) for seq in server.replica.unfinished()]
+        first = min(left, key=lambda request: request.index, default=None)
+        name = f"request {first.index} ({first.prompt_tokens:,} prompt tokens)" if first is not None else "a request"
+        return KvplanError(f"{name} and {max(0, self.left - 1)} others can never go on", hint="please report this trace")
 
     def arriving(self, progress: Progress | None = None) -> Steps:
         """The requests whose arrival does not hang on an answer, one after the other."""

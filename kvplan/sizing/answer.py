@@ -82,11 +82,19 @@ def _line(question: Question, layer: Layers) -> LayerLine:
     )
 
 
+def _spread(layer: Layers) -> str:
+    """Which tokens the rows of a latent or an index stand for."""
+    window = f", last {format_tokens(layer.window_tokens)} tokens" if layer.window_tokens else ""
+    return f", one for {layer.row_tokens} tokens" if layer.row_tokens > 1 else window
+
+
 def _formula(layer: Layers) -> str:
     if layer.kind == "state":
         return f"state of {layer.state_elements:,} + {layer.conv_elements:,} elements"
     if layer.kind == "latent":
-        return f"latent {layer.latent_dim}" + (f" + index {layer.index_dim} fp8 + 4 B" if layer.index_dim else "")
+        return f"latent {layer.latent_dim}" + (f" + index {layer.index_dim} fp8 + 4 B" if layer.index_dim else "") + _spread(layer)
+    if layer.kind == "index":
+        return f"index key {layer.index_dim} {layer.index_dtype or 'fp8 + 4 B'}{_spread(layer)}"
     if layer.kind == "shared":
         return "reads an earlier layer's KV"
     dims = f"2 x {layer.k_dim}" if layer.k_dim == layer.v_dim else f"({layer.k_dim} + {layer.v_dim})"
@@ -146,7 +154,7 @@ def _overfull(question: Question, offload: tuple[Placement, ...]) -> tuple[str, 
 
 def _warnings(question: Question) -> tuple[str, ...]:
     model = question.model
-    found = list(model.notes)
+    found = [*model.notes, *(question.machine.notes if question.machine else ())]
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
         found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")

@@ -45,6 +45,7 @@ def scenarios(
     tiers: dict[str, str | int | None] | None = None,
     run: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
+    isolated: bool = False,
 ) -> list[Scenario]:
     """The scenario of each source with each combination of `given` (model, machine, engine, tp, kv_dtype), named by what tells them
     apart. Raises InputError for a source that is neither a file nor a shipped scenario."""
@@ -54,8 +55,17 @@ def scenarios(
         _exists(source)
         for one in every:
             spread = {**(run or {}), "tp": _ranks(one.get("tp")), "kv_dtype": one.get("kv_dtype")}
-            names = {name: one.get(name) for name in ("model", "machine", "engine")}
-            loaded = scenario.load(source, **names, engine_version=engine_version, tiers=tiers, run=spread, sets=sets)
+            loaded = scenario.load(
+                source,
+                model=one.get("model"),
+                machine=one.get("machine"),
+                engine=one.get("engine"),
+                engine_version=engine_version,
+                tiers=tiers,
+                run=spread,
+                sets=sets,
+                isolated=isolated,
+            )
             words = [loaded.name] if len(sources) > 1 or len(every) == 1 else []
             found.append(loaded.changed(name=" ".join([*words, label(one, every)]).strip()))
     return found

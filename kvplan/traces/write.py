@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.errors import InputError, did_you_mean
 from kvplan.request import RETENTION, Request
 from kvplan.traces.formats.native import SCHEMA, Header, Row
@@ -29,7 +28,7 @@ class Writer(NamedTuple):
 
 
 def convert(
-    requests: Iterable[Request], path: str | Path, *, block_tokens: int, name: str = "", format: str = "native"
+    requests: Iterable[Request], path: str | Path, *, block_tokens: int, name: str = "", format: str = "native", source: str = ""
 ) -> tuple[int, list[str]]:
     """Write requests to a file, compressed as its suffix .gz or .zst says; returns their number and a sentence for each
     thing that the format cannot hold.
@@ -39,7 +38,7 @@ def convert(
     if format not in WRITERS:
         raise InputError(f"the format {format!r} cannot be written", hint=did_you_mean(format, WRITERS))
     writer, found = WRITERS[format], _Found(requests)
-    with _whole(Path(path).expanduser()) as stream:
+    with outputs.whole(path, sources=[source] if source else []) as raw, _compressed(raw, Path(path).suffix) as stream:
         for line in writer.lines(found, block_tokens, name):
             stream.write(line + b"\n")
         if not found.count:
@@ -89,29 +88,12 @@ _FIELDS = {
 }
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A binary stream that replaces `path` when the block ends well and leaves nothing when it does not."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as raw, _compressed(raw, path.suffix) as stream:
-            yield stream
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def _compressed(raw: BinaryIO, suffix: str) -> BinaryIO:
     if suffix == ".gz":
         return gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0)  # type: ignore[return-value]
     if suffix == ".zst":
         return package("zstandard", "a .zst file").ZstdCompressor().stream_writer(raw, closefd=False)
-    return raw
+    return nullcontext(raw)  # type: ignore[return-value]
 
 
 def _native(requests: Iterable[Request], block_tokens: int, name: str) -> Iterator[bytes]:

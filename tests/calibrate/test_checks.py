@@ -8,13 +8,13 @@ from kvplan.calibrate import checks
 from kvplan.calibrate.datasheet import link_Bps, peak
 from kvplan.calibrate.measure import facts as inventory
 from kvplan.calibrate.profile import to_toml
-from kvplan.calibrate.records import Point, Row, point
+from kvplan.calibrate.records import Estimate, Point, point
 
 H100 = {"gpu_name": "NVIDIA H100 80GB HBM3", "link_gen_max": 5, "link_width_max": 16}
 
 
-def _row(one: Point, seconds: float) -> Row:
-    return Row(point=one, seconds=seconds, lo=seconds, hi=seconds, blocks=6, samples=6, converged=True)
+def _row(one: Point, seconds: float) -> Estimate:
+    return Estimate(point=one, seconds=seconds, lo=seconds, hi=seconds, blocks=6, samples=6, converged=True)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def _row(one: Point, seconds: float) -> Row:
         (point("gemm", m=4096, n=4096, k=4096), 138.97e-6),
         # One token: 2 x 4096 x 4096 B of weights at 3.35 TB/s: 10.02 us.
         (point("gemm", m=1, n=4096, k=4096), 10.016e-6),
-        # A copy moves its bytes twice.
-        (point("hbm", what="copy", bytes=3.35e9), 2e-3),
+        # 3.35 GB at 3.35 TB/s.
+        (point("hbm", bytes=3.35e9), 1e-3),
     ],
 )
 def test_a_figure_above_a_bound_is_discarded_and_said(one: Point, bound_s: float) -> None:
@@ -75,10 +75,6 @@ def test_throttling_is_said_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> 
     assert [f.code for f in found] == ["G02"]
     assert "24%" in found[0].text  # 1 - 1500/1980; the idle clock does not count
     assert "power cap" in found[0].text
-
-
-def test_lists_of_cpus() -> None:
-    assert inventory._cpu_list("0-2,8\n") == {0, 1, 2, 8}
 
 
 def test_toml_reads_back() -> None:

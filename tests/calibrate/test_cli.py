@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("scipy")
 ROOT = Path(__file__).resolve().parents[2]
 
 

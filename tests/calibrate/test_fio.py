@@ -52,7 +52,7 @@ def test_reads_beside_fio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             ratios = []
             for turn in range(3):
                 instrument.fresh(turn)
-                ours = instrument.measure(point("disk_read", bytes=block, threads=4, pages="small", order="random"), 1)
+                ours = instrument.measure(point("disk_read", bytes=block, threads=4, pages="small"), 1)
                 ratios.append(ours[0].notes["Bps"] / _fio(file.path, file.size, block, 4))
             with capsys.disabled():
                 print(f"\n{block >> 10} KiB x 4 readers, 4 KiB pages: {statistics.median(ratios):.2f} of fio")

@@ -12,24 +12,27 @@ pytestmark = [
 ]
 
 POINTS = [
-    point("launch", what="graph_node"),
-    point("copy", direction="h2d", memory="pinned", bytes=64 * MiB, gpu=0),
-    point("copy", direction="d2h", memory="huge", bytes=MiB, gpu=0),
+    point("launch"),
+    point("copy", direction="h2d", memory="pinned", bytes=64 * MiB),
+    point("copy", direction="d2h", memory="alone", bytes=MiB),
+    point("mapped", direction="h2d", bytes=64 * MiB),
+    point("mapped", direction="d2h", bytes=64 * MiB),
     point("scatter", direction="h2d", path="loop", bytes=65536, pieces=16),
-    point("scatter", direction="d2h", path="gather", bytes=65536, pieces=16),
+    point("scatter", direction="h2d", path="batch", bytes=65536, pieces=16),
     point("duplex", direction="h2d", bytes=64 * MiB),
     point("gemm", model="llama-3.1-8b", what="o", m=64, n=4096, k=4096),
     point("attention_prefill", path="flash", new=512, context=512, heads=32, kv_heads=8, dim=128),
     point("attention_decode", path="flash", batch=4, context=1024, heads=32, kv_heads=8, dim=128),
-    point("elementwise", what="rope", m=16, model="llama-3.1-8b"),
-    point("decode_step", model="llama-3.1-8b/1", run="graph", batch=2, context=128),
+    point("elementwise", what="residual", m=16, model="llama-3.1-8b"),
+    point("decode_step", model="llama-3.2-1b", batch=2, context=128),
+    point("sustained", model="llama-3.2-1b", new=2048, context=0, span_s=1.0),
 ]
 
 
 @pytest.mark.parametrize("one", POINTS, ids=lambda p: p.key)
 def test_points_are_measured_and_their_results_checked(one) -> None:  # type: ignore[no-untyped-def]
     from kvplan.calibrate.checks import possible
-    from kvplan.calibrate.measure.gpu import TorchInstrument
+    from kvplan.calibrate.measure.instrument import TorchInstrument
     from kvplan.calibrate.sample import estimate
 
     instrument = TorchInstrument()

@@ -126,14 +126,14 @@ def test_reads_from_the_page_cache_are_discarded(disk: DiskInstrument, monkeypat
     monkeypatch.setattr(TestFile, "open", lambda self, **_: os.open(self.path, os.O_RDONLY))
     monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.05)
     with pytest.raises(CheckError, match="D05"):
-        disk.measure(point("disk_read", bytes=MiB, threads=1, pages="huge", order="random"), 1)
+        disk.measure(point("disk_read", bytes=MiB, threads=1, pages="huge"), 1)
     assert any(finding.code == "D05" for finding in disk.findings())
 
 
 def test_direct_reads_come_from_the_device(disk: DiskInstrument, monkeypatch: pytest.MonkeyPatch) -> None:
     _counts_reads()
     monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.05)
-    sample = disk.measure(point("disk_read", bytes=MiB, threads=2, pages="huge", order="random"), 1)[0]
+    sample = disk.measure(point("disk_read", bytes=MiB, threads=2, pages="huge"), 1)[0]
     assert sample.notes["counted_ratio"] == pytest.approx(1.0, abs=0.05)
     assert sample.notes["Bps"] * sample.seconds == pytest.approx(MiB)
 
@@ -144,13 +144,13 @@ def test_content_that_is_not_what_was_written_is_an_error(disk: DiskInstrument, 
         raw.write(b"\0" * file.size)
     monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.02)
     with pytest.raises(CheckError, match="D06"):
-        disk.measure(point("disk_read", bytes=MiB, threads=1, pages="huge", order="random"), 1)
+        disk.measure(point("disk_read", bytes=MiB, threads=1, pages="huge"), 1)
 
 
 def test_writes_keep_the_stamps(disk: DiskInstrument, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvplan.calibrate.measure.disk.WINDOW_S", 0.02)
-    disk.measure(point("disk_write", bytes=MiB, threads=2, pages="huge", order="random"), 1)
-    disk.measure(point("disk_read", bytes=MiB, threads=2, pages="huge", order="random"), 1)
+    disk.measure(point("disk_write", bytes=MiB, threads=2, pages="huge"), 1)
+    disk.measure(point("disk_read", bytes=MiB, threads=2, pages="huge"), 1)
 
 
 @pytest.mark.parametrize(("requested", "counted", "level"), [(100, 94, "discard"), (100, 111, "warning")])

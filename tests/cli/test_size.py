@@ -86,7 +86,7 @@ def test_hugging_face_ids_find_the_catalog() -> None:
     [
         (["size"], "name a model"),
         (["size", "lama-3.1-8b"], "did you mean llama-3.1-8b"),
-        (["size", "llama-3.1-8b", "--machine", "h100"], "no machine named"),
+        (["size", "llama-3.1-8b", "--machine", "h1000"], "no machine named"),
         (["size", "llama-3.1-8b", "--engine", "vlm"], "no engine named"),
         (["size", "llama-3.1-8b", "--engine", "vllm@new"], "not a version"),
         (["size", "llama-3.1-8b", "--ctx", "128G"], "unknown unit"),

@@ -67,7 +67,6 @@ def test_an_interrupt_keeps_what_was_measured(server: str, trace: Path) -> None:
         (["http://127.0.0.1:9", "TRACE", "--machine", MACHINE], 2, "is the server up"),
         (["http://127.0.0.1:9", "TRACE", "--tolerance", "200%"], 2, "between 0 and 100 %"),
         (["LOCKED", "TRACE", "--machine", MACHINE], 2, "refuses the key"),
-        (["LAW", "TRACE"], 2, "which machine"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_sentence(server: str, trace: Path, arguments: list[str], code: int, said: str) -> None:

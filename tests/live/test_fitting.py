@@ -18,6 +18,8 @@ from kvplan.scenario import Scenario, load, with_setting
 
 TRUE = {
     "engine.overhead.transit_s": 4e-3,
+    "engine.overhead.prepare_s": 4e-3,
+    "engine.overhead.collect_s": 4.5e-3,
     "engine.overhead.launch_layer_s": 0.7e-3,
     "engine.overhead.launch_layer_eager_s": 1.5e-3,
     "engine.kernel_share": 0.85,
@@ -61,7 +63,10 @@ def measured(world: Scenario, plan: probe.Design, noise: float) -> Attempt:
     return Attempt(scenario=world, requests=plan.requests, block_tokens=probe.BLOCK, run=run, known=[], counted={}, seconds=1.0, remarks=[])
 
 
-def test_a_slower_server_is_learned_and_predicted(tmp_path: Path) -> None:
+def test_a_slower_server_is_learned_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ("transit_s", "launch_layer_s", "launch_layer_eager_s", "step_sequence_s")  # fewer numbers, for a short test
+    monkeypatch.setattr(fitting, "OVERHEADS", {path: usual for path, usual in fitting.OVERHEADS.items() if path.endswith(told)})
+    monkeypatch.setattr(fitting, "EFFICIENCIES", ("engine.kernel_share", "machine.gpu.weight_read_efficiency"))
     plan = small(tmp_path)
     attempt = measured(scenario(tmp_path, TRUE), plan, noise=0.01)
     shipped = scenario(tmp_path, {})
@@ -73,6 +78,8 @@ def test_a_slower_server_is_learned_and_predicted(tmp_path: Path) -> None:
     assert found.coverage is not None and found.coverage >= 0.85
     share = next(one for one in found.numbers if one.path == "engine.kernel_share")
     assert share.lo < TRUE["engine.kernel_share"] < share.hi
+    host = next(one for one in found.numbers if one.path == "machine.host.launch_s")
+    assert 1.2 < host.value / host.shipped < 1.9  # all that was changed on the host side was multiplied by about 1.5
     # What it learned holds where it was not asked: twelve prompts of 3,000 tokens at once.
     asked = [Request(index=i, arrival_s=0.01 * i, prompt_tokens=3000, output_tokens=20) for i in range(12)]
     truth, guess, before = (float(sent.run(world, asked, 0)[1]["ttft_s"].mean()) for world in (scenario(tmp_path, TRUE), fitted, shipped))
@@ -85,6 +92,8 @@ def test_a_slower_server_is_learned_and_predicted(tmp_path: Path) -> None:
     assert engine.kernel_share == pytest.approx(fitted.engine.kernel_share, rel=1e-5)
     assert machine.gpu.weight_read_efficiency == pytest.approx(fitted.machine.gpu.weight_read_efficiency, rel=1e-5)
     assert engine.provenance["kernel_share"].source.startswith("measured on this server")
+    assert machine.host.launch_s == pytest.approx(host.value, rel=1e-4)
+    assert machine.provenance["host.launch_s"].kind == "measured"
     assert engine.provenance["kernel_share"].lo == pytest.approx(share.lo)
 
 

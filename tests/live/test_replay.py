@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import statistics
+from pathlib import Path
 
 import pytest
 
+from kvplan.errors import InputError
+from kvplan.live.client import tls
 from kvplan.live.content import Content, planned
 from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Replay
 from kvplan.live.replay import late, replay
@@ -129,6 +132,14 @@ def test_an_empty_first_chunk(server: str, habit: str, counted: bool) -> None:
     run = send(where, alone(5))
     assert all([tokens for _, tokens in answer.reads] == list(range(1, 9)) for answer in run.answers)
     assert -1e-3 < beside_law_s(run) < SCHEDULER_S
+
+
+def test_certificates_are_checked_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    assert tls(Endpoint(url="https://x")) is True
+    assert tls(Endpoint(url="https://x", verify=False)) is False
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    with pytest.raises(InputError, match="not a file of certificates"):
+        tls(Endpoint(url="https://x", ca_file=str(tmp_path / "ca.pem")))
 
 
 def test_a_session_waits_for_its_last_answer(server: str) -> None:

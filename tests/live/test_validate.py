@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+import kvplan
 from kvplan.errors import InputError
 from kvplan.live import sent
 from kvplan.live.compare import checks, errors, impossible_cached, measured
@@ -227,6 +229,18 @@ def test_results_of_other_tools_are_the_measured_side(write: Callable[[list[dict
     assert abs(result.error.ttft_mean or 0.0) < 1e-3 and abs(result.error.itl_p50 or 0.0) < 5e-3
     assert result.error.cached_exact == (1.0 if write is as_guidellm else None)
     assert any("its own lateness is not known" in text for text in result.warnings)
+
+
+def test_an_earlier_run_can_be_predicted_anew(honest: str, trace: Path, tmp_path: Path, patient: None) -> None:
+    first = kvplan.validate(f"{honest}/table/v1/", trace, machine=MACHINE, tolerance=0.25)
+    assert first.verdict == "agrees" and len(first.rows) == 12
+    path = tmp_path / "first.json"
+    path.write_bytes(msgspec.json.encode(first))
+    again = kvplan.validate(f"{honest}/table", trace, machine=MACHINE, results=str(path), tolerance=0.25)
+    assert again.measured.ttft_s == first.measured.ttft_s
+    assert again.predicted.ttft_s.mean == pytest.approx(first.predicted.ttft_s.mean, rel=1e-3)
+    slower = kvplan.validate(f"{honest}/table", trace, machine="l4", results=str(path))
+    assert slower.verdict == "off" and (slower.error.ttft_mean or 0) > 1
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"start_times": 3}', '{"benchmarks": []}', '{"request_start_ns": 1}', '"start_times"'])

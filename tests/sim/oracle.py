@@ -29,6 +29,7 @@ class Blocks:
         self.held: set[Name] = set()
         self.coming: set[Name] = set()
         self.pins: Counter[Name] = Counter()
+        self.reused: Callable[[Name | None], None] = lambda name: None
         self.order: list[Name | None] = []  # oldest first; None: a block that nobody can find again
 
     def room(self) -> int:
@@ -40,6 +41,7 @@ class Blocks:
         while self.empty < count:
             name = self.order.pop(0)
             self.held.discard(name)  # type: ignore[arg-type]
+            self.reused(name)
             self.empty += 1
         self.empty -= count
         return True
@@ -85,7 +87,7 @@ class Seq:
         self.prompt_names, self.generated = names, []  # type: ignore[var-annotated]
         self.names: list[Name] = []
         self.blocks = self.named = self.computed = self.planned = self.emitted = 0
-        self.stored = self.epoch = self.preemptions = self.seen_step = 0
+        self.stored = self.preemptions = self.seen_step = 0
         self.running = self.waits = self.counted = False
         self.waiters: list[Seq] = []
         self.hits = (0, 0, 0)
@@ -114,10 +116,16 @@ class Oracle:
         self.waiting: list[Seq] = []
         self.held: list[Seq] = []
         self.running: list[Seq] = []
+        self.leaving: list[Seq] = []  # preempted, with a step in flight
         self.inflight: list[Step] = []
         self.executing: Step | None = None
+        self.submitted = [0.0, 0.0]
+        self.copied: list[tuple[float, set[Name]]] = []
+        self.space = 0.0
+        self.gpu.reused = self.reused
         self.loading: dict[tuple[str, Name], Seq] = {}
         self.stuck: Seq | None = None
+        self.parents: dict[Name, Name] = {}
         self.steps = 0
         self.pauses = Pauses(self.cost.overhead, offloading=self.cpu is not None)
         self.busy_until = self.built = 0.0
@@ -139,6 +147,7 @@ class Oracle:
                 continue
             full = min(request.prompt_tokens, len(request.blocks) * kt) // self.block
             names = [(i, request.blocks[: (self.block * (i + 1) - 1) // kt + 1]) for i in range(full)]
+            self.parents.update(zip(names[1:], names, strict=False))  # type: ignore[arg-type]
             seq = Seq(request, output, names)  # type: ignore[arg-type]
             seq.arrival = request.arrival_s / self.world.scenario.run.speedup
             front = max(seq.arrival, front) + overhead.request_s + overhead.request_token_s * request.prompt_tokens
@@ -168,6 +177,7 @@ class Oracle:
         self.executing = plan
         self.steps += 1
         plan["start"] = max(self.inputs_sent(), plan["ready"])
+        plan["s"] += max(0.0, self.space - plan["start"])
         self.busy_until = max(plan["start"] + plan["s"], plan["launched"])
         self.after(self.busy_until - self.now, lambda: self.executed(plan))
 
@@ -195,16 +205,25 @@ class Oracle:
 
     def handle(self, plan: Step) -> None:
         self.inflight.remove(plan)
-        for seq, epoch in plan["sampled"]:
-            if seq.epoch == epoch:
-                seq.emitted += 1
-                seq.first = seq.first or self.now
-                if seq.emitted == seq.output:
-                    self.finish(seq)
+        for seq in plan["sampled"]:
+            seq.emitted += 1
+            seq.first = seq.first or self.now
+            if seq.emitted == seq.output:
+                self.finish(seq)
+        for seq in [seq for seq in self.leaving if not self.in_flight(seq)]:
+            self.leaving.remove(seq)
+            self.requeue(seq)
         self.pump()
+
+    def in_flight(self, seq: Seq) -> bool:
+        return any(seq in plan["decodes"] or any(chunk[0] is seq for chunk in plan["chunks"]) for plan in self.inflight)
 
     def finish(self, seq: Seq) -> None:
         seq.last = self.now
+        if seq in self.leaving:  # preempted while its last token was on its way
+            self.leaving.remove(seq)
+            self.done.append(seq)
+            return
         self.running.remove(seq)
         if self.cpu is not None and self.engine.offload.store_generated:
             full = (seq.prompt + seq.emitted - 1) // self.block
@@ -242,17 +261,17 @@ class Oracle:
                 break
             self.add(plan, seq, new)
             budget -= new
-        if not preempted or not (plan["chunks"] or plan["decodes"]):
+        if not self.leaving and (not preempted or not (plan["chunks"] or plan["decodes"])):
             self.admit(plan, budget)
         chunks, contexts = plan["chunks"], [seq.computed for seq in plan["decodes"]]
         attention = self.cost.decode_attention_s(contexts) if contexts else 0.0
         if not chunks and not contexts:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
-        admit = self.cost.overhead.admit_token_s * plan["admitted"]
-        host = admit + self.cost.host_s(sizes, len(contexts))
+        admit = self.cost.overhead.admit_token_s * plan["admitted"] + max(0.0, max(self.submitted) - self.now)
+        host = self.cost.host_s(sizes, len(contexts))
         plan["ready"] += admit
-        plan["launched"] = self.now + host
+        plan["launched"] = self.now + admit + host
         plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
         if not chunks:
             plan["s"] = max(plan["s"], host)
@@ -269,7 +288,7 @@ class Oracle:
         else:
             plan["decodes"].append(seq)
         seq.planned += 1
-        plan["sampled"].append((seq, seq.epoch))
+        plan["sampled"].append(seq)
 
     def share(self, seq: Seq) -> None:
         for name in seq.names[: seq.computed // self.block]:
@@ -289,18 +308,25 @@ class Oracle:
         start, end = len(seq.names), min(seq.computed, seq.prompt + seq.emitted) // self.block
         if end > start and seq.named == start:
             own = [("own", seq.index, seq.preemptions, i) for i in range(start, end)]
+            self.parents.update(zip(own, [*seq.names[-1:], *own], strict=False) if seq.names else zip(own[1:], own, strict=False))
             self.gpu.pin(own)
             self.gpu.held |= set(own)
             seq.generated.append(own)
             seq.names = [*seq.names, *own]
             seq.named = end
         self.release(seq)
+        if self.in_flight(seq):
+            self.leaving.append(seq)
+        else:
+            self.requeue(seq)
+
+    def requeue(self, seq: Seq) -> None:
         seq.computed = seq.stored = 0
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
-        seq.epoch += 1
         seq.preemptions += 1
         self.waiting.insert(0, seq)
+        self.stuck = None
 
     # -- admission
 
@@ -320,7 +346,8 @@ class Oracle:
                 break
             if new:
                 place.remove(seq)
-                self.pauses.owed += 0 if seq.counted else self.pauses.per_token * seq.output
+                if not seq.counted:
+                    self.pauses.admitted(seq.output, seq.target - seq.computed)
                 seq.running = seq.counted = True
                 self.running.append(seq)
                 plan["admitted"] += seq.target
@@ -371,13 +398,23 @@ class Oracle:
         return any(name in self.gpu.held or self.gpu.pins[name] for name in names)
 
     def hold(self, seq: Seq, reach: int, upto: int) -> bool:
-        evictable = sum(name in self.gpu.order for name in seq.names)
+        evictable = sum(name in self.gpu.order for name in seq.names[:reach])
         if -(-(self.wanted(seq, upto) - reach * self.block) // self.block) > self.gpu.room() - evictable:
             return False
+        for name in reversed(seq.names[reach:]):  # computed again, in blocks of its own
+            if self.goes_on(name):
+                break
+            if name in self.gpu.order:
+                self.gpu.order[self.gpu.order.index(name)] = None
+                self.gpu.held.discard(name)
         self.gpu.pin(seq.names)
         seq.blocks = seq.named = reach
         self.allocate(seq, upto)
         return True
+
+    def goes_on(self, name: Name) -> bool:
+        """Is something cached or in use that continues a block."""
+        return any(self.parents.get(other) == name for other in {*self.gpu.held, *(+self.gpu.pins)})
 
     # -- tiers below
 
@@ -403,7 +440,8 @@ class Oracle:
         self.under_way(seq, "gpu", names[reach:held])
         overhead, began, count = self.cost.overhead, self.now, held - reach
         ready = began
-        if self.engine.offload.loads_exclude_steps and self.executing is not None:
+        self.hand_over(IN, count)
+        if self.engine.offload.load_start == "step_end" and self.executing is not None:
             ready = max(began, self.busy_until)
         ready = self.built = max(ready, self.built) + overhead.load_block_s * count
         _, done = self.link.send(IN, ready, self.link_s(IN, count))
@@ -418,10 +456,15 @@ class Oracle:
             seq.hits = seq.hits if seq.counted else (reach * self.block, count * self.block - from_disk, from_disk)
             seq.load += self.now - began
             seen = self.engine.offload.loads_seen_after_step and self.executing is not None
-            self.over(seq, "gpu", self.steps + 1 if seen else 0)
+            self.over(seq, "gpu", self.launched_next() if seen else 0)
 
         self.at(done, loaded)
         return True
+
+    def launched_next(self) -> int:
+        assert self.executing is not None
+        first = self.steps - self.inflight.index(self.executing)
+        return next((first + at for at, plan in enumerate(self.inflight) if plan["launched"] > self.now), first + len(self.inflight))
 
     def promote(self, seq: Seq, names: list[Name], held: int, below: int) -> bool:
         cpu, disk = self.cpu, self.disk
@@ -499,19 +542,33 @@ class Oracle:
             return
         seq.stored = end
         cpu.coming |= set(gaps)
-        self.gpu.pin(names)
         _, done = self.link.send(OUT, self.now, self.link_s(OUT, len(gaps)))
+        self.hand_over(OUT, len(gaps))
+        holds = self.engine.offload.store_holds_blocks
+        if holds:
+            self.gpu.pin(names)
+        else:
+            self.copied.append((done, set(wanted[wanted.index(gaps[0]) :])))
 
         def stored() -> None:
             cpu.arrived(gaps)
             self.cascade(names, wanted)
             cpu.unpin(names)
-            self.gpu.unpin(names)
-            if self.stuck:
-                self.stuck = None
-                self.pump()
+            if holds:
+                self.gpu.unpin(names)
+                if self.stuck:
+                    self.stuck = None
+                    self.pump()
 
         self.at(done, stored)
+
+    def hand_over(self, direction: int, count: int) -> None:
+        self.submitted[direction] = max(self.now, self.submitted[direction]) + self.cost.overhead.submit_block_s * count
+
+    def reused(self, name: Name | None) -> None:
+        for done, names in self.copied:
+            if done > self.now and name in names:
+                self.space = max(self.space, done)
 
     def cascade(self, names: list[Name], wanted: list[Name]) -> None:
         disk, cpu = self.disk, self.cpu

@@ -35,6 +35,7 @@ def options(seed: int) -> dict[str, Any]:
             "store_generated": rng.random() < 0.3,
             "outputs_behind_stores": rng.random() < 0.5,
             "loads_seen_after_step": rng.random() < 0.5,
+            "store_holds_blocks": seed % 3 == 0,
             "loads_exclude_steps": rng.random() < 0.5,
         },
         "overhead": {

@@ -43,7 +43,7 @@ def missed_blocks(policy: str, requests: Iterable[Request], capacity: int) -> in
 
 def store(tier: Tier, leaf: Node) -> None:
     """Put a path in place: what it has is kept meanwhile, what does not fit is left out at its end."""
-    room = tier.room_tokens - tier.pinnable_tokens(span(leaf, 0))
+    room = tier.room_tokens - tier.pinnable_tokens(span(leaf, 0), leaf.end)
     tier.pin(leaf)
     gaps: list[Gap] = []
     for node, have, want in tier.lacking(leaf, leaf.end):

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kvplan.calibrate.measure.gpu import Gpu
+from kvplan.calibrate.measure.gpu import TorchGpu
 from kvplan.calibrate.measure.timing import Trial
 from kvplan.calibrate.records import CheckError, Point
 from kvplan.calibrate.shapes import shape
 
 
-def gemm(gpu: Gpu, point: Point) -> Trial:
+def gemm(gpu: TorchGpu, point: Point) -> Trial:
     """y = x W^T in bf16 with as many weights in turn as outrun the L2 cache."""
     m, n, k = point.number("m"), point.number("n"), point.number("k")
     weights = [gpu.normal(n, k, scale=0.02) for _ in range(gpu.copies_for(2 * n * k))]
@@ -36,7 +36,7 @@ def _near(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
         raise CheckError(f"{what}: result is {error:.2g} off its float32 reference")
 
 
-def _cache(gpu: Gpu, elements: int) -> torch.Tensor:
+def _cache(gpu: TorchGpu, elements: int) -> torch.Tensor:
     """One arena of random bf16 for K and V, as large as the largest asked for in this block."""
     arena = gpu.kept.get("kv arena")
     if arena is None or arena.numel() < elements:
@@ -45,7 +45,7 @@ def _cache(gpu: Gpu, elements: int) -> torch.Tensor:
     return arena
 
 
-def attention_prefill(gpu: Gpu, point: Point) -> Trial:
+def attention_prefill(gpu: TorchGpu, point: Point) -> Trial:
     """Attention of `new` tokens over `context` cached ones and themselves, causal, one sequence.
 
     `flash` is torch's FlashAttention-2 with the causal mask aligned to the lower right; `cudnn` is cuDNN's kernel,
@@ -91,7 +91,7 @@ def _check_prefill(found: torch.Tensor, query: torch.Tensor, key: torch.Tensor, 
         _near(found[0, 0, row].float(), scores.softmax(0) @ value[0, 0, :seen].float(), point.key)
 
 
-def attention_decode(gpu: Gpu, point: Point) -> Trial:
+def attention_decode(gpu: TorchGpu, point: Point) -> Trial:
     """One new token for each of `batch` sequences over `context` cached ones, K and V contiguous.
 
     `flash` is FlashAttention-2 with the work split over the keys (heads that share K and V are folded into rows);
@@ -125,7 +125,7 @@ def attention_decode(gpu: Gpu, point: Point) -> Trial:
     return Trial(matmul, clock="graph")
 
 
-def _kept_elements(gpu: Gpu) -> int:
+def _kept_elements(gpu: TorchGpu) -> int:
     arena = gpu.kept.get("kv arena")
     return 0 if arena is None else arena.numel()
 
@@ -135,23 +135,13 @@ def _check_decode(found: torch.Tensor, query: torch.Tensor, key: torch.Tensor, v
     _near(found[-1, -1, 0].float(), scores.softmax(0) @ value[-1, -1].float(), point.key)
 
 
-def elementwise(gpu: Gpu, point: Point) -> Trial:
-    """One of the memory-bound operations of a layer on `m` tokens, as single torch kernels where torch has one."""
-    dims, m = shape(point.text("model")), point.number("m")
-    x = gpu.normal(m, dims.hidden)
-    y = gpu.normal(m, dims.hidden)
-    weight = gpu.normal(dims.hidden)
+def elementwise(gpu: TorchGpu, point: Point) -> Trial:
+    """One of the memory-bound operations of a layer on `m` tokens, as single torch kernels."""
+    hidden, m = shape(point.text("model")).hidden, point.number("m")
+    x, y, weight = gpu.normal(m, hidden), gpu.normal(m, hidden), gpu.normal(hidden)
     if point.text("what") == "rms_norm":
-        return Trial(lambda _: F.rms_norm(x, (dims.hidden,), weight, 1e-5), clock="graph", limit=128)
-    if point.text("what") == "residual":
-        return Trial(lambda _: torch.add(x, y, out=y), clock="graph", limit=128)
-    if point.text("what") == "silu_mul":
-        both = gpu.normal(m, 2 * dims.ffn)
-        gate, up = both.split(dims.ffn, dim=1)
-        return Trial(lambda _: F.silu(gate).mul_(up), clock="graph", limit=128)
-    query = gpu.normal(m, dims.heads, dims.head_dim)
-    cosine, sine = gpu.normal(m, 1, dims.head_dim), gpu.normal(m, 1, dims.head_dim)
-    return Trial(lambda _: rotate(query, cosine, sine), clock="graph", limit=128)
+        return Trial(lambda _: F.rms_norm(x, (hidden,), weight, 1e-5), clock="graph", limit=128)
+    return Trial(lambda _: torch.add(x, y, out=y), clock="graph", limit=128)
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -160,7 +150,7 @@ def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.T
     return torch.addcmul(x * cosine, torch.cat((-right, left), dim=-1), sine)
 
 
-TRIALS: dict[str, Callable[[Gpu, Point], Trial]] = {
+TRIALS: dict[str, Callable[[TorchGpu, Point], Trial]] = {
     "gemm": gemm,
     "attention_prefill": attention_prefill,
     "attention_decode": attention_decode,

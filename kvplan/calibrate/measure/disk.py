@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kvplan.calibrate.measure import storage
-from kvplan.calibrate.measure.testfile import PAGE, TestFile, buffer, check_stamps, stamp
+from kvplan.calibrate.measure.testfile import TestFile, buffer, check_stamps, stamp
 from kvplan.calibrate.records import CheckError, Finding, Point, Sample, Value
 from kvplan.errors import InputError
 from kvplan.units import MiB
@@ -31,7 +30,6 @@ class Worker:
         self.file, self.write, self.memory = file, write, memory
         self.block = point.number("bytes")
         self.slots = file.size // self.block
-        self.sequential = point.text("order") == "sequential"
         self.random = random.Random(seed)
         self.descriptor = file.open(write=write)
         self.done: list[tuple[float, float]] = []
@@ -40,10 +38,8 @@ class Worker:
     def run(self, stop_at: float) -> None:
         """Operate until the clock passes `stop_at`; keeps start and end of every operation."""
         view = memoryview(self.memory)
-        slot = self.random.randrange(self.slots)
         while (began := time.perf_counter()) < stop_at:
-            slot = (slot + 1) % self.slots if self.sequential else self.random.randrange(self.slots)
-            offset = slot * self.block
+            offset = self.random.randrange(self.slots) * self.block
             if self.write:
                 stamp(self.memory, self.file.seed, offset)
                 count = os.pwrite(self.descriptor, view, offset)
@@ -59,7 +55,7 @@ class Worker:
 
 
 class DiskInstrument:
-    """All disk and host-memory points. `pinned(size)` makes page-locked buffers when a GPU is at hand."""
+    """All disk points. `pinned(size)` makes page-locked buffers when a GPU is at hand."""
 
     def __init__(self, folder: Path, size: int, *, seed: int, pinned: Callable[[int], Any] | None = None) -> None:
         refused = storage.check_filesystem(folder) if folder.is_dir() else None
@@ -77,8 +73,7 @@ class DiskInstrument:
             "disk_write": self._writes,
             "disk_mixed": self._mixed,
             "disk_sustained": self._sustained,
-            "disk_path": self._paths,
-            "host_copy": _host_copies,
+            "disk_again": self._again,
         }
 
     def waived(self, point: Point) -> str:
@@ -224,22 +219,9 @@ class DiskInstrument:
         notes["sustained_Bps"] = float(np.mean(slices[-quarter:]))
         return [Sample(seconds=point.number("bytes") / notes["sustained_Bps"], notes=notes)]
 
-    def _paths(self, point: Point, _: int) -> list[Sample]:
-        """Through the page cache and through a mapping, cold and hot, and a small span again and again: what not to
-        take for the disk.
-        """
-        file, how, size = self.ready(), point.text("how"), min(point.number("bytes"), self.ready().size)
-        if how == "again":
-            return [self._again(point, file, size)]
-        if how.endswith("cold"):
-            file.drop_cache()
-        else:
-            _read_all(file, size, mapped=False)
-        began = time.perf_counter()
-        _read_all(file, size, mapped=how.startswith("mmap"))
-        return [Sample(seconds=(time.perf_counter() - began) * point.number("bytes") / size)]
-
-    def _again(self, point: Point, file: TestFile, size: int) -> Sample:
+    def _again(self, point: Point, _: int) -> list[Sample]:
+        """One span three times: what a cache behind the device answers is no disk's figure."""
+        file, size = self.ready(), min(point.number("bytes"), self.ready().size)
         descriptor, memory = file.open(), buffer(4 * MiB, huge=True)
         try:
             passes = []
@@ -253,7 +235,7 @@ class DiskInstrument:
         finding = storage.check_reread(size / passes[0], size / min(passes[1:]))
         if finding:
             self.noticed.append(finding)
-        return Sample(seconds=min(passes[1:]) * point.number("bytes") / size, notes={"first_s": passes[0]})
+        return [Sample(seconds=min(passes[1:]) * point.number("bytes") / size, notes={"first_s": passes[0]})]
 
     def facts(self) -> dict[str, Value]:
         return storage.facts(self.folder)
@@ -298,36 +280,3 @@ def _tally(workers: list[Worker], start: float, end: float) -> dict[str, float]:
     inside = np.clip(np.minimum(array[:, 1], end) - np.maximum(array[:, 0], start), 0, None) / long
     rate = float(inside.sum()) * workers[0].block / (end - start)
     return {"Bps": rate, "latency_p50_s": float(np.median(long)), "latency_p99_s": float(np.quantile(long, 0.99))}
-
-
-def _read_all(file: TestFile, size: int, *, mapped: bool) -> None:
-    descriptor = os.open(file.path, os.O_RDONLY)
-    try:
-        if mapped:
-            with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as view:
-                pages = np.frombuffer(view, dtype=np.uint8)
-                int(pages[::PAGE].sum())
-                del pages
-        else:
-            memory = buffer(4 * MiB, huge=True)
-            for offset in range(0, size, 4 * MiB):
-                os.preadv(descriptor, [memory], offset)
-    finally:
-        os.close(descriptor)
-
-
-def _host_copies(point: Point, samples: int) -> list[Sample]:
-    """Copies in host memory by threads; one operation copies `bytes` in all (read once, written once)."""
-    count, size = point.number("threads"), point.number("bytes")
-    share = size // count // PAGE * PAGE
-    memories = [np.frombuffer(buffer(2 * share, huge=True), dtype=np.uint8) for _ in range(count)]
-    taken = []
-    for _ in range(samples):
-        threads = [threading.Thread(target=np.copyto, args=(m[:share], m[share:])) for m in memories]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        taken.append(Sample(seconds=time.perf_counter() - began))
-    return taken

@@ -63,32 +63,6 @@ def other_processes(index: int) -> list[str]:
     return [name.strip() for pid, name in rows if pid.strip() != str(os.getpid())]
 
 
-def gpu_numa_node(bus_id: str) -> int:
-    """NUMA node of a PCI device; -1 when the kernel does not say."""
-    path = Path("/sys/bus/pci/devices") / bus_id / "numa_node"
-    try:
-        return int(path.read_text()) if bus_id else -1
-    except (OSError, ValueError):
-        return -1
-
-
-def numa_cpus() -> dict[int, set[int]]:
-    """CPUs of each NUMA node."""
-    nodes: dict[int, set[int]] = {}
-    for path in Path("/sys/devices/system/node").glob("node[0-9]*/cpulist"):
-        with contextlib.suppress(OSError):
-            nodes[int(path.parent.name[4:])] = _cpu_list(path.read_text())
-    return nodes
-
-
-def _cpu_list(text: str) -> set[int]:
-    cpus: set[int] = set()
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        cpus.update(range(int(first), int(last or first) + 1))
-    return cpus
-
-
 def host_facts() -> dict[str, Value]:
     """CPU, memory (and the control group's limit), kernel, hypervisor, huge pages."""
     memory = _memory_total()
@@ -98,7 +72,6 @@ def host_facts() -> dict[str, Value]:
         "kernel": platform.release(),
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
-        "numa_nodes": max(1, len(numa_cpus())),
         "host_memory_bytes": min(memory, limit) if limit else memory,
         "memory_total_bytes": memory,
         "memory_limit_bytes": limit,

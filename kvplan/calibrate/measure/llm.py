@@ -1,23 +1,25 @@
-"""Whole decoders with random weights: decode steps and prefill chunks, in eager mode and as CUDA graphs."""
+"""Decoders with random weights: decode steps and prefill chunks as CUDA graphs, prefill for seconds on end, and the host's launches."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from kvplan.calibrate.measure.compute import rotate
-from kvplan.calibrate.measure.gpu import Gpu
+from kvplan.calibrate.measure.gpu import TorchGpu
 from kvplan.calibrate.measure.timing import Trial
-from kvplan.calibrate.records import Point
+from kvplan.calibrate.records import Point, Sample
 from kvplan.calibrate.shapes import Shape, shape
 
 
 class Layer:
     """Weights of one decoder layer, bf16, outputs x inputs."""
 
-    def __init__(self, gpu: Gpu, dims: Shape) -> None:
+    def __init__(self, gpu: TorchGpu, dims: Shape) -> None:
         products = dims.layer_products()
         self.qkv, self.o, self.gate_up, self.down = (gpu.normal(*products[name], scale=0.02) for name in products)
         self.norms = [gpu.normal(dims.hidden) for _ in range(2)]
@@ -29,9 +31,9 @@ class Decoder:
     Its K and V live in `caches`, one pair for each layer or fewer pairs in turn when a pair alone outruns the L2 cache.
     """
 
-    def __init__(self, gpu: Gpu, dims: Shape, layers: int) -> None:
-        self.gpu, self.dims, self.count = gpu, dims, layers
-        self.layers = [Layer(gpu, dims) for _ in range(layers)]
+    def __init__(self, gpu: TorchGpu, dims: Shape) -> None:
+        self.gpu, self.dims, self.count = gpu, dims, dims.layers
+        self.layers = [Layer(gpu, dims) for _ in range(dims.layers)]
         self.head = gpu.normal(dims.vocab, dims.hidden, scale=0.02)
         self.norm = gpu.normal(dims.hidden)
 
@@ -71,34 +73,71 @@ class Decoder:
         return torch.mm(last, self.head.t())
 
 
-def _decoder(gpu: Gpu, name: str) -> Decoder:
-    """The model of a name; `llama-3.1-8b/1` is one layer of it. Weights stay for the block."""
-    base, _, layers = name.partition("/")
-    dims = shape(base)
-    count = int(layers or dims.layers)
-    size = dims.weight_bytes * count // dims.layers
-    if f"decoder {name}" not in gpu.kept and size > 0.85 * gpu.free_bytes():
-        raise RuntimeError(f"the weights take {size / 1e9:.0f} GB, more than is free")
-    return gpu.keep(f"decoder {name}", lambda: Decoder(gpu, dims, count))
+def _decoder(gpu: TorchGpu, name: str) -> Decoder:
+    """The model of a name. Weights stay for the block."""
+    dims = shape(name)
+    if f"decoder {name}" not in gpu.kept and dims.weight_bytes > 0.85 * gpu.free_bytes():
+        raise RuntimeError(f"the weights take {dims.weight_bytes / 1e9:.0f} GB, more than is free")
+    return gpu.keep(f"decoder {name}", lambda: Decoder(gpu, dims))
 
 
-def _trial(gpu: Gpu, point: Point, batch: int, new: int, context: int) -> Trial:
+def _trial(gpu: TorchGpu, point: Point, batch: int, new: int, context: int) -> Trial:
     decoder = _decoder(gpu, point.text("model"))
     cached = decoder.caches(batch, context + new)
     x = gpu.normal(batch * new, decoder.dims.hidden)
     wave = gpu.normal(batch * new, 1, decoder.dims.head_dim, scale=0.5)
-    clock = "graph" if point.text("run") == "graph" else "wall"
-    return Trial(lambda _: decoder.forward(x, batch, cached, wave), clock=clock, limit=4)
+    return Trial(lambda _: decoder.forward(x, batch, cached, wave), clock="graph", limit=4)
 
 
-def decode_step(gpu: Gpu, point: Point) -> Trial:
+def decode_step(gpu: TorchGpu, point: Point) -> Trial:
     """One token for each of `batch` sequences of `context` tokens."""
     return _trial(gpu, point, point.number("batch"), 1, point.number("context"))
 
 
-def prefill_step(gpu: Gpu, point: Point) -> Trial:
+def prefill_step(gpu: TorchGpu, point: Point) -> Trial:
     """`new` tokens of one sequence after `context` cached ones."""
     return _trial(gpu, point, 1, point.number("new"), point.number("context"))
 
 
-TRIALS: dict[str, Callable[[Gpu, Point], Trial]] = {"decode_step": decode_step, "prefill_step": prefill_step}
+def sustained(gpu: TorchGpu, point: Point) -> Sample:
+    """One prefill chunk again and again for `span_s`, after a rest: seconds of one in the last half, and in the first tenth of a second."""
+    work = prefill_step(gpu, point)
+    work.enqueue(0)
+    torch.cuda.synchronize()
+    time.sleep(1.0)
+    taken: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while (start := time.perf_counter()) < began + float(point.params["span_s"]):
+        work.enqueue(0)
+        torch.cuda.synchronize()
+        taken.append((start - began, time.perf_counter() - start))
+    first = [s for at, s in taken if at < 0.1]
+    last = [s for at, s in taken if at > taken[-1][0] / 2]
+    return Sample(seconds=statistics.median(last), notes={"first_s": statistics.median(first)})
+
+
+LAUNCHED = Shape(name="small", layers=1, hidden=256, heads=4, kv_heads=4, head_dim=64, ffn=512, vocab=256)
+
+
+def launch(gpu: TorchGpu, _: Point) -> Trial:
+    """One layer that is too small to keep the GPU busy, on one token, eager: what the host spends to launch about twenty kernels."""
+    layer, one = Layer(gpu, LAUNCHED), LAUNCHED
+    key, value = (gpu.normal(1, one.heads, 64, one.head_dim) for _ in range(2))
+    wave, place, start = gpu.normal(1, 1, one.head_dim), torch.tensor([5], device=gpu.device), gpu.normal(1, one.hidden)
+    held = {"x": start}
+
+    def enqueue(index: int) -> None:
+        x = start if index % 64 == 0 else held["x"]
+        q, k, v = F.linear(F.rms_norm(x, (one.hidden,), layer.norms[0]), layer.qkv).view(1, 3, one.heads, one.head_dim).unbind(1)
+        q, k = rotate(q, wave, wave), rotate(k, wave, wave)
+        key.index_copy_(2, place, k.view(1, one.heads, 1, one.head_dim))
+        value.index_copy_(2, place, v.view(1, one.heads, 1, one.head_dim))
+        seen = F.scaled_dot_product_attention(q.view(1, one.heads, 1, one.head_dim), key, value).reshape(1, -1)
+        x = x + F.linear(seen, layer.o)
+        gate, up = F.linear(F.rms_norm(x, (one.hidden,), layer.norms[1]), layer.gate_up).chunk(2, -1)
+        held["x"] = x + F.linear(F.silu(gate) * up, layer.down)
+
+    return Trial(enqueue, clock="wall", limit=256)
+
+
+TRIALS: dict[str, Callable[[TorchGpu, Point], Trial]] = {"decode_step": decode_step, "prefill_step": prefill_step, "launch": launch}

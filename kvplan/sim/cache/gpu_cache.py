@@ -75,14 +75,23 @@ class GpuCache:
         tier, block = self.tier, self.block
         wanted = self._wanted(seq, upto)
         beside = self._beside(wanted, wanted - reach)
-        if -(-(wanted - reach) // block) * block + beside > tier.room_tokens - tier.pinnable_tokens(path):
+        if -(-(wanted - reach) // block) * block + beside > tier.room_tokens - tier.pinnable_tokens(path, reach):
             return False
         if path:
+            self._unname(path, reach)
             tier.pin(path[-1])
         seq.blocks = reach // block
         seq.shared_tokens = reach
         self.allocate(seq, upto, upto - reach)
         return True
+
+    def _unname(self, path: list[Node], reach: int) -> None:
+        """What is cached of a path behind the reach is computed again, in blocks of its own; what goes on from there keeps it."""
+        for node in reversed(path):
+            if node.end <= reach or any(child.entry is not None for child in node.children.values()):
+                break
+            if node.entry is not None and not node.entry.pins:
+                self.tier.unname(node.entry, node.start + node.entry.tokens - max(reach, node.start))
 
     def _beside(self, upto: int, new: int) -> int:
         plain = self.footprint
@@ -169,6 +178,8 @@ class GpuCache:
     def keep_generated(self, seq: Sequence) -> None:
         """Give the full blocks that a sequence generated a place in the prefix index, where it finds them after its preemption."""
         assert seq.leaf is not None
+        if not self.prefix_caching:
+            return
         end = min(seq.computed, seq.prompt + seq.emitted) // self.block * self.block
         start = seq.own_tail.end if seq.own_tail else seq.leaf.end
         if end <= start or seq.shared_tokens != start:

@@ -117,7 +117,7 @@ class Pool:
         self.tier.touch(path, again=True)
         gaps = [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start]
         reserved = Reservation(self.tier, leaf, gaps)
-        if reserved.tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path):
+        if reserved.tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path, leaf.end):
             self.tree.prune(leaf)
             return None
         self.tier.pin(leaf)

@@ -31,6 +31,7 @@ class Tier:
         self.evicted_tokens = 0
         self.hit_tokens = 0
         self.loaded_tokens = 0
+        self.reused: Callable[[Node, int, int], None] | None = None  # the same, where that costs nothing but perhaps time
         self.spill: Callable[[Node, int, int], None] | None = None  # called with the part of a run that is being evicted
         self.spill_tokens = 0  # at least so much of a run is evicted at once
 
@@ -88,6 +89,8 @@ class Tier:
                 self.evicted_tokens += taken
                 if self.spill is not None:
                     self.spill(node, node.start + entry.tokens, node.start + entry.tokens + taken)
+                if self.reused is not None:
+                    self.reused(node, node.start + entry.tokens, node.start + entry.tokens + taken)
                 if not entry.tokens:
                     self._forget(entry)
 
@@ -103,6 +106,19 @@ class Tier:
         if node is not None:
             node.entry = None
             self.tree.prune(node)
+
+    def unname(self, entry: Entry, tokens: int) -> None:
+        """The last `tokens` of a run that is not pinned will be written anew elsewhere: nobody finds them here any more. Their space keeps
+        its place in the order."""
+        if tokens <= 0:
+            return
+        self.policy.insert_after(entry, Entry(None, tokens))
+        entry.tokens -= tokens
+        if self._resized is not None:
+            self._resized(entry, -tokens)
+        if not entry.tokens and entry.node is not None:
+            self.policy.remove(entry)
+            entry.node.entry = None
 
     def grow(self, entry: Entry, tokens: int) -> None:
         """Hold `tokens` more of a pinned run; their space was taken before."""
@@ -156,10 +172,14 @@ class Tier:
                     self._forget(entry)
             node = above
 
-    def pinnable_tokens(self, path: list[Node]) -> int:
-        """What pinning a path would keep from eviction."""
-        entries = (node.entry for node in path)
-        return sum(entry.tokens for entry in entries if entry is not None and not entry.pins)
+    def pinnable_tokens(self, path: list[Node], upto: int) -> int:
+        """What pinning a path would keep from eviction of its first `upto` tokens."""
+        total = 0
+        for node in path:
+            entry = node.entry
+            if entry is not None and not entry.pins and node.start < upto:
+                total += min(entry.tokens, upto - node.start)
+        return total
 
     # -- filling from another tier -----------------------------------------------------------------------------------------
 

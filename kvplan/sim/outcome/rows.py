@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.errors import InputError, MissingError
 from kvplan.sim.outcome.record import STATUS, RunRecord
 
@@ -22,10 +22,7 @@ def check(path: Path) -> None:
     """Raise InputError or MissingError now, before the work, when a file cannot be written there."""
     if path.suffix not in WRITERS:
         raise InputError(f"{path}: rows are written as {', '.join(WRITERS)}", hint="choose one of these endings")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: the folder {path.parent} is not writable")
+    outputs.check(path)
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -41,37 +38,35 @@ def table(record: RunRecord) -> dict[str, Any]:
 
 
 def write(path: Path, record: RunRecord) -> None:
-    """Write the rows beside the target, then put them in its place at once."""
+    """Write the rows; the file appears whole or not at all."""
     columns = table(record)
-    partial = path.with_name(path.name + ".partial")
-    WRITERS[path.suffix](partial, columns)
-    os.replace(partial, path)
+    with outputs.whole(path) as stream:
+        WRITERS[path.suffix](stream, columns)
 
 
 BATCH = 65_536
 """Rows that are Python objects at a time."""
 
 
-def _jsonl(path: Path, columns: dict[str, Any]) -> None:
+def _jsonl(file: BinaryIO, columns: dict[str, Any]) -> None:
     encode, names = msgspec.json.Encoder().encode, list(columns)
-    with path.open("wb") as file:
-        for first in range(0, len(columns["index"]), BATCH):
-            parts = (column[first : first + BATCH] for column in columns.values())
-            lists = [part if isinstance(part, list) else part.tolist() for part in parts]
-            for row in zip(*lists, strict=True):
-                file.write(encode(dict(zip(names, row, strict=True))) + b"\n")  # NaN becomes null
+    for first in range(0, len(columns["index"]), BATCH):
+        parts = (column[first : first + BATCH] for column in columns.values())
+        lists = [part if isinstance(part, list) else part.tolist() for part in parts]
+        for row in zip(*lists, strict=True):
+            file.write(encode(dict(zip(names, row, strict=True))) + b"\n")  # NaN becomes null
 
 
-def _csv(path: Path, columns: dict[str, Any]) -> None:
+def _csv(file: BinaryIO, columns: dict[str, Any]) -> None:
     import pandas
 
-    pandas.DataFrame(columns).to_csv(path, index=False)
+    pandas.DataFrame(columns).to_csv(file, index=False)
 
 
-def _parquet(path: Path, columns: dict[str, Any]) -> None:
+def _parquet(file: BinaryIO, columns: dict[str, Any]) -> None:
     import pandas
 
-    pandas.DataFrame(columns).to_parquet(path, index=False)
+    pandas.DataFrame(columns).to_parquet(file, index=False)
 
 
-WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+WRITERS: dict[str, Callable[[BinaryIO, dict[str, Any]], None]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

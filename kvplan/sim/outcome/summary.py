@@ -13,6 +13,7 @@ from kvplan.results.simulate import LoadCounts, PromptTokens, Requests, SimResul
 from kvplan.sim.outcome import attribution, slo
 from kvplan.sim.outcome.record import Histogram, RunRecord
 from kvplan.sim.outcome.uncertainty import interval
+from kvplan.sim.outcome.warming import warming
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -35,6 +36,7 @@ def summarise(record: RunRecord) -> SimResult:
         measured = {name: column[kept] for name, column in columns.items()}
         goodput = slo.goodput(record.target, measured, window)
         cause = attribution.largest(record.target, checks, measured, record.cost, record.slow)
+    warm = warming(columns, kept)
     return SimResult(
         name=record.scenario.name,
         requests=Requests(
@@ -62,12 +64,27 @@ def summarise(record: RunRecord) -> SimResult:
         goodput=goodput,
         largest_cause=cause,
         ideal_hit_rate=record.ideal_hit_rate,
+        overload=overload(stats["queue"].p50, record.finished_s, _span_s(columns)),
+        warm_requests=warm[0],
+        warm_s=warm[1],
         partial=record.partial,
         duration_s=duration,
         wall_s=0.0,
         provenance=_provenance(record),
         warnings=_warnings(record),
     )
+
+
+def overload(queue_p50_s: float | None, duration_s: float, span_s: float) -> float:
+    """How many times longer the traffic takes than it arrives, when half of it waits for long; 0 when it keeps up."""
+    if not span_s or not queue_p50_s or queue_p50_s < max(10.0, 0.05 * span_s):
+        return 0.0
+    return duration_s / span_s
+
+
+def _span_s(columns: dict[str, Any]) -> float:
+    arrivals = columns["arrival_s"]
+    return float(arrivals.max() - arrivals.min()) if len(arrivals) else 0.0
 
 
 def _number(value: float) -> float | None:
@@ -120,6 +137,7 @@ def _provenance(record: RunRecord) -> dict[str, Any]:
             "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())},
         },
         "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
+        **({"defaults": scenario.defaults.provenance()} if scenario.defaults else {}),
         "gpu_pool": {
             "bytes": round(record.pool_bytes),
             "kind": "assumed" if scenario.tiers.gpu_kv_bytes else "derived",
@@ -155,7 +173,7 @@ def machine_warnings(machine: Machine, longest_tokens: int) -> list[str]:
     `calibration.domain`, where the closed form extrapolates. `longest_tokens`: the longest prompt that ran.
     """
     fake = sum(1 for source in machine.provenance.values() if source.kind == "fake")
-    found = [f"{machine.name}: {fake} of its numbers are fake: no hardware was measured"] if fake else []
+    found = [*machine.notes, *([f"{machine.name}: {fake} of its numbers are fake: no hardware was measured"] if fake else [])]
     domain: dict[str, list[int]] = machine.calibration.get("domain", {})  # type: ignore[assignment]
     measured = domain.get("attention_prefill_context", [0, 0])[1] + domain.get("attention_prefill_new", [0, 0])[1]
     if 0 < measured < longest_tokens:

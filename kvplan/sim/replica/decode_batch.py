@@ -125,7 +125,6 @@ class DecodeBatch:
         "_growth",
         "_members",
         "_boundaries",
-        "_dropped",
     )
 
     def __init__(self, windows: list[int], footprint: Footprint) -> None:
@@ -138,7 +137,6 @@ class DecodeBatch:
         self.sums = [WindowSum(window) for window in windows]
         self.ends = Events()  # by the step that gives the last token
         self._members: dict[Sequence, None] = {}
-        self._dropped: dict[int, int] = {}  # by step, members of it whose results are dropped
         self._boundaries: list[dict[Sequence, None]] = [{} for _ in range(footprint.unit)]  # by the step, modulo a block
 
     def __len__(self) -> int:
@@ -203,19 +201,6 @@ class DecodeBatch:
         seq.blocks = -(-self.context(seq) // self.block)
         seq.beside = self._footprint.held(seq.blocks)
 
-    def drop(self, seq: Sequence) -> None:
-        """A sequence is preempted: what it gets from steps in flight is dropped."""
-        if seq in self._members:
-            self.leave(seq)
-        for step in range(max(self.handled, seq.joined) + 1, seq.left + 1):
-            self._dropped[step] = self._dropped.get(step, 0) + 1
-        self.settle(seq)
-
-    def handle(self, step: int) -> int:
-        """The results of a step are there; returns how many of them are dropped."""
-        self.handled = step
-        return self._dropped.pop(step, 0)
-
     def settle(self, seq: Sequence) -> None:
         """Count the tokens of handled steps as the sequence's own, after it has left."""
         seq.emitted = self.emitted(seq)
@@ -235,14 +220,14 @@ class DecodeBatch:
         for growth in self._growth:
             growth.advance(self.steps)
 
-    def ended(self) -> list[tuple[Sequence, int]]:
-        """Members that get their last token from the step scheduled last, and their epochs: they leave."""
+    def ended(self) -> list[Sequence]:
+        """Members that get their last token from the step scheduled last: they leave."""
         if self.ends.next > self.steps:
             return []
         found = self.ends.pop(self.steps)
         for seq in found:
             self.leave(seq)
-        return [(seq, seq.epoch) for seq in found]
+        return found
 
     def needs(self, steps: int) -> tuple[int, int]:
         """Tokens of the pool that the next `steps` steps take, in which no window is covered, and those that leave windows."""

@@ -21,7 +21,7 @@ class Jump:
     def __init__(self, cost: StepCost, batch: DecodeBatch, step: ScheduledStep, most: int) -> None:
         self.start_s, self.collect_s, self.steps = step.start_s, cost.overhead.collect_s, most
         self.slope_s = 0.0
-        for (rate, _), each in zip(cost.decode_rates, batch.sums, strict=True):
+        for rate, each in zip(cost.decode_rates_of(len(batch)), batch.sums, strict=True):
             self.slope_s += rate * each.growing
             self.steps = min(self.steps, each.fills.next - batch.steps)
         count = len(batch)
@@ -43,6 +43,10 @@ class Jump:
     def handled_s(self, steps: int) -> float:
         """When the results of the first `steps` steps have been handled."""
         return self.start_s + self.elapsed_s(steps) + self.collect_s
+
+    def launched_s(self, step: int) -> float:
+        """When the host has launched a step: it begins when the results of the last but one before it have been handled."""
+        return self.handled_s(step - 1) + self.floor_s
 
     def steps_before(self, now: float) -> int:
         """Steps whose results have been handled at `now`, at most all of them."""

@@ -64,7 +64,7 @@ class Replica:
         """Sequences that wait or run, their numbers brought up to date: for the end of a run that was interrupted."""
         for seq in list(self.batch):
             self.batch.leave(seq)
-        for seq in (*self.scheduler.running, *self.scheduler.skipped, *self.scheduler.waiting):
+        for seq in (*self.scheduler.running, *self.scheduler.leaving, *self.scheduler.skipped, *self.scheduler.waiting):
             self.batch.settle(seq)
             yield seq
 
@@ -91,7 +91,7 @@ class Replica:
     def _on_loaded(self, seq: Sequence) -> Done:
         """What to call when that has happened which a sequence waits for; with True its own load has ended.
 
-        While steps run, the one that starts next reports a load, and it is seen when that has ended.
+        While steps run, the one that the host launches next reports a load, and it is seen when that has ended.
         """
 
         def loaded(on_gpu: bool) -> None:
@@ -99,7 +99,7 @@ class Replica:
                 self._end_jump()
             if on_gpu:
                 late = self.inflight.executing is not None and self.engine.offload.loads_seen_after_step
-                seq.seen_step = self.inflight.started + 1 if late else 0
+                seq.seen_step = self.inflight.launched_next(self.clock.now) if late else 0
             self.scheduler.no_room = None
             self._fill()
 
@@ -135,12 +135,12 @@ class Replica:
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes = self.cost, step.decodes
         if decodes:
-            step.attention_s = cost.decode_attention_of_s(step.contexts)
+            step.attention_s = cost.decode_attention_of_s(step.contexts, step.decodes)
         chunks = [(new, context) for _, new, context in step.chunks]
-        admit_s = self.overhead.admit_token_s * step.admitted_tokens
-        host_s = admit_s + cost.host_s(chunks, decodes)
+        admit_s = self.overhead.admit_token_s * step.admitted_tokens + max(0.0, self.transfers.submitted_s() - self.clock.now)
+        host_s = cost.host_s(chunks, decodes)
         step.ready_s += admit_s
-        step.launched_s += host_s
+        step.launched_s += admit_s + host_s
         pause_s = self.scheduler.pauses.due_s()
         step.paused = pause_s > 0
         step.duration_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled)) + pause_s
@@ -194,16 +194,16 @@ class Replica:
         """The tokens of a step have reached the host."""
         now, inflight = self.clock.now, self.inflight
         inflight.steps.remove(step)
-        tokens = step.decodes - self.batch.handle(step.index) if step.decodes else 0
-        for seq, epoch in step.last_tokens:
-            if seq.epoch == epoch:
-                self._finish(seq)
-        for seq, epoch in step.sampled:
-            if seq.epoch == epoch:
-                self._first_token(seq, step)
-        if tokens:
-            self._interval(step, now - inflight.handled_s, tokens)
+        self.batch.handled = step.index
+        for seq in step.last_tokens:
+            self._finish(seq)
+        for seq in step.sampled:
+            self._first_token(seq, step)
+        if step.decodes:
+            self._interval(step, now - inflight.handled_s, step.decodes)
         inflight.handled_s = now
+        if self.scheduler.leaving:
+            self.scheduler.handled(now)
         self._fill()
 
     def _first_token(self, seq: Sequence, step: ScheduledStep) -> None:
@@ -242,7 +242,7 @@ class Replica:
         if any(each.filled > first.index for each in batch.sums) or len(batch) != len(self.scheduler.running):
             return
         transfers = self.transfers
-        if self.scheduler.may_admit() or max(transfers.space_s(), transfers.outputs_seen_s(now), transfers.inputs_sent_s(now)) > now:
+        if self.scheduler.may_admit() or transfers.settled_s(now) > now:
             return  # somebody may come, or copies still hold up tokens or inputs
         most = batch.steps_within(self.gpu.fits, batch.ends.next - batch.steps)
         if most < 2:
@@ -266,6 +266,9 @@ class Replica:
             second.last_tokens = batch.ended()
         self.busy_s += jump.elapsed_s(steps)
         first.start_s = jump.start_s + jump.elapsed_s(steps)
+        if steps:
+            first.launched_s = second.launched_s if steps == 1 else jump.launched_s(steps)
+            second.launched_s = jump.launched_s(steps + 1)
         jump.move(first, steps, 0)
         jump.move(second, steps, 1)
         end_s = first.start_s + first.duration_s

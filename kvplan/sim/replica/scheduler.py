@@ -12,14 +12,18 @@ from functools import partial
 from itertools import takewhile
 
 from kvplan.engine.spec import EngineSpec, Overhead
+from kvplan.errors import KvplanError
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
-from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.replica.sequence import NEVER, Sequence
 from kvplan.sim.replica.step import Pauses, ScheduledStep, StepsInFlight
 from kvplan.sim.transfer.loads import Done, Outcome
 from kvplan.sim.transfer.transfers import Transfers
+
+MOST_FRUITLESS = 100
+"""Preemptions in a row between which a sequence may get no token before the run is given up."""
 
 
 class Scheduler:
@@ -44,7 +48,10 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.prefilling: list[Sequence] = []  # running, and not all of their prompt is scheduled
         self.resting: list[Sequence] = []  # running, left out of a step that ran out of blocks before them
+        self.leaving: list[Sequence] = []  # preempted, with a step in flight whose token they still get
         self.no_room: Sequence | None = None  # cannot be admitted before something is freed, nor can anybody behind it
+        self.blocks_in_flight = engine.offload.blocks_in_flight if transfers.stores is not None else "freed"
+        self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
 
     # -- queues ------------------------------------------------------------------------------------------------------------
@@ -60,39 +67,86 @@ class Scheduler:
     @property
     def load(self) -> int:
         """Sequences that wait or run."""
-        return len(self.waiting) + len(self.skipped) + len(self.running)
+        return len(self.waiting) + len(self.skipped) + len(self.running) + len(self.leaving)
 
     def finish(self, seq: Sequence) -> None:
         """A sequence has got its last token: its blocks are free, and stay cached."""
         self.batch.settle(seq)
-        self.running.remove(seq)
-        self.transfers.store_generated(seq)
-        self.gpu.name_answer(seq)
-        self._release(seq)
+        if seq in self.leaving:  # preempted while that token was on its way
+            self.leaving.remove(seq)
+        else:
+            self.running.remove(seq)
+            self.transfers.store_generated(seq)
+            self.gpu.name_answer(seq)
+        if seq.blocks:
+            self._release(seq)
 
     def _release(self, seq: Sequence) -> None:
         seq.running = False
         self.gpu.release(seq)
         self.no_room = None
 
+    # -- preemption --------------------------------------------------------------------------------------------------------
+
     def _preempt(self, seq: Sequence) -> None:
+        """Take the blocks of a running sequence away; it will compute again what the tiers do not hold.
+
+        It still gets the token of a step in flight, and its blocks are free then where the engine cannot do so before.
+        """
+        self.preempted = True
         self.running.remove(seq)
-        if seq in self.prefilling:
-            self.prefilling.remove(seq)
-        if seq in self.resting:
-            self.resting.remove(seq)
-        self.batch.drop(seq)
+        for group in (self.prefilling, self.resting):
+            if seq in group:
+                group.remove(seq)
+        if seq in self.batch:
+            self.batch.leave(seq)
+        seq.running = False
+        in_flight = self._in_flight(seq)
+        if not in_flight or self.blocks_in_flight == "freed":
+            self._vacate(seq)
+        if in_flight:
+            self.leaving.append(seq)
+        else:
+            self._requeue(seq, self.inflight.handled_s)
+
+    def _in_flight(self, seq: Sequence) -> bool:
+        """Is a sequence in a step whose results are not handled yet."""
+        decodes = seq.joined != NEVER and max(self.batch.handled, seq.joined) < min(seq.left, self.batch.steps)
+        return decodes or any(chunk[0] is seq for step in self.inflight.steps for chunk in step.chunks)
+
+    def _vacate(self, seq: Sequence) -> None:
         self.gpu.keep_generated(seq)
         self._release(seq)
+
+    def _requeue(self, seq: Sequence, paused_s: float) -> None:
+        self.batch.settle(seq)
         if seq.emitted and seq.paused_s < 0:
-            seq.paused_s = self.inflight.handled_s
-        seq.computed = 0
+            seq.paused_s = paused_s
+        seq.computed = seq.stored = 0
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
-        seq.epoch += 1
         seq.preemptions += 1
-        seq.stored = 0
+        self._check_progress(seq)
         self.order.rejoin(self.waiting, seq)
+        self.no_room = None
+
+    def _check_progress(self, seq: Sequence) -> None:
+        seq.fruitless = seq.fruitless + 1 if seq.emitted == seq.emitted_before else 0
+        seq.emitted_before = seq.emitted
+        if seq.fruitless > MOST_FRUITLESS:
+            raise KvplanError(
+                f"request {seq.request.index} ({seq.prompt:,} prompt tokens) was preempted {seq.fruitless:,} times without a new token",
+                hint="please report this trace; a larger GPU pool avoids it",
+            )
+
+    def handled(self, now: float) -> None:
+        """The results of a step are there: who was preempted meanwhile waits again."""
+        for seq in list(self.leaving):
+            if not self._in_flight(seq):
+                self.leaving.remove(seq)
+                if seq.blocks:
+                    self._vacate(seq)
+                self._requeue(seq, now)
 
     # -- a step ------------------------------------------------------------------------------------------------------------
 
@@ -103,14 +157,12 @@ class Scheduler:
                 self.resting.remove(seq)
                 self.batch.settle(seq)
                 self.batch.join(seq)
-        preempted = self._allocate_decodes()
+        self.preempted = False
+        rest = not self._allocate_decodes()
         chunks, budget = [], self.engine.step_tokens - len(self.batch)
         for seq in list(self.prefilling):
             new = min(seq.target - seq.computed, budget)
-            if new <= 0:
-                break
-            preempted |= self._allocate(seq, seq.computed + new, new)
-            if not seq.running:
+            if rest or new <= 0 or not self._allocate(seq, seq.computed + new, new):
                 break
             chunks.append((seq, new))
             budget -= new
@@ -120,37 +172,39 @@ class Scheduler:
             if seq.running:
                 self._chunk(step, seq, new)
                 budget -= new
-        if not preempted or step.empty:  # after a preemption nobody is admitted in the same step
+        if not self.leaving and (not self.preempted or step.empty):  # after a preemption nobody is admitted in the same step
             self._admit(step, budget)
 
     def _allocate_decodes(self) -> bool:
-        """Blocks for the next token of every decoding sequence; returns whether somebody was preempted for them."""
+        """Blocks for the next token of every decoding sequence; False when the step ends at one that cannot have them."""
         batch = self.batch
         if self.gpu.take(*batch.needs(1)):
             batch.granted = batch.steps + 1
-            return False
+            return True
         need, order = set(batch.crossing()), list(self.running)
         for at, seq in enumerate(order):
             if seq not in need or seq not in batch:
                 continue
-            context = batch.context(seq)
             batch.count(seq)
-            self._allocate(seq, context + 1, 1)
-            if not seq.running:
-                for behind in order[at + 1 :]:
+            if not self._allocate(seq, batch.context(seq) + 1, 1):
+                for behind in order[at:]:
                     if behind in batch:
                         batch.leave(behind)
                         self.resting.append(behind)
-                break
+                return False
         return True
 
     def _allocate(self, seq: Sequence, upto: int, new: int) -> bool:
-        """Blocks for a running sequence, which may be preempted itself for want of them; returns whether somebody was."""
-        preempted = False
-        while seq.running and not self.gpu.allocate(seq, upto, new):
-            self._preempt(self.order.victim(self.running))
-            preempted = True
-        return preempted
+        """Blocks for a running sequence. False: it was preempted itself for want of them, or the step goes without it."""
+        while not self.gpu.allocate(seq, upto, new):
+            victim = self.order.victim(self.running)
+            if self.blocks_in_flight == "wait" and self._in_flight(victim):
+                self.preempted = True  # nobody is, and nobody is admitted either
+                return False
+            self._preempt(victim)
+            if not seq.running:
+                return False
+        return True
 
     def _decode(self, step: ScheduledStep) -> None:
         batch = self.batch
@@ -174,7 +228,7 @@ class Scheduler:
         if seq in self.prefilling:
             self.prefilling.remove(seq)
         seq.planned += 1
-        step.sampled.append((seq, seq.epoch))
+        step.sampled.append(seq)
         if seq.planned < seq.output:
             self.gpu.decodes(seq)
             self.batch.join(seq)
@@ -237,7 +291,7 @@ class Scheduler:
         step.admitted_tokens += seq.target
         if not seq.counted:
             seq.counted = True
-            self.pauses.owed += self.pauses.per_token * seq.output
+            self.pauses.admitted(seq.output, seq.target - seq.computed)
         seq.running = True
         self.running.append(seq)
         self._chunk(step, seq, new)

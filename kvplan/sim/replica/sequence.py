@@ -16,7 +16,8 @@ class Sequence:
 
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
-        "computed", "planned", "emitted", "blocks", "beside", "shared_tokens", "stored", "hits", "counted", "running", "epoch",
+        "computed", "planned", "emitted", "blocks", "beside", "shared_tokens", "stored", "hits", "counted", "running",
+        "fruitless", "emitted_before",
         "waiting_for_remote_kv", "preemptions", "seen_step", "joined", "left",
         "promoted", "weighed_s", "looked", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
@@ -49,7 +50,8 @@ class Sequence:
         self.hits: tuple[int, ...] = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
         self.counted = False
         self.running = False
-        self.epoch = 0  # counts preemptions: results of steps scheduled before one are dropped
+        self.fruitless = 0  # preemptions in a row between which it got no token
+        self.emitted_before = -1  # tokens it had at the last preemption
         self.joined = self.left = NEVER  # after and up to which step of its batch it decodes
         self.waiting_for_remote_kv = False  # something is on its way that it needs before it can be admitted
         self.preemptions = 0

@@ -31,8 +31,8 @@ class ScheduledStep:
         self.version = 0  # of the batch
         self.contexts: list[int] = []  # tokens that the decoding sequences read, by the batch's windows
         self.attention_s = 0.0  # of the decoding sequences
-        self.sampled: list[tuple[Sequence, int]] = []  # whose last chunk this is, and its epoch
-        self.last_tokens: list[tuple[Sequence, int]] = []  # who decodes its last token, and its epoch
+        self.sampled: list[Sequence] = []  # whose last chunk this is
+        self.last_tokens: list[Sequence] = []  # who decodes its last token
         self.loads: list[StepLoad] = []
         self.admitted_tokens = 0  # of the prompts that it schedules first
         self.duration_s = 0.0
@@ -67,6 +67,11 @@ class StepsInFlight:
         """The last step whose reports of finished loads the scheduler knows."""
         return self.started - len(self.steps)
 
+    def launched_next(self, now: float) -> int:
+        """The number of the step that the host has not launched yet; it may be one that is not scheduled yet."""
+        first = self.started - (self.steps.index(self.executing) if self.executing is not None else 0)
+        return next((first + at for at, step in enumerate(self.steps) if step.launched_s > now), first + len(self.steps))
+
     def busy_until_s(self, now: float) -> float:
         """When the step in progress ends; now when none is."""
         return now if self.executing is None else max(now, self.executing.end_s)
@@ -78,13 +83,18 @@ class StepsInFlight:
 
 
 class Pauses:
-    """Stops of the engine's process for its garbage collector: one per so many output tokens of the sequences it has admitted."""
+    """Stops of the engine's process for its garbage collector: one per so many output tokens of the sequences it has admitted, and while it
+    offloads one per so many prompt tokens that they compute."""
 
     def __init__(self, overhead: Overhead, *, offloading: bool) -> None:
         self.pause_s = overhead.pause_s
-        rates = [overhead.pause_tokens, overhead.pause_offload_tokens if offloading else 0]
-        self.per_token = sum(1 / tokens for tokens in rates if tokens)
+        self._per_output = 1 / overhead.pause_tokens if overhead.pause_tokens else 0.0
+        self._per_computed = 1 / overhead.pause_offload_tokens if overhead.pause_offload_tokens and offloading else 0.0
         self.owed = 0.0
+
+    def admitted(self, output: int, computed: int) -> None:
+        """A sequence is admitted that computes so many tokens of its prompt."""
+        self.owed += output * self._per_output + computed * self._per_computed
 
     def due_s(self) -> float:
         """Seconds of the stop that has come due, if one has."""

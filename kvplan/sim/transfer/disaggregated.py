@@ -36,6 +36,7 @@ class Deliveries:
         self.clock, self.cost, self.gpu, self.tally = clock, cost, gpu, tally
         self.network, self.port, self.senders, self.token_bytes = network, port, senders, token_bytes
         self.pending: list[StepLoad] = []
+        self.submitted_s = 0.0  # never late: it is not the worker that fetches
 
     def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
         """Fetch what the GPU lacks of a prompt, once there is room for it."""

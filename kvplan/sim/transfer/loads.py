@@ -107,6 +107,7 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
@@ -145,7 +146,9 @@ class Loads:
         if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
         load = self._under_way(seq, self.gpu.tier, path, reach, held)
-        ready_s = busy_until_s if self.rules.loads_exclude_steps else self.clock.now
+        ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
+        submit_s = self.overhead.submit_block_s * (held - reach) / self.engine.block_tokens
+        self.submitted_s = max(self.clock.now, self.submitted_s) + submit_s
         _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt)
         self.clock.process(self._loading(seq, load, source, sent_s + self.overhead.load_s, done))
@@ -159,7 +162,8 @@ class Loads:
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end)
-        self._over(load, seq)
+        self._ended(load)
+        self._let_go(load, seq)
         done(True)
 
     def _built(self, ready_s: float, tokens: int) -> float:
@@ -271,12 +275,13 @@ class Loads:
         """From a lower tier into host memory."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
-        self._over(load, seq)
+        self._ended(load)
         reserved.commit()
         lower.pool.unpin(source, moved_from=load.start if self.rules.exclusive else None)
         lower.pool.tier.loaded_tokens += reserved.tokens
         note_promoted(seq, lower, load.start, load.end)
         seq.load_s += self.clock.now - began_s
+        self._let_go(load, seq)
         done(False)
 
     def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
@@ -296,11 +301,15 @@ class Loads:
                 node.entry.load = load  # type: ignore[union-attr]
         return load
 
-    def _over(self, load: Load, seq: Sequence) -> None:
+    def _ended(self, load: Load) -> None:
+        """Nobody can join it any more."""
         for node in span(load.leaf, 0):
             entry = node.entry
             if entry is not None and entry.load is load:
                 entry.load = None
+
+    def _let_go(self, load: Load, seq: Sequence) -> None:
+        """Whom it was for, and who joined it, can go on."""
         seq.waiting_for_remote_kv = False
         for waiter, done in load.waiters:
             waiter.waiting_for_remote_kv = False

@@ -7,7 +7,7 @@ from functools import partial
 
 from kvplan.engine.spec import Offload, Overhead
 from kvplan.request import Request
-from kvplan.sim.cache.pool import Keys, Pool, keys_of
+from kvplan.sim.cache.pool import Keys, Pool, keys_of, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
@@ -46,8 +46,12 @@ class Stores:
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.dropped_tokens = 0
+        self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
+        self._under_copy: list[tuple[float, Node, int, int]] = []  # until when which tokens of a path are read, oldest first
+        if not rules.store_holds_blocks:
+            gpu.reused = self._reused
         if rules.store == "on_evict":
             gpu.spill, gpu.spill_tokens = self._spilled, SPILL_BLOCKS * block_tokens
         if rules.lower_store == "on_evict" and lower:
@@ -69,21 +73,35 @@ class Stores:
         if not reserved.tokens:
             reserved.commit()
             return
-        self.gpu.pin(leaf)
         done_s = self._sent_s(reserved.tokens)
+        holds = self.rules.store_holds_blocks
+        if holds:
+            self.gpu.pin(leaf)
+        else:
+            self._under_copy.append((done_s, leaf, reserved.start, end))
 
         def stored() -> None:
             reserved.commit()
             self._cascade(keys, end, job.prompt)
-            self.gpu.unpin(leaf)
-            self.freed()
+            if holds:
+                self.gpu.unpin(leaf)
+                self.freed()
 
         self.clock.at(done_s, stored)
+
+    def _reused(self, node: Node, start: int, end: int) -> None:
+        """Blocks are allocated again: where they are still being copied the step that does so waits."""
+        now = self.clock.now
+        self._under_copy = [copy for copy in self._under_copy if copy[0] > now]
+        for done_s, leaf, first, last in self._under_copy:
+            if max(start, first) < min(end, last) and any(each is node for each in span(leaf, first)):
+                self.space_s = max(self.space_s, done_s)
 
     def _sent_s(self, tokens: int) -> float:
         """When a store that is queued now is down; where the step waits for its stores, one follows the other."""
         now = self.clock.now
         if not self.rules.store_in_step:
+            self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.block_tokens
             return self.host.path.send(OUT, now, tokens)[1]
         if self.blocked_until_s < now:
             self.blocked_until_s = now + self.overhead.store_s

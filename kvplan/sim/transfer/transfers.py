@@ -81,9 +81,20 @@ class Transfers:
         loads, self.loads.pending = self.loads.pending, []
         return loads
 
+    def submitted_s(self) -> float:
+        """When the worker has handed over all transfers so far, which it does before it launches another step."""
+        return max((one.submitted_s for one in (self.loads, self.stores) if one is not None), default=0.0)
+
     def space_s(self) -> float:
-        """When the blocks that were given up last have been copied and can be written."""
-        return self.stores.space_s if self.stores is not None else 0.0
+        """From when on every block that may be allocated can be written: none is still being copied."""
+        stores = self.stores
+        if stores is None:
+            return 0.0
+        return stores.space_s if self.rules.store_holds_blocks else max(stores.space_s, stores.link.free_at[OUT])
+
+    def settled_s(self, now: float) -> float:
+        """From when on no transfer holds up a step or its tokens."""
+        return max(self.space_s(), self.outputs_seen_s(now), self.inputs_sent_s(now), self.submitted_s())
 
     def stall_s(self, plan: ScheduledStep, now: float) -> float:
         """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is

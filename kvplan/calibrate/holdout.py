@@ -6,11 +6,10 @@ import math
 import random
 from collections.abc import Callable
 
-import msgspec
-
+from kvplan.calibrate.fits import one_call, torch_machine
 from kvplan.calibrate.predict import PREDICT
 from kvplan.calibrate.probes import Context
-from kvplan.calibrate.records import Family, Point, Row, point
+from kvplan.calibrate.records import Estimate, Family, Point, point
 from kvplan.hardware.spec import Machine
 from kvplan.units import KiB, MiB
 
@@ -30,13 +29,14 @@ def points(context: Context, families: set[Family], order: random.Random) -> lis
             *[lambda: _decode(context, order)] * 4,
         ],
         "disk": [lambda: _read(context, order)] * 4,
+        "host": [],
     }
     return [one() for family in sorted(families) for one in make[family]]
 
 
 def _copy(order: random.Random) -> Point:
     size = _between(order, 32 * KiB, 200 * MiB) // 4096 * 4096
-    return point("copy", direction=order.choice(("h2d", "d2h")), memory="pinned", bytes=size, gpu=0)
+    return point("copy", direction=order.choice(("h2d", "d2h")), memory="pinned", bytes=size)
 
 
 def _gemm(context: Context, order: random.Random) -> Point:
@@ -46,17 +46,17 @@ def _gemm(context: Context, order: random.Random) -> Point:
 
 def _prefill(context: Context, order: random.Random) -> Point:
     new, before = _between(order, 512, 7000), order.choice((0, _between(order, 2000, 60000)))
-    return point("prefill_step", model=context.model.name, run="graph", new=new, context=before)
+    return point("prefill_step", model=context.model.name, new=new, context=before)
 
 
 def _decode(context: Context, order: random.Random) -> Point:
     batch, before = _between(order, 1, 100), _between(order, 300, 12000)
-    return point("decode_step", model=context.model.name, run="graph", batch=batch, context=before)
+    return point("decode_step", model=context.model.name, batch=batch, context=before)
 
 
 def _read(context: Context, order: random.Random) -> Point:
     size = _between(order, 16 * KiB, 12 * MiB) // 4096 * 4096
-    return point("disk_read", bytes=size, threads=_between(order, 1, 24), pages=context.pages, order="random")
+    return point("disk_read", bytes=size, threads=_between(order, 1, 24), pages=context.pages)
 
 
 _FAMILY = {
@@ -68,27 +68,14 @@ _FAMILY = {
 }
 
 
-def _with(machine: Machine, prefix: str) -> Machine:
-    """The machine with the GPU's numbers that calibration keeps under a prefix.
-
-    `torch_`: what torch's own kernels reach in whole models; `short_`: what single operations reach before power
-    limits the clock.
-    """
-    kept = {k.removeprefix(prefix): v for k, v in machine.calibration.items() if k.startswith(prefix)}
-    return msgspec.structs.replace(machine, gpu=msgspec.structs.replace(machine.gpu, **kept))
-
-
-def errors(machine: Machine, rows: list[Row]) -> dict[str, list[float]]:
-    """Relative errors of predictions, by family; single copies against what one call costs."""
-    whole, short = _with(machine, "torch_"), _with(machine, "short_")
-    judges = {"prefill_step": whole, "decode_step": whole, "gemm": short}
+def errors(machine: Machine, kept: dict[str, float], rows: list[Estimate]) -> dict[str, list[float]]:
+    """Relative errors of predictions, by family: whole models against torch's own kernels, single copies against what one call costs."""
+    whole = torch_machine(machine, kept)
     found: dict[str, list[float]] = {}
     for row in rows:
         op = row.point.op
-        judge = judges.get(op, machine)
+        judge = whole if op in ("prefill_step", "decode_step") else machine
         if op == "copy":
-            each = float(machine.calibration[f"call_{row.point.text('direction')}_s"])  # type: ignore[arg-type]
-            judge = msgspec.structs.replace(machine, link=msgspec.structs.replace(machine.link, copy_s=each))
-        predicted = PREDICT[op](judge, row.point)
-        found.setdefault(_FAMILY[op], []).append(abs(predicted / row.seconds - 1))
+            judge = one_call(machine, kept[f"call_{row.point.text('direction')}_s"])
+        found.setdefault(_FAMILY[op], []).append(abs(PREDICT[op](judge, row.point) / row.seconds - 1))
     return found

@@ -1,0 +1,24 @@
+"""What one calibration is to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from kvplan.calibrate.probes import Context, Probe
+from kvplan.hardware.spec import Machine
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """What to calibrate, how, and where the profile goes."""
+
+    context: Context
+    probes: tuple[Probe, ...]
+    seed: int = 1
+    output: Path | None = None
+    resume: bool = False
+    base: Machine | None = None  # supplies what is not measured
+    stand_in: bool = False  # the base is no machine of the user's: its numbers are assumptions here
+    created: str = ""
+    fake: bool = False

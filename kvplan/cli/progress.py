@@ -1,0 +1,59 @@
+"""How far a long run is, on stderr: a bar on a terminal, a line every half minute elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from kvplan.cli.console import err
+from kvplan.units import format_seconds
+
+EVERY_S = 30.0
+"""Between two lines where there is no terminal."""
+
+
+@contextmanager
+def requests(*, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A watch for one simulation: requests done, and how many there are."""
+    with _shown("simulating", hidden=hidden) as update:
+        yield (lambda done, total: update(done, total, "")) if update else None
+
+
+@contextmanager
+def runs(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A watch for many simulations: runs done, about how many there will be, and the answer so far."""
+    with _shown("planning", hidden=hidden) as update:
+        yield update or (lambda done, about, so_far: None)
+
+
+@contextmanager
+def _shown(title: str, *, hidden: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    console = err()
+    if hidden:
+        yield None
+    elif console.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=None, note="")
+            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+    else:
+        yield _lines(title)
+
+
+def _lines(title: str) -> Callable[[int, int, str], None]:
+    """A watch that writes a line now and then."""
+    began = last = time.monotonic()
+
+    def update(done: int, total: int, note: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < EVERY_S or not done:
+            return
+        last = now
+        left = format_seconds((now - began) / done * max(0, total - done))
+        err().print(f"{title}: {done:,} of about {total:,}, {left} left{f'; {note}' if note else ''}", markup=False)
+
+    return update

@@ -1,0 +1,68 @@
+"""What one layer launches on a GPU beside the bytes and products that it is about: counts of kernels, from the kind of the layer.
+
+The counts are those of a fused decoder (vLLM 0.24): norms with the residual added in, rotary embedding, the write of K and V, the gate of
+the feed-forward part. Small kernels all take about as long (on one H100 and one H200 calibrated layers of Llama's shape take 11 us for
+their five); steps of Qwen3-30B-A3B on the one, of Gemma-3-12B and DeepSeek-V2-Lite on the other are explained by these counts to 2 %.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvplan.model import Ffn, Layers, ModelSpec
+
+QK_NORM = ("qwen3", "gemma3", "gemma4", "olmo2", "olmoe", "step3", "minimax_m2")
+"""Families (how their names begin) that normalise each head's queries and keys: two kernels more a layer."""
+
+SANDWICH = ("gemma2", "gemma3", "gemma4", "glm4")
+"""Families that normalise what attention and feed-forward give as well: two norms more a layer, none of them fused with the residual."""
+
+PLAIN_SMALL = 5
+"""Small kernels of a plain layer: two norms, rotary, the KV write, the gate. The machine's `layer_overhead_s` is what these take."""
+
+PLAIN_LAUNCHES = 10
+"""With four products and attention: what `launch_layer_eager_s` of an engine launches."""
+
+TRITON_LAUNCH = 2
+"""Launches of the framework's own that one Triton kernel costs on the host (12.9 to 20 us against 8 to 11 us on two hosts)."""
+
+
+class Launches(msgspec.Struct, frozen=True, kw_only=True):
+    """Kernels of one layer, or of a part of it."""
+
+    small: float = 0.0  # that read and write little
+    host: float = 0.0  # all, in launches of the framework; norms more are compiled into their neighbours
+
+    def __add__(self, other: Launches) -> Launches:
+        return Launches(small=self.small + other.small, host=self.host + other.host)
+
+    def __mul__(self, times: float) -> Launches:
+        return Launches(small=self.small * times, host=self.host * times)
+
+
+def mixer_launches(layer: Layers, family: str) -> Launches:
+    """Kernels of one token mixer: attention, a latent attention's way through its compressed vectors, a recurrent state."""
+    if not layer.params:
+        return Launches()
+    if layer.kind == "state":  # norm, convolution, gates, state update, gated norm; two products
+        return Launches(small=5, host=7 + 2 * (TRITON_LAUNCH - 1))
+    extra = 2 * family.startswith(QK_NORM)
+    if layer.kind == "latent":  # norm of the latent and one rearrangement more; products for the latent and up from it
+        return Launches(small=5, host=5 + 4 + 2)
+    return Launches(small=3 + extra, host=6)
+
+
+def ffn_launches(group: Ffn) -> Launches:
+    """Kernels of one feed-forward part. Experts: norm, router, choice, sorting of tokens by expert (3), two grouped products, gate, sum."""
+    if not group.experts:
+        return Launches(small=2, host=4)
+    shared = Launches(small=1, host=3) if group.shared_width else Launches()
+    return Launches(small=7, host=7 + 1 + 2 * TRITON_LAUNCH) + shared
+
+
+def launches(model: ModelSpec) -> Launches:
+    """Kernels of all layers."""
+    total = sum((mixer_launches(layer, model.family) * layer.count for layer in model.layers), Launches())
+    total = sum((ffn_launches(group) * group.count for group in model.ffn), total)
+    sandwich = 4.0 * model.depth if model.family.startswith(SANDWICH) else 0.0
+    return total + Launches(small=sandwich)

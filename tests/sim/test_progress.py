@@ -1,0 +1,86 @@
+"""Pools that hold one request and no block more: every run ends, with what the engine's own scheduler would do."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from kvplan.errors import KvplanError
+from kvplan.request import Request
+from kvplan.sim.replica.replica import Replica
+from tests.sim.oracle import Oracle
+from tests.sim.test_random import options
+from tests.sim.worlds import columns, random_requests, world
+
+
+def request(index: int, arrival_s: float, tokens: int, output: int, *blocks: int) -> Request:
+    return Request(index=index, arrival_s=arrival_s, prompt_tokens=tokens, output_tokens=output, blocks=blocks)
+
+
+def test_a_prompt_of_whole_blocks_twice_in_a_pool_of_just_that() -> None:
+    # 64 tokens and 2 more: 5 blocks. The second finds 3 of 4 (its last token is computed again) and takes 2: its own fourth
+    # one in place of the cached one, which nobody holds. Nothing is preempted.
+    trace = [request(0, 0.0, 64, 2, 1, 2, 3, 4), request(1, 9.0, 64, 2, 1, 2, 3, 4)]
+    found = columns(world(trace, gpu_blocks=5))
+    assert list(found["gpu_hit_tokens"]) == [0, 48]
+    assert list(found["preemptions"]) == [0, 0]
+
+
+@pytest.mark.parametrize("blocks", [7, 8])
+def test_a_long_prompt_behind_a_short_one(blocks: int) -> None:
+    # Both need 1 and 7 blocks in the end. With 8 both run; with 7 the long one, which came last, gives way once its first token needs
+    # a block, and goes on when the short one has ended. It keeps the token that was on its way when it was preempted.
+    trace = [request(0, 0.01, 96, 3, 1, 2, 3, 4, 5, 6), request(1, 0.01, 8, 5, 1)]
+    found = columns(world(trace, gpu_blocks=blocks))
+    assert list(found["status"]) == [0, 0]
+    assert sum(found["preemptions"]) <= 8 - blocks
+
+
+@pytest.mark.parametrize("blocks", [7, 8])
+def test_without_a_prefix_cache_a_preempted_request_keeps_nothing(blocks: int) -> None:
+    # 58 + 43 and 31 + 22 tokens: 7 and 4 blocks. In 8 blocks one is preempted; what it had is free, not kept for it.
+    trace = [request(0, 0.0, 58, 43), request(1, 0.0, 31, 22)]
+    built = world(trace, gpu_blocks=blocks, engine={"prefix_caching": False})
+    found = columns(built)
+    assert list(found["status"]) == [0, 0]
+    assert sum(found["preemptions"]) >= 1
+    assert built.tiers[0].used_tokens == built.tiers[0].evictable_tokens
+
+
+def tiny(seed: int) -> tuple[list[Request], dict[str, Any]]:
+    rng, chosen = random.Random(seed), options(seed)
+    chosen |= {"gpu_blocks": rng.randint(5, 9), "key_tokens": 16, "model": "llama-3.1-8b"}
+    chosen["cpu_blocks"] = rng.choice([0, 2, 4, 20])
+    chosen["disk_blocks"] = rng.choice([0, 3, 30]) if chosen["cpu_blocks"] else 0
+    return random_requests(seed, rng.randint(1, 4), longest_keys=6, longest_output=40, span_s=0.3), chosen
+
+
+@pytest.mark.parametrize("seed", range(1000, 1150))
+def test_tiny_pools_end(seed: int) -> None:
+    trace, chosen = tiny(seed)
+    chosen["engine"]["prefix_caching"] = seed % 3 > 0
+    found = columns(world(trace, **chosen))
+    assert set(found["status"]) <= {0, 1}
+
+
+@pytest.mark.parametrize("seed", range(2000, 2150))
+def test_tiny_pools_agree_with_the_oracle(seed: int) -> None:
+    trace, chosen = tiny(seed)
+    chosen["offload"] |= {"chunk_tokens": 0, "load_rule": "always"}
+    found = columns(world(trace, **chosen))
+    reference = {seq.index: seq for seq in Oracle(world(trace, **chosen)).run()}
+    for at, index in enumerate(found["index"]):
+        if found["status"][at] == 0:
+            seq = reference[index]
+            assert tuple(int(found[f"{tier}_hit_tokens"][at]) for tier in ("gpu", "cpu", "disk")) == seq.hits, index
+            assert found["preemptions"][at] == seq.preemptions, index
+            assert found["e2e_s"][at] == pytest.approx(seq.last - seq.arrival, abs=1e-9), index
+
+
+def test_a_run_that_cannot_go_on_names_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No scenario is known that does; here the end of every step is lost.
+    monkeypatch.setattr(Replica, "_alarm", lambda self, delay, action: None)
+    with pytest.raises(KvplanError, match="request 0"):
+        world([request(0, 0.0, 64, 2, 1, 2, 3, 4)]).run()
