@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvplan.memory.weights import peak_flops
-from kvplan.step_time import StepCost
+from kvplan.step_time import UNEVEN_SHARE, UNEVEN_TOKENS, StepCost
 from tests.deployed import deployed
 
 
@@ -91,3 +91,12 @@ def test_recurrent_states_are_read_and_written_at_every_step() -> None:
     one, many = (cost.decode_attention_s([1024] * batch) for batch in (1, 65))
     states = 64 * cost._state_bytes / (cost.machine.gpu.hbm_Bps * cost.machine.gpu.kv_read_efficiency)
     assert many - one > states > 0
+
+
+def test_sequences_that_differ_are_read_slower_than_equal_ones() -> None:
+    """Ten of 8,192 tokens, and nine of 4,096 with one of 45,056: the same tokens, 36,864 x 0.9 short of the longest on the mean."""
+    cost = StepCost(deployed("llama-3.1-8b", machine="h200-sxm"))
+    equal = cost.decode_attention_s([8192] * 10) - cost.decode_floor_s
+    uneven = cost.decode_attention_s([4096] * 9 + [45056]) - cost.decode_floor_s
+    assert uneven / equal == pytest.approx(1 + UNEVEN_SHARE * 36864 / (36864 + UNEVEN_TOKENS))
+    assert cost.decode_attention_s([8192] * 10) == pytest.approx(10 * equal / 10 + cost.decode_floor_s)

@@ -61,5 +61,6 @@ Set = Annotated[
     Flag("--set", metavar="PATH=VALUE", help="Any field, such as machine.disk.read_Bps=1.7GB/s.", panel="Advanced"),
 ]
 Isolated = Annotated[bool, Flag("--isolated", help="Take no names from a kvplan.toml in this folder.", panel="Advanced")]
+Export = Annotated[str | None, Flag(metavar="FILE", help="Write the table as .csv, .parquet or .md, in base units.", panel="Advanced")]
 As_json = Annotated[bool, Flag("--json", help="One JSON document on stdout, in base units.")]
 Quiet = Annotated[bool, Flag("--quiet", "-q", help="No progress, no warnings.", panel="Advanced")]

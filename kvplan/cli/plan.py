@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Annotated
+
+import msgspec
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Kv_dtype, Machine, Model, Quiet, Set, Tp, one_of, scenarios
+from kvplan.cli.export import check_export, exported
+from kvplan.cli.options import (
+    As_json,
+    Engine,
+    Engine_version,
+    Export,
+    Isolated,
+    Kv_dtype,
+    Machine,
+    Model,
+    Quiet,
+    Set,
+    Tp,
+    one_of,
+    scenarios,
+)
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_capacity
@@ -35,7 +52,11 @@ def plan(
     kv_dtype: Kv_dtype = None,
     sessions: Annotated[
         str | None,
-        Flag(metavar="S", help="Instead of a trace: users=40,turns=8,input=600,output=300,think=60s,shared=1k."),
+        Flag(
+            metavar="S",
+            help="Traffic from numbers instead of a trace: users=10,turns=6,input=500,output=300,think=60s,shared=512,document=0,"
+            "documents=0 (the defaults); --sessions help explains each.",
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -73,6 +94,7 @@ def plan(
     sets: Set = None,
     isolated: Isolated = False,
     verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
+    export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -90,6 +112,7 @@ def plan(
     from kvplan.deploy.emit import planned, save, target_named
     from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
+    from kvplan.planning.session_traffic import WARMUP, parse_sessions, trace_of
     from kvplan.report import plan as report
     from kvplan.results.plan import PlanResult, PlanTable
     from kvplan.scenario import Scenario
@@ -97,12 +120,16 @@ def plan(
 
     if emit:
         target_named(emit)
-    with _traffic(source, sessions) as path:
+    if export:
+        check_export(export)
+    mix = parse_sessions(sessions) if sessions else None
+    with trace_of(mix) if mix else nullcontext(source) as path:
         wanted = grid.scenarios(
             [path],
             given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
+            run={"warmup": WARMUP} if mix else {},
             sets=sets or [],
             isolated=isolated,
         )
@@ -111,7 +138,7 @@ def plan(
 
         def answered(one: Scenario) -> PlanResult:
             with progress.runs(hidden=quiet) as watch:
-                return answer(
+                found = answer(
                     one,
                     target=parse_target(one.run.target if target is None else target),
                     prices=parse_prices(price) if price else None,
@@ -119,28 +146,22 @@ def plan(
                     max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
                     watch=watch,
                 )
+            return msgspec.structs.replace(found, sessions=mix.text) if mix else found
 
         results = [planned(one, emit, answered) if emit else answered(one) for one in wanted]
     if results[0].emission and output:
         for written in save(results[0].emission, output):
             note(f"wrote {written}", quiet=quiet)
     single = len(results) == 1
+    whole = results[0] if single else PlanTable(rows=tuple(results))
     if as_json:
-        emit_json(results[0] if single else PlanTable(rows=tuple(results)))
+        emit_json(whole)
     else:
         report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results)
+    exported(whole, export, quiet=quiet)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
     return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO
-
-
-def _traffic(source: str, sessions: str | None) -> AbstractContextManager[str]:
-    """The path of the trace or scenario, generated when there are only numbers."""
-    if sessions is None:
-        return nullcontext(source)
-    from kvplan.planning.session_traffic import parse_sessions, trace_of
-
-    return trace_of(parse_sessions(sessions))
 
 
 def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) -> int:

@@ -11,10 +11,12 @@ import msgspec
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
+from kvplan.cli.export import check_export, exported
 from kvplan.cli.options import (
     As_json,
     Engine,
     Engine_version,
+    Export,
     Isolated,
     Kv_dtype,
     Machine,
@@ -92,6 +94,7 @@ def simulate(
         str | None,
         Flag(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", panel="Advanced"),
     ] = None,
+    export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -115,10 +118,12 @@ def simulate(
         sets=settings,
         isolated=isolated,
     )
+    if export:
+        check_export(export)
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
-        return _compare(wanted, requests_out, as_json=as_json, quiet=quiet)
+        return _compare(wanted, requests_out, export, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
@@ -132,6 +137,7 @@ def simulate(
     sys.stdout.flush()  # the answer is there, whatever becomes of the rows
     for text in [] if quiet else result.warnings:
         warn(text)
+    exported(result, export, quiet=quiet)
     if requests_out:
         old = replaced(requests_out)
         rows.write(Path(requests_out), record)
@@ -167,7 +173,7 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
     return Exit.DONE if result.users else Exit.NO
 
 
-def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.sim.outcome.compare import compare
     from kvplan.sim.simulate import simulate as run
@@ -185,6 +191,7 @@ def _compare(wanted: list[Scenario], requests_out: str | None, *, as_json: bool,
         emit_json(comparison)
     else:
         report.show(out(), comparison)
+    exported(comparison, export, quiet=quiet)
     for name, result in zip(comparison.names, [] if quiet else results, strict=False):
         for text in result.warnings:
             warn(f"{name}: {text}")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
+from kvplan.cli.export import check_export, exported
+from kvplan.cli.options import Export
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.outputs import replaced
@@ -53,6 +55,7 @@ MaxInput = Annotated[int | None, Flag(help="Drop longer prompts (tokens).", pane
 def inspect(
     trace: TracePath,
     json: Json = False,
+    export: Export = None,
     limit: Limit = None,
     format: Format = None,
     block_tokens: BlockTokens = None,
@@ -65,7 +68,7 @@ def inspect(
     from kvplan.traces.reuse.inspect import inspect as inspect_trace
 
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
-    return _emit(inspect_trace(opened), inspect_view, json)
+    return _emit(inspect_trace(opened), inspect_view, json, export)
 
 
 def curve(
@@ -76,6 +79,7 @@ def curve(
     model: Model = None,
     tiers: Annotated[str, Flag(help="Tiers from the top down, as --capacity.")] = "",
     json: Json = False,
+    export: Export = None,
     kv_dtype: Annotated[str, Flag(help="KV dtype, for sizes.", panel=_ADVANCED)] = "auto",
     limit: Limit = None,
     format: Format = None,
@@ -96,13 +100,13 @@ def curve(
         model=model,
         kv_dtype=kv_dtype,
     )
-    return _emit(result, curve_view, json)
+    return _emit(result, curve_view, json, export)
 
 
 def convert(
     trace: TracePath,
     output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.")] = "native",
+    to: Annotated[str, Flag(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -112,7 +116,9 @@ def convert(
 ) -> int:
     """Write a trace in another format, and say what that cannot hold."""
     from kvplan.traces.write import convert as write
+    from kvplan.traces.write import format_for
 
+    to = format_for(output, to)
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
     for sentence in opened.report.sentences():
         warn(sentence)
@@ -124,7 +130,7 @@ def convert(
 def generate(
     spec: Annotated[str, Word(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
     output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.")] = "native",
+    to: Annotated[str, Flag(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
     seed: Annotated[int | None, Flag(help="In place of the specification's.")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.
@@ -138,7 +144,9 @@ def generate(
     from kvplan.traces.generate.generate import generate as requests_of
     from kvplan.traces.generate.spec import load_spec
     from kvplan.traces.write import convert as write
+    from kvplan.traces.write import format_for
 
+    to = format_for(output, to)
     wanted = load_spec(spec, seed=seed)
     block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
     old = replaced(output)
@@ -186,9 +194,10 @@ def _open(
     max_input: int | None,
 ) -> Any:
     from kvplan.traces import open_trace
+    from kvplan.traces.shipped import shipped
 
     return open_trace(
-        path,
+        shipped(path),
         format=format,
         block_tokens=block_tokens,
         time_unit=time_unit,
@@ -199,13 +208,16 @@ def _open(
     )
 
 
-def _emit(result: Any, view: Any, json: bool) -> int:
+def _emit(result: Any, view: Any, json: bool, export: str | None) -> int:
+    if export:
+        check_export(export)
     for sentence in result.warnings:
         warn(sentence)
     if json:
         emit_json(result)
     else:
         out().print(view(result))
+    exported(result, export, quiet=False)
     return Exit.DONE
 
 

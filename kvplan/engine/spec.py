@@ -43,6 +43,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
+    # in which order host memory gives up the blocks of one store or load: from the tail on, all of the request counting as used at every
+    # lookup (position); any of them, the blocks of a later job outliving those before it (arbitrary); from the tail on, and a lookup is no
+    # use (rank)
+    job_order: Literal["position", "arbitrary", "rank"] = "position"
     # a preempted sequence with a step in flight frees its blocks at once; when that has ended, so that those behind are preempted in vain;
     # or nobody is preempted and the step goes without the sequence that lacks a block
     blocks_in_flight: Literal["freed", "cascade", "wait"] = "freed"
@@ -75,7 +79,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step_sequence_s: Seconds = 0.0  # per sequence in a step: sampling, output
     pause_s: Seconds = 0.0  # the engine's process stops for its garbage collector this long
     pause_tokens: Count = 0  # once per so many output tokens; 0: never
-    pause_offload_tokens: Count = 0  # and once more per so many computed prompt tokens while it offloads
+    pause_offload_tokens: Count = 0  # and once more per so many while it offloads
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers

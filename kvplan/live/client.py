@@ -130,29 +130,37 @@ class StreamClient:
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer, events: list[sse.Event], start_s: float) -> None:
+        """Read a stream to its end; what it says goes into the answer and the events."""
         cut, ended = sse.EventCutter(), False
         async for piece in response.content.iter_any():
-            read_s, ready_s = time.perf_counter(), self._ready()
-            answer.read_lags_s.append(max(0.0, read_s - ready_s))
-            for data in cut.feed(piece):
-                if data == sse.DONE:
-                    ended = True
-                    continue
-                try:
-                    chunk = sse.decode(data)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    answer.error = f"an event is not what OpenAI's API streams: {error}"
-                    return
-                if chunk.error is not None:
-                    answer.error = self._refusal(0, data)
-                    return
-                if chunk.usage is not None:
-                    _note_usage(answer, chunk.usage)
-                if chunk.choices:
-                    ended = ended or chunk.finished
-                    events.append(sse.Event(ready_s - start_s, chunk.usage.completion_tokens if chunk.usage else None, chunk.has_text))
+            ready_s = self._ready()
+            answer.read_lags_s.append(max(0.0, time.perf_counter() - ready_s))
+            try:
+                for data in cut.feed(piece):
+                    ended = self._take(data, ready_s - start_s, answer, events) or ended
+            except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+                answer.error = f"an event is not what OpenAI's API streams: {self._words(error)}"
+            if answer.error:
+                return
         if not ended:
             answer.error = f"the stream broke off after {len(events):,} chunks"
+
+    def _take(self, data: bytes, moment_s: float, answer: Answer, events: list[sse.Event]) -> bool:
+        """One event; True when it ends the answer."""
+        if data == sse.DONE:
+            return True
+        chunk = sse.decode(data)
+        if chunk.error is not None:
+            answer.error = self._refusal(0, data)
+        if chunk.usage is not None:
+            _note_usage(answer, chunk.usage)
+        if chunk.sglext is not None and chunk.sglext.cached_tokens_details:
+            details = chunk.sglext.cached_tokens_details
+            answer.cached_by = {name: count for name, count in details.items() if isinstance(count, int)}
+            answer.cached_tokens = max(answer.cached_tokens, sum(answer.cached_by.values()))
+        if chunk.choices:
+            events.append(sse.Event(moment_s, chunk.usage.completion_tokens if chunk.usage else None, chunk.has_text))
+        return chunk.finished
 
     def _ready(self) -> float:
         return self._selector.ready_s if self._selector is not None else time.perf_counter()
@@ -188,8 +196,6 @@ def _note_usage(answer: Answer, usage: sse.Usage) -> None:
     details = usage.prompt_tokens_details
     if details is not None and details.cached_tokens is not None:
         answer.cached_tokens = details.cached_tokens
-    if details is not None and details.cached_tokens_details:
-        answer.cached_by = {name: int(count) for name, count in details.cached_tokens_details.items() if isinstance(count, int)}
 
 
 def tls(endpoint: Endpoint) -> ssl.SSLContext | bool:

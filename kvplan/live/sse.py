@@ -8,9 +8,14 @@ import msgspec
 
 
 class Details(msgspec.Struct):
-    """`cached_tokens` of the prompt; SGLang tells where they came from when asked."""
+    """`cached_tokens` of the prompt."""
 
     cached_tokens: int | None = None
+
+
+class Sglext(msgspec.Struct):
+    """What SGLang adds at the end when asked: where cached tokens came from (device, host, storage)."""
+
     cached_tokens_details: dict[str, Any] | None = None
 
 
@@ -39,6 +44,7 @@ class Chunk(msgspec.Struct):
 
     choices: list[_Choice] = []
     usage: Usage | None = None
+    sglext: Sglext | None = None
     error: Any = None
 
     @property
@@ -58,6 +64,7 @@ class Chunk(msgspec.Struct):
 
 decode = msgspec.json.Decoder(Chunk).decode
 DONE = b"[DONE]"
+MAX_EVENT_BYTES = 16 * 2**20
 
 
 class EventCutter:
@@ -67,9 +74,11 @@ class EventCutter:
         self._rest = b""
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The data of the events that are complete with this piece."""
+        """The data of the events that are complete with this piece. Raises ValueError on one that does not end."""
         lines = (self._rest + piece).split(b"\n")
         self._rest = lines.pop()
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
         return [line[5:].strip() for line in lines if line.startswith(b"data:")]
 
 

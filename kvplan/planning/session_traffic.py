@@ -15,17 +15,19 @@ from kvplan.traces.generate.spec import Client, Spec, Spread
 from kvplan.traces.write import convert
 from kvplan.units import parse_seconds, parse_tokens
 
-LIFETIMES = 4.0
-"""The traffic lasts so many lifetimes of a session, so that most of it sees caches in their steady state."""
+LIFETIMES, LEAST_LIFETIMES = 4.0, 2.0
+"""The traffic lasts so many lifetimes of a session; fewer, but not under the second, where that would be too many requests."""
 
-MOST_REQUESTS = 4000
+WARMUP = 0.25
+"""Share of the requests that only fill the caches: the first lifetime of four, in which users arrive one by one."""
+
+MOST_REQUESTS = 12_000
 LENGTH_CV, THINK_CV = 0.5, 0.7  # assumed spreads around the given means
+ANSWER_TOKEN_S = 0.02  # assumed time of an output token, for when the next turn comes
 
 
 class SessionMix(msgspec.Struct, frozen=True, kw_only=True):
-    """What `users=40,turns=8,input=600,output=300,think=60s,shared=1k` says; `input` is what a user adds at each
-    turn.
-    """
+    """What `users=40,turns=8,input=600,output=300,think=60s,shared=1k` says."""
 
     users: int = 10
     turns: int = 6
@@ -33,12 +35,45 @@ class SessionMix(msgspec.Struct, frozen=True, kw_only=True):
     output: int = 300
     think: float = 60.0
     shared: int = 512
-    document: int = 0  # tokens that each session brings along at its start
-    documents: int = 0  # how many different ones there are; 0: one for each session
+    document: int = 0
+    documents: int = 0
+
+    @property
+    def text(self) -> str:
+        """All of it as it can be given again."""
+        return ",".join(f"{name}={getattr(self, name):g}{'s' if name == 'think' else ''}" for name in self.__struct_fields__)
+
+    @property
+    def lifetime_s(self) -> float:
+        """Seconds from a session's first turn to its end."""
+        return max(1.0, self.turns * (self.think + self.output * ANSWER_TOKEN_S))
+
+
+MEANING = {
+    "users": "sessions open at a time",
+    "turns": "requests of a session",
+    "input": "tokens that a user adds at each turn",
+    "output": "tokens of an answer",
+    "think": "time from an answer to the next turn",
+    "shared": "tokens that all prompts begin with, such as a system prompt",
+    "document": "tokens that a session brings along at its start",
+    "documents": "how many different documents there are; 0: ten for each user",
+}
+"""Key -> what it says."""
 
 
 def _count(text: str) -> int:
-    return parse_tokens(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise InputError(f"{text!r} is not a whole number")
+    return value
+
+
+def _tokens(text: str) -> int:
+    return 0 if text == "0" else parse_tokens(text)
 
 
 PARSERS: dict[str, Callable[[str], int | float]] = {
@@ -47,32 +82,46 @@ PARSERS: dict[str, Callable[[str], int | float]] = {
     "input": parse_tokens,
     "output": parse_tokens,
     "think": parse_seconds,
-    "shared": lambda text: 0 if text == "0" else parse_tokens(text),
-    "document": parse_tokens,
+    "shared": _tokens,
+    "document": _tokens,
     "documents": _count,
 }
 
 
 def parse_sessions(text: str) -> SessionMix:
-    """Sessions from `name=value` pairs. Raises InputError naming the part that is wrong."""
+    """Sessions from `name=value` pairs. Raises InputError naming the part that is wrong, or saying what each means for `help`."""
+    if text.strip() == "help":
+        defaults = SessionMix()
+        words = [f"{key}={getattr(defaults, key):g}: {MEANING[key]}" for key in PARSERS]
+        raise InputError("--sessions takes these, with these defaults", hint="; ".join(words))
     found: dict[str, int | float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (word.strip() for word in part.partition("="))
-        if name not in PARSERS or not equals:
-            raise InputError(f"--sessions: {part!r} is not name=value", hint=did_you_mean(name, PARSERS))
-        found[name] = PARSERS[name](value)
-    return msgspec.convert(found, SessionMix)
+        if not equals:
+            raise InputError(f"--sessions: {part!r} is not name=value", hint="such as users=40,turns=8")
+        if name not in PARSERS:
+            raise InputError(f"--sessions has no key {name!r}", hint=f"{did_you_mean(name, PARSERS)} --sessions help explains them")
+        try:
+            found[name] = PARSERS[name](value)
+        except InputError as error:
+            raise InputError(f"--sessions {part}: {error.message}", hint=error.hint or MEANING[name]) from None
+        if name in ("users", "turns") and not found[name]:
+            raise InputError(f"--sessions {part}: at least one", hint=MEANING[name])
+    mix = msgspec.convert(found, SessionMix)
+    if mix.users * mix.turns * LEAST_LIFETIMES > MOST_REQUESTS:
+        most = int(MOST_REQUESTS / LEAST_LIFETIMES / mix.turns)
+        hint = f"at most users={most} of {mix.turns} turns: give the share of one replica"
+        raise InputError(f"--sessions users={mix.users}: more than one plan simulates", hint=hint)
+    return mix
 
 
 def spec_of(sessions: SessionMix, seed: int = 0) -> Spec:
     """The traffic to generate: Poisson starts at the rate that keeps `users` sessions open."""
-    answer_token_s = 0.02
-    lifetime_s = sessions.turns * (sessions.think + sessions.output * answer_token_s)
     documents = (sessions.documents or 10 * sessions.users) if sessions.document else 0
     client = Client(
         kind="chat",
         arrivals="poisson",
-        sessions_per_s=sessions.users / max(1e-3, lifetime_s),
+        sessions_per_s=sessions.users / sessions.lifetime_s,
         turns=float(sessions.turns),
         system_tokens=sessions.shared,
         documents=documents,
@@ -82,13 +131,13 @@ def spec_of(sessions: SessionMix, seed: int = 0) -> Spec:
         output_tokens=Spread(mean=float(sessions.output), cv=LENGTH_CV),
         think_s=Spread(mean=sessions.think, cv=THINK_CV) if sessions.think else 0.0,
     )
+    lifetimes = min(LIFETIMES, MOST_REQUESTS / (sessions.users * sessions.turns))
     return Spec(
         name="sessions",
         seed=seed,
         block_tokens=128,
-        duration_s=LIFETIMES * max(1.0, lifetime_s),
-        max_requests=MOST_REQUESTS,
-        answer_token_s=answer_token_s,
+        duration_s=lifetimes * sessions.lifetime_s,
+        answer_token_s=ANSWER_TOKEN_S,
         clients=(client,),
     )
 

@@ -4,25 +4,73 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
 
 from kvplan import units
-from kvplan.results.compare import Compared, Comparison, Handover
+from kvplan.report.tables import Rows, print_rows
+from kvplan.results.compare import Comparison, Handover
+
+WORDS = {
+    "ttft_mean_s": "time to first token, mean",
+    "ttft_p95_s": "time to first token, p95",
+    "itl_mean_s": "between tokens, mean",
+    "itl_p95_s": "between tokens, p95",
+    "requests_per_s": "requests/s",
+    "gpu_hit_rate": "GPU hits",
+    "cpu_hit_rate": "CPU hits",
+    "disk_hit_rate": "disk hits",
+    "remote_hit_rate": "remote hits",
+    "computed_share": "computed",
+    "stored_bytes": "stored below the GPU",
+    "loaded_bytes": "loaded from below",
+    "preempted": "preempted requests",
+    "rejected": "rejected requests",
+}
+"""Figure -> its name for people."""
 
 
 def show(console: Console, comparison: Comparison) -> None:
-    """Print what differs, the largest difference first, each with its reason; then the settings behind it."""
-    console.print(_table("what came out differently", comparison.names, comparison.figures))
-    if comparison.same:
-        console.print(f"[dim]the same in all: {', '.join(comparison.same)}[/]")
+    """Print every run in a row; then what differs most, each with its reason; then the settings behind it."""
+    print_rows(console, overview(comparison))
+    for name, run in zip(comparison.names, comparison.runs, strict=True):
+        missed = [check.name for check in run.targets if not check.met]
+        if missed:
+            console.print(f"[red]✗[/] {escape(name)} misses its target: {', '.join(missed)}")
+        if not run.requests.completed:
+            console.print(f"[red]✗[/] {escape(name)} serves nothing")
     for handover in comparison.handovers:
         console.print(escape(_handover(handover)))
+    console.print("\n[bold]Why[/], the largest difference first")
+    for one in comparison.figures[:WHYS]:
+        console.print(Padding(f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", (0, 0, 0, 2), expand=False))
     explained = [difference for difference in comparison.settings if difference.reason]
-    console.print()
-    console.print(_table("what was put in differently", comparison.names, explained))
-    others = [difference.what for difference in comparison.settings if not difference.reason]
-    if others:
-        console.print(f"[dim]also: {escape(', '.join(others))}[/]")
+    if explained:
+        console.print()
+        rows: Rows = [["put in differently", *(escape(name) for name in comparison.names)]]
+        rows += [[one.what.removeprefix("engine."), *(_shown(one.what, value) for value in one.values)] for one in explained]
+        print_rows(console, rows)
+        for one in explained:
+            console.print(f"[dim]{escape(one.what.removeprefix('engine.'))}: {escape(one.reason)}[/]")
+
+
+WHYS = 5
+
+
+def overview(comparison: Comparison) -> Rows:
+    """One row a run."""
+    rows: Rows = [["", "TTFT", "p95", "ITL", "p95", "requests/s", "GPU hits", "below", "computed"]]
+    for name, run in zip(comparison.names, comparison.runs, strict=True):
+        total = max(1, run.prompt_tokens.total)
+        below = run.prompt_tokens.cpu_hit + run.prompt_tokens.disk_hit + run.prompt_tokens.remote_hit
+        times = [_time(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.mean, run.itl_s.p95)]
+        shares = [f"{tokens / total:.1%}" for tokens in (run.prompt_tokens.gpu_hit, below, run.prompt_tokens.computed)]
+        mark = "[red]overloaded[/] " if run.overload else ""
+        rows.append([f"{mark}{escape(name)}", *times, f"{run.throughput.requests_per_s:,.2f}", *shares])
+    return rows
+
+
+def _time(value: float | None) -> str:
+    return "–" if value is None else units.format_seconds(value)
 
 
 def _handover(found: Handover) -> str:
@@ -34,21 +82,6 @@ def _handover(found: Handover) -> str:
     return f"prefill apart ({found.name}) {verb} {units.format_seconds(abs(found.gain_s))} a request: {moved}; {ends}"
 
 
-def _table(title: str, names: list[str], differences: list[Compared]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column(title, no_wrap=True)
-    for name in names:
-        table.add_column(escape(name), justify="right", no_wrap=True)
-    table.add_column("because", style="dim")
-    for difference in differences:
-        table.add_row(
-            difference.what.removeprefix("engine."),
-            *(_shown(difference.what, value) for value in difference.values),
-            difference.reason,
-        )
-    return table
-
-
 def _shown(what: str, value: object) -> str:
     if value is None:
         return "–"
@@ -58,7 +91,7 @@ def _shown(what: str, value: object) -> str:
         return escape(value)
     assert isinstance(value, int | float)
     if what.endswith("_bytes"):
-        return units.format_traffic(int(value)) if what in ("stored_bytes", "loaded_bytes") else units.format_bytes(int(value))
+        return units.format_bytes(int(value))
     if what.endswith("_per_s"):
         return f"{value:,.2f}"
     if what.endswith("_s"):

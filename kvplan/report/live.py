@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kvplan import units
-from kvplan.report.validate import show_rows
+from kvplan.report.tables import print_rows
 from kvplan.results.live import LiveResult
 
 
@@ -33,7 +33,7 @@ def show(console: Console, result: LiveResult) -> None:
                 "–" if flow.predicted_Bps is None else units.format_rate(flow.predicted_Bps),
             ]
         )
-    show_rows(console, rows)
+    print_rows(console, rows)
     means = [("queueing", result.queue_s), ("time to first token", result.ttft_s), ("between tokens", result.itl_s)]
     said = ", ".join(f"{name} {'–' if value is None else units.format_seconds(value)}" for name, value in means)
     now = ", ".join(

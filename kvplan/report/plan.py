@@ -34,6 +34,8 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         f"{lead}[bold]{escape(result.name)}[/] · {escape(result.model)} on {escape(result.machine)} · {result.engine} · "
         f"{result.traffic.requests:,} requests · GPU pool {format_bytes(result.pool_bytes)}"
     )
+    if result.sessions:
+        console.print(f"[dim]--sessions {escape(result.sessions)}[/]")
     console.print(f"\n{mark(result)} [bold]{escape(result.verdict.sentence)}[/]")
     if result.asked:
         console.print(f"  on {result.asked.engine}, the scenario's engine: {escape(result.asked.verdict.sentence)}")
@@ -150,7 +152,8 @@ def _eight_bits(result: PlanResult) -> Iterator[str]:
     chosen = result.chosen
     if chosen is None or chosen.placement.kv_dtype == "fp8":
         return
-    for one in (one for one in result.options if one.placement.kv_dtype == "fp8" and not one.missed):
+    narrow = [one for one in result.options if one.placement.kv_dtype == "fp8" and not one.missed]
+    for one in (one for one in narrow if chosen.placement.offloads or not one.placement.offloads):
         gain = 1 - one.score / chosen.score
         if one.rejected <= chosen.rejected and gain > 0.005:
             alone = "" if one.placement.offloads or not chosen.placement.offloads else ", without a tier,"

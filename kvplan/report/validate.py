@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from kvplan import units
+from kvplan.report.tables import Rows, print_rows
 from kvplan.results.simulate import Stats
 from kvplan.results.validate import ServerFit, ValidateResult
 
-Rows = list[list[str]]
-"""A header and its rows."""
 MARKS = {"agrees": "✓ agrees", "off": "✗ off", "refused": "no verdict", "incomplete": "✗ incomplete", "interrupted": "interrupted"}
 
 
@@ -26,23 +24,13 @@ def show(console: Console, result: ValidateResult) -> None:
     for said, count in requests.errors.items():
         console.print(f"[yellow]failed {count:,}: {escape(said)}[/]", soft_wrap=True)
     _known(console, result)
-    show_rows(console, _times(result))
-    show_rows(console, _hits(result))
+    print_rows(console, _times(result))
+    print_rows(console, _hits(result))
     _client(console, result)
     if result.fitted is not None:
         _fit(console, result.fitted)
     reason = f": {escape(result.reason)}" if result.reason else ""
     console.print(f"[bold]{MARKS[result.verdict]}[/] within {result.tolerance:.0%}{reason}", soft_wrap=True)
-
-
-def show_rows(console: Console, rows: Rows) -> None:
-    """A table whose first column names its rows."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for at, head in enumerate(rows[0]):
-        table.add_column(head, justify="right" if at else "left", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*(escape(cell) for cell in row))
-    console.print(table)
 
 
 def _known(console: Console, result: ValidateResult) -> None:
@@ -104,7 +92,7 @@ def _client(console: Console, result: ValidateResult) -> None:
 def _fit(console: Console, fit: ServerFit) -> None:
     rows = [["fitted on this server", "shipped", "fitted", "95 %"]]
     rows += [[one.path, f"{one.shipped:.4g}", f"{one.value:.4g}", f"{one.lo:.4g} to {one.hi:.4g}"] for one in fit.numbers]
-    show_rows(console, rows)
+    print_rows(console, rows)
     if fit.error_fitted is not None and fit.error_shipped is not None:
         console.print(
             f"on {fit.held_out} probes that it did not see: median error {fit.error_fitted:.1%}, shipped {fit.error_shipped:.1%}; "

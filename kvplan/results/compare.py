@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from kvplan.results import frames
 from kvplan.results.simulate import SimResult
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,3 +47,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     handovers: list[Handover] = []
     same: list[str]  # figures that are equal in all runs
     runs: list[SimResult]
+
+    def to_frame(self) -> DataFrame:
+        """One row a run, with all its figures by dotted names."""
+        return frames.rows({"run": name, **frames.flat(run)} for name, run in zip(self.names, self.runs, strict=True))

@@ -190,6 +190,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     machine: str
     engine: str
+    sessions: str = ""  # the numbers that the traffic was generated from, as --sessions takes them
     assumed: str = ""  # which of model and machine nobody named
     verdict: Verdict
     objective: str

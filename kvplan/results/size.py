@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from kvplan.provenance import Source
+from kvplan.results import frames
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Kv(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,3 +131,7 @@ class SizeResult(msgspec.Struct, frozen=True, kw_only=True):
     tier_bytes_per_token: dict[str, float]
     provenance: dict[str, Source]
     warnings: tuple[str, ...]
+
+    def to_frame(self) -> DataFrame:
+        """One row with all sizes by dotted names; concatenate those of several models or contexts to compare them."""
+        return frames.rows([frames.flat(self)])

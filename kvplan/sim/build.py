@@ -91,7 +91,7 @@ class Builder:
             pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
             host, lower = TierBelow(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
-            loads = Loads(self.clock, engine, self.overhead, self.cost, cache, host, lower, self.tally)
+            loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, gpu, below)
@@ -164,7 +164,8 @@ class Builder:
     def _pool(self, name: str, size: float) -> Pool:
         rules = self.scenario.engine.offload
         policy = rules.policy if name == "cpu" else rules.disk_policy
-        return Pool(self._tier(name, size, self.host_token_bytes, policy, self.grain))
+        order = rules.job_order if name == "cpu" and policy == "lru" else "position"
+        return Pool(self._tier(name, size, self.host_token_bytes, policy, self.grain), order=order)
 
     def _tier(self, name: str, size: float, token_bytes: float, policy: str, grain: int) -> Tier:
         capacity = int(size / token_bytes)
@@ -176,7 +177,7 @@ class Builder:
         facts = Facts(capacity, self._recompute_s)
         if policy == "belady":
             facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
-        return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain)
+        return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain, seed=self.scenario.run.seed)
 
     def _recompute_s(self, start: int, end: int) -> float:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)

@@ -7,6 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kvplan import catalog, scenario
 from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Scenario
@@ -50,7 +52,7 @@ def scenarios(
     """The scenario of each source with each combination of `given` (model, machine, engine, tp, kv_dtype), named by what tells them
     apart. Raises InputError for a source that is neither a file nor a shipped scenario."""
     every = combinations(given)
-    found = []
+    found: list[Scenario] = []
     for source in sources:
         _exists(source)
         for one in every:
@@ -68,7 +70,14 @@ def scenarios(
             )
             words = [loaded.name] if len(sources) > 1 or len(every) == 1 else []
             found.append(loaded.changed(name=" ".join([*words, label(one, every)]).strip()))
-    return found
+    return _alike(found) if len(every) > 1 and not (tiers or {}).get("gpu_kv") else found
+
+
+def _alike(found: list[Scenario]) -> list[Scenario]:
+    """Where some of the compared derive their GPU pool, all do."""
+    if not any(one.notes for one in found):
+        return found
+    return [one.changed(tiers=msgspec.structs.replace(one.tiers, gpu_kv_bytes=0)) for one in found]
 
 
 def _ranks(text: str | None) -> int | None:

@@ -31,6 +31,18 @@ vllm:num_requests_waiting{engine="0",model_name="toy"} 0.0
 """
 
 
+GARBAGE = {
+    "nojson": b"data: {oops\n\n",
+    "noobject": b"data: [1, 2]\n\n",
+    "notokens": b'data: {"choices": [], "usage": {"prompt_tokens": -1e999}}\n\n',
+    "deep": b"data: " + b"[" * 100_000 + b"\n\n",
+    "noutf8": b'data: {"choices": [{"text": "\xff"}]}\n\n',
+    "comment": b": keep-alive\n\nevent: x\nid: 7\n\n",
+    "told": b'data: {"error": {"message": "no memory for s3cret"}}\n\n',
+}
+"""What some servers stream before the first token."""
+
+
 class Habits:
     """The state of one kind of server: what it has cached, counted and seen."""
 
@@ -118,6 +130,8 @@ class Server:
 
         if name == "head":
             await send("", 0)
+        if name in GARBAGE:
+            await response.write(GARBAGE[name])
         done = 0
         while done < output:
             done = min(output, done + each)
@@ -128,6 +142,10 @@ class Server:
                 request.transport.close()
                 return response
             await send("" if name == "silent-first" and done == 1 else " tok" * each, done, "length" if done == output else None)
+        if asked.get("return_cached_tokens_details"):
+            placed = {"device": cached - 16 * (cached > 16), "host": 16 * (cached > 16), "storage_backend": "file"}
+            await response.write(b"data: " + json.dumps({"choices": [], "sglext": {"cached_tokens_details": placed}}).encode() + b"\n\n")
+            usage.pop("prompt_tokens_details")
         final = {"choices": [], "usage": usage | {"completion_tokens": output}}
         await response.write(b"data: " + json.dumps(final).encode() + b"\r\n\r\ndata: [DONE]\n\n")
         return response

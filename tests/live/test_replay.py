@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvplan.errors import InputError
+from kvplan.live import sse
 from kvplan.live.client import tls
 from kvplan.live.content import Content, planned
 from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Replay
@@ -132,6 +133,39 @@ def test_an_empty_first_chunk(server: str, habit: str, counted: bool) -> None:
     run = send(where, alone(5))
     assert all([tokens for _, tokens in answer.reads] == list(range(1, 9)) for answer in run.answers)
     assert -1e-3 < beside_law_s(run) < SCHEDULER_S
+
+
+@pytest.mark.parametrize(
+    ("habit", "said"),
+    [
+        ("nojson", "not what OpenAI's API streams"),
+        ("noobject", "not what OpenAI's API streams"),
+        ("notokens", "not what OpenAI's API streams"),
+        ("deep", "not what OpenAI's API streams"),
+        ("noutf8", "not what OpenAI's API streams"),
+        ("told", "the server reports an error: .*no memory for \\*\\*\\*"),
+        ("comment", ""),
+    ],
+)
+def test_garbage_in_a_stream_is_a_sentence(server: str, habit: str, said: str) -> None:
+    (answer,) = send(endpoint(server, habit, key="s3cret"), alone(1)).answers
+    assert re.search(said, answer.error) if said else answer.ok, answer.error
+
+
+def test_an_event_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
+    cutter = sse.EventCutter()
+    assert cutter.feed(b"data: 1\n\nda") == [b"1"]
+    assert cutter.feed(b"ta: 2\r\n") == [b"2"]
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        cutter.feed(b"x" * 101)
+
+
+def test_sglang_tells_where_cached_tokens_lay(server: str) -> None:
+    where = Endpoint(url=f"{server}/sglang", model="toy", extras={"ignore_eos": True, "return_cached_tokens_details": True})
+    first, second = send(where, alone(2)).answers
+    assert (first.cached_tokens, second.cached_tokens) == (0, 320)
+    assert second.cached_by == {"device": 304, "host": 16}
 
 
 def test_certificates_are_checked_unless_the_user_says_otherwise(tmp_path: Path) -> None:

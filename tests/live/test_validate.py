@@ -24,16 +24,16 @@ from kvplan.scenario import load
 from kvplan.traces.write import convert
 from tests.live.server import running
 
-BLOCK = 64
-MACHINE = "h100-sxm"
+BLOCK, OUTPUT = 64, 4
+MACHINE = "l40s"
+"""Slow enough that some milliseconds of the operating system do not matter."""
 
 
-def requests(count: int = 12, gap_s: float = 0.13) -> list[Request]:
+def requests(count: int = 12, gap_s: float = 0.17) -> list[Request]:
     """Requests alone, one after another, which share two blocks."""
     blocks = [(0, 1, *range(100 * i + 10, 100 * i + 17 + i % 3)) for i in range(count)]
-    return [
-        Request(index=i, arrival_s=gap_s * i, prompt_tokens=BLOCK * len(blocks[i]), output_tokens=8, blocks=blocks[i]) for i in range(count)
-    ]
+    lengths = [BLOCK * len(one) for one in blocks]
+    return [Request(index=i, arrival_s=gap_s * i, prompt_tokens=lengths[i], output_tokens=OUTPUT, blocks=blocks[i]) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_server_that_does_as_predicted_agrees(honest: str, trace: Path, patien
     said: list[str] = []
     result = validate(question(f"{honest}/table", trace), said.append)
     # 12 prompts of 9, 10 and 11 blocks of 64 tokens.
-    assert "sends 12 requests with 7,680 prompt tokens and 96 to be generated within 1 s" in said[0]
+    assert "sends 12 requests with 7,680 prompt tokens and 48 to be generated within 2 s" in said[0]
     assert result.verdict == "agrees", result.reason
     assert result.requests.completed == 12 and not result.requests.failed
     assert result.error.cached_exact == 1.0
@@ -94,7 +94,7 @@ def test_a_server_that_does_as_predicted_agrees(honest: str, trace: Path, patien
 def test_another_law_is_off(server: str, trace: Path, patient: None) -> None:
     result = ask(f"{server}/law", trace)
     assert result.verdict == "off"
-    assert "ttft_mean" in result.reason
+    assert "itl_p50" in result.reason
 
 
 def test_a_server_that_lies_about_cached_tokens_is_caught(honest: str, server: str, trace: Path, patient: None) -> None:
@@ -164,9 +164,9 @@ def as_vllm(rows: list[dict[str, float]]) -> str:
         {
             "start_times": [1000.0 + row["sent"] for row in rows],
             "ttfts": [row["ttft"] for row in rows],
-            "itls": [[row["itl"]] * 7 for row in rows],
+            "itls": [[row["itl"]] * (OUTPUT - 1) for row in rows],
             "input_lens": [row["prompt"] for row in rows],
-            "output_lens": [8 for _ in rows],
+            "output_lens": [OUTPUT for _ in rows],
             "errors": ["" for _ in rows],
         }
     )
@@ -179,9 +179,9 @@ def as_aiperf(rows: list[dict[str, float]]) -> str:
                 "metadata": {"request_start_ns": int((1000 + row["sent"]) * 1e9), "benchmark_phase": "profiling"},
                 "metrics": {
                     "time_to_first_token": {"value": row["ttft"] * 1e3, "unit": "ms"},
-                    "request_latency": {"value": (row["ttft"] + 7 * row["itl"]) * 1e3, "unit": "ms"},
+                    "request_latency": {"value": (row["ttft"] + (OUTPUT - 1) * row["itl"]) * 1e3, "unit": "ms"},
                     "input_sequence_length": {"value": row["prompt"], "unit": "tokens"},
-                    "output_sequence_length": {"value": 8, "unit": "tokens"},
+                    "output_sequence_length": {"value": OUTPUT, "unit": "tokens"},
                 },
                 "error": None,
             }
@@ -192,14 +192,14 @@ def as_aiperf(rows: list[dict[str, float]]) -> str:
 
 def as_guidellm(rows: list[dict[str, float]]) -> str:
     def one(row: dict[str, float]) -> dict[str, Any]:
-        sent_s, last_s = 1000 + row["sent"], 1000 + row["sent"] + row["ttft"] + 7 * row["itl"]
+        sent_s, last_s = 1000 + row["sent"], 1000 + row["sent"] + row["ttft"] + (OUTPUT - 1) * row["itl"]
         return {
             "request_start_time": sent_s,
             "request_end_time": last_s + 0.001,
             "info": {"timings": {"request_start": sent_s, "last_token_iteration": last_s}},
             "time_to_first_token_ms": row["ttft"] * 1e3,
             "prompt_tokens": row["prompt"],
-            "output_tokens": 8,
+            "output_tokens": OUTPUT,
             "input_metrics": {"cached_tokens": row["cached"]},
         }
 
@@ -261,7 +261,15 @@ def test_results_of_another_trace_are_refused(trace: Path, tmp_path: Path) -> No
 
 def test_the_verdict_is_refused_where_the_client_was_late(trace: Path) -> None:
     answers = [
-        Answer(index=i, due_s=i, sent_s=float(i), reads=[(i + 0.03, 1), (i + 0.05, 8)], prompt_tokens=2048, output_tokens=8, status=200)
+        Answer(
+            index=i,
+            due_s=i,
+            sent_s=float(i),
+            reads=[(i + 0.03, 1), (i + 0.05, OUTPUT)],
+            prompt_tokens=2048,
+            output_tokens=OUTPUT,
+            status=200,
+        )
         for i in range(12)
     ]
     late_run = Replay(answers=answers, lateness=[Lateness(process=0, send_s=[0.0], read_s=[0.004] * 50, streams=1)])

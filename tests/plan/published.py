@@ -19,7 +19,8 @@ from kvplan.planning.closed_form import prompt_for, ttft_s
 from kvplan.sim.simulate import simulate
 from tests.public import public
 
-FILE = public("facts/published.jsonl")
+FILE = Path(__file__).with_suffix(".jsonl")
+"""Collected figures, each with its source; numbers and facts of the configuration, none of the sources' words."""
 
 Row = tuple[str, float, float]
 """What it is, the published effect, the predicted one."""

@@ -187,7 +187,7 @@ def test_a_file_and_its_refusals(tmp_path: Path) -> None:
     file.write_text("replicas: 3\nimage: web\n")
     with pytest.raises(InputError, match="not a configuration of an engine that kvplan knows"):
         explain_config(file)
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         explain_config(tmp_path / "none")
 
 

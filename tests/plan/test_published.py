@@ -7,7 +7,7 @@ import json
 from tests.plan.published import CASES, EXPLAINED, FILE, INFERRED, not_judged, run_rows, sign, table
 from tests.public import needs
 
-pytestmark = [needs("facts/published.jsonl"), needs("traces/mooncake_synthetic.jsonl")]
+pytestmark = needs("traces/mooncake_synthetic.jsonl")
 
 
 def test_the_sign_of_nine_published_effects_in_ten_is_predicted() -> None:

@@ -26,7 +26,7 @@ def test_differences_come_first_and_each_has_its_reason() -> None:
     assert figures["cpu_hit_rate"].values == [0.0, pytest.approx(2 / 3, abs=0.01)]
     assert "gpu_hit_rate" in result.same and "gpu_hit_rate" not in figures
     assert all(difference.reason for difference in result.figures)
-    assert figures["ttft_mean_s"].reason.startswith("mostly prefill")
+    assert figures["ttft_mean_s"].reason.startswith("mostly ") and figures["ttft_mean_s"].reason.endswith("(vllm against lmcache)")
     settings = {difference.what: difference.values for difference in result.settings}
     assert settings["engine.offload.load"] == ["whole_request", "blocking"]
     assert settings["engine.offload.chunk_tokens"] == [0, 256]
@@ -57,7 +57,7 @@ BASE = ("--model", "llama-3.1-8b", "--machine", "h100-sxm", "--gpu-kv", "0.6GiB"
 def test_several_engines_print_one_table_and_one_document(trace: str) -> None:
     shown = kvplan(trace, *BASE, "--engine", "vllm,lmcache,sglang")
     assert shown.returncode == 0, shown.stderr
-    assert "what came out differently" in shown.stdout and "layerwise" in shown.stdout
+    assert "Why, the largest difference first" in shown.stdout and "layerwise" in shown.stdout
     document = json.loads(kvplan(trace, *BASE, "--engine", "vllm,lmcache,sglang", "--json").stdout)
     assert document["schema"] == "kvplan.compare/1" and [run["schema"] for run in document["runs"]] == ["kvplan.simulate/1"] * 3
 

@@ -52,12 +52,12 @@ def world(
     **run: Any,
 ) -> World:
     """A world whose tiers hold that many blocks of 16 tokens; `engine`, `offload`, `overhead` and `machine` replace
-    fields.
+    fields; what a job leaves in host memory goes from its tail on, which the oracle knows, unless `offload` says otherwise.
     """
     base = catalog.engine("vllm")
     spec: EngineSpec = msgspec.structs.replace(
         base,
-        offload=msgspec.structs.replace(base.offload, **(offload or {})),
+        offload=msgspec.structs.replace(base.offload, **{"job_order": "position", "blocks_in_flight": "freed", **(offload or {})}),
         overhead=msgspec.structs.replace(base.overhead, **(overhead or {})),
         **{"null_blocks": 0, **(engine or {})},
     )

@@ -20,11 +20,11 @@ Keys = tuple[Hashable, ...]
 class Reservation:
     """Space taken in a tier for content that is on its way, whose path is pinned until it is committed."""
 
-    __slots__ = ("tokens", "leaf", "_tier", "_gaps")
+    __slots__ = ("tokens", "leaf", "_tier", "_gaps", "_pins", "_ranked_from")
 
-    def __init__(self, tier: Tier, leaf: Node, gaps: list[Gap]) -> None:
-        self.leaf, self._tier, self._gaps = leaf, tier, gaps
-        self.tokens = sum(want - have for _, have, want in gaps)
+    def __init__(self, tier: Tier, leaf: Node, gaps: list[Gap], tokens: int, pins: list[Pin], ranked_from: int = -1) -> None:
+        self.leaf, self.tokens, self._tier, self._gaps, self._pins = leaf, tokens, tier, gaps, pins
+        self._ranked_from = ranked_from  # what the request offers from here on has one rank; -1: it has none
 
     @property
     def start(self) -> int:
@@ -43,7 +43,10 @@ class Reservation:
             came, lost = self._divided(tokens // self._tier.grain_tokens * self._tier.grain_tokens)
         self._tier.arrived(came)
         self._tier.abandoned(lost)
-        self._tier.unpin(self.leaf)
+        for pin in self._pins:
+            pin.release()
+        if self._ranked_from >= 0:
+            self._tier.touch(span(self.leaf, self._ranked_from), again=True)
         return sum(want - have for _, have, want in came)
 
     def _divided(self, left: int) -> tuple[list[Gap], list[Gap]]:
@@ -57,11 +60,28 @@ class Reservation:
         return came, lost
 
 
+class Pin:
+    """Content of a tier that is kept, from token `start` to the end of `leaf`."""
+
+    __slots__ = ("_tier", "_leaf", "_start", "_shuffled")
+
+    def __init__(self, tier: Tier, leaf: Node, start: int = 0, *, shuffled: bool = False) -> None:
+        self._tier, self._leaf, self._start, self._shuffled = tier, leaf, start, shuffled
+
+    def release(self, *, moved_from: int | None = None) -> None:
+        """Keep it no longer; what lies after token `moved_from` has moved up and leaves the tier."""
+        self._tier.unpin(self._leaf, self._start, shuffled=self._shuffled)
+        for node in reversed(span(self._leaf, moved_from) if moved_from is not None else []):
+            if node.entry is not None and not node.entry.pins:
+                self._tier.drop(node.entry)
+
+
 class Pool:
     """Host memory, a disk or a remote store. Lookups are counted for the last `tracked` block names, as engines bound
     their trackers."""
 
-    def __init__(self, tier: Tier, *, tracked: int = 64_000) -> None:
+    def __init__(self, tier: Tier, *, order: str = "position", tracked: int = 64_000) -> None:
+        self.order = order
         self.tier, self.tree, self.grain_tokens = tier, tier.tree, tier.grain_tokens
         self._lookups: OrderedDict[Hashable, int] = OrderedDict()
         self._tracked = tracked
@@ -73,7 +93,8 @@ class Pool:
         leaf = self.tree.path(keys, limit)  # type: ignore[arg-type]
         path = span(leaf, 0)
         retain(path, retention)
-        self.tier.touch(path, again=again)
+        if self.order != "rank":
+            self.tier.touch(path, again=again)
         end = min(limit, self.tier.reach(path, start))
         self.tree.prune(leaf)
         return max(start, end)
@@ -95,49 +116,79 @@ class Pool:
             count += 1
         return count * self.tree.key_tokens
 
-    def store(self, keys: Keys, start: int, end: int, *, keep: int = 0, retention: int = RETENTION) -> Reservation | None:
+    def store(self, keys: Keys, start: int, end: int, *, keep: int = 0, since: int = 0, retention: int = RETENTION) -> Reservation | None:
         """`reserve` for content that comes from the tier above."""
-        reserved = self.reserve(keys, start, end, keep=keep)
+        reserved = self.reserve(keys, start, end, keep=keep, since=since)
         if reserved is not None:
             retain(span(reserved.leaf, start), retention)
             self.tier.stored_tokens += reserved.tokens
         return reserved
 
-    def reserve(self, keys: Keys, start: int, end: int, *, keep: int = 0) -> Reservation | None:
-        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with its
-        commit.
+    def reserve(self, keys: Keys, start: int, end: int, *, keep: int = 0, since: int = 0) -> Reservation | None:
+        """Take place for what the pool lacks of tokens [start, end); None when there is none. Ends with its commit.
 
-        What it has of the first `keep` tokens of the content stays as long.
+        What it has of the first `keep` tokens of the content stays as long, unless the engine keeps only what it writes: what the same
+        request has offered `since` that token on then only counts as used.
         """
         end = end // self.grain_tokens * self.grain_tokens
         if start:
             self.tree.path(keys, start)  # type: ignore[arg-type]  # a run ends here: a tier holds leading parts of runs
+        if self.order != "position":
+            return self._reserve_job(keys, start, end, since)
         leaf = self.tree.path(keys, max(end, keep))  # type: ignore[arg-type]
         path = span(leaf, 0)
         self.tier.touch(path, again=True)
         gaps = [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start]
-        reserved = Reservation(self.tier, leaf, gaps)
-        if reserved.tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path, leaf.end):
+        tokens = _lacking_tokens(gaps)
+        if tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path, leaf.end):
             self.tree.prune(leaf)
             return None
         self.tier.pin(leaf)
-        self.tier.take(reserved.tokens)
+        self.tier.take(tokens)
         self.tier.expect(gaps)
-        return reserved
+        return Reservation(self.tier, leaf, gaps, tokens, [Pin(self.tier, leaf)])
 
-    def pin(self, keys: Keys, end: int) -> Node:
-        """Keep the first `end` tokens of some content, as far as the pool has them; undo with `unpin` of the node."""
+    def _reserve_job(self, keys: Keys, start: int, end: int, since: int) -> Reservation | None:
+        """The same for a job that protects only its own blocks: others of the request may be evicted for them.
+
+        All of the request counts as used after the eviction where the order within a job is arbitrary, else what it has offered before it.
+        """
+        tier, leaf = self.tier, self.tree.path(keys, end)  # type: ignore[arg-type]
+        path = span(leaf, 0)
+        gaps = [gap for gap in tier.lacking(leaf, end) if gap[1] >= start]
+        tokens = _lacking_tokens(gaps)
+        if tokens > tier.room_tokens - tier.pinnable_tokens([node for node, _, _ in gaps], end):
+            self.tree.prune(leaf)
+            return None
+        shuffled = self.order == "arbitrary"
+        pins = []
+        if not shuffled:
+            tier.touch(span(leaf, since), again=True)
+        for node, _, _ in reversed(gaps):
+            tier.pin(node, node.start)
+            pins.append(Pin(tier, node, node.start, shuffled=shuffled))
+        tier.take(tokens)
+        if shuffled:
+            tier.touch(path, again=True)
+        tier.expect(gaps)
+        return Reservation(tier, leaf, gaps, tokens, pins, -1 if shuffled else since)
+
+    def pin(self, keys: Keys, end: int, *, used: tuple[int, int] | None = None) -> Pin:
+        """Keep the first `end` tokens of some content, as far as the pool has them, until the pin is released; where the engine keeps only
+        what it uses, tokens [start, end) of `used`."""
+        if used is None or self.order == "position":
+            leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
+            self.tier.pin(leaf)
+            return Pin(self.tier, leaf)
+        start, end = used
+        self.tree.path(keys, start)  # type: ignore[arg-type]
         leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
-        self.tier.pin(leaf)
-        return leaf
+        self.tier.pin(leaf, start)
+        return Pin(self.tier, leaf, start, shuffled=self.order == "arbitrary")
 
-    def unpin(self, leaf: Node, *, moved_from: int | None = None) -> None:
-        """Undo a pin; what lies after token `moved_from` has moved up and leaves the pool."""
-        self.tier.unpin(leaf)
-        for node in reversed(span(leaf, moved_from) if moved_from is not None else []):
-            entry = node.entry
-            if entry is not None and not entry.pins:
-                self.tier.drop(entry)
+
+def _lacking_tokens(gaps: list[Gap]) -> int:
+    return sum(want - have - (node.entry.loose if node.entry is not None else 0) for node, have, want in gaps)
 
 
 def span(leaf: Node, start: int) -> list[Node]:

@@ -15,15 +15,18 @@ from kvplan.request import RETENTION
 class Entry:
     """What one tier holds of one run: its first `tokens` tokens, and `coming` more that are on their way.
 
+    Where an engine gives up the blocks of a job in arbitrary order (`shuffled`), `loose` tokens behind the first hole are still there.
+
     A pinned entry stays even when it holds nothing. `previous` and `next` belong to the tier's eviction order.
     """
 
-    __slots__ = ("node", "tokens", "coming", "load", "pins", "previous", "next", "order", "meta")
+    __slots__ = ("node", "tokens", "coming", "loose", "shuffled", "load", "pins", "previous", "next", "order", "meta")
 
     def __init__(self, node: Node | None, tokens: int) -> None:
         self.node = node
         self.tokens = tokens
-        self.coming = 0
+        self.coming = self.loose = 0
+        self.shuffled = False
         self.load: Any = None  # what brings tokens from a tier below, for others to wait for
         self.pins = 0  # while above zero the entry is not evicted
         self.previous: Entry | None = None
@@ -110,7 +113,7 @@ class PrefixTree:
         upper.retention = node.retention
         parent.children[self._name(node)] = upper
         if node.entry is not None:
-            _split_entry(node.entry, upper, at - node.start)
+            _split_entry(node.entry, upper, at - node.start, self.grain_tokens)
         node.parent = upper
         node.keys = node.keys[at // key_tokens - first :]
         node.start = at
@@ -135,19 +138,23 @@ def retain(path: Iterable[Node], retention: int) -> None:
         node.retention = retention
 
 
-def _split_entry(entry: Entry, upper: Node, length: int) -> None:
+def _split_entry(entry: Entry, upper: Node, length: int, grain: int) -> None:
     """Divide what a tier holds of a run: `upper` gets the first `length` tokens, whoever uses the run uses both parts."""
     node = entry.node
     assert node is not None
-    if entry.tokens + entry.coming <= length and not entry.pins:  # all that the tier holds lies above the cut
+    if entry.tokens + entry.coming <= length and not entry.pins and not entry.loose:  # all that the tier holds lies above the cut
         node.entry = None
         entry.node = upper
         upper.entry = entry
         return
     above = upper.entry = Entry(upper, min(entry.tokens, length))
     above.coming = min(entry.coming, length - above.tokens)
-    above.pins, above.load, above.meta = entry.pins, entry.load, entry.meta
+    above.pins, above.load, above.meta, above.shuffled = entry.pins, entry.load, entry.meta, entry.shuffled
     entry.tokens -= above.tokens
     entry.coming -= above.coming
+    if entry.loose and above.tokens < length:  # spread evenly, as far as is known
+        rest = node.end - node.start - above.tokens
+        above.loose = min(entry.loose * (length - above.tokens) // (rest * grain) * grain, entry.loose)
+        entry.loose -= above.loose
     if entry.order is not None:
         entry.order.insert_after(entry, above)

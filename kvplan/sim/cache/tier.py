@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from kvplan.sim.cache.eviction.policy import Policy
 from kvplan.sim.cache.prefix import Entry, Node, PrefixTree
 
@@ -17,7 +19,7 @@ class Tier:
     `grain_tokens` is the granularity of lookup and eviction. Counters are in tokens.
     """
 
-    def __init__(self, name: str, *, tree: PrefixTree, policy: Policy, capacity_tokens: int, grain_tokens: int) -> None:
+    def __init__(self, name: str, *, tree: PrefixTree, policy: Policy, capacity_tokens: int, grain_tokens: int, seed: int = 0) -> None:
         self.name = name
         self.tree = tree
         self.policy = policy
@@ -33,6 +35,7 @@ class Tier:
         self.loaded_tokens = 0
         self.reused: Callable[[Node, int, int], None] | None = None  # the same, where that costs nothing but perhaps time
         self.spill: Callable[[Node, int, int], None] | None = None  # called with the part of a run that is being evicted
+        self.random = np.random.default_rng(seed)
         self.spill_tokens = 0  # at least so much of a run is evicted at once
 
     # -- looking -----------------------------------------------------------------------------------------------------------
@@ -75,6 +78,9 @@ class Tier:
         while tokens > 0:
             entry = self.policy.victim()
             assert entry is not None
+            if entry.shuffled or entry.loose:
+                tokens -= self._scatter(entry, tokens)
+                continue
             taken = min(max(tokens, self.spill_tokens), entry.tokens)
             tokens -= taken
             self.used_tokens -= taken
@@ -94,11 +100,32 @@ class Tier:
                 if not entry.tokens:
                     self._forget(entry)
 
+    def _scatter(self, entry: Entry, tokens: int) -> int:
+        """Evict blocks of an entry that does not go from its tail: any of them, or first those behind a hole."""
+        grain = self.grain_tokens
+        leading, loose = entry.tokens // grain, entry.loose // grain
+        count = min(-(-tokens // grain), leading + loose)
+        if not entry.shuffled:
+            first = min(leading, leading + loose - count)
+        elif count == leading + loose:
+            first = 0
+        else:
+            first = min(leading, int(self.random.choice(leading + loose, size=count, replace=False).min()))
+        entry.tokens, entry.loose = first * grain, (leading + loose - count - first) * grain
+        taken = count * grain
+        self.used_tokens -= taken
+        self.evictable_tokens -= taken
+        self.evicted_tokens += taken
+        if not entry.tokens and not entry.loose:
+            self.policy.remove(entry)
+            self._forget(entry)
+        return taken
+
     def drop(self, entry: Entry) -> None:
         """Forget an entry that is not pinned: its content has moved elsewhere."""
         self.policy.remove(entry)
-        self.used_tokens -= entry.tokens
-        self.evictable_tokens -= entry.tokens
+        self.used_tokens -= entry.tokens + entry.loose
+        self.evictable_tokens -= entry.tokens + entry.loose
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
@@ -137,13 +164,13 @@ class Tier:
 
     # -- using -------------------------------------------------------------------------------------------------------------
 
-    def pin(self, leaf: Node) -> None:
-        """Keep a run and its ancestors from eviction, as far as the tier holds them, until it is unpinned as often.
+    def pin(self, leaf: Node, start: int = 0) -> None:
+        """Keep a run and its ancestors behind token `start` from eviction, as far as the tier holds them, until it is unpinned as often.
 
         A pin survives a split: `leaf` stays the last part of its run.
         """
         node = leaf
-        while node.parent is not None:
+        while node.parent is not None and node.end > start:
             entry = node.entry
             if entry is None:
                 entry = node.entry = Entry(node, 0)
@@ -151,21 +178,22 @@ class Tier:
             else:
                 entry.pins += 1
                 if entry.pins == 1:
-                    self.evictable_tokens -= entry.tokens
+                    self.evictable_tokens -= entry.tokens + entry.loose
                     self.policy.remove(entry)
             node = node.parent
 
-    def unpin(self, leaf: Node) -> None:
-        """Undo a pin. What nobody else has pinned becomes the most recently used, the root last."""
+    def unpin(self, leaf: Node, start: int = 0, *, shuffled: bool = False) -> None:
+        """Undo a pin. What nobody else has pinned becomes the most recently used, the root last; `shuffled`: in arbitrary order."""
         node = leaf
-        while node.parent is not None:
+        while node.parent is not None and node.end > start:
             above, entry = node.parent, node.entry
             assert entry is not None and entry.pins > 0
             entry.pins -= 1
             if not entry.pins:
-                if entry.tokens:
+                if entry.tokens or entry.loose:
+                    entry.shuffled = shuffled
                     self.policy.append(entry)
-                    self.evictable_tokens += entry.tokens
+                    self.evictable_tokens += entry.tokens + entry.loose
                 else:
                     if entry.order is not None:  # the policy has kept its place, and a split has emptied it
                         self.policy.remove(entry)
@@ -178,7 +206,7 @@ class Tier:
         for node in path:
             entry = node.entry
             if entry is not None and not entry.pins and node.start < upto:
-                total += min(entry.tokens, upto - node.start)
+                total += min(entry.tokens, upto - node.start) + entry.loose
         return total
 
     # -- filling from another tier -----------------------------------------------------------------------------------------
@@ -202,6 +230,7 @@ class Tier:
             entry = node.entry
             assert entry is not None and entry.pins
             entry.coming += want - have
+            entry.loose = 0  # part of what comes
 
     def arrived(self, gaps: list[Gap]) -> None:
         """What was expected is here. Runs may have been split meanwhile."""
@@ -235,4 +264,5 @@ class Tier:
         for node in reversed(path):
             entry = node.entry
             if entry is not None and not entry.pins:
+                entry.shuffled = False
                 policy.touch(entry, again)

@@ -47,16 +47,16 @@ MEANING = {
 
 def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comparison:
     """Runs side by side, in the order given."""
-    figures, same = [], []
+    figures, same, names = [], [], _names(scenarios)
     for name, figure in FIGURES.items():
         values = [figure(result) for result in results]
         if all(value == values[0] for value in values):
             same.append(name)
         else:
-            figures.append((_spread(values), Compared(what=name, values=list(values), reason=_cause(name, values, results))))
+            figures.append((_spread(values), Compared(what=name, values=list(values), reason=_cause(name, values, results, names))))
     figures.sort(key=lambda pair: -pair[0])
     return Comparison(
-        names=_names(scenarios),
+        names=names,
         settings=_settings(scenarios),
         figures=[difference for _, difference in figures],
         handovers=_handovers(scenarios, results),
@@ -163,14 +163,13 @@ def _spread(values: Sequence[float | None]) -> float:
     return max(known) / max(min(known), 1e-3 * max(known))
 
 
-def _cause(name: str, values: Sequence[float | None], results: Sequence[SimResult]) -> str:
-    """Where the runs with the lowest and the highest value part."""
-    known = [(value, result) for value, result in zip(values, results, strict=True) if value is not None]
+def _cause(name: str, values: Sequence[float | None], results: Sequence[SimResult], names: Sequence[str]) -> str:
+    """Where the runs with the lowest and the highest value part, and which those are."""
+    known = [(value, result, run) for value, result, run in zip(values, results, names, strict=True) if value is not None]
     if len(known) < 2:
         return "not measured in some run"
-    low, high = min(known, key=lambda pair: pair[0])[1], max(known, key=lambda pair: pair[0])[1]
-    kind = name.split("_")[0]
-    return CAUSES.get(kind, _counts)(low, high)
+    low, high = min(known, key=lambda one: one[0]), max(known, key=lambda one: one[0])
+    return f"{CAUSES[name](low[1], high[1])} ({low[2]} against {high[2]})"
 
 
 def _waits(low: SimResult, high: SimResult) -> str:
@@ -206,7 +205,7 @@ def _rate(low: SimResult, high: SimResult) -> str:
 
 def _hits(low: SimResult, high: SimResult) -> str:
     def evicted(result: SimResult) -> str:
-        return ", ".join(f"{tier.name} {units.format_traffic(tier.evicted_bytes)}" for tier in result.tiers)
+        return ", ".join(f"{tier.name} {units.format_bytes(tier.evicted_bytes)}" for tier in result.tiers)
 
     return f"evicted {evicted(low)} against {evicted(high)}"
 
@@ -214,7 +213,7 @@ def _hits(low: SimResult, high: SimResult) -> str:
 def _moved(low: SimResult, high: SimResult) -> str:
     def moves(result: SimResult) -> str:
         return ", ".join(
-            f"{tier.name} {units.format_traffic(tier.stored_bytes)} in, {units.format_traffic(tier.loaded_bytes)} out"
+            f"{tier.name} {units.format_bytes(tier.stored_bytes)} in, {units.format_bytes(tier.loaded_bytes)} out"
             for tier in result.tiers
             if tier.name != "gpu"
         )
@@ -222,13 +221,30 @@ def _moved(low: SimResult, high: SimResult) -> str:
     return f"{moves(low) or 'nothing'} against {moves(high) or 'nothing'}"
 
 
-def _counts(low: SimResult, high: SimResult) -> str:
+def _pressed(low: SimResult, high: SimResult) -> str:
+    """Requests are preempted or refused where the pool is too small for what runs or comes."""
     size = [next(tier.capacity_bytes for tier in result.tiers if tier.name == "gpu") for result in (low, high)]
+    if abs(size[0] - size[1]) < 0.01 * max(size):
+        queued = [units.format_seconds(result.queue_s.mean or 0.0) for result in (low, high)]
+        pools = f"equal GPU pools of {units.format_bytes(size[0])}"
+        return f"{pools}: more sequences in them at once, after {queued[0]} against {queued[1]} of queueing"
     return f"a GPU pool of {units.format_bytes(size[0])} against {units.format_bytes(size[1])}"
 
 
 CAUSES: dict[str, Callable[[SimResult, SimResult], str]] = {
-    "ttft": _waits, "itl": _intervals, "requests": _rate, "gpu": _hits, "cpu": _hits, "disk": _hits, "remote": _hits,
-    "computed": _hits, "stored": _moved, "loaded": _moved,
-}  # fmt: skip
-"""First word of a figure -> the line that tells the runs with its lowest and highest value apart."""
+    "ttft_mean_s": _waits,
+    "ttft_p95_s": _waits,
+    "itl_mean_s": _intervals,
+    "itl_p95_s": _intervals,
+    "requests_per_s": _rate,
+    "gpu_hit_rate": _hits,
+    "cpu_hit_rate": _hits,
+    "disk_hit_rate": _hits,
+    "remote_hit_rate": _hits,
+    "computed_share": _hits,
+    "stored_bytes": _moved,
+    "loaded_bytes": _moved,
+    "preempted": _pressed,
+    "rejected": _pressed,
+}
+"""Figure -> the line that tells the runs with its lowest and highest value apart."""

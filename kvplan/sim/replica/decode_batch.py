@@ -45,16 +45,31 @@ class Events:
 class WindowSum:
     """Sum over the members of min(context, window); `window` 0: of their contexts."""
 
-    __slots__ = ("window", "growing", "total", "fills", "filled")
+    __slots__ = ("window", "growing", "total", "fills", "filled", "_starts", "_first")
 
     def __init__(self, window: int) -> None:
         self.window = window
+        self._starts: dict[int, int] = {}  # members by the step at which their context was empty
+        self._first: int | None = None  # the earliest of these: of the longest member; None: to be looked up
         self.growing = 0  # members whose window is not full
         self.total = 0
         self.fills = Events()
         self.filled = 0  # the last step that filled the window of a member
 
+    @property
+    def uneven(self) -> int:
+        """By how many tokens the members fall short of all being as long as the longest; steps do not change it. 0 for windows."""
+        if self.window or not self._starts:
+            return 0
+        if self._first is None:
+            self._first = min(self._starts)
+        return sum((start - self._first) * count for start, count in self._starts.items())
+
     def join(self, seq: Sequence, context: int, step: int) -> None:
+        if not self.window:
+            start = step - context
+            self._starts[start] = self._starts.get(start, 0) + 1
+            self._first = None if self._first is None else min(self._first, start)
         if not self.window or context < self.window:
             self.growing += 1
             self.total += context
@@ -64,6 +79,12 @@ class WindowSum:
             self.total += self.window
 
     def leave(self, seq: Sequence, context: int, step: int) -> None:
+        if not self.window:
+            start = step - context
+            self._starts[start] -= 1
+            if not self._starts[start]:
+                del self._starts[start]
+                self._first = None
         if not self.window or context < self.window:
             self.growing -= 1
             self.total -= context

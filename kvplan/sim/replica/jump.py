@@ -21,7 +21,7 @@ class Jump:
     def __init__(self, cost: StepCost, batch: DecodeBatch, step: ScheduledStep, most: int) -> None:
         self.start_s, self.collect_s, self.steps = step.start_s, cost.overhead.collect_s, most
         self.slope_s = 0.0
-        for rate, each in zip(cost.decode_rates_of(len(batch)), batch.sums, strict=True):
+        for rate, each in zip(cost.decode_rates_of(len(batch), step.uneven), batch.sums, strict=True):
             self.slope_s += rate * each.growing
             self.steps = min(self.steps, each.fills.next - batch.steps)
         count = len(batch)

@@ -135,7 +135,7 @@ class Replica:
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes = self.cost, step.decodes
         if decodes:
-            step.attention_s = cost.decode_attention_of_s(step.contexts, step.decodes)
+            step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, step.decodes)
         chunks = [(new, context) for _, new, context in step.chunks]
         admit_s = self.overhead.admit_token_s * step.admitted_tokens + max(0.0, self.transfers.submitted_s() - self.clock.now)
         host_s = cost.host_s(chunks, decodes)

@@ -122,7 +122,7 @@ class Scheduler:
         self.batch.settle(seq)
         if seq.emitted and seq.paused_s < 0:
             seq.paused_s = paused_s
-        seq.computed = seq.stored = 0
+        seq.computed = seq.stored = seq.offered_from = 0
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
         seq.preemptions += 1
@@ -211,7 +211,7 @@ class Scheduler:
         step.decodes = len(batch)
         if step.decodes:
             batch.advance(1)
-            step.contexts = [each.total for each in batch.sums]
+            step.contexts, step.uneven = [each.total for each in batch.sums], [each.uneven for each in batch.sums]
             step.last_tokens = batch.ended()
         batch.granted = 0
         step.index, step.version = batch.steps, batch.version
@@ -291,7 +291,7 @@ class Scheduler:
         step.admitted_tokens += seq.target
         if not seq.counted:
             seq.counted = True
-            self.pauses.admitted(seq.output, seq.target - seq.computed)
+            self.pauses.admitted(seq.output)
         seq.running = True
         self.running.append(seq)
         self._chunk(step, seq, new)

@@ -16,7 +16,7 @@ class Sequence:
 
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
-        "computed", "planned", "emitted", "blocks", "beside", "shared_tokens", "stored", "hits", "counted", "running",
+        "computed", "planned", "emitted", "blocks", "beside", "shared_tokens", "stored", "offered_from", "hits", "counted", "running",
         "fruitless", "emitted_before",
         "waiting_for_remote_kv", "preemptions", "seen_step", "joined", "left",
         "promoted", "weighed_s", "looked", "following", "whole", "held_s", "paused_s",
@@ -47,6 +47,7 @@ class Sequence:
         self.beside = 0  # tokens of the pool that its windows and states hold
         self.shared_tokens = 0  # of them in the prefix index
         self.stored = 0  # tokens offered to the tier below
+        self.offered_from = 0  # the first of them: behind what was loaded
         self.hits: tuple[int, ...] = (0, 0, 0, 0)  # prompt tokens found on the GPU, in host memory, on the disk, remote, when it first ran
         self.counted = False
         self.running = False

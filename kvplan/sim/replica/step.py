@@ -18,7 +18,7 @@ class ScheduledStep:
     """
 
     __slots__ = (
-        "chunks", "decodes", "index", "version", "contexts", "attention_s", "sampled", "last_tokens", "loads", "admitted_tokens",
+        "chunks", "decodes", "index", "version", "contexts", "uneven", "attention_s", "sampled", "last_tokens", "loads", "admitted_tokens",
         "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
@@ -30,6 +30,7 @@ class ScheduledStep:
         self.index = 0  # the batch's step
         self.version = 0  # of the batch
         self.contexts: list[int] = []  # tokens that the decoding sequences read, by the batch's windows
+        self.uneven: list[int] = []  # by how much they fall short of being as long as the longest
         self.attention_s = 0.0  # of the decoding sequences
         self.sampled: list[Sequence] = []  # whose last chunk this is
         self.last_tokens: list[Sequence] = []  # who decodes its last token
@@ -83,18 +84,17 @@ class StepsInFlight:
 
 
 class Pauses:
-    """Stops of the engine's process for its garbage collector: one per so many output tokens of the sequences it has admitted, and while it
-    offloads one per so many prompt tokens that they compute."""
+    """Stops of the engine's process for its garbage collector: one per so many output tokens of the sequences it has admitted."""
 
     def __init__(self, overhead: Overhead, *, offloading: bool) -> None:
         self.pause_s = overhead.pause_s
-        self._per_output = 1 / overhead.pause_tokens if overhead.pause_tokens else 0.0
-        self._per_computed = 1 / overhead.pause_offload_tokens if overhead.pause_offload_tokens and offloading else 0.0
+        rates = [overhead.pause_tokens, overhead.pause_offload_tokens if offloading else 0]
+        self._per_output = sum(1 / tokens for tokens in rates if tokens)
         self.owed = 0.0
 
-    def admitted(self, output: int, computed: int) -> None:
-        """A sequence is admitted that computes so many tokens of its prompt."""
-        self.owed += output * self._per_output + computed * self._per_computed
+    def admitted(self, output: int) -> None:
+        """A sequence is admitted that will emit so many tokens."""
+        self.owed += output * self._per_output
 
     def due_s(self) -> float:
         """Seconds of the stop that has come due, if one has."""

@@ -12,8 +12,9 @@ import enum
 from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec, Overhead
+from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.cache.pool import Reservation, span
+from kvplan.sim.cache.pool import Pin, Reservation, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Steps
@@ -21,7 +22,6 @@ from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
-from kvplan.step_time import StepCost
 
 
 class Outcome(enum.Enum):
@@ -65,7 +65,7 @@ class StepLoad:
 
     __slots__ = ("seq", "reach", "held", "source", "parts")
 
-    def __init__(self, seq: Sequence, reach: int, held: int, source: Node, parts: list[tuple[TierBelow, Reservation, Node]]) -> None:
+    def __init__(self, seq: Sequence, reach: int, held: int, source: Pin, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
         self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
 
 
@@ -97,13 +97,14 @@ class Loads:
         clock: Clock,
         engine: EngineSpec,
         overhead: Overhead,
-        cost: StepCost,
+        loading: Loading,
         gpu: GpuCache,
         host: TierBelow,
         lower: tuple[TierBelow, ...],
         tally: Tally,
     ) -> None:
-        self.clock, self.engine, self.rules, self.overhead, self.cost = clock, engine, engine.offload, overhead, cost
+        self.clock, self.engine, self.rules, self.overhead = clock, engine, engine.offload, overhead
+        self.loading, self.cost = loading, loading.cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
@@ -150,15 +151,15 @@ class Loads:
         submit_s = self.overhead.submit_block_s * (held - reach) / self.engine.block_tokens
         self.submitted_s = max(self.clock.now, self.submitted_s) + submit_s
         _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
-        source = self.host.pool.pin(seq.request.blocks, seq.prompt)
+        source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
         self.clock.process(self._loading(seq, load, source, sent_s + self.overhead.load_s, done))
         return Outcome.WAITS
 
-    def _loading(self, seq: Sequence, load: Load, source: Node, done_s: float, done: Done) -> Steps:
+    def _loading(self, seq: Sequence, load: Load, source: Pin, done_s: float, done: Done) -> Steps:
         """From host memory to the GPU. Dispatch and completion hold up this sequence, not the link."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
-        self._unpin(source, load.start)
+        source.release(moved_from=load.start if self.rules.exclusive else None)
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end)
@@ -168,15 +169,13 @@ class Loads:
 
     def _built(self, ready_s: float, tokens: int) -> float:
         """When the host has made the block lists of a load: one load after the other."""
-        self._built_s = max(ready_s, self._built_s) + self.overhead.load_block_s * tokens / self.engine.block_tokens
+        self._built_s = max(ready_s, self._built_s) + self.loading.lookup_s(tokens)
         return self._built_s
-
-    def _unpin(self, source: Node, reach: int) -> None:
-        self.host.pool.unpin(source, moved_from=reach if self.rules.exclusive else None)
 
     def _on_gpu(self, seq: Sequence, reach: int, held: int) -> None:
         """Count what came, and enter it into the GPU's index; the last token of a prompt is always computed."""
         self.host.pool.tier.loaded_tokens += held - reach
+        seq.offered_from = held
         seq.computed = held
         self.gpu.share(seq)
         seq.computed = min(held, seq.target - 1)
@@ -198,16 +197,16 @@ class Loads:
         if not self.gpu.hold(seq, path, reach, min(seq.target, upto + budget)):
             self._give_up(parts)
             return Outcome.NO_ROOM
-        source = self.host.pool.pin(seq.request.blocks, seq.prompt)
+        source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, upto))
         self.pending.append(StepLoad(seq, reach, upto, source, parts))
         for lower, reserved, _ in parts:
             note_promoted(seq, lower, reserved.start, reserved.end)
         self._on_gpu(seq, reach, upto)
         return Outcome.IN_STEP
 
-    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[TierBelow, Reservation, Node]], int]:
+    def _parts(self, seq: Sequence, reach: int, held: int) -> tuple[list[tuple[TierBelow, Reservation, Pin]], int]:
         """What lower tiers add behind token `held`, on its way through host memory."""
-        parts: list[tuple[TierBelow, Reservation, Node]] = []
+        parts: list[tuple[TierBelow, Reservation, Pin]] = []
         keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
             below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
@@ -223,10 +222,10 @@ class Loads:
             held = below
         return parts, held
 
-    def _give_up(self, parts: list[tuple[TierBelow, Reservation, Node]]) -> None:
-        for lower, reserved, source in parts:
+    def _give_up(self, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
+        for _, reserved, source in parts:
             reserved.commit(0)
-            lower.pool.unpin(source)
+            source.release()
 
     def step_s(self, loads: list[StepLoad], start_s: float, step_s: float) -> float:
         """Seconds of a step that starts now with these loads, which are queued here."""
@@ -249,8 +248,8 @@ class Loads:
         for lower, reserved, source in load.parts:
             reserved.commit()
             lower.pool.tier.loaded_tokens += reserved.tokens
-            lower.pool.unpin(source)
-        self._unpin(load.source, load.reach)
+            source.release()
+        load.source.release(moved_from=load.reach if self.rules.exclusive else None)
 
     # -- from lower tiers into host memory ----------------------------------------------------------------------------
 
@@ -270,14 +269,14 @@ class Loads:
         return True
 
     def _promoting(
-        self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Node, done_s: float, done: Done
+        self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done_s: float, done: Done
     ) -> Steps:
         """From a lower tier into host memory."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
         self._ended(load)
         reserved.commit()
-        lower.pool.unpin(source, moved_from=load.start if self.rules.exclusive else None)
+        source.release(moved_from=load.start if self.rules.exclusive else None)
         lower.pool.tier.loaded_tokens += reserved.tokens
         note_promoted(seq, lower, load.start, load.end)
         seq.load_s += self.clock.now - began_s
@@ -297,8 +296,8 @@ class Loads:
         load = Load(leaf, tier, start, end)
         seq.waiting_for_remote_kv = True
         for node in path:
-            if node.end > start and node.start < end:
-                node.entry.load = load  # type: ignore[union-attr]
+            if node.end > start and node.start < end and node.entry is not None:
+                node.entry.load = load
         return load
 
     def _ended(self, load: Load) -> None:
@@ -338,8 +337,7 @@ class Loads:
         computing again."""
         if self.rules.load_rule != "break_even":
             return True
-        overhead = self.overhead
-        seconds = overhead.load_s + overhead.load_block_s * (end - start) / self.engine.block_tokens
+        seconds = self.loading.engine_s(end - start)
         seconds += self.host.path.wait_s(IN) + self.host.path.service_s(IN, end - start)
         seconds += sum(lower.path.wait_s(IN) + lower.path.service_s(IN, tokens) for lower, tokens in parts)
         return seconds < self.recompute_s(seq, start, end)

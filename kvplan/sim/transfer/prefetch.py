@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
-from kvplan.sim.cache.pool import Reservation
-from kvplan.sim.cache.prefix import Node
+from kvplan.sim.cache.pool import Pin, Reservation
 from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
@@ -21,7 +20,7 @@ class Prefetch:
 
     __slots__ = ("lower", "reserved", "source", "start", "began_s", "done_s", "deadline_s", "done", "waits", "asked", "over")
 
-    def __init__(self, lower: TierBelow, reserved: Reservation, source: Node, start: int, done: Done) -> None:
+    def __init__(self, lower: TierBelow, reserved: Reservation, source: Pin, start: int, done: Done) -> None:
         self.lower, self.reserved, self.source, self.start, self.done = lower, reserved, source, start, done
         self.waits = self.over = False
         self.began_s = self.done_s = self.deadline_s = 0.0
@@ -90,7 +89,7 @@ class Prefetches:
         del self._reads[seq]
         came = read.reserved.commit(read.come(self.clock.now))
         read.lower.pool.tier.loaded_tokens += came
-        read.lower.pool.unpin(read.source)
+        read.source.release()
         note_promoted(seq, read.lower, read.start, read.start + came)
         if read.waits:
             seq.waiting_for_remote_kv = False
@@ -101,7 +100,7 @@ class Prefetches:
 def first_token(rules: Offload, held: int) -> int:
     """From which token on content comes into host memory, which holds `held`: without a gap, unless the GPU's part is meant to be missing
     there."""
-    return held if rules.store == "on_evict" else 0
+    return held if rules.store == "on_evict" or rules.job_order != "position" else 0
 
 
 def note_promoted(seq: Sequence, lower: TierBelow, start: int, end: int) -> None:

@@ -65,7 +65,8 @@ class Stores:
         end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
-        reserved = pool.store(keys, 0, end, keep=job.prompt, retention=job.request.retention)
+        start = max(job.offered_from, job.stored) if self.rules.job_order != "position" else 0
+        reserved = pool.store(keys, start, end, keep=job.prompt, since=job.offered_from, retention=job.request.retention)
         if reserved is None:
             self.dropped_tokens += end - job.stored
             return
@@ -82,7 +83,7 @@ class Stores:
 
         def stored() -> None:
             reserved.commit()
-            self._cascade(keys, end, job.prompt)
+            self._cascade(keys, start, end, job.prompt)
             if holds:
                 self.gpu.unpin(leaf)
                 self.freed()
@@ -108,14 +109,14 @@ class Stores:
         _, self.blocked_until_s = self.host.path.send(OUT, self.blocked_until_s, tokens)
         return self.blocked_until_s
 
-    def _cascade(self, keys: Keys, end: int, keep: int) -> None:
+    def _cascade(self, keys: Keys, start: int, end: int, keep: int) -> None:
         """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
         meanwhile."""
         for lower in self.lower:
             due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
-            self._write(lower, keys, due, keep)
+            self._write(lower, keys, min(start, due), due, keep)
 
-    def _write(self, lower: TierBelow, keys: Keys, end: int, keep: int) -> None:
+    def _write(self, lower: TierBelow, keys: Keys, start: int, end: int, keep: int) -> None:
         pool, above = lower.pool, self.host.pool
         reserved = pool.store(keys, 0, end, keep=keep)
         if reserved is None:
@@ -124,12 +125,12 @@ class Stores:
         if not reserved.tokens:
             reserved.commit()
             return
-        source = above.pin(keys, keep)
+        source = above.pin(keys, keep, used=(start, end))
         _, done_s = lower.path.send(OUT, self.clock.now, reserved.tokens)
 
         def written() -> None:
             reserved.commit()
-            above.unpin(source)
+            source.release()
 
         self.clock.at(done_s, written)
 
@@ -149,7 +150,7 @@ class Stores:
 
         def stored() -> None:
             reserved.commit()
-            self._cascade(keys, end, end)
+            self._cascade(keys, start, end, end)
 
         self.clock.at(self.space_s, stored)
 
@@ -192,5 +193,5 @@ class Stores:
             self.dropped_tokens += end - job.prompt
             return
         reserved.commit()
-        self._cascade(keys, end, end)
+        self._cascade(keys, 0, end, end)
         self.link.busy_s[OUT] += self.host.path.service_s(OUT, reserved.tokens)

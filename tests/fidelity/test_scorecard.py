@@ -1,0 +1,38 @@
+"""The scorecard: what a tier gains or costs, measured and predicted, and measured means against the printed intervals."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fidelity.scorecard import Effect, Mean, lines, measured_singles, replayed, share_inside, verdict
+from tests.fidelity.test_measured import CASES, REPLAYS
+from tests.plan.published import CASES as PUBLISHED
+from tests.plan.published import INFERRED, table
+from tests.public import public
+
+
+def test_the_scorecard(record_property: pytest.RecordProperty) -> None:
+    effects, means = list[Effect](), list[Mean]()
+    for name, case in CASES.items():
+        found = measured_singles(name, case)
+        effects += found[0]
+        means += found[1]
+    times = {}
+    for name, (case, trace, tiers, _) in REPLAYS.items():
+        ttft, itl, result = replayed(name, case, trace, tiers)
+        times[name] = (ttft, result.ttft_s.mean)
+        means += [
+            Mean(f"{name}, mean TTFT", ttft, result.interval.ttft_mean_s),
+            Mean(f"{name}, mean ITL", itl, result.interval.itl_mean_s),
+        ]
+    without, with_tier = times["chat, GPU only"], times["chat, CPU tier"]
+    assert without[1] and with_tier[1]
+    effects.append(Effect("chat, 32 GiB of host memory", without[0] / with_tier[0], without[1] / with_tier[1]))
+    cases = PUBLISHED | INFERRED
+    if not public("traces/mooncake_synthetic.jsonl").exists():
+        del cases["sglang-pr29049"]
+    effects += [Effect(name, published, predicted) for name, published, predicted in table(cases)]
+    record_property("scorecard", lines(effects, means))
+    verdicts = [verdict(effect) for effect in effects]
+    assert verdicts.count("wrong") <= 0.1 * len(verdicts)
+    assert share_inside(means) >= 0.9
