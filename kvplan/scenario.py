@@ -127,6 +127,11 @@ def is_scenario(path: str) -> bool:
     return path.endswith(".toml") or (not Path(path).exists() and path in catalog.names("scenarios"))
 
 
+def trace_of(source: str) -> str:
+    """The path of the trace that a scenario replays."""
+    return _read(source).trace
+
+
 def load(
     source: str,
     *,

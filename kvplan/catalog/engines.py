@@ -31,7 +31,7 @@ OWN = ("title", "offload", "host_pool", "abilities", "changes", "base")
 """What an engine never takes from its base."""
 
 
-def _facts(path: Path, version: str) -> dict[str, Any]:
+def _facts(path: Path, version: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The facts of an engine's file at a version. Where it names a `base`, that engine's numbers stand for those it lacks, and count as
     assumed; without a version of its own it follows the base's.
     """
@@ -39,7 +39,10 @@ def _facts(path: Path, version: str) -> dict[str, Any]:
     if "base" not in written:
         return at_version(written, version or str(written.get("version", "")))
     follows = "version" not in written
-    base = _facts(resolve("engines", str(written["base"])), version if follows else "")
+    base_path = resolve("engines", str(written["base"]))
+    if base_path.resolve() in (seen := (*above, path.resolve())):
+        raise InputError(f"{path}: engines are each other's base: {written['base']}")
+    base = _facts(base_path, version if follows else "", above=seen)
     own = at_version(written, version or str(written.get("version", base["version"])))
     assumed = {"kind": "assumed", "source": f"as {base['name']}'s"}
     taken = {key: value for key, value in base.items() if key not in (*OWN, "provenance")}

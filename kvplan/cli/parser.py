@@ -149,7 +149,7 @@ def help_text(command: Callable[..., int], title: str, examples: str = "", closi
     panels: dict[str, list[tuple[str, str]]] = {"Arguments": [(one.title, one.info.help) for one in arguments]}
     for one in known:
         if isinstance(one.info, Flag):
-            panels.setdefault(one.info.panel or "Options", []).append((_flags(one), _with_default(one)))
+            panels.setdefault(one.info.panel or "Options", []).append((flags_of(one), described(one)))
     panels.setdefault("Options", []).append(("-h, --help", "Show this and exit."))
     order = sorted(panels, key=lambda name: name == "Advanced")
     for panel in order:
@@ -161,12 +161,14 @@ def help_text(command: Callable[..., int], title: str, examples: str = "", closi
     return "\n".join(lines) + "\n"
 
 
-def _flags(one: _Parameter) -> str:
+def flags_of(one: _Parameter) -> str:
+    """An option's flags and what its value is called."""
     value = f" {one.title}" if one.words else ""
     return ", ".join(sorted(one.flags, key=len)) + value
 
 
-def _with_default(one: _Parameter) -> str:
+def described(one: _Parameter) -> str:
+    """An option's help with its default."""
     if one.words == 0 or one.default in (None, "", 0, 0.0, inspect.Parameter.empty) or "Default" in one.info.help:
         return one.info.help
     return f"{one.info.help} Default: {one.default}."

@@ -106,7 +106,7 @@ def curve(
 def convert(
     trace: TracePath,
     output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.")] = "native",
+    to: Annotated[str, Flag(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -116,7 +116,9 @@ def convert(
 ) -> int:
     """Write a trace in another format, and say what that cannot hold."""
     from kvplan.traces.write import convert as write
+    from kvplan.traces.write import format_for
 
+    to = format_for(output, to)
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
     for sentence in opened.report.sentences():
         warn(sentence)
@@ -128,7 +130,7 @@ def convert(
 def generate(
     spec: Annotated[str, Word(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
     output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.")] = "native",
+    to: Annotated[str, Flag(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
     seed: Annotated[int | None, Flag(help="In place of the specification's.")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.
@@ -142,7 +144,9 @@ def generate(
     from kvplan.traces.generate.generate import generate as requests_of
     from kvplan.traces.generate.spec import load_spec
     from kvplan.traces.write import convert as write
+    from kvplan.traces.write import format_for
 
+    to = format_for(output, to)
     wanted = load_spec(spec, seed=seed)
     block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
     old = replaced(output)
@@ -190,9 +194,10 @@ def _open(
     max_input: int | None,
 ) -> Any:
     from kvplan.traces import open_trace
+    from kvplan.traces.shipped import shipped
 
     return open_trace(
-        path,
+        shipped(path),
         format=format,
         block_tokens=block_tokens,
         time_unit=time_unit,

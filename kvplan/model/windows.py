@@ -36,7 +36,10 @@ def pattern(default: int) -> Rule:
             return [SLIDING if given[i % len(given)] == "L" else FULL for i in range(count)]
         if not fields.number("sliding_window"):
             return [FULL] * count
-        return _every(int(given or default), count)
+        period = int(given) if isinstance(given, int | float) and given >= 1 else 0
+        if given and not period:
+            raise fields.refuse("the pattern of its windows is not a number of layers", "sliding_window_pattern")
+        return _every(period or default, count)
 
     return types
 

@@ -31,8 +31,17 @@ class Clock:
 
     def at(self, time_s: float, action: Callable[[], object]) -> None:
         """Call `action` at a time, or as soon as what is due now has happened when it has passed."""
+        self.after(self._delay_s(time_s), action)
+
+    def _delay_s(self, time_s: float) -> float:
+        """The delay that ends at a time to the last bit, so that what happens at one time is not torn apart by rounding."""
         now = self._env.now
-        self.after(time_s - now if time_s > now else 0.0, action)
+        if time_s <= now:
+            return 0.0
+        delay_s = time_s - now
+        if now + delay_s != time_s:
+            delay_s = math.nextafter(delay_s, math.inf if now + delay_s < time_s else 0.0)
+        return delay_s
 
     def after(self, delay_s: float, action: Callable[[], object]) -> None:
         """Call `action` so many seconds from now."""
@@ -46,7 +55,7 @@ class Clock:
 
     def until(self, time_s: float) -> Timeout:
         """For a process to wait until a time, not at all when it has passed."""
-        return self._env.timeout(max(0.0, time_s - self._env.now))
+        return self._env.timeout(self._delay_s(time_s))
 
     def event(self) -> Event:
         """Something that will happen once: `succeed()` lets those go on who wait for it."""

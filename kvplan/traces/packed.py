@@ -88,6 +88,10 @@ class PackedRequests:
             retention=self.retention[at],
         )
 
+    def names_a_row_twice(self) -> bool:
+        """Do two requests have one index."""
+        return self.index != array("q", range(len(self))) and len(set(self.index)) < len(self)
+
     def sorted_from_zero(self, *, in_order: bool) -> tuple[PackedRequests, float]:
         """The same in order of arrival (stable), the first at 0 s, and when it was."""
         first_s = min(self.arrival_s)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import shutil
+import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +18,7 @@ import msgspec
 
 from kvplan.errors import InputError, MissingError
 
+STDIN = "-"
 MAX_LINE_BYTES = 16 * 2**20
 MAX_BLANK_LINES = 100_000
 MAX_DOCUMENT_BYTES = 2**30
@@ -49,19 +54,35 @@ class TraceSource(Protocol):
 
 def open_source(path: Path, ordinal: int = 0) -> TraceSource:
     """The source of a file by its first bytes. Raises InputError when it is missing, unreadable or empty."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a regular file", hint="a trace is read twice: save it to a file first")
-    with _readable(path), open(path, "rb") as stream:
+    file = path if path.is_file() or (not path.exists() and str(path) != STDIN) else _spooled(path)
+    with _readable(path), open(file, "rb") as stream:
         magic = stream.read(4)
-    source: TraceSource = _Parquet(path, ordinal) if magic == _PARQUET else _Text(path, ordinal)
+    source: TraceSource = _Parquet(path, file, ordinal) if magic == _PARQUET else _Text(path, file, ordinal)
     if not source.head.strip():
         raise InputError(f"{path}: the trace is empty")
     return source
 
 
+_spools: list[Any] = []
+"""Copies of what came through pipes, which go when the process ends."""
+
+
+def _spooled(path: Path) -> Path:
+    """A copy of a pipe or of standard input, whose beginning is looked at before all of it is read."""
+    if path.is_block_device():
+        raise InputError(f"{path}: a block device holds no trace")
+    with _readable(path):
+        copy = tempfile.NamedTemporaryFile(prefix="kvplan-")  # noqa: SIM115 - kept until the process ends
+        _spools.append(copy)
+        with contextlib.nullcontext(sys.stdin.buffer) if str(path) == STDIN else open(path, "rb") as stream:
+            shutil.copyfileobj(stream, copy)
+        copy.flush()
+    return Path(copy.name)
+
+
 class _Text:
-    def __init__(self, path: Path, ordinal: int) -> None:
-        self.path, self.ordinal = path, ordinal
+    def __init__(self, path: Path, file: Path, ordinal: int) -> None:
+        self.path, self._file, self.ordinal = path, file, ordinal
         with _readable(path), self._open() as stream:
             head = stream.readline(MAX_LINE_BYTES + 1)
             self.head = (head + stream.read(max(0, _HEAD_BYTES - len(head)))).removeprefix(_BOM)
@@ -106,7 +127,7 @@ class _Text:
             raise self.error(number, f"not UTF-8 text (byte {error.start + 1} of the line)") from None
 
     def _open(self) -> BinaryIO:
-        raw = open(self.path, "rb")  # noqa: SIM115 - closed by the stream that is returned
+        raw = open(self._file, "rb")  # noqa: SIM115 - closed by the stream that is returned
         magic = raw.peek(4)[:4]
         if magic.startswith(_GZIP):
             return io.BufferedReader(_Watched(gzip.GzipFile(fileobj=raw), raw, self.path), 2**18)
@@ -118,15 +139,15 @@ class _Text:
 class _Parquet:
     """A Parquet file as lines of JSON, so that every reader of rows reads it too."""
 
-    def __init__(self, path: Path, ordinal: int) -> None:
-        self.path, self.ordinal = path, ordinal
+    def __init__(self, path: Path, file: Path, ordinal: int) -> None:
+        self.path, self._file, self.ordinal = path, file, ordinal
         self.head = next((line for _, line in self.lines()), b"")
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         parquet = package("pyarrow.parquet", "a Parquet file")
         number = 0
         with _readable(self.path):
-            for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=4096):
+            for batch in parquet.ParquetFile(self._file).iter_batches(batch_size=4096):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, msgspec.json.encode({key: value for key, value in row.items() if value is not None})

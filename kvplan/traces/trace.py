@@ -77,6 +77,8 @@ class Trace:
         """All of them, held from now on. Raises InputError with file and line when a row cannot be used."""
         if self._packed is None:
             [whole] = self.batches(sys.maxsize)
+            if whole.names_a_row_twice():
+                raise InputError(f"{self.name}: two requests have the same row number")
             self._packed, _ = whole.sorted_from_zero(in_order=not self.facts.report.rows("reordered"))
         return self._packed
 
@@ -174,7 +176,8 @@ def open_trace(
     reader, options = FORMATS[name], ReadOptions(block_tokens=block_tokens, time_unit=time_unit, tokenizer=tokenizer)
 
     def rows(notes: ReadNotes) -> Rows:
-        return islice(_kept(_all_rows(sources, reader, options, notes), max_input, notes), limit)
+        kept = _kept(_all_rows(sources, reader, options, notes), max_input, notes)
+        return kept if limit is None else _limited(kept, limit, notes)
 
     trace = Trace(str(path), name, _block_tokens(sources, reader, options), rows)
     if hold:
@@ -234,6 +237,12 @@ def _all_rows(sources: list[TraceSource], reader: Reader, options: ReadOptions, 
             index = request.index
             yield line, msgspec.structs.replace(request, index=base + index)
         base += index + 1
+
+
+def _limited(rows: Rows, limit: int, notes: ReadNotes) -> Rows:
+    yield from islice(rows, limit)
+    if next(rows, None) is not None:
+        notes.warn(f"only the first {limit:,} requests were read (--limit): the trace goes on")
 
 
 def _kept(rows: Rows, max_input: int | None, notes: ReadNotes) -> Rows:

@@ -14,7 +14,7 @@ import msgspec
 from kvplan import outputs
 from kvplan.errors import InputError, did_you_mean
 from kvplan.request import RETENTION, Request
-from kvplan.traces.formats.native import SCHEMA, Header, Row
+from kvplan.traces.formats.native import AT_ITS_TIME, SCHEMA, Header, Row
 from kvplan.traces.source import package
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -25,6 +25,17 @@ class Writer(NamedTuple):
 
     lines: Callable[[Iterable[Request], int, str], Iterator[bytes]]
     loses: frozenset[str]
+
+
+def format_for(path: str, asked: str) -> str:
+    """The format to write: the one that is asked for, else native. Raises InputError for an ending that means another kind of file."""
+    endings = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
+    if ".parquet" in endings:
+        raise InputError(f"{path}: traces are not written as Parquet", hint="write .jsonl, .jsonl.gz or .jsonl.zst")
+    table = asked in ("azure", "vidur")
+    if ".csv" in endings and not table:
+        raise InputError(f"{path}: a .csv holds times and lengths only, {asked or 'native'} is JSON lines", hint="--to azure or --to vidur")
+    return asked or "native"
 
 
 def convert(
@@ -107,7 +118,7 @@ def _native(requests: Iterable[Request], block_tokens: int, name: str) -> Iterat
                 output=request.output_tokens,
                 blocks=request.blocks,
                 session=request.session,
-                think=request.think_s,
+                think=request.think_s if request.think_s >= 0 else AT_ITS_TIME,
                 priority=request.priority,
                 retention=request.retention,
                 row=request.index if request.index != number else -1,

@@ -127,3 +127,25 @@ def test_the_local_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (snapshot / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 7_000_000}}))
     found = catalog.model("org/Mine-3B")
     assert (found.name, found.depth, found.declared_params) == ("Mine-3B", 4, 3_500_000)
+
+
+def test_engines_that_are_each_others_base_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "loop.toml"
+    path.write_text(f'name = "loop"\nbase = "{path}"\n')
+    with pytest.raises(InputError, match="each other's base"):
+        catalog.engine(str(path))
+
+
+@pytest.mark.parametrize("ending", ["toml", "json"])
+def test_files_that_are_nested_too_deeply_are_refused(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"deep.{ending}"
+    path.write_text("a=" + "[" * 3000 if ending == "toml" else '{"a":' * 20_000)
+    with pytest.raises(InputError, match="nested too deeply"):
+        catalog.machine(str(path)) if ending == "toml" else catalog.model(str(path))
+
+
+def test_a_pattern_of_windows_below_one_layer_is_refused(tmp_path: Path) -> None:
+    config = json.loads(catalog.resolve("models", "gemma-3-12b").read_text())["config"]
+    (tmp_path / "g.json").write_text(json.dumps({**config, "sliding_window_pattern": 0.5}))
+    with pytest.raises(InputError, match="sliding_window_pattern"):
+        catalog.model(str(tmp_path / "g.json"))

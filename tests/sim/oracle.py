@@ -132,7 +132,8 @@ class Oracle:
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
-        self.after(time - self.now, action)  # rounds as a clock does that knows delays only: ties fall alike
+        self.count += 1
+        heapq.heappush(self.heap, (max(self.now, time), self.count, action))
 
     def after(self, delay: float, action: Callable[[], None]) -> None:
         self.count += 1

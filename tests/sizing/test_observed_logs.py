@@ -4,9 +4,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
+from kvplan import catalog
+from kvplan.deployment import Deployment, Parallel
 from kvplan.memory.layout import layout
+from kvplan.memory.pool import kv_pool
 from kvplan.memory.weights import rank_weight_bytes
 from kvplan.units import GiB, MiB
 from tests.deployed import deployed
@@ -16,9 +20,10 @@ LOGS = public("facts/observed_logs.jsonl")
 Observed = dict[str, Any]
 
 
-def token_bytes(name: str, tp: int = 1) -> float:
+def token_bytes(name: str, tp: int = 1, **options: str) -> float:
     """Bytes of one token on one rank."""
-    return layout(deployed(name, tp=tp)).block_bytes / 16
+    made = layout(deployed(name, tp=tp, **options))
+    return made.block_bytes / made.block_tokens
 
 
 def sglang_qwen3_235b(seen: Observed) -> None:
@@ -49,9 +54,36 @@ def weights(name: str, tp: int = 1, dtype: str = "") -> Callable[[Observed], Non
 
     def check(seen: Observed) -> None:
         loaded = rank_weight_bytes(deployed(name, "vllm@0.11", tp=tp, dtype=dtype)) / GiB
-        assert loaded == pytest.approx(seen["model_load_gib"], rel=0.03)
+        assert loaded == pytest.approx(seen["model_load_gib"], rel=0.02)
 
     return check
+
+
+def pool(name: str, tp: int = 1, dtype: str = "", gpu_fraction: float = 0.9) -> Callable[[Observed], None]:
+    """A check that a rank's weights and what is left for KV are within 2 % of what vLLM 0.11 printed on an H100 of 79.18 GiB."""
+
+    def check(seen: Observed) -> None:
+        weights(name, tp, dtype)(seen)
+        server, engine = catalog.machine("h100-sxm"), msgspec.structs.replace(catalog.engine("vllm@0.11"), gpu_fraction=gpu_fraction)
+        model = catalog.model(name)
+        found = kv_pool(Deployment(model=model, engine=engine, server=server, parallel=Parallel(tp=tp), dtype=dtype))
+        assert found.rank_kv_bytes / GiB == pytest.approx(seen["available_kv_cache_gib"], rel=0.02)
+
+    return check
+
+
+def llama_on_a_3090(seen: Observed) -> None:
+    # 131,072 B a token in blocks of 16: 1,952 blocks are 3.8125 GiB, 1,478 are 2.887 GiB.
+    assert seen["gpu_blocks"] * 16 * token_bytes("llama-3.1-8b") / GiB == pytest.approx(seen["kv_cache_gib"], rel=0.002)
+    weights_of = rank_weight_bytes(deployed("llama-3.1-8b")) / GiB
+    assert weights_of == pytest.approx(seen["weights_gb"], rel=0.02)
+
+
+def sglang_deepseek_v32(seen: Observed) -> None:
+    # 61 x (656 + 132) = 48,068 B a token; 43.67 GiB hold 975,424.
+    assert token_bytes("deepseek-v3.2", engine="sglang", kv_dtype="fp8") == pytest.approx(
+        seen["kv_size_gb"] * GiB / seen["kv_tokens"], rel=0.002
+    )
 
 
 def mistral_small(seen: Observed) -> None:
@@ -61,34 +93,49 @@ def mistral_small(seen: Observed) -> None:
     weights("mistral-small-24b")(seen)
 
 
-Key = tuple[str, str, str | None, int]
+Key = tuple[str, str, str | None, int, int | None]
+"""Model, engine, version, ranks and longest context of a row."""
+
 CHECKS: dict[Key, Callable[[Observed], None]] = {
-    ("Qwen3-235B-A22B-FP8", "sglang", None, 4): sglang_qwen3_235b,
-    ("BAAI/bge-multilingual-gemma2 (Gemma2-9B) [inferred from test]", "vllm", None, 1): gemma_2_without_hybrid_groups,
-    ("openai/gpt-oss-120b", "vllm", None, 1): gpt_oss_does_not_fit,
-    ("Qwen3-4B", "pegainfer", None, 1): pegainfer_qwen3_4b,
-    ("openai/gpt-oss-120b", "vllm", "0.11.0", 1): weights("gpt-oss-120b"),
-    ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "vllm", "0.11.0", 2): weights("llama-3.3-70b", 2, "fp8"),
-    ("Qwen/Qwen3-32B", "vllm", "0.11.0", 1): weights("qwen3-32b"),
-    ("Qwen/Qwen3-32B", "vllm", "0.11.0", 2): weights("qwen3-32b", 2),
-    ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "vllm", "0.11.0", 1): mistral_small,
+    ("Qwen3-235B-A22B-FP8", "sglang", None, 4, None): sglang_qwen3_235b,
+    ("BAAI/bge-multilingual-gemma2 (Gemma2-9B) [inferred from test]", "vllm", None, 1, 8192): gemma_2_without_hybrid_groups,
+    ("openai/gpt-oss-120b", "vllm", None, 1, 131072): gpt_oss_does_not_fit,
+    ("Qwen3-4B", "pegainfer", None, 1, 40960): pegainfer_qwen3_4b,
+    ("openai/gpt-oss-120b", "vllm", "0.11.0", 1, 16000): weights("gpt-oss-120b"),
+    ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "vllm", "0.11.0", 2, 16000): pool("llama-3.3-70b", 2, "fp8"),
+    ("Qwen/Qwen3-32B", "vllm", "0.11.0", 1, 16000): pool("qwen3-32b"),
+    ("Qwen/Qwen3-32B", "vllm", "0.11.0", 2, 16000): pool("qwen3-32b", 2),
+    ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "vllm", "0.11.0", 1, 16000): mistral_small,
+    ("meta-llama/Llama-3.1-8B-Instruct", "vllm", "0.11.0", 1, 16000): pool("llama-3.1-8b"),
+    ("meta-llama/Llama-3.1-8B-Instruct", "vllm", None, 1, 20000): llama_on_a_3090,
+    ("meta-llama/Llama-3.1-8B-Instruct", "vllm", None, 1, 29000): llama_on_a_3090,
+    ("deepseek-ai/DeepSeek-V3.2-Exp", "sglang", "PR 11309 branch", 8, None): sglang_deepseek_v32,
 }
 MISSED: dict[Key, str] = {
-    (
-        "Qwen3-235B-A22B-FP8",
-        "vllm",
-        None,
-        4,
-    ): "48,681 B a token and rank against 48,128: 1.1 % more, and the version that would tell why is unknown",
-    ("gemma-4-31B", "vllm-metal", None, 1): "another engine than those modelled, and its KV budget is not in the log",
-    ("DeepSeek-V4-Flash", "vllm", None, 2): "compressed sparse attention, which kvplan does not know: its config is refused",
+    ("Qwen3-235B-A22B-FP8", "vllm", None, 4, None): (
+        "48,681 B a token and rank against 48,128: 1.1 % more, and the version that would tell why is unknown"
+    ),
+    ("gemma-4-31B", "vllm-metal", None, 1, 32768): "another engine than those modelled, and its KV budget is not in the log",
+    ("DeepSeek-V4-Flash", "vllm", None, 2, 30000): (
+        "6.66 GiB for one request of 30,000 tokens against 0.1 GiB of logical state: the pages that its windows and fp32 rings take for "
+        "the tokens in flight, which no layout here has"
+    ),
+    ("openai/gpt-oss-120b", "vllm", None, 1, None): (
+        "weights of 65.97 GiB against 64.48: 2.3 % more, and neither the version nor its MXFP4 layout is in the log"
+    ),
+    ("Kimi-Linear-48B-A3B-Instruct-AWQ-4bit", "vllm", None, 2, 120000): (
+        "2.3 GiB of a GPU for KV is told, but neither the weights nor the activation peak that would say what it is the rest of"
+    ),
 }
+"""Rows that are not reproduced, with the term that is off. Also off: the pool of gpt-oss-120b at 0.11 follows only with a memory
+fraction of 0.95, which its log does not give, and the activation peak of Mistral-Small-3.2, a vision-language model (2.12 GiB
+against 4.86)."""
 
 
 @needs("facts/observed_logs.jsonl")
 def test_each_logged_row_is_reproduced_or_listed() -> None:
     rows = [json.loads(line) for line in LOGS.read_text().splitlines()]
-    keys = [(row["model"], row["engine"], row["engine_version"], row["tp"]) for row in rows]
+    keys: list[Key] = [(row["model"], row["engine"], row["engine_version"], row["tp"], row["max_model_len"]) for row in rows]
     assert sorted(keys, key=str) == sorted([*CHECKS, *MISSED], key=str)
     for key, row in zip(keys, rows, strict=True):
         if key in CHECKS:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from kvplan.errors import InputError, KvplanError, MissingError
 from kvplan.traces import FORMATS, open_trace, source
+from kvplan.traces.generate.spec import load_spec
 from tests.traces.test_readers import SAMPLES
 
 GOOD = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}
@@ -93,7 +96,7 @@ def test_missing_empty_and_unknown_files(tmp_path: Path) -> None:
             path.write_bytes(content)
         with pytest.raises(InputError, match=message):
             open_trace(path)
-    with pytest.raises(InputError, match="not a regular file"):
+    with pytest.raises(InputError, match="the trace is empty"):
         open_trace("/dev/null")
     with pytest.raises(InputError, match="holds no trace"):
         (tmp_path / "empty").mkdir()
@@ -201,3 +204,49 @@ def test_an_optional_package_that_is_absent_is_named(package: str, content: byte
     assert package in done.stderr
     assert "pip install 'kvplan[traces]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HEAD = '{"kvplan":"trace/1","block_tokens":16}\n'
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (['{"t":0,"in":10,"out":1,"row":3000000000}'], "line 2: expected int"),
+        (['{"t":0,"in":10,"out":1,"row":1}', '{"t":0,"in":12,"out":1,"row":1}'], "the same row number"),
+        (['{"t":0,"in":10,"out":1,"session":"a"}', '{"t":0,"in":10,"out":1,"session":"a","think":1e300}'], "line 3: expected float"),
+    ],
+)
+def test_rows_of_the_native_format_stay_within_reason(tmp_path: Path, rows: list[str], said: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(HEAD + "\n".join(rows) + "\n")
+    with pytest.raises(InputError, match=said):
+        open_trace(path)
+
+
+def test_a_trace_comes_through_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = HEAD + '{"t":0,"in":10,"out":1}\n'
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    assert [request.prompt_tokens for request in open_trace(pipe)] == [10]
+    writer.join()
+
+
+def test_what_a_limit_leaves_out_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(HEAD + '{"t":0,"in":10,"out":1}\n' * 3)
+    assert open_trace(path, limit=2).report.warnings == ("only the first 2 requests were read (--limit): the trace goes on",)
+    assert open_trace(path, limit=3).report.warnings == ()
+
+
+def test_a_specification_that_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text("duration = 5\n")
+    with pytest.raises(InputError) as refused:
+        load_spec(path)
+    assert "duration_s" in refused.value.hint
+    path.write_text("a=" + "[" * 3000 + "\n")
+    with pytest.raises(InputError, match="nested too deeply"):
+        load_spec(path)

@@ -69,7 +69,7 @@ def test_sizes_with_a_model(small: Path) -> None:
         (["inspect", "{small}", "--block-tokens", "-4"], "block_tokens must be at least 1"),
         (["inspect", "{small}", "--format", "azzure"], "did you mean azure"),
         (["convert", "{small}", "out", "--to", "wekaa"], "cannot be written"),
-        (["generate", "none.toml", "out"], "none.toml: No such file"),
+        (["generate", "none.toml", "out"], "none.toml: no such file"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], says: str, small: Path, tmp_path: Path) -> None:

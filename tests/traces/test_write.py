@@ -66,6 +66,7 @@ requests = st.lists(
     ),
     min_size=1,
     max_size=8,
+    unique_by=lambda request: request.index,
 )
 
 

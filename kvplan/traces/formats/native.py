@@ -22,6 +22,8 @@ from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, m
 from kvplan.traces.source import TraceSource
 
 SCHEMA = "trace/1"
+AT_ITS_TIME = -1.0
+"""Think time of a request that arrives when the trace says."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,10 +38,10 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True, forbid_unknown_fields=Tr
     output: jsonl.Tokens
     blocks: tuple[int, ...] = ()
     session: str = ""
-    think: float = -1.0
+    think: Annotated[float, msgspec.Meta(le=4e9)] = AT_ITS_TIME
     priority: int = 0
     retention: Annotated[int, msgspec.Meta(ge=0, le=100)] = RETENTION
-    row: int = -1
+    row: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] = -1
 
 
 def _sniff(source: TraceSource) -> bool:

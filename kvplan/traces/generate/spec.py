@@ -138,7 +138,12 @@ def load_spec(path: str | Path, *, seed: int | None = None) -> Spec:
     try:
         spec = msgspec.toml.decode(read_text(file), type=Spec)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {str(error).replace('`', '').replace('$.', '')}") from None
+        unknown = str(error).split("`")[1] if "unknown field `" in str(error) else ""
+        fields = (*Spec.__struct_fields__, *Client.__struct_fields__, *Scale.__struct_fields__, *Spread.__struct_fields__)
+        hint = did_you_mean(unknown, set(fields)) if unknown else ""
+        raise InputError(f"{path}: {str(error).replace('`', '').replace('$.', '')}", hint=hint) from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply") from None
     except msgspec.DecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     if bool(spec.clients) == bool(spec.scale):
