@@ -40,7 +40,6 @@ MODELS = (
     "nemotron-3-nano-30b-a3b",
 )
 CASES = [(model, tp, kv) for model in MODELS for tp in (1, 8) for kv in ("bf16", "fp8")]
-SIMULATED = [case for case in CASES if case[0] in ("llama-3.1-8b", "deepseek-r1", "qwen3-30b-a3b")]
 CONTEXT = 8192
 MACHINE = "h200-sxm"
 
@@ -60,15 +59,15 @@ def scenario_of(deployment: Deployment) -> Scenario:
 
 
 def prefix_tokens(deployment: Deployment) -> int:
-    """A prefix of whole pieces near the context."""
+    """A prefix of whole pieces near the context, three at least."""
     kept = below(deployment)
-    return max(kept.chunk_tokens, kept.whole(CONTEXT))
+    return max(3 * kept.chunk_tokens, kept.whole(CONTEXT))
 
 
 def room_bytes(deployment: Deployment) -> int:
     """A pool of little more than one request."""
     made = layout(deployment)
-    blocks = made.request_blocks(prefix_tokens(deployment) + 64) + deployment.engine.null_blocks + 8
+    blocks = made.request_blocks(prefix_tokens(deployment) + 128) + deployment.engine.null_blocks
     return blocks * made.block_bytes * made.ranks
 
 
@@ -120,20 +119,20 @@ def test_size_and_plan_agree_on_loads_and_break_even(model: str, tp: int, kv: st
     assert said.recompute_s == loading.recompute_s(said.prefix_tokens)
 
 
-@pytest.mark.parametrize(("model", "tp", "kv"), SIMULATED)
+@pytest.mark.parametrize(("model", "tp", "kv"), CASES)
 def test_the_simulator_moves_the_same_bytes_in_the_same_time(model: str, tp: int, kv: str) -> None:
     found, deployment = reloaded(model, tp, kv), served(model, tp, kv)
     tokens, kept = prefix_tokens(deployment), below(deployment)
     host = next(tier for tier in found["tiers"] if tier["name"] == "cpu")
     came = found["prompt_tokens"]["cpu_hit"]  # the rest of the prefix is still on the GPUs
-    assert came > tokens / 2
+    assert came > 0
     assert came + found["prompt_tokens"]["gpu_hit"] == tokens
     assert host["stored_bytes"] == pytest.approx(2 * kept.stored(tokens).tier_bytes, rel=1e-9)
     assert found["loads"]["count"] == 1
     assert found["loads"]["stall_s"] == pytest.approx(Loading(deployment).load_s("cpu", came), rel=1e-6)
 
 
-@pytest.mark.parametrize(("model", "tp", "kv"), SIMULATED)
+@pytest.mark.parametrize(("model", "tp", "kv"), CASES)
 def test_the_simulator_has_the_pool_of_size(model: str, tp: int, kv: str) -> None:
     deployment = served(model, tp, kv)
     gpu = next(tier for tier in reloaded(model, tp, kv)["tiers"] if tier["name"] == "gpu")
@@ -147,7 +146,7 @@ def test_what_a_catalogued_engine_is_does_not_depend_on_who_asks() -> None:
     assert sized("llama-3.1-8b", 1, "bf16").engine.version == catalog.engine("vllm").version
 
 
-@pytest.mark.parametrize(("model", "tp", "kv"), SIMULATED)
+@pytest.mark.parametrize(("model", "tp", "kv"), CASES)
 def test_a_lone_decode_takes_the_steps_of_the_step_cost(model: str, tp: int, kv: str) -> None:
     """33 tokens are 32 steps over contexts that grow by one; the step time is linear in between, so its middle is its mean."""
     deployment = served(model, tp, kv).changed(tiers=Tiers(gpu_kv_bytes=4 * room_bytes(served(model, tp, kv))))

@@ -75,12 +75,38 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def accuracy() -> str:
+    """What the fidelity tests hold the simulator to."""
+    from tests.fidelity.test_measured import CASES, LIMITS
+
+    kinds = {"cold": "nothing cached", "gpu_hit": "prefix on the GPU", "cpu_hit": "prefix in host memory", "decode": "time between tokens"}
+    rows = [f"| {case} | {' | '.join(_allowed(LIMITS.get((case, kind))) for kind in kinds)} |" for case in CASES]
+    return "\n".join(
+        [
+            "# How far predictions are off",
+            "",
+            "Single requests on real engines and GPUs (`tests/measured/`): the largest error of the time to first token that a test allows",
+            "(of hits the mean one), one point above what is reached. `pytest tests/fidelity -s -n 0` prints every row and the replays.",
+            "",
+            f"| case | {' | '.join(kinds.values())} |",
+            f"| --- |{' --- |' * len(kinds)}",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _allowed(limit: float | None) -> str:
+    return "not measured" if limit is None else f"{limit:g} %" if limit else "not served"
+
+
 def pages() -> dict[Path, str]:
     """File -> what it holds."""
     found = {DOCS / "commands" / f"{title.replace(' ', '-')}.md": page_of(title, command) for title, command in commands().items()}
     found |= {DOCS / "schemas" / f"{name.replace('/', '-')}.json": schema_of(record) for name, record in answers().items()}
     listed = [f"- [kvplan {title}](commands/{title.replace(' ', '-')}.md)" for title in commands()]
     schemas = [f"- [{name}](schemas/{name.replace('/', '-')}.json)" for name in sorted(answers())]
+    found[DOCS / "accuracy.md"] = accuracy()
     found[DOCS / "README.md"] = "\n".join(
         [
             "# kvplan, page by page",
@@ -90,6 +116,10 @@ def pages() -> dict[Path, str]:
             "## Commands",
             "",
             *listed,
+            "",
+            "## How true it is",
+            "",
+            "- [what predictions are held to](accuracy.md)",
             "",
             "## What --json prints",
             "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvplan.calibrate.names import name, unit
 from kvplan.hardware.spec import Machine
 from kvplan.provenance import Source, relative_sigma
 from kvplan.results.calibrate import CompareResult, ProfileDifference
@@ -12,8 +13,8 @@ from kvplan.results.calibrate import CompareResult, ProfileDifference
 def number(machine: Machine, path: str) -> float | None:
     """The number at a dotted path; None when the machine has none there."""
     value: Any = machine
-    for name in path.split("."):
-        value = getattr(value, name, None)
+    for part in path.split("."):
+        value = getattr(value, part, None)
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -35,5 +36,8 @@ def compare(first: Machine, second: Machine) -> CompareResult:
         low, high = _interval(first.source(path), one)
         other_low, other_high = _interval(second.source(path), two)
         agree = low <= other_high and other_low <= high
-        rows.append(ProfileDifference(path=path, first=one, second=two, ratio=two / one if one else float("nan"), agree=agree))
+        words = {"name": name(path), "unit": unit(path)}
+        scale = 2.0**30 if unit(path) == "s/GiB" else 1.0
+        ratio = two / one if one else float("nan")
+        rows.append(ProfileDifference(path=path, first=one * scale, second=two * scale, ratio=ratio, agree=agree, **words))
     return CompareResult(first=first.title, second=second.title, differences=tuple(rows), agree=all(row.agree for row in rows))

@@ -235,12 +235,14 @@ def _whole_model(rows: Rows, out: Findings) -> None:
 
 
 def _host(rows: Rows, out: Findings) -> None:
+    """The intervals reach from the faster to the slower speed that was seen: a host shared with others has both."""
     for op, path, text in (
-        ("host_python", "host.python_s", "hashing blocks of 16 tokens in one thread of Python, each"),
-        ("launch", "host.launch_s", "small kernels launched one by one from torch, each"),
+        ("host_python", "host.python_s", "pickling and hashing a block of 16 tokens in one thread of Python"),
+        ("launch", "host.launch_s", "launching the kernels of one small layer from torch"),
     ):
-        if measured := rows.of(op):
-            out.values[path] = direct(measured, lambda _, s: s, source=text)
+        for row in rows.of(op):
+            seen = (*row.block_medians, row.lo, row.hi, row.notes.get("fast_s", row.lo), row.notes.get("slow_s", row.hi))
+            out.values[path] = Fitted(value=row.seconds, lo=min(seen), hi=max(seen), source=text)
 
 
 def _mapped(rows: Rows, out: Findings) -> None:

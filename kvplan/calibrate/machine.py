@@ -10,6 +10,7 @@ from kvplan import __version__
 from kvplan.calibrate.datasheet import link_Bps, peak
 from kvplan.calibrate.fits import RUN_TO_RUN, Findings
 from kvplan.calibrate.job import Assignment
+from kvplan.calibrate.names import SHOWN, unit
 from kvplan.calibrate.profile import tables
 from kvplan.calibrate.records import Estimate, Value
 from kvplan.errors import InputError
@@ -152,40 +153,17 @@ def _domain(rows: list[Estimate]) -> dict[str, list[int]]:
     return made
 
 
-_SHOWN: tuple[tuple[str, str, str, str], ...] = (
-    ("link", "to the GPU", "link.h2d_Bps", "B/s"),
-    ("link", "from the GPU", "link.d2h_Bps", "B/s"),
-    ("link", "share left when both ways are busy", "link.duplex_fraction", ""),
-    ("link", "one piece of many", "link.copy_s", "s"),
-    ("link", "one scattered piece", "link.small_copy_s", "s"),
-    ("link", "reads by a kernel", "link.mapped_read_Bps", "B/s"),
-    ("link", "writes by a kernel", "link.mapped_write_Bps", "B/s"),
-    ("host", "pinning, per GiB", "host.pin_s_per_byte", "s/GiB"),
-    ("host", "hashing one block in Python", "host.python_s", "s"),
-    ("host", "launching one small layer", "host.launch_s", "s"),
-    ("compute", "matrix products, share of peak", "gpu.gemm_efficiency", ""),
-    ("compute", "weight reads, share of peak", "gpu.weight_read_efficiency", ""),
-    ("compute", "prefill attention, share of peak", "gpu.attention_efficiency", ""),
-    ("compute", "KV reads, share of peak", "gpu.kv_read_efficiency", ""),
-    ("compute", "share that lasts under load", "gpu.sustained_fraction", ""),
-    ("disk", "reads", "disk.read_Bps", "B/s"),
-    ("disk", "writes", "disk.write_Bps", "B/s"),
-    ("disk", "share left when both ways are busy", "disk.duplex_fraction", ""),
-    ("disk", "latency of one read", "disk.latency_s", "s"),
-)
-
-
 def figures(machine: Machine, found: Findings, facts: dict[str, Value]) -> tuple[Figure, ...]:
     """The lines of the closing table, with the datasheet's figure where there is one."""
     known = peak(machine.gpu.name)
     link = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
     promised = {"link.h2d_Bps": link, "link.d2h_Bps": link}
     made = []
-    for part, name, path, unit in _SHOWN:
+    for path, (part, name) in SHOWN.items():
         fitted = found.values.get(path)
         if fitted is None:
             continue
-        factor = 2.0**30 if unit == "s/GiB" else 1.0
+        factor = 2.0**30 if unit(path) == "s/GiB" else 1.0
         made.append(
             Figure(
                 part=part,
@@ -193,7 +171,7 @@ def figures(machine: Machine, found: Findings, facts: dict[str, Value]) -> tuple
                 value=fitted.value * factor,
                 lo=fitted.lo * factor,
                 hi=fitted.hi * factor,
-                unit=unit,
+                unit=unit(path),
                 datasheet=promised.get(path, 0.0),
                 source=fitted.source,
             )

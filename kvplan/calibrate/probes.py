@@ -179,7 +179,7 @@ def _prefill_step(context: Context) -> list[Point]:
 
 
 def _sustained(context: Context) -> list[Point]:
-    span_s = 3.0 if context.quick else 20.0 if context.full else 8.0
+    span_s = 3.0 if context.quick else 20.0 if context.full else 6.0
     return [point("sustained", model=context.model.name, new=8192, context=0, span_s=span_s)]
 
 
@@ -188,7 +188,7 @@ def _launch(_: Context) -> list[Point]:
 
 
 def _python(_: Context) -> list[Point]:
-    return [point("host_python", blocks=2048)]
+    return [point("host_python", blocks=512, span_s=0.4)]
 
 
 def _disk(op: str, context: Context, size: int, threads: int) -> Point:
@@ -237,7 +237,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(name="elementwise", family="compute", title="norms and residuals", points=_elementwise, budget_s=4),
     Probe(name="decode_step", family="compute", title="decode steps of the whole model", points=_decode_step, budget_s=25),
     Probe(name="prefill_step", family="compute", title="prefill of the whole model", points=_prefill_step, budget_s=25),
-    Probe(name="sustained", family="compute", title="prefill for seconds on end", points=_sustained, budget_s=1, blocks=1),
+    Probe(name="sustained", family="compute", title="prefill for seconds on end", points=_sustained, budget_s=1, blocks=2),
     Probe(name="pinning", family="gpu", title="cost of pinning", points=_pin, tolerance=0.1, budget_s=6, blocks=3),
     Probe(name="disk_write", family="disk", title="disk writes", points=_disk_write, tolerance=0.05, budget_s=25, blocks=4),
     Probe(name="disk_read", family="disk", title="disk reads", points=_disk_read, tolerance=0.05, budget_s=60),

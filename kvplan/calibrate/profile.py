@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 
 from kvplan import outputs
 from kvplan.calibrate.records import Estimate
+from kvplan.errors import KvplanError
 from kvplan.hardware.spec import Machine
 from kvplan.toml_text import to_toml
 
@@ -31,11 +33,6 @@ def tables(rows: Iterable[Estimate]) -> dict[str, Any]:
     return made
 
 
-def write_machine(path: Path, machine: Machine) -> None:
-    """Write a machine so that `--machine PATH` reads it back."""
-    outputs.write(path, to_toml(msgspec.to_builtins(machine)).encode())
-
-
 def samples_path(path: Path) -> Path:
     """Where the raw samples of a profile live."""
     return path.with_suffix(".samples.jsonl.gz")
@@ -46,9 +43,38 @@ def journal_path(path: Path) -> Path:
     return path.with_suffix(".journal.jsonl")
 
 
-def write_samples(path: Path, samples: Iterable[dict[str, object]]) -> str:
-    """Write raw samples, compressed, and return the SHA-256 of the file."""
-    lines = b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples)
-    content = gzip.compress(lines, mtime=0)
-    outputs.write(path, content)
-    return hashlib.sha256(content).hexdigest()
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a profile went (empty: nowhere), whether it replaced one, and what went wrong."""
+
+    path: str = ""
+    replaced: bool = False
+    problem: str = ""
+
+
+def save(path: Path, machine: Machine, samples: list[dict[str, Any]]) -> Saved:
+    """Write a machine so that `--machine PATH` reads it back, and its samples beside it.
+
+    Minutes of measuring are not given up for a full or read-only disk: then the profile goes to the folder of temporary files.
+    """
+    spare = Path(tempfile.gettempdir()) / path.name
+    problem = ""
+    for place in (path, spare):
+        replaced = place.exists()
+        try:
+            outputs.write(place, to_toml(msgspec.to_builtins(_with_samples(place, machine, samples))).encode())
+        except KvplanError as error:
+            problem = problem or error.message
+            continue
+        return Saved(path=str(place), replaced=replaced, problem=problem)
+    return Saved(problem=problem)
+
+
+def _with_samples(path: Path, machine: Machine, samples: list[dict[str, Any]]) -> Machine:
+    """The machine with the name and the SHA-256 of its samples' file; without them where they find no room."""
+    content = gzip.compress(b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples), mtime=0)
+    try:
+        outputs.write(samples_path(path), content)
+    except KvplanError:
+        return machine
+    kept = {"samples_file": samples_path(path).name, "samples_sha256": hashlib.sha256(content).hexdigest()}
+    return msgspec.structs.replace(machine, calibration={**machine.calibration, **kept})

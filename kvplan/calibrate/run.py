@@ -15,10 +15,10 @@ from kvplan.calibrate.datasheet import peaks
 from kvplan.calibrate.fits import Findings, fit_all
 from kvplan.calibrate.holdout import errors, points
 from kvplan.calibrate.job import Assignment
-from kvplan.calibrate.journal import Journal
+from kvplan.calibrate.journal import Journal, JournalEntry
 from kvplan.calibrate.machine import build, figures
 from kvplan.calibrate.probes import Probe
-from kvplan.calibrate.profile import samples_path, write_machine, write_samples
+from kvplan.calibrate.profile import Saved, save
 from kvplan.calibrate.records import Estimate, Finding, Instrument, Point, Progress, Value
 from kvplan.calibrate.sample import Plan, measure
 from kvplan.hardware.spec import Gpu, Machine
@@ -34,14 +34,13 @@ class Calibration:
     def __init__(self, job: Assignment, instruments: dict[str, Instrument], progress: Progress, clock: Callable[[], float]) -> None:
         self.job, self.instruments, self.progress, self.clock = job, instruments, progress, clock
         self.began = clock()
-        self.journal = Journal(job)
         self.rows: list[Estimate] = []
         self.outcomes: list[ProbeOutcome] = []
         self.findings: list[Finding] = []
         self.facts: dict[str, Value] = {}
         for instrument in dict.fromkeys(instruments.values()):
             self.facts |= instrument.facts()
-        self.journal.same_server(self.facts)
+        self.journal = Journal(job, self.facts, progress)
 
     def instrument(self, point: Point) -> Instrument | None:
         """The instrument of a point's operation: by its name, or by its first word (`disk_read` -> `disk`), or the
@@ -56,11 +55,12 @@ class Calibration:
         """One probe: resumed, waived, failed or done."""
         began = self.clock()
         label = f"[{number:>2}/{len(self.job.probes)}] {probe.title}"
-        earlier = self.journal.rows(probe.name)
+        earlier = self.journal.entry(probe.name)
         if earlier is not None:
-            self.rows += self._possible(earlier)
-            self.outcomes.append(ProbeOutcome(name=probe.name, status="done", reason="resumed", points=len(earlier)))
-            self.progress(f"{label}: resumed, {len(earlier)} points")
+            self.findings += earlier.findings
+            self.rows += self._possible(earlier.rows)
+            self.outcomes.append(ProbeOutcome(name=probe.name, status="done", reason="resumed", points=len(earlier.rows)))
+            self.progress(f"{label}: resumed, {len(earlier.rows)} points")
             return
         self.progress(f"{label} ...")
         open_points, reasons = self._runnable(probe)
@@ -70,9 +70,11 @@ class Calibration:
             self.progress(f"{label}: waived, {reason}")
             return
         found, samples, failures = self._measure(self._plan(probe), open_points)
-        self.journal.add(probe.name, found, samples)
-        self.findings += [f for i in dict.fromkeys(self.instruments.values()) for f in i.findings()]
-        self.findings += checks.unconverged(found, probe.tolerance, probe.title)
+        seen = [f for i in dict.fromkeys(self.instruments.values()) for f in i.findings()]
+        seen += checks.unconverged(found, probe.tolerance, probe.title)
+        if found:
+            self.journal.add(JournalEntry(probe=probe.name, rows=found, samples=samples, findings=seen))
+        self.findings += seen
         self.rows += self._possible(found)
         spent = self.clock() - began
         reason = "; ".join(dict.fromkeys([*reasons, *failures.values()]))
@@ -90,7 +92,7 @@ class Calibration:
         chosen, reasons = [], []
         for point in probe.points(self.job.context):
             instrument = self.instrument(point)
-            reason = "no instrument for it was asked for" if instrument is None else instrument.waived(point)
+            reason = "needs torch and a GPU" if instrument is None else instrument.waived(point)
             if reason:
                 reasons.append(reason)
             else:
@@ -130,7 +132,7 @@ class Calibration:
         chosen = [p for p in points(self.job.context, families, random.Random(self.job.seed)) if self._can(p)]
         self.progress(f"holding out {len(chosen)} points ...")
         rows, samples, _ = self._measure(HOLDOUT, chosen)
-        self.journal.add("holdout", rows, samples)
+        self.journal.samples += samples
         found = errors(machine, kept, rows)
         everything = [e for family in found.values() for e in family]
         middle = statistics.median(everything) if everything else math.nan
@@ -157,8 +159,7 @@ def run(
     """Calibrate.
 
     Writes the profile and its samples when the job names a file; a failing probe is recorded and the others go on.
-    `instruments` maps the first word of an operation (`disk`, `host`, `pipeline`), or `gpu` for all others, to what
-    measures it.
+    `instruments` maps the first word of an operation (`disk`, `host`), or `gpu` for all others, to what measures it.
     """
     began = clock()
     state = Calibration(job, instruments, progress, clock)
@@ -168,23 +169,16 @@ def run(
     found, gpu, sources = state.fit()
     machine = build(job, state.facts, found, gpu, sources, state.rows)
     quality = state.holdout(machine, found.kept)
-    remarks = _remarks(state.findings, found, quality)
-    if job.base and job.stand_in:
-        parts = ", ".join(sorted({p.family for p in job.probes}))
-        text = f"only {parts} was measured: all else in this profile is {job.base.name}'s."
-        remarks += (Remark(code="B01", level="warning", text=text + " --merge FILE takes it from a machine of yours."),)
+    remarks = _remarks(job, state.findings, found, quality)
     calibration: dict[str, object] = {
         **machine.calibration,
         "quality": msgspec.to_builtins(quality),
         "warnings": [f"{r.code}: {r.text}" for r in remarks],
         "probes": {o.name: o.status + (f": {o.reason}" if o.reason else "") for o in state.outcomes},
     }
-    if job.output:
-        calibration["samples_file"] = samples_path(job.output).name
-        calibration["samples_sha256"] = write_samples(samples_path(job.output), state.journal.samples)
     machine = msgspec.structs.replace(machine, calibration=calibration)
-    if job.output:
-        write_machine(job.output, machine)
+    saved = save(job.output, machine, state.journal.samples) if job.output else Saved()
+    if saved.path:
         state.journal.done()
     return CalibrateResult(
         machine=machine,
@@ -194,11 +188,13 @@ def run(
         quality=quality,
         warnings=remarks,
         duration_s=clock() - began,
-        profile=str(job.output or ""),
+        profile=saved.path,
+        replaced=saved.replaced,
+        problem=saved.problem,
     )
 
 
-def _remarks(findings: list[Finding], found: Findings, quality: Quality) -> tuple[Remark, ...]:
+def _remarks(job: Assignment, findings: list[Finding], found: Findings, quality: Quality) -> tuple[Remark, ...]:
     remarks = [Remark(code=f.code, level=f.level, text=f.text) for f in dict.fromkeys(findings)]
     for name, fitted in found.fits.items():
         if fitted.p90_error > 0.15:
@@ -209,4 +205,8 @@ def _remarks(findings: list[Finding], found: Findings, quality: Quality) -> tupl
         off = f"{quality.median_error:.0%} off in the median"
         text = f"predictions of held-out points are {off}: take the profile with care."
         remarks.append(Remark(code="S03", level="warning", text=text))
+    if job.base and job.stand_in:
+        parts = ", ".join(sorted({p.family for p in job.probes}))
+        text = f"only {parts} was measured: all else in this profile is {job.base.name}'s."
+        remarks.append(Remark(code="B01", level="warning", text=text + " --merge FILE takes it from a machine of yours."))
     return tuple(remarks)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
-from kvplan import catalog
-from kvplan.cli.console import Exit, emit_json, err, out, warn
+import msgspec
+
+from kvplan import catalog, defaults, outputs
+from kvplan.cli.console import Exit, emit_json, err, note, out, warn
+from kvplan.cli.options import Quiet
 from kvplan.cli.parser import Flag
 from kvplan.cli.server import KEY_VARIABLE, address
 from kvplan.errors import InputError, MissingError
+from kvplan.toml_text import to_toml
 from kvplan.units import parse_seconds
 
 ADVANCED = "Advanced"
@@ -22,7 +27,7 @@ STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the 
 
 
 def calibrate(
-    output: Annotated[Path | None, Flag("--output", "-o", help="Write the machine profile here.")] = None,
+    output: Annotated[Path | None, Flag("--output", "-o", help="Write the machine profile here [machine.toml].")] = None,
     only: Annotated[str, Flag(help="Measure one part: gpu, compute, disk or host.")] = "",
     disk_path: Annotated[Path, Flag(help="Folder on the disk to measure.")] = Path(),
     quick: Annotated[bool, Flag("--quick", help="Measure coarsely, in about 90 s.")] = False,
@@ -44,6 +49,8 @@ def calibrate(
     machine: Annotated[str, Flag(help="With --from-metrics: what to predict by.", metavar="NAME", panel=ADVANCED)] = "",
     resume: Annotated[bool, Flag("--resume", help="Go on with an interrupted run.", panel=ADVANCED)] = False,
     busy_ok: Annotated[bool, Flag("--busy-ok", help="Measure a GPU that is in use.", panel=ADVANCED)] = False,
+    remember: Annotated[bool, Flag("--remember", help="Make it the machine of this folder, in kvplan.toml.", panel=ADVANCED)] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Measure this server's link, disk and compute, and write the profile that --machine takes."""
     from kvplan.calibrate.measure.server import CalibrateOptions, calibrate
@@ -57,6 +64,10 @@ def calibrate(
         return _from_log(from_log, as_json)
     if from_metrics:
         return _from_metrics(from_metrics, window, machine, as_json)
+    piped = output is not None and str(output) == outputs.STDOUT
+    output = None if piped else output or (None if device == "fake" else _unnamed(resume))
+    if remember and output is None:
+        raise InputError("--remember needs a profile", hint="-o FILE writes one")
     options = CalibrateOptions(
         only=only,
         mode="quick" if quick else "full" if full else "standard",
@@ -69,12 +80,44 @@ def calibrate(
         base=catalog.machine(merge or STAND_IN) if merge or only else None,
         stand_in=not merge,
     )
-    result = calibrate(options, lambda line: err().print(line, markup=False))
-    if as_json:
+    try:
+        result = calibrate(options, lambda line: note(line, quiet=quiet))
+    except KeyboardInterrupt:
+        if output:
+            note(f"what the finished probes measured is kept: the same command with --resume{_named(output)} goes on")
+        raise
+    if piped:
+        outputs.write(outputs.STDOUT, to_toml(msgspec.to_builtins(result.machine)).encode())
+    elif as_json:
         emit_json(result)
     else:
         render(result, out())
+    if result.problem:
+        kept = f"the profile is in {result.profile}" if result.profile else "--json would have printed the whole machine"
+        raise MissingError(result.problem, hint=kept)
+    if result.profile and (remember or _wanted(as_json, quiet)):
+        note(f"{defaults.remember(Path(), machine=result.profile)}: {result.profile} is now the machine of this folder", quiet=quiet)
     return Exit.DONE
+
+
+def _unnamed(resume: bool) -> Path:
+    """Where a profile goes that has no name: it never replaces one. Raises InputError."""
+    path = Path("machine.toml")
+    if path.exists() and not resume:
+        raise InputError(f"{path} is here already", hint=f"-o FILE names another, -o {path} replaces it")
+    return path
+
+
+def _named(output: Path) -> str:
+    return "" if output == Path("machine.toml") else f" and -o {output}"
+
+
+def _wanted(as_json: bool, quiet: bool) -> bool:
+    """Does the person at the terminal want it for every command in this folder."""
+    if as_json or quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    err().print("make it the machine of this folder, in kvplan.toml? [y/N] ", end="", markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _compare(first: Path, second: Path, as_json: bool) -> int:

@@ -68,12 +68,17 @@ class Below(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def token_bytes(self) -> float:
         """Bytes of the tier that one more token of a long sequence takes."""
-        steps = max(1, self.layout.step_tokens // max(1, self.chunk_tokens)) * max(1, self.chunk_tokens)
-        return self.stored(steps).tier_bytes / steps
+        return self.stored(self._step_tokens).tier_bytes / self._step_tokens
+
+    @property
+    def _step_tokens(self) -> int:
+        """Tokens of a full step: whole chunks, at whose ends states are kept."""
+        chunk = max(1, self.chunk_tokens)
+        return max(1, self.layout.step_tokens // chunk) * chunk
 
     def _stored_blocks(self, one: LayerType, tokens: int) -> int:
         if one.kind == "state":
-            return -(-tokens // self.layout.step_tokens)
+            return -(-tokens // self._step_tokens)
         return 0 if one.kind == "cross" else tokens // one.block_tokens
 
     def _loaded_blocks(self, one: LayerType, tokens: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from kvplan.report.tables import print_rows
 from kvplan.results.calibrate import CalibrateResult, CompareResult, Figure, FromLogResult
 from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
 
@@ -19,7 +19,7 @@ def _number(value: float, unit: str) -> str:
         return format_bytes(value)
     if unit.startswith("tokens"):
         return f"{format_tokens(value)} {unit}"
-    return f"{value:.2f}"
+    return f"{value:,.0f}{unit}" if unit == "/s" else f"{value:.3g}"
 
 
 def _interval(figure: Figure) -> str:
@@ -30,26 +30,18 @@ def _interval(figure: Figure) -> str:
 
 def render(result: CalibrateResult, console: Console) -> None:
     """Figures with their interval and the datasheet beside them, then what is odd."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, justify in (
-        ("", "left"),
-        ("measured", "right"),
-        ("95 %", "right"),
-        ("datasheet", "right"),
-        ("reached", "right"),
-    ):
-        table.add_column(header, justify=justify, no_wrap=header != "")  # type: ignore[arg-type]
+    rows = [["", "measured", "95 %", "datasheet", "reached"]]
     part = ""
     for figure in result.figures:
         if figure.part != part:
             part = figure.part
-            table.add_row(f"[bold]{part}[/]")
+            rows.append([f"[bold]{part}[/]", "", "", "", ""])
         promised = _number(figure.datasheet, figure.unit) if figure.datasheet else ""
         reached = f"{figure.value / figure.datasheet:.0%}" if figure.datasheet else ""
-        table.add_row(f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached)
+        rows.append([f"  {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), promised, reached])
     console.print(f"[bold]{escape(result.machine.title)}[/] · {result.mode}")
     console.print()
-    console.print(table)
+    print_rows(console, rows)
     console.print()
     _probes(result, console)
     _quality(result, console)
@@ -60,7 +52,10 @@ def render(result: CalibrateResult, console: Console) -> None:
     if notes:
         console.print(f"{notes} notes on precision and fit are in the profile under calibration.warnings.")
     if result.profile:
-        console.print(f"wrote {result.profile}: use it with --machine {result.profile}", soft_wrap=True)
+        where = f"{result.profile} (the one of that name was replaced)" if result.replaced else result.profile
+        console.print(f"wrote {where}: use it with --machine {result.profile}", soft_wrap=True)
+    else:
+        console.print("not saved: -o FILE writes it", soft_wrap=True)
 
 
 def _probes(result: CalibrateResult, console: Console) -> None:
@@ -82,16 +77,14 @@ def _quality(result: CalibrateResult, console: Console) -> None:
 
 def render_compare(result: CompareResult, console: Console) -> None:
     """Two profiles side by side; a number agrees when the intervals overlap."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, justify in (("", "left"), ("first", "right"), ("second", "right"), ("ratio", "right"), ("", "left")):
-        table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    rows = [["", "first", "second", "ratio", ""]]
     for row in result.differences:
         mark = "agree" if row.agree else "differ"
-        table.add_row(row.path, f"{row.first:.4g}", f"{row.second:.4g}", f"{row.ratio:.3f}", mark)
+        rows.append([escape(row.name), _number(row.first, row.unit), _number(row.second, row.unit), f"{row.ratio:.3f}", mark])
     console.print(f"first:  {escape(result.first)}", soft_wrap=True)
     console.print(f"second: {escape(result.second)}", soft_wrap=True)
     console.print()
-    console.print(table)
+    print_rows(console, rows)
     differing = sum(not row.agree for row in result.differences)
     console.print()
     if differing:
@@ -102,17 +95,10 @@ def render_compare(result: CompareResult, console: Console) -> None:
 
 def render_log(result: FromLogResult, console: Console) -> None:
     """Figures from logs, and how to use them."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, justify in (("", "left"), ("from the log", "right"), ("95 %", "right"), ("source", "left")):
-        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    rows = [["", "from the log", "95 %", "source"]]
     for figure in result.figures:
-        table.add_row(
-            f"{figure.part}: {figure.name}",
-            _number(figure.value, figure.unit),
-            _interval(figure),
-            escape(figure.source),
-        )
-    console.print(table)
+        rows.append([f"{figure.part}: {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), escape(figure.source)])
+    print_rows(console, rows)
     if result.settings:
         console.print()
         console.print(

@@ -65,12 +65,16 @@ class CalibrateResult(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[Remark, ...]
     duration_s: float
     profile: str = ""  # file written; empty: none
+    replaced: bool = False  # did one of that name stand there
+    problem: str = ""  # why it could not be written where it was wanted
 
 
 class ProfileDifference(msgspec.Struct, frozen=True, kw_only=True):
     """One number in two profiles: agreeing when their intervals overlap."""
 
     path: str
+    name: str  # in words
+    unit: str
     first: float
     second: float
     ratio: float

@@ -91,7 +91,7 @@ class Builder:
             pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
             host, lower = TierBelow(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
-            loads = Loads(self.clock, engine, self.overhead, self.cost, cache, host, lower, self.tally)
+            loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return Server(replica, gpu, below)

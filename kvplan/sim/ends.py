@@ -16,7 +16,7 @@ from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.outcome.uncertainty import MODEL_SIGMA
 from kvplan.sim.simulate import simulate
 
-WINDOW_REQUESTS = 1000
+WINDOW_REQUESTS = 150
 
 MOVED = (
     ("prefill speed", ("gpu.gemm_efficiency", "gpu.attention_efficiency")),

@@ -1,5 +1,7 @@
 """The whole pipeline on the fake server: deterministic, recovers its truth, survives failures, resumes."""
 
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -90,9 +92,9 @@ def test_the_profile_names_its_samples(standard: tuple[Path, CalibrateResult]) -
     import gzip
     import hashlib
 
-    path, result = standard
+    path, _ = standard
     content = samples_path(path).read_bytes()
-    assert hashlib.sha256(content).hexdigest() == result.machine.calibration["samples_sha256"]
+    assert hashlib.sha256(content).hexdigest() == catalog.machine(str(path)).calibration["samples_sha256"]
     first = msgspec.json.decode(gzip.decompress(content).splitlines()[0])
     assert {"point", "block", "seconds"} <= first.keys()
     assert not journal_path(path).exists()
@@ -146,12 +148,12 @@ class Stumbling(FakeInstrument):
         return super().measure(point, samples)
 
 
-def _job(path: Path, **more: object) -> runner.Assignment:
+def _job(path: Path, only: str = "", **more: object) -> runner.Assignment:
     from kvplan.calibrate.probes import MODES, Context, probes
     from kvplan.calibrate.shapes import shape
 
     context = Context(mode=MODES["quick"], model=shape("llama-3.1-8b"))
-    return runner.Assignment(context=context, probes=tuple(probes()), output=path, fake=True, **more)  # type: ignore[arg-type]
+    return runner.Assignment(context=context, probes=tuple(probes(only)), base=TRUTH if only else None, output=path, fake=True, **more)  # type: ignore[arg-type]
 
 
 def test_a_failing_probe_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
@@ -177,6 +179,57 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def test_a_resumed_run_is_the_whole_run(tmp_path: Path) -> None:
+    """The profile of an interrupted and resumed run is that of a run in one go, its warnings included."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole, cut = tmp_path / "whole" / "m.toml", tmp_path / "cut" / "m.toml"
+    runner.run(_job(whole), {"gpu": FakeInstrument()}, progress=lambda _: None, clock=lambda: 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(_job(cut), {"gpu": Stumbling("disk_again", dies=True)}, progress=lambda _: None, clock=lambda: 0.0)
+    runner.run(_job(cut, resume=True), {"gpu": FakeInstrument()}, progress=lambda _: None, clock=lambda: 0.0)
+    first, second = (tomllib.loads(path.read_text()) for path in (whole, cut))
+    assert first["calibration"]["warnings"] != []
+    for document in (first, second):
+        del document["calibration"]["probes"]  # says which were resumed
+    assert second == first
+
+
+@pytest.mark.parametrize(
+    ("damage", "again"),
+    [
+        (lambda text: text[:-40], {"disk_read"}),  # what a kill or a full disk leaves: the last line is cut
+        (lambda text: text + b'{"probe": 3\n', set()),
+        (lambda text: text + b"\xff\xfe\n", set()),
+        (lambda text: text + b"[" * 100_000 + b"\n", set()),
+        (lambda text: text.replace(b'"rows":[', b'"rows":[7,', 1), {"disk_write"}),
+        (lambda _: b'{"probe": 3\n', {"disk_write", "disk_read"}),
+        (lambda _: b"\xff\xfe", {"disk_write", "disk_read"}),
+        (lambda text: b"\n".join(text.split(b"\n")[1:]), {"disk_write", "disk_read"}),
+        (lambda _: b"", {"disk_write", "disk_read"}),
+    ],
+)
+def test_a_damaged_journal_costs_what_it_lost(tmp_path: Path, damage: Callable[[bytes], bytes], again: set[str]) -> None:
+    path, said = tmp_path / "m.toml", []
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(_job(path, only="disk"), {"gpu": Stumbling("disk_again", dies=True)}, progress=lambda _: None, clock=lambda: 0.0)
+    whole = journal_path(path).read_bytes()
+    journal_path(path).write_bytes(damage(whole))
+    result = runner.run(_job(path, only="disk", resume=True), {"gpu": FakeInstrument()}, progress=said.append, clock=lambda: 0.0)
+    measured = {probe.name for probe in result.probes if probe.reason != "resumed"}
+    assert measured & {"disk_write", "disk_read"} == again
+    assert any("measured again" in line for line in said) is (damage(whole) != b"")
+    assert path.exists()
+
+
+def test_resuming_in_another_mode_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(_job(path), {"gpu": Stumbling("hbm", dies=True)}, progress=lambda _: None, clock=lambda: 0.0)
+    with pytest.raises(InputError, match="another one .mode quick"):
+        fake(output=path, resume=True)
+
+
 def test_resuming_on_another_server_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     with pytest.raises(KeyboardInterrupt):
@@ -186,7 +239,7 @@ def test_resuming_on_another_server_is_refused(tmp_path: Path) -> None:
         def facts(self):  # type: ignore[no-untyped-def]
             return {**super().facts(), "uuid": "another"}
 
-    with pytest.raises(InputError, match="another server"):
+    with pytest.raises(InputError, match="another one .uuid fake"):
         runner.run(_job(path, resume=True), {"gpu": Other()}, progress=lambda _: None, clock=lambda: 0.0)
 
 

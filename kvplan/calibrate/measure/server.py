@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from kvplan import outputs
 from kvplan.calibrate import checks
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.measure import facts as inventory
@@ -50,8 +51,10 @@ def calibrate(options: CalibrateOptions, progress: Progress) -> CalibrateResult:
     if options.device not in DEVICES:
         raise InputError(f"--device {options.device}: no such device", hint=did_you_mean(options.device, DEVICES))
     chosen, thoroughness = tuple(probes(options.only)), mode(options.mode)
-    if options.output and not os.access(options.output.parent, os.W_OK):
-        raise InputError(f"{options.output.parent}: no such folder, or not writable")
+    if options.output:
+        outputs.check(options.output)  # before minutes of measuring
+    if not options.disk_path.is_dir():
+        raise InputError(f"--disk-path {options.disk_path}: no such folder")
     if options.device == "fake":
         fake = FakeInstrument()
         context = Context(mode=thoroughness, model=shape(options.model))
@@ -81,6 +84,9 @@ def _real(options: CalibrateOptions, chosen: tuple[Probe, ...], progress: Progre
         loaded: list[Finding] = []
         if families & {"gpu", "compute"}:
             loaded = _gpu(options, instruments, progress)
+        elif "host" in families:
+            with contextlib.suppress(MissingError):
+                _gpu(options, instruments, progress)
         if "disk" in families:
             _disk(options, thoroughness.file_bytes, instruments, progress)
         pages = "pinned" if "gpu" in instruments else "huge"

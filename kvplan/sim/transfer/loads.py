@@ -12,6 +12,7 @@ import enum
 from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec, Overhead
+from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation, span
 from kvplan.sim.cache.prefix import Node
@@ -21,7 +22,6 @@ from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
-from kvplan.step_time import StepCost
 
 
 class Outcome(enum.Enum):
@@ -97,13 +97,14 @@ class Loads:
         clock: Clock,
         engine: EngineSpec,
         overhead: Overhead,
-        cost: StepCost,
+        loading: Loading,
         gpu: GpuCache,
         host: TierBelow,
         lower: tuple[TierBelow, ...],
         tally: Tally,
     ) -> None:
-        self.clock, self.engine, self.rules, self.overhead, self.cost = clock, engine, engine.offload, overhead, cost
+        self.clock, self.engine, self.rules, self.overhead = clock, engine, engine.offload, overhead
+        self.loading, self.cost = loading, loading.cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
@@ -184,7 +185,7 @@ class Loads:
 
     def _built(self, ready_s: float, tokens: int) -> float:
         """When the host has made the block lists of a load: one load after the other."""
-        self._built_s = max(ready_s, self._built_s) + self.overhead.load_block_s * tokens / self.engine.block_tokens
+        self._built_s = max(ready_s, self._built_s) + self.loading.lookup_s(tokens)
         return self._built_s
 
     def _on_gpu(self, seq: Sequence, reach: int, held: int) -> None:
@@ -352,8 +353,7 @@ class Loads:
         computing again."""
         if self.rules.load_rule != "break_even":
             return True
-        overhead = self.overhead
-        seconds = overhead.load_s + overhead.load_block_s * (end - start) / self.engine.block_tokens
+        seconds = self.loading.engine_s(end - start)
         seconds += self.host.path.wait_s(IN) + self.host.path.service_s(IN, end - start)
         seconds += sum(lower.path.wait_s(IN) + lower.path.service_s(IN, tokens) for lower, tokens in parts)
         return seconds < self.recompute_s(seq, start, end)
