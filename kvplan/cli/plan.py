@@ -29,7 +29,19 @@ from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_capacity
 
-EMITTED = ("vllm", "lmcache", "sglang", "trtllm", "dynamo")
+EMITTED = (
+    "vllm",
+    "lmcache",
+    "lmcache-mp",
+    "sglang",
+    "trtllm",
+    "dynamo",
+    "kserve",
+    "llm-d",
+    "dynamo-k8s",
+    "lmcache-operator",
+    "production-stack",
+)
 
 EXAMPLES = """
 kvplan plan chat --emit vllm
@@ -72,7 +84,11 @@ def plan(
     ] = None,
     emit: Annotated[
         str | None,
-        Flag(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo.", complete=one_of(*EMITTED)),
+        Flag(
+            metavar="ENGINE",
+            help="Configure an engine or its Kubernetes objects: vllm, sglang, llm-d, ... (completed).",
+            complete=one_of(*EMITTED),
+        ),
     ] = None,
     output: Annotated[str | None, Flag(metavar="DIR", help="Write the configuration's files into a folder.")] = None,
     explain_config: Annotated[
