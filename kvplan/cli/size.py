@@ -6,7 +6,7 @@ from typing import Annotated
 
 from kvplan import catalog
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Machine, Quiet, named
+from kvplan.cli.options import As_json, Engine, Engine_version, Machine, Quiet, Set, named
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.sizing.answer import ask
@@ -60,6 +60,8 @@ def size(
         Flag(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", panel=_ADVANCED),
     ] = 0.0,
     gpu_kv: Annotated[str, Flag(metavar="SIZE", help="KV pool over all ranks, where known.", panel=_ADVANCED)] = "",
+    step_tokens: Annotated[str, Flag(metavar="TOKENS", help="Token budget of a step. Default: the engine's.", panel=_ADVANCED)] = "",
+    sets: Set = None,
     keep: Annotated[str, Flag(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", panel=_ADVANCED)] = "1k",
     as_family: Annotated[
         str, Flag("--as", metavar="FAMILY", help="Read a config of an unknown model_type as one of this family.", panel=_ADVANCED)
@@ -94,7 +96,9 @@ def size(
             ep=ep,
             gpu_fraction=gpu_fraction,
             pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0,
+            step_tokens=parse_tokens(step_tokens) if step_tokens else 0,
             keep_tokens=parse_tokens(keep),
+            sets=dict(_setting(text) for text in sets or ()),
         )
         for name in models
         for tokens in contexts
@@ -109,6 +113,13 @@ def size(
     for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
         warn(text)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
+
+
+def _setting(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: write path=value", hint="for example --set engine.max_batch=256")
+    return path.strip(), value.strip()
 
 
 def _explain(models: list[str], as_family: str, as_json: bool) -> int:
