@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from kvplan import catalog
+import msgspec
+
+from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Machine, Quiet, named
+from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Machine, Quiet, named
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.sizing.answer import ask
@@ -41,7 +43,7 @@ def size(
     ctx: Tokens = None,
     batch: Annotated[int, Flag(metavar="N", help="Sequences at once.")] = 1,
     machine: Machine = None,
-    engine: Engine = "vllm",
+    engine: Engine = None,
     engine_version: Engine_version = None,
     kv_dtype: Annotated[str, Flag(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
     dtype: Annotated[str, Flag(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
@@ -67,6 +69,7 @@ def size(
     explain: Annotated[
         bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
     ] = False,
+    isolated: Isolated = False,
     listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -74,12 +77,16 @@ def size(
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
     if listing:
         return _list(models or [], as_json)
+    given = {"model": models[0] if models else None, "machine": machine, "engine": engine, "engine_version": engine_version}
+    names = defaults.resolve(given, isolated=isolated, machine_wanted=False)
+    if not models and names.model.source == defaults.FILE:
+        models = [names.model.value]
     if not models:
         raise InputError("name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well")
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
-    where, serving = catalog.machine(machine) if machine else None, catalog.engine(engine or "vllm", engine_version or "")
+    where, serving = names.server(), catalog.engine(names.engine.value, names.engine_version)
     results = [
         ask(
             catalog.model(name, as_family=as_family),
@@ -99,6 +106,7 @@ def size(
         for name in models
         for tokens in contexts
     ]
+    results = [msgspec.structs.replace(one, provenance={**one.provenance, "defaults": names.provenance()}) for one in results]
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else {"schema": "kvplan.size-table/1", "rows": results})
