@@ -5,10 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from kvplan import catalog
+import msgspec
+
+from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
+<<<<<<< HEAD
 from kvplan.cli.export import exported
 from kvplan.cli.options import As_json, Engine, Engine_version, Export, Kv_dtype, Machine, Quiet, Tp, named
+=======
+from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Machine, Quiet, named
+>>>>>>> main
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.results.size import SizeTable
@@ -74,8 +80,12 @@ def size(
     explain: Annotated[
         bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
     ] = False,
+<<<<<<< HEAD
     verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what offload frees and what it costs.")] = False,
     export: Export = None,
+=======
+    isolated: Isolated = False,
+>>>>>>> main
     listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -83,11 +93,16 @@ def size(
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
     if listing:
         return _list(models or [], as_json)
+    given = {"model": models[0] if models else None, "machine": machine, "engine": engine, "engine_version": engine_version}
+    names = defaults.resolve(given, isolated=isolated, machine_wanted=False)
+    if not models and names.model.source == defaults.FILE:
+        models = [names.model.value]
     if not models:
         raise InputError("name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well")
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
+<<<<<<< HEAD
     given = {"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype}
     every = combinations(given)
     results, labels, notes = [], [], []
@@ -116,6 +131,29 @@ def size(
                     found = asked(context_tokens=longest)
                 results.append(found)
                 labels.append(label(one, every))
+=======
+    where, serving = names.server(), catalog.engine(names.engine.value, names.engine_version)
+    results = [
+        ask(
+            catalog.model(name, as_family=as_family),
+            engine=serving,
+            machine=where,
+            context_tokens=tokens,
+            batch=batch,
+            kv_dtype=kv_dtype,
+            dtype=dtype,
+            tp=tp,
+            pp=pp,
+            ep=ep,
+            gpu_fraction=gpu_fraction,
+            pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0,
+            keep_tokens=parse_tokens(keep),
+        )
+        for name in models
+        for tokens in contexts
+    ]
+    results = [msgspec.structs.replace(one, provenance={**one.provenance, "defaults": names.provenance()}) for one in results]
+>>>>>>> main
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else SizeTable(rows=tuple(results)))
