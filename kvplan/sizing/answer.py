@@ -24,6 +24,8 @@ from kvplan.sizing.ways_out import fit, longest_context
 from kvplan.units import format_bytes, format_tokens
 
 KEEP_TOKENS = 1024
+LEAST_CONTEXT_TOKENS = 1024
+"""A longest context below this is no answer to a question that names none."""
 
 
 def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
@@ -110,6 +112,7 @@ def _engine(question: Question) -> Engine:
     pooled = pool is not None
     return Engine(
         name=question.engine.name,
+        title=question.engine.title,
         version=question.engine.version,
         stored_kv_dtype=question.stored_name,
         block_tokens=layout.block_tokens,
@@ -215,8 +218,8 @@ def ask(
     if not context_tokens:
         check(question)
         longest = longest_context(question)[0] if question.kv_pool_bytes else 0
-        if 0 < longest < question.context_tokens:
-            cut = f"{format_tokens(longest)} tokens are what fits; the model takes {format_tokens(question.context_tokens)} (--ctx)"
+        if LEAST_CONTEXT_TOKENS <= longest < question.context_tokens:
+            cut = f"{question.context_tokens:,} tokens do not fit: sized for {longest:,}; --ctx asks for another context"
             found = answer(question.changed(context_tokens=longest), keep_tokens)
             return msgspec.structs.replace(found, warnings=(cut, *found.warnings))
     return answer(question, keep_tokens)
