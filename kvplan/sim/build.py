@@ -27,10 +27,11 @@ from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.disaggregated import Deliveries, Senders
 from kvplan.sim.transfer.links import DiskQueue, Duplex, HostLink
-from kvplan.sim.transfer.loads import Loads, Tally
+from kvplan.sim.transfer.loads import Loads
 from kvplan.sim.transfer.paths import CPU, DISK, REMOTE, DiskPath, HostPath, PoolRate, RemotePath, TierBelow
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
+from kvplan.sim.transfer.tally import Tally
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource

@@ -9,8 +9,9 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN, OUT, Duplex
-from kvplan.sim.transfer.loads import Outcome, StepLoad, Tally
+from kvplan.sim.transfer.loads import Outcome, StepLoad
 from kvplan.sim.transfer.prefetch import Done
+from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 
 Senders = dict[Sequence, Duplex]

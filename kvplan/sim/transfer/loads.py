@@ -22,6 +22,7 @@ from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
+from kvplan.sim.transfer.tally import Tally
 
 
 class Outcome(enum.Enum):
@@ -31,22 +32,6 @@ class Outcome(enum.Enum):
     WAITS = enum.auto()
     IN_STEP = enum.auto()  # it is admitted, and its step waits
     NO_ROOM = enum.auto()
-
-
-class Tally:
-    """Loads of a run: how many, how many lost against computing again, seconds waited and lost."""
-
-    def __init__(self) -> None:
-        self.count = self.losing = 0
-        self.stall_s = self.losing_s = 0.0
-
-    def weigh(self, seconds: float, recompute_s: float) -> None:
-        """A load took so long, its way through host memory included, and computing its tokens again would have taken so long."""
-        self.count += 1
-        self.stall_s += seconds
-        if seconds > recompute_s:
-            self.losing += 1
-            self.losing_s += seconds - recompute_s
 
 
 class Load:
@@ -140,7 +125,8 @@ class Loads:
 
     def _whole(self, seq: Sequence, path: list[Node], reach: int, held: int, busy_until_s: float, done: Done) -> Outcome:
         """Load tokens [reach, held) of host memory before the sequence is scheduled."""
-        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
+        least = self.host.pool.grain_tokens if self.rules.load_whole_chunks else self.engine.block_tokens
+        if held - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
             return Outcome.NOTHING
         if self._wait_for(seq, done, self.gpu.tier, path, reach, held):
             return Outcome.WAITS
@@ -164,8 +150,10 @@ class Loads:
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end)
         self._ended(load)
-        self._let_go(load, seq)
-        done(True)
+        waiters = [waiter for waiter, _ in load.waiters]
+        for each in (seq, *waiters):
+            each.waiting_for_remote_kv = False
+        done(True, waiters)
 
     def _built(self, ready_s: float, tokens: int) -> float:
         """When the host has made the block lists of a load: one load after the other."""
@@ -180,9 +168,10 @@ class Loads:
         self.gpu.share(seq)
         seq.computed = min(held, seq.target - 1)
         if not seq.counted:
-            hits = [reach, held - reach, 0, 0]
+            found = min(held, seq.prompt - 1)
+            hits = [reach, found - reach, 0, 0]
             for slot, came in seq.promoted.items():
-                tokens = len(range(max(reach, came.start), min(held, came.stop)))
+                tokens = len(range(max(reach, came.start), min(found, came.stop)))
                 hits[slot] += tokens
                 hits[1] -= tokens
             seq.hits = tuple(hits)
