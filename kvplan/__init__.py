@@ -151,21 +151,23 @@ def plan(
     **options: Unpack[Asked],
 ) -> PlanResult:
     """When to offload, where to and how much, as `kvplan plan` does; further options are those of `scenario_of`."""
-    from kvplan.deploy.emit import configured
+    from kvplan.deploy.emit import planned
     from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.scenario import Scenario
     from kvplan.units import parse_capacity
 
+    def answered(one: Scenario) -> PlanResult:
+        return answer(
+            one,
+            target=parse_target(one.run.target),
+            prices=parse_prices(prices) if prices else None,
+            max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
+            max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
+        )
+
     wanted = source if isinstance(source, Scenario) else scenario_of(source, **options)
-    result = answer(
-        wanted,
-        target=parse_target(wanted.run.target),
-        prices=parse_prices(prices) if prices else None,
-        max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
-        max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
-    )
-    return configured(result, emit) if emit else result
+    return planned(wanted, emit, answered) if emit else answered(wanted)
 
 
 def validate(

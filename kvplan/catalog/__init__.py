@@ -2,8 +2,8 @@
 
 from kvplan.catalog.engines import OWN, engine
 from kvplan.catalog.machines import machine
-from kvplan.catalog.models import model
+from kvplan.catalog.models import explained, model
 from kvplan.catalog.names import named
 from kvplan.catalog.shipped import folder, names, read_text, resolve
 
-__all__ = ["OWN", "engine", "folder", "machine", "model", "named", "names", "read_text", "resolve"]
+__all__ = ["OWN", "engine", "explained", "folder", "machine", "model", "named", "names", "read_text", "resolve"]

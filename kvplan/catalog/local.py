@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,8 +16,18 @@ _INDEX = "model.safetensors.index.json"
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
-def read(path: Path, *, name: str = "", as_family: str = "") -> ModelSpec:
-    """A model from a catalog file, a config.json or a folder with one. Raises InputError."""
+class FoundConfig(NamedTuple):
+    """A config.json and what is known beside it."""
+
+    config: dict[str, Any]
+    name: str
+    where: str
+    source: str
+    params: int
+
+
+def config(path: Path, *, name: str = "") -> FoundConfig:
+    """The config of a catalog file, a config.json or a folder with one. Raises InputError."""
     if path.is_dir():
         path = path / "config.json"
         if not path.is_file():
@@ -26,11 +36,16 @@ def read(path: Path, *, name: str = "", as_family: str = "") -> ModelSpec:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: not a JSON object")
     if isinstance(raw.get("config"), dict):
-        source, params = str(raw.get("source", "")), int(raw.get("params", 0))
-        return from_hf_config(raw["config"], name=name or path.stem, where=str(path), source=source, params=params, as_family=as_family)
+        return FoundConfig(raw["config"], name or path.stem, str(path), str(raw.get("source", "")), int(raw.get("params", 0)))
     _add_quantisation(path, raw)
     label = name or (path.parent.name if path.name == "config.json" and path.parent.name else path.stem)
-    return from_hf_config(raw, name=label, where=str(path), source=str(path), params=_parameters(path, raw), as_family=as_family)
+    return FoundConfig(raw, label, str(path), str(path), _parameters(path, raw))
+
+
+def read(path: Path, *, name: str = "", as_family: str = "") -> ModelSpec:
+    """A model from a catalog file, a config.json or a folder with one. Raises InputError."""
+    found = config(path, name=name)
+    return from_hf_config(found.config, name=found.name, where=found.where, source=found.source, params=found.params, as_family=as_family)
 
 
 def changed(path: Path, *, name: str, fields: dict[str, Any], note: str) -> ModelSpec:

@@ -9,7 +9,7 @@ from kvplan.catalog import hub, local
 from kvplan.catalog.names import QUANTISATIONS, Named, named, shape
 from kvplan.catalog.shipped import names, resolve
 from kvplan.errors import InputError, did_you_mean
-from kvplan.model import ModelSpec
+from kvplan.model import Explained, ModelSpec, explain
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -50,3 +50,18 @@ def _known(asked: str, known: Named) -> ModelSpec:
         f" with {known.quantised} weights by rule; its own config.json may keep more parts wide" if known.quantised else ""
     )
     return local.changed(path, name=asked.rpartition("/")[2].lower(), fields=fields, note=note)
+
+
+def explained(name: str, *, as_family: str = "") -> Explained:
+    """How the config of a model is read, which a path, a folder, a catalog name or a Hugging Face id names. Raises as `model` does."""
+    path, known = Path(name).expanduser(), named(name)
+    if not path.exists():
+        if known and not known.quantised:
+            path = resolve("models", known.name)
+        elif _ID.fullmatch(name):
+            path = local.cached(name) or hub.fetched(name)
+        else:
+            raise InputError(f"{name}: no such file", hint=did_you_mean(shape(name), names("models")))
+    found = local.config(path)
+    source = f"Hugging Face {name} config.json" if _ID.fullmatch(name) and not Path(name).exists() else found.source
+    return explain(found.config, name=found.name, source=source, params=found.params, as_family=as_family)

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from kvplan.cli import progress
-from kvplan.cli.console import Exit, emit_json, out, warn
+from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
 from kvplan.cli.options import (
     As_json,
@@ -74,6 +74,7 @@ def plan(
         str | None,
         Flag(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo.", complete=one_of(*EMITTED)),
     ] = None,
+    output: Annotated[str | None, Flag(metavar="DIR", help="Write the configuration's files into a folder.")] = None,
     explain_config: Annotated[
         str | None,
         Flag(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
@@ -104,14 +105,17 @@ def plan(
         raise InputError(
             f"two kinds of traffic: {source} and --sessions {sessions}", hint="give one of them; --model and --machine name the rest"
         )
+    if output and not emit:
+        raise InputError("--output: no configuration to write", hint="add --emit vllm, or another engine")
     if not source and not sessions:
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
-    from kvplan.deploy.emit import configured, target_named
+    from kvplan.deploy.emit import planned, save, target_named
     from kvplan.planning.objective import parse_prices, parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.planning.session_traffic import WARMUP, parse_sessions, trace_of
     from kvplan.report import plan as report
-    from kvplan.results.plan import PlanTable
+    from kvplan.results.plan import PlanResult, PlanTable
+    from kvplan.scenario import Scenario
     from kvplan.sweep import grid
 
     if emit:
@@ -131,8 +135,8 @@ def plan(
         )
         if emit and len(wanted) > 1:
             raise InputError("--emit writes the configuration of one plan", hint="name one model, machine and engine")
-        results = []
-        for one in wanted:
+
+        def answered(one: Scenario) -> PlanResult:
             with progress.runs(hidden=quiet) as watch:
                 found = answer(
                     one,
@@ -142,8 +146,12 @@ def plan(
                     max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
                     watch=watch,
                 )
-            found = msgspec.structs.replace(found, sessions=mix.text) if mix else found
-            results.append(configured(found, emit) if emit else found)
+            return msgspec.structs.replace(found, sessions=mix.text) if mix else found
+
+        results = [planned(one, emit, answered) if emit else answered(one) for one in wanted]
+    if results[0].emission and output:
+        for written in save(results[0].emission, output):
+            note(f"wrote {written}", quiet=quiet)
     single = len(results) == 1
     whole = results[0] if single else PlanTable(rows=tuple(results))
     if as_json:

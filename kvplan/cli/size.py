@@ -61,6 +61,12 @@ def size(
     ] = 0.0,
     gpu_kv: Annotated[str, Flag(metavar="SIZE", help="KV pool over all ranks, where known.", panel=_ADVANCED)] = "",
     keep: Annotated[str, Flag(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", panel=_ADVANCED)] = "1k",
+    as_family: Annotated[
+        str, Flag("--as", metavar="FAMILY", help="Read a config of an unknown model_type as one of this family.", panel=_ADVANCED)
+    ] = "",
+    explain: Annotated[
+        bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
+    ] = False,
     listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -70,11 +76,13 @@ def size(
         return _list(models or [], as_json)
     if not models:
         raise InputError("name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well")
+    if explain:
+        return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
     where, serving = catalog.machine(machine) if machine else None, catalog.engine(engine or "vllm", engine_version or "")
     results = [
         ask(
-            catalog.model(name),
+            catalog.model(name, as_family=as_family),
             engine=serving,
             machine=where,
             context_tokens=tokens,
@@ -101,6 +109,21 @@ def size(
     for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
         warn(text)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
+
+
+def _explain(models: list[str], as_family: str, as_json: bool) -> int:
+    from kvplan.report import config as report
+
+    if len(models) > 1:
+        raise InputError("--explain reads one config", hint="name one model")
+    found = catalog.explained(models[0], as_family=as_family)
+    if as_json:
+        emit_json(found.catalog_file)
+    else:
+        report.show(out(), found)
+    for text in found.model.notes:
+        warn(text)
+    return Exit.DONE
 
 
 def _list(words: list[str], as_json: bool) -> int:

@@ -32,7 +32,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """An engine as the writer and the reader of its configurations see it."""
 
     title: str
-    version: str  # whose names are used
     unit: SizeUnit
     dtypes: dict[str, str]  # kvplan's name of a KV dtype -> the engine's
     stores: dict[str, str]  # kvplan's store rule -> the engine's word, empty where there is nothing to write

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
 
 import msgspec
 
-from kvplan import catalog
+from kvplan import catalog, outputs
 from kvplan.deploy.dialect import Dialect
-from kvplan.deploy.dialects import dynamo, lmcache, sglang, trtllm, vllm
-from kvplan.deploy.reading import Reading
-from kvplan.deploy.write import Written
+from kvplan.deploy.router import router_capacities
+from kvplan.deploy.serving import Serving, host_notice, host_of, pool_bytes, pool_tokens, served, served_notices, told
+from kvplan.deploy.targets import TARGETS, Target
+from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
+from kvplan.memory.pinned import HostMemory
 from kvplan.planning.constraints import obstacle
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice, Placement
-from kvplan.results.plan import PlanResult
+from kvplan.results.plan import EngineFigures, PlanResult
+from kvplan.scenario import Scenario
 from kvplan.units import format_bytes
-
-
-class Target(NamedTuple):
-    """An engine that can be configured: its words, what writes a placement in them, and what reads them."""
-
-    dialect: Dialect
-    write: Callable[[Placement], Written]
-    read: Callable[[Reading], None]
-
-
-TARGETS: dict[str, Target] = {
-    "vllm": Target(vllm.DIALECT, vllm.write, vllm.read),
-    "lmcache": Target(lmcache.DIALECT, lmcache.write, lmcache.read),
-    "sglang": Target(sglang.DIALECT, sglang.write, sglang.read),
-    "trtllm": Target(trtllm.DIALECT, trtllm.write, trtllm.read),
-    "dynamo": Target(dynamo.DIALECT, dynamo.write, dynamo.read),
-}
-"""Name that the user types, which is also that of the engine's file -> the engine."""
 
 
 def target_named(name: str) -> Target:
@@ -46,33 +31,129 @@ def target_named(name: str) -> Target:
     return TARGETS[name]
 
 
-def emit(placement: Placement, name: str, engine: EngineSpec | None = None) -> Emission:
-    """The configuration of an engine that carries out a placement.
+def engine_for(name: str, version: str = "") -> EngineSpec:
+    """The engine that a target configures, to plan with."""
+    return restricted(catalog.engine(target_named(name).engine, version), name)
 
-    `engine` is the engine at its version; None: as the catalog has it. Raises InputError when the target is unknown,
-    the placement not sound, or the engine cannot do what was decided.
+
+def restricted(engine: EngineSpec, name: str) -> EngineSpec:
+    """The engine with what a target cannot tell it among its restrictions, and its CPU tier as the target has it allocated."""
+    target = target_named(name)
+    return msgspec.structs.replace(
+        engine,
+        abilities=msgspec.structs.replace(engine.abilities, **target.abilities),
+        host_pool=msgspec.structs.replace(engine.host_pool, **target.host_pool),
+    )
+
+
+def planned(asked: Scenario, name: str, answer: Callable[[Scenario], PlanResult]) -> PlanResult:
+    """The plan for the engine that a target configures, with its configuration, and what the scenario's own engine gives."""
+    target = target_named(name)
+    if asked.engine.name == target.engine:
+        scenario = asked.changed(engine=restricted(asked.engine, name))
+        return configured(answer(scenario), scenario.deployment, name)
+    scenario = asked.changed(engine=engine_for(name))
+    result = configured(answer(scenario), scenario.deployment, name)
+    other = answer(asked)
+    return msgspec.structs.replace(result, asked=figures(other))
+
+
+def figures(result: PlanResult) -> EngineFigures:
+    """What one engine gives, in short."""
+    best, without = result.chosen, result.without
+    return EngineFigures(
+        engine=result.engine,
+        verdict=result.verdict,
+        gain=result.gain,
+        ttft_s=best.ttft_s.mean if best else None,
+        ttft_without_s=without.ttft_s.mean if without else None,
+    )
+
+
+def emit(placement: Placement, name: str, engine: EngineSpec | None = None, deployment: Deployment | None = None) -> Emission:
+    """The configuration of a target that carries out a placement.
+
+    `engine` is the engine at its version, None: as the catalog has it; `deployment` lets sizes be said in tokens and in host
+    memory. Raises InputError when the target is unknown, the placement not sound, or the engine cannot do what was decided.
     """
-    dialect, engine = target_named(name).dialect, engine or catalog.engine(name)
+    target, engine = target_named(name), engine or engine_for(name)
     _check_sound(placement, engine)
     if limit := obstacle(engine, placement):
-        raise InputError(f"{dialect.title} {dialect.version} cannot {limit.what}", hint=limit.instead)
-    parts, notices = TARGETS[name].write(placement)
-    if unit := per_rank_unit(placement, dialect):
-        notices.append(unit)
+        raise InputError(f"{target.dialect.title} {engine.version} cannot {limit.what}", hint=limit.instead)
+    serving = serving_of(placement, engine, deployment)
+    parts, notices = target.write(serving)
+    found = [per_rank_unit(placement, target.dialect), host_notice(serving.host, target.dialect.title) if deployment else None]
+    notices += [notice for notice in found if notice]
     if placement.remote_bytes and not engine.abilities.remote:
-        sentence = f"{dialect.title} reaches no remote store by its address alone: the remote tier is left out."
+        sentence = f"{target.dialect.title} reaches no remote store by its address alone: the remote tier is left out."
         notices.append(Notice(code="remote_by_hand", sentence=sentence, hint="set its store up by hand, or emit lmcache"))
-    return Emission(target=name, version=dialect.version, parts=tuple(parts), notices=tuple(notices))
-
-
-def configured(result: PlanResult, name: str, *, disk_path: str = "/mnt/kv", remote_url: str = "lm://kv-pool:65432") -> PlanResult:
-    """A plan with the configuration that carries it out; the paths name the places of the tiers that it uses."""
-    placement = msgspec.structs.replace(
-        result.placement,
-        disk_path=disk_path if result.placement.disk_bytes else "",
-        remote_url=remote_url if result.placement.remote_bytes and catalog.engine(name).abilities.remote else "",
+    return Emission(
+        target=name,
+        version=engine.version,
+        parts=tuple(parts),
+        notices=tuple(notices),
+        host=serving.host if deployment else None,
+        pool_tokens=serving.pool_tokens,
+        router=serving.router,
     )
-    return msgspec.structs.replace(result, placement=placement, emission=emit(placement, name))
+
+
+def serving_of(placement: Placement, engine: EngineSpec, deployment: Deployment | None) -> Serving:
+    """What a writer needs to know; without a deployment host memory and tokens are unknown."""
+    rules = engine.offload
+    known = Serving(
+        placement=placement,
+        version=engine.version,
+        host=HostMemory(asked_bytes=placement.cpu_bytes),
+        lower_threads=(rules.disk_read_threads, rules.disk_write_threads),
+        prefetch=rules.prefetch,
+        block_tokens=engine.block_tokens,
+    )
+    if deployment is None:
+        return known
+    placed = told(deployment, placement)
+    pool = pool_bytes(placed, placement)
+    context = placement.max_context_tokens or deployment.model.max_context_tokens
+    return msgspec.structs.replace(
+        known,
+        host=host_of(placed, placement),
+        pool_tokens=pool_tokens(placed, pool, context) if pool else 0,
+        router=router_capacities(placed, placement, pool),
+    )
+
+
+def configured(
+    result: PlanResult, deployment: Deployment, name: str, *, disk_path: str = "/mnt/kv", remote_url: str = "lm://kv-pool:65432"
+) -> PlanResult:
+    """A plan with the configuration that carries it out, served as it was simulated on `deployment` with the engine of the target.
+
+    The paths name the places of the tiers that it uses.
+    """
+    engine, placement, longest = deployment.engine, result.placement, result.traffic.longest_context_tokens
+    placement = served(placement, deployment.changed(tp=placement.tp, kv_dtype=placement.kv_dtype), longest)
+    placement = msgspec.structs.replace(
+        placement,
+        disk_path=disk_path if placement.disk_bytes else "",
+        remote_url=remote_url if placement.remote_bytes and engine.abilities.remote else "",
+    )
+    emission = emit(placement, name, engine, deployment)
+    pool = pool_bytes(told(deployment, placement), placement)
+    notices = (*served_notices(placement, deployment, longest, pool), *_without_offloading(result), *emission.notices)
+    return msgspec.structs.replace(result, placement=placement, emission=msgspec.structs.replace(emission, notices=notices))
+
+
+def save(emission: Emission, folder: str | Path) -> list[Path]:
+    """Write the files of a configuration into a folder, which is made; scripts can be run. Raises OSError."""
+    place = Path(folder).expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    written = []
+    for part in emission.parts:
+        path = place / part.name
+        outputs.write(path, part.text.encode())
+        if part.format == "shell":
+            path.chmod(0o755)
+        written.append(path)
+    return written
 
 
 def per_rank_unit(placement: Placement, dialect: Dialect) -> Notice | None:
@@ -87,6 +168,14 @@ def per_rank_unit(placement: Placement, dialect: Dialect) -> Notice | None:
         f"{number:.6g} is {whole} in all, {format_bytes(placement.cpu_bytes / placement.tp)} per rank."
     )
     return Notice(code="per_rank_unit", level="note", sentence=sentence)
+
+
+def _without_offloading(result: PlanResult) -> list[Notice]:
+    """A verdict that no engine's configuration can carry out."""
+    if result.verdict.kind != "stream":
+        return []
+    sentence = "No engine that can be configured streams the KV of running requests: this serves those that fit the GPU's pool."
+    return [Notice(code="not_streamed", level="error", sentence=sentence, hint="more ranks, or an 8-bit KV dtype")]
 
 
 def _check_sound(placement: Placement, engine: EngineSpec) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from kvplan.catalog import engine as engine_named
 from kvplan.catalog import read_text
-from kvplan.deploy.emit import TARGETS, per_rank_unit
+from kvplan.deploy.emit import per_rank_unit
 from kvplan.deploy.reading import Reading, known_settings, transfer_config
 from kvplan.deploy.syntax import Config, parse_config
+from kvplan.deploy.targets import TARGETS
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Host
 from kvplan.planning.traps import disk_without_cpu, host_exhausted, slow_start, small_tier
@@ -45,7 +46,7 @@ def explain_text(text: str, where: str, *, tp: int = 0, pool_bytes: int = 0, hos
     return Explanation(
         source=where,
         engine=engine,
-        version=target.dialect.version,
+        version=engine_named(target.engine).version,
         placement=placement,
         tiers=tuple(tiers),
         meanings=tuple(reading.meanings),

@@ -73,7 +73,7 @@ class Reading:
         for key in keys:
             if key not in known:
                 title = self.dialect.title
-                sentence = f"{key} is not a setting of {title} {self.dialect.version}."
+                sentence = f"{key} is not a setting of {title}."
                 self.fault("unknown_key", sentence, key=key, hint=did_you_mean(key, known), level=level)
 
     def mapping(self, key: str, document: dict[str, Any]) -> dict[str, Any]:

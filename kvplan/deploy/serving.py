@@ -10,7 +10,9 @@ import msgspec
 from kvplan.deployment import Deployment
 from kvplan.memory.layout import layout
 from kvplan.memory.pinned import HostMemory, host_memory
+from kvplan.memory.pool import kv_pool
 from kvplan.model import ModelSpec
+from kvplan.results.deploy import RouterCapacity
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes, format_tokens
 
@@ -30,7 +32,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     prefetch: str = "none"  # from lower tiers while a request is queued
     block_tokens: int = 16  # of the engine, where the placement names none
     pool_tokens: int = 0  # that the GPU's pool holds; 0: unknown
-    tier_tokens: tuple[tuple[str, int], ...] = ()  # tier -> tokens that it holds
+    router: tuple[RouterCapacity, ...] = ()  # what a router should assume of each tier
 
 
 def repository(model: ModelSpec) -> str:
@@ -43,26 +45,52 @@ def repository(model: ModelSpec) -> str:
     return model.name
 
 
-def served(placement: Placement, deployment: Deployment, longest_tokens: int, pool_bytes: int) -> Placement:
+def told(deployment: Deployment, placement: Placement) -> Deployment:
+    """The deployment of an engine that is told a placement: what the placement leaves open stays as it is.
+
+    An engine told how many sequences run at once measures its activations with so many.
+    """
+    engine = deployment.engine
+    numbers = {"gpu_fraction": placement.gpu_fraction}
+    numbers |= {name: getattr(placement, name) for name in ("max_batch", "step_tokens", "block_tokens") if getattr(placement, name)}
+    profiled = (
+        {"profile_batch": placement.max_batch, "large_profile_batch": 0} if placement.max_batch and engine.memory.profile_batch else {}
+    )
+    memory = msgspec.structs.replace(engine.memory, **profiled)
+    return deployment.changed(
+        engine=msgspec.structs.replace(engine, memory=memory, **numbers),
+        tp=placement.tp,
+        kv_dtype=placement.kv_dtype,
+    )
+
+
+def pool_bytes(deployment: Deployment, placement: Placement) -> int:
+    """KV pool over all ranks of an engine that is told a placement; 0 where the machine is not known and no size is told."""
+    return placement.gpu_kv_bytes or (kv_pool(deployment).kv_bytes if deployment.server else 0)
+
+
+def served(placement: Placement, deployment: Deployment, longest_tokens: int) -> Placement:
     """The placement with what the engine is told beside its tiers, as it was simulated.
 
     Served is what the traffic's longest request (prompt and answer) needs, at most what the model and the pool hold;
-    without traffic as much as they hold. Engines refuse to start for a length that their pool cannot hold.
+    without traffic as much as they hold. Engines refuse to start for a length that their pool cannot hold. A pool that was
+    given is told; one that the engine makes is left to it.
     """
-    engine, model = deployment.engine, deployment.model
-    most = longest_context(deployment, pool_bytes)
-    wanted = -(-longest_tokens // LENGTH_STEP) * LENGTH_STEP if longest_tokens else most
-    plain = all(layer.kind == "full" for layer in model.layers)
-    return msgspec.structs.replace(
+    engine, ranks = deployment.engine, deployment.parallel.gpus
+    plain = all(layer.kind == "full" for layer in deployment.model.layers)
+    placement = msgspec.structs.replace(
         placement,
-        model=repository(model),
+        model=repository(deployment.model),
         gpu_fraction=engine.gpu_fraction,
-        max_context_tokens=min(wanted, most),
         max_batch=engine.max_batch,
         step_tokens=engine.step_tokens,
-        gpu_kv_bytes=pool_bytes // deployment.parallel.gpus * deployment.parallel.gpus,
+        gpu_kv_bytes=deployment.tiers.gpu_kv_bytes // ranks * ranks,
         block_tokens=placement.block_tokens or (engine.block_tokens if plain else 0),
     )
+    placed = told(deployment, placement)
+    most = longest_context(placed, pool_bytes(placed, placement))
+    wanted = -(-longest_tokens // LENGTH_STEP) * LENGTH_STEP if longest_tokens else most
+    return msgspec.structs.replace(placement, max_context_tokens=min(wanted, most))
 
 
 def longest_context(deployment: Deployment, pool_bytes: int) -> int:
@@ -84,15 +112,15 @@ def pool_tokens(deployment: Deployment, pool_bytes: int, context_tokens: int) ->
     return made.tokens(made.blocks(pool_bytes), context_tokens)
 
 
-def served_notices(placement: Placement, deployment: Deployment, longest_tokens: int) -> list[Notice]:
+def served_notices(placement: Placement, deployment: Deployment, longest_tokens: int, pool: int) -> list[Notice]:
     """What does not follow from the traffic alone."""
     found = []
     if placement.model == deployment.model.name:
         sentence = f"No repository is known for {deployment.model.name}: put its name or folder where {placement.model} stands."
         found.append(Notice(code="repository_unknown", sentence=sentence))
-    if longest_tokens > placement.max_context_tokens > 0:
+    if longest_tokens > placement.max_context_tokens:
         sentence = (
-            f"The longest request takes {format_tokens(longest_tokens)} tokens, the pool of {format_bytes(placement.gpu_kv_bytes)} "
+            f"The longest request takes {format_tokens(longest_tokens)} tokens, the pool of {format_bytes(pool)} "
             f"holds {format_tokens(placement.max_context_tokens)}: longer ones are refused."
         )
         found.append(Notice(code="length_cut", sentence=sentence, hint="an 8-bit KV dtype, more ranks, or a larger GPU"))

@@ -59,7 +59,7 @@ def _shell(text: str, where: str, config: Config) -> None:
         words = shlex.split(text.replace("\\\n", " "), comments=True)
     except ValueError as error:
         raise InputError(f"{where}: not a command line: {error}", hint="is a quotation mark missing?") from None
-    words = [word for word in words if word not in ("export", "args=(", ")", "${args[@]}", "\\")]
+    words = [word for word in words if word not in ("export", "exec", "args=(", ")", "${args[@]}", "\\")]
     flag = ""
     for word in words:
         if word.startswith("-") and not re.match(r"-\d", word):

@@ -40,6 +40,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_policy: str = "lru"
     disk_read_threads: AtLeastOne = 16
     disk_write_threads: AtLeastOne = 16
+    disk_request_reads: Count = 0  # reads of one request under way at once; 0: as many as there are threads
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
     outputs_behind_stores: bool = False  # do sampled tokens reach the host behind queued stores, on the same copy engine
@@ -85,6 +86,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
     submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
     load_chunk_s: Seconds = 0.0  # once per chunk of a load
     store_s: Seconds = 0.0  # once per store that a step waits for

@@ -7,19 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from kvplan.errors import MissingError
-
-
-class Factor(msgspec.Struct, frozen=True, kw_only=True):
-    """A positive number: a log-normal prior keeps it within a factor e^width of `typical` where nothing tells it, and never
-    above `at_most` or below `at_least`."""
-
-    name: str
-    typical: float
-    width: float
-    at_least: float = 0.0
-    at_most: float = float("inf")
+from kvplan.fit.least_squares import Parameter, minimise
+from kvplan.provenance import Z95
 
 
 class JointFit(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,49 +27,23 @@ class JointFit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fit_jointly(
-    predict: Callable[[dict[str, float]], Sequence[float]], factors: Sequence[Factor], measured: Sequence[float], sigma: Sequence[float]
+    predict: Callable[[dict[str, float]], Sequence[float]],
+    parameters: Sequence[Parameter],
+    measured: Sequence[float],
+    sigma: Sequence[float],
 ) -> JointFit:
     """Values that minimise the soft-L1 loss of ln(predicted/measured) over `sigma`, the relative spread of each measurement.
 
-    Intervals are Gauss-Newton's, widened by how far the residuals exceed `sigma`. Raises MissingError without scipy, ValueError
-    with fewer measurements than numbers.
+    Intervals are Gauss-Newton's, widened by how far the residuals exceed `sigma`. Raises ValueError with fewer measurements than numbers.
     """
-    import numpy as np
-
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise MissingError("fitting needs scipy", hint='pip install "kvplan[live]"') from None
-    if len(measured) < len(factors):
-        raise ValueError(f"{len(measured)} measurements do not determine {len(factors)} numbers")
-    logs, weights = np.log(np.asarray(measured)), 1 / np.asarray(sigma)
-    typical = np.log([factor.typical for factor in factors])
-    widths = np.array([factor.width for factor in factors])
-    low = np.log([max(factor.at_least, factor.typical * 1e-4) for factor in factors])
-    high = np.log([min(factor.at_most, factor.typical * 1e4) for factor in factors])
-
-    def residuals(theta: Any) -> Any:
-        values = dict(zip((factor.name for factor in factors), np.exp(theta).tolist(), strict=True))
-        off = (np.log(np.asarray(predict(values))) - logs) * weights
-        return np.concatenate([off, (theta - typical) / widths])
-
-    start = np.clip(typical, low + 1e-6, high - 1e-6)
-    found = least_squares(residuals, start, loss="soft_l1", bounds=(low, high), diff_step=STEP, max_nfev=MOST_STEPS)
-    off = residuals(found.x)[: len(logs)]
-    excess = beyond(off.tolist())
-    covariance = np.linalg.inv(found.jac.T @ found.jac) * excess**2
-    half = 1.96 * np.sqrt(np.diag(covariance))
-    values = dict(zip((factor.name for factor in factors), np.exp(found.x).tolist(), strict=True))
-    return JointFit(
-        names=[factor.name for factor in factors],
-        values=values,
-        intervals={
-            name: (float(value * np.exp(-width)), float(value * np.exp(width)))
-            for (name, value), width in zip(values.items(), half, strict=True)
-        },
-        covariance=covariance,
-        off=off.tolist(),
-    )
+    if len(measured) < len(parameters):
+        raise ValueError(f"{len(measured)} measurements do not determine {len(parameters)} numbers")
+    values, found = minimise(predict, parameters, measured, sigma, diff_step=STEP, max_nfev=MOST_STEPS)
+    off = ((np.log(np.asarray(predict(values))) - np.log(np.asarray(measured))) / np.asarray(sigma)).tolist()
+    covariance = np.linalg.inv(found.jac.T @ found.jac) * beyond(off) ** 2
+    widths = np.exp(Z95 * np.sqrt(np.diag(covariance))).tolist()
+    intervals = {name: (value / width, value * width) for (name, value), width in zip(values.items(), widths, strict=True)}
+    return JointFit(names=list(values), values=values, intervals=intervals, covariance=covariance, off=off)
 
 
 def beyond(off: Sequence[float]) -> float:
@@ -97,8 +62,6 @@ NORMAL_MEDIAN = 0.6745
 def spread(fit: JointFit, predict: Callable[[dict[str, float]], Sequence[float]], sigma: Sequence[float]) -> list[float]:
     """Relative 95 % half-width of a new measurement of each point: what the numbers leave open, and the measurement's own spread
     `sigma`."""
-    import numpy as np
-
     base = np.log(np.asarray(predict(fit.values)))
     slopes = []
     for name in fit.names:
@@ -107,4 +70,4 @@ def spread(fit: JointFit, predict: Callable[[dict[str, float]], Sequence[float]]
         slopes.append((np.log(np.asarray(predict(moved))) - base) / np.log1p(STEP))
     jacobian = np.array(slopes).T
     open_ = np.einsum("ij,jk,ik->i", jacobian, fit.covariance, jacobian)
-    return (1.96 * np.sqrt(open_ + np.asarray(sigma) ** 2)).tolist()
+    return (Z95 * np.sqrt(open_ + np.asarray(sigma) ** 2)).tolist()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -51,13 +51,12 @@ class Regression(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """A positive parameter: a weak log-normal prior keeps one that the rows do not determine near `typical` (within
-    a factor e^width).
-    """
+    """A positive parameter: a log-normal prior keeps one that nothing determines near `typical` (within a factor e^width)."""
 
     name: str
     typical: float
     width: float = 1.0
+    at_least: float = 1e-300
     at_most: float = math.inf
 
 
@@ -101,24 +100,43 @@ def solve(
     """
     if len(rows) < len(parameters):
         raise ValueError(f"{len(rows)} rows do not determine {len(parameters)} parameters")
-    logs = np.log(measured or [row.seconds for row in rows])
-    weights = np.array([1 / max(scale, relative_sigma(row)) for row in rows])
-    typical = np.array([math.log(p.typical) for p in parameters])
+
+    def predict(values: dict[str, float]) -> list[float]:
+        one = model(values)
+        return [one(row) for row in rows]
+
+    sigma = [max(scale, relative_sigma(row)) for row in rows]
+    return minimise(predict, parameters, measured or [row.seconds for row in rows], sigma, start=start)[0]
+
+
+def minimise(
+    predict: Callable[[dict[str, float]], Sequence[float]],
+    parameters: Sequence[Parameter],
+    measured: Sequence[float],
+    sigma: Sequence[float],
+    *,
+    start: dict[str, float] | None = None,
+    **options: Any,
+) -> tuple[dict[str, float], Any]:
+    """The values that minimise the soft-L1 loss of ln(predicted/measured) over `sigma`, and scipy's own answer on their logarithms.
+
+    `options` go to scipy's least_squares.
+    """
+    logs, weights = np.log(np.asarray(measured)), 1 / np.asarray(sigma)
+    typical, low, high = (np.log([getattr(p, name) for p in parameters]) for name in ("typical", "at_least", "at_most"))
     widths = np.array([p.width for p in parameters])
-    upper = np.array([math.log(p.at_most) for p in parameters])
 
     def named(theta: np.ndarray) -> dict[str, float]:
         return dict(zip((p.name for p in parameters), np.exp(theta).tolist(), strict=True))
 
     def residuals(theta: np.ndarray) -> np.ndarray:
-        predict = model(named(theta))
-        predicted = np.log([predict(row) for row in rows])
-        return np.concatenate([(predicted - logs) * weights, (theta - typical) / widths])
+        off = (np.log(np.asarray(predict(named(theta)))) - logs) * weights
+        return np.concatenate([off, (theta - typical) / widths])
 
     first = np.array([math.log(start[p.name]) for p in parameters]) if start else typical
-    first = np.minimum(first, upper - 1e-6)
-    solution = least_squares(residuals, first, loss="soft_l1", bounds=(np.full(len(first), -np.inf), upper))
-    return named(solution.x)
+    first = np.clip(first, low + 1e-6, high - 1e-6)
+    found = least_squares(residuals, first, loss="soft_l1", bounds=(low, high), **options)
+    return named(found.x), found
 
 
 def _spread(draws: Sequence[dict[str, float]]) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from kvplan import outputs
-from kvplan.fit.joint import Factor, JointFit, beyond, fit_jointly, spread
+from kvplan.fit.joint import JointFit, beyond, fit_jointly, spread
+from kvplan.fit.least_squares import Parameter
 from kvplan.hardware.timing import ANCHOR_LAUNCH_S, ANCHOR_PYTHON_S, host_factors
 from kvplan.live import sent
 from kvplan.live.probe import BLOCK, Design, held_out
@@ -138,16 +139,16 @@ def _value(scenario: Scenario, path: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _factors(scenario: Scenario) -> list[Factor]:
-    found = [Factor(name=path, typical=_shipped(scenario, path), width=HOST_WIDTH) for path in HOST]
+def _factors(scenario: Scenario) -> list[Parameter]:
+    found = [Parameter(name=path, typical=_shipped(scenario, path), width=HOST_WIDTH) for path in HOST]
     for path, usual in OVERHEADS.items():
         shipped = _value(scenario, path)
         if shipped is not None:
-            found.append(Factor(name=path, typical=shipped or usual, width=WIDTH))
+            found.append(Parameter(name=path, typical=shipped or usual, width=WIDTH))
     for path in EFFICIENCIES:
         shipped = _value(scenario, path)
         if shipped:
-            found.append(Factor(name=path, typical=min(shipped, 0.999), width=EFFICIENCY_WIDTH, at_least=0.05, at_most=1.0))
+            found.append(Parameter(name=path, typical=min(shipped, 0.999), width=EFFICIENCY_WIDTH, at_least=0.05, at_most=1.0))
     return found
 
 

@@ -39,9 +39,10 @@ async def negotiate(endpoint: Endpoint, engine: str, limits: Limits, salt: bytes
             if answer.ok:
                 return tried, _remarks(tried, engine, answer)
             said = answer.error
-            if answer.status not in REFUSED:
-                hint = "name the variable that holds its key: --key-env NAME" if answer.status in (401, 403) else ""
-                raise InputError(f"{endpoint.url} does not answer a first short request: {said}", hint=hint)
+            if answer.status in (401, 403):
+                raise InputError(f"{endpoint.url} refuses the key: {said}", hint="name the variable that holds it: --key-env NAME")
+            if answer.status not in REFUSED:  # the way of asking is not what is wrong
+                return tried, [f"a first short request failed: {said}"]
     raise InputError(f"{endpoint.url} takes neither token ids nor text: {said}")
 
 

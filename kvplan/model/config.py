@@ -66,7 +66,7 @@ class Fields:
     those of its family.
     """
 
-    __slots__ = ("defaulted", "family", "outer", "own", "rules", "where", "whole")
+    __slots__ = ("defaulted", "family", "looked_at", "outer", "own", "rules", "where", "whole")
 
     def __init__(self, config: dict[str, Any], where: str, rules: Callable[[str], Family], as_family: str = "") -> None:
         self.where = where
@@ -80,9 +80,11 @@ class Fields:
         self.whole = bool(as_family or named)
         self.rules = rules(self.family)
         self.defaulted: list[str] = []
+        self.looked_at: set[str] = set()
 
     def get(self, *names: str) -> Any:
         """The first of the named fields that is given and not null; else the family's default; else None."""
+        self.looked_at.update(names)
         for name in names:
             if self.own.get(name) is not None:
                 return self.own[name]
@@ -96,6 +98,7 @@ class Fields:
 
     def given(self, name: str) -> Any:
         """A field as the file gives it, without defaults."""
+        self.looked_at.add(name)
         return self.own.get(name)
 
     def number(self, *names: str) -> int | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from kvplan.errors import InputError, did_you_mean
 from kvplan.model.attention import hidden_size, layer_count
 from kvplan.model.config import Fields, family_defaults
@@ -37,10 +39,54 @@ def from_hf_config(
     naming the fields, when the family is unknown and has fields that kvplan cannot interpret, or when a field that the
     KV cache depends on is missing.
     """
+    fields = _fields(config, where or name, as_family)
+    return _read(fields, name, source, params, as_family)
+
+
+class Explained(msgspec.Struct, frozen=True, kw_only=True):
+    """How a config.json was read: the fields that decide, those that nothing looks at, and the file that a catalog would keep."""
+
+    model: ModelSpec
+    known: bool  # is the family one of the table
+    read: dict[str, Any]
+    assumed: dict[str, Any]  # fields that took the family's default
+    unread: tuple[str, ...]
+    catalog_file: dict[str, Any]
+
+
+def explain(config: dict[str, Any], *, name: str, source: str, params: int = 0, as_family: str = "") -> Explained:
+    """Read a config and say how. Raises InputError as from_hf_config does."""
+    fields = _fields(config, name, as_family)
+    model = _read(fields, name, source, params, as_family)
+    looked_at = fields.looked_at | _EVERYWHERE
+    read = {key: value for key, value in fields.own.items() if key in looked_at}  # null is a value: it keeps a default away
+    around = {key: fields.outer[key] for key in (*_EVERYWHERE, "vision_config") if fields.outer.get(key) is not None and key not in read}
+    if fields.outer.get("architectures"):  # what wraps the decoder is told by the outer ones
+        read["architectures"] = fields.outer["architectures"]
+    if as_family:
+        read["model_type"] = as_family
+    return Explained(
+        model=model,
+        known=fields.rules is not UNKNOWN,
+        read=read,
+        assumed={key: family_defaults()[fields.family][key] for key in sorted(set(fields.defaulted))},
+        unread=tuple(sorted(key for key, value in fields.own.items() if key not in read and value is not None)),
+        catalog_file={"source": source, **({"params": params} if params else {}), "config": {**around, **read}},
+    )
+
+
+_EVERYWHERE = {"architectures", "model_type", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config"}
+"""Fields that are read apart from `Fields.get`, inside the decoder's part or around it."""
+
+
+def _fields(config: dict[str, Any], where: str, as_family: str) -> Fields:
     if as_family and as_family not in FAMILIES:
         raise InputError(f"no family named {as_family!r}", hint=did_you_mean(as_family, FAMILIES))
-    fields = Fields(config, where or name, family, as_family)
-    if not config:
+    return Fields(config, where, family, as_family)
+
+
+def _read(fields: Fields, name: str, source: str, params: int, as_family: str) -> ModelSpec:
+    if not fields.outer:
         raise InputError(f"{fields.where}: an empty config")
     if fields.rules.refused:
         raise fields.refuse(fields.rules.refused, *fields.rules.unread)

@@ -17,7 +17,7 @@ from kvplan.planning.space import Space, windowed
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned
 from kvplan.results.simulate import SimResult
-from kvplan.units import GiB, format_bytes
+from kvplan.units import format_bytes
 
 SAME = 0.01
 """Scores this close are equal: the cheaper placement is chosen."""
@@ -107,7 +107,7 @@ def _between(space: Space, found: Simulated) -> list[Placement]:
     low, high = tiers[at - 1].placement.cpu_bytes, best.placement.cpu_bytes
     if not at or high < WIDE * low or best.score > tiers[at - 1].score * (1 - SAME):
         return []
-    middle = int((low * high) ** 0.5 // GiB * GiB)
+    middle = places.tier_bytes(space, (low * high) ** 0.5)
     return [msgspec.structs.replace(best.placement, cpu_bytes=middle)] if low < middle < high else []
 
 

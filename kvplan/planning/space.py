@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kvplan.memory.formats import stored_format
+from kvplan.memory.pinned import filled, largest_tier
 from kvplan.planning.objective import Objective, Prices
 from kvplan.planning.runs import WINDOW_REQUESTS
 from kvplan.planning.traffic import capacity_for, hit_at
@@ -125,7 +126,7 @@ def loses(space: Space, tier: str) -> str:
 
 def cpu_tiers(space: Space) -> Found:
     """Capacities of a CPU tier: doublings from twice the pool, where the hit-rate curve flattens, and the limit."""
-    limit, pool = space.cpu_limit_bytes, space.pool_below_bytes
+    limit, pool = largest_tier(space.base.deployment, space.cpu_limit_bytes), space.pool_below_bytes
     if why := loses(space, "cpu"):
         return [], [Pruned(what="CPU", why=why)]
     write_through = space.base.engine.offload.store != "on_evict"
@@ -150,7 +151,19 @@ def cpu_tiers(space: Space) -> Found:
         size *= 2
     if limit > ALIKE * max(rungs):
         rungs.add(limit)
-    return _thin(space, sorted({_whole(rung, limit) for rung in rungs}))
+    return _thin(space, sorted({tier_bytes(space, rung) for rung in rungs}))
+
+
+def tier_bytes(space: Space, wanted: float) -> int:
+    """What to ask for to have a CPU tier of about `wanted` bytes: in the engine's steps, as much as the same host memory holds,
+    and never more than the limit holds.
+    """
+    deployment, step = space.base.deployment, space.base.engine.abilities.cpu_step_bytes * space.base.deployment.tp
+    limit = largest_tier(deployment, space.cpu_limit_bytes)
+    if step:
+        above = math.ceil(wanted / step) * step
+        return above if above <= limit else limit // step * step
+    return min(filled(deployment, _whole(wanted, limit)), limit)
 
 
 def _whole(size: float, limit: int) -> int:

@@ -27,6 +27,7 @@ def traffic(trace: Trace, token_bytes: float) -> Traffic:
         prompt_tokens=int(data.prompt_tokens.sum()),
         output_tokens=int(data.output_tokens.sum()),
         longest_prompt_tokens=int(data.prompt_tokens.max()),
+        longest_context_tokens=int((data.prompt_tokens + data.output_tokens).max()),
         median_prompt_tokens=int(np.median(data.prompt_tokens)),
         named=bool(trace.block_tokens),
     )

@@ -11,6 +11,7 @@ from rich.padding import Padding
 
 from kvplan.provenance import plus_minus
 from kvplan.report.tables import Rows, print_rows
+from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice
 from kvplan.results.plan import Assumption, Option, PlanResult, Range
 from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
@@ -36,6 +37,8 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
     if result.sessions:
         console.print(f"[dim]--sessions {escape(result.sessions)}[/]")
     console.print(f"\n{mark(result)} [bold]{escape(result.verdict.sentence)}[/]")
+    if result.asked:
+        console.print(f"  on {result.asked.engine}, the scenario's engine: {escape(result.asked.verdict.sentence)}")
     for line in _numbers(result):
         console.print(Padding(line, (0, 0, 0, 2), expand=False))
     for line in _caveats(result):
@@ -50,11 +53,19 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
             console, f"Simulated {result.simulated} runs; left out", [f"{escape(one.what)}: {escape(one.why)}" for one in result.pruned]
         )
     _section(console, "Mind", [_notice(one) for one in _notices(result)])
-    for part in result.emission.parts if result.emission else ():
-        console.print(f"\n[bold]{part.name}[/] for {result.emission.target} {result.emission.version}")  # type: ignore[union-attr]
-        console.print(part.text, markup=False, soft_wrap=True)
+    if result.emission:
+        _configuration(console, result.emission)
     more = "" if verbose else f"; -v: {len(result.pruned)} things left out, other widths"
     console.print(f"\n[dim]{result.simulated} simulations · `kvplan explain WORD` says what a column means{more}[/]")
+
+
+def _configuration(console: Console, emission: Emission) -> None:
+    for part in emission.parts:
+        console.print(f"\n[bold]{part.name}[/] for {emission.target} {emission.version}")
+        console.print(part.text, markup=False, soft_wrap=True)
+    if emission.router:
+        tiers = "; ".join(f"{one.tier} {one.blocks:,} blocks of {one.block_tokens} tokens" for one in emission.router)
+        console.print(f"A router that estimates what each replica has cached should assume, per replica: {tiers}")
 
 
 def mark(result: PlanResult) -> str:

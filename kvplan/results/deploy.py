@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from kvplan.memory.pinned import HostMemory
 from kvplan.results.placement import Notice, Placement
 
 
@@ -17,6 +18,18 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class RouterCapacity(msgspec.Struct, frozen=True, kw_only=True):
+    """What one tier of one replica keeps of prefixes, in the blocks by which a router matches them (lruCapacityPerServer)."""
+
+    tier: Literal["gpu", "cpu", "disk"]
+    block_tokens: int
+    blocks: int
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks * self.block_tokens
+
+
 class Emission(msgspec.Struct, frozen=True, kw_only=True):
     """An engine's configuration that carries out a placement, for a stated version of the engine."""
 
@@ -24,6 +37,9 @@ class Emission(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     parts: tuple[Part, ...]
     notices: tuple[Notice, ...] = ()
+    host: HostMemory | None = None  # what the CPU tier takes; null where the deployment is not known
+    pool_tokens: int = 0  # that the engine prints for its KV pool; 0: unknown
+    router: tuple[RouterCapacity, ...] = ()  # per replica and tier
 
     @property
     def text(self) -> str:
@@ -59,3 +75,4 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     tiers: tuple[TierSize, ...] = ()
     meanings: tuple[Meaning, ...] = ()
     notices: tuple[Notice, ...] = ()
+    host: HostMemory | None = None  # what the CPU tier takes; null where model or machine are not known

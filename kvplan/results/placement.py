@@ -35,6 +35,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     store: Literal["write_through", "selective", "on_evict"] = "write_through"
     store_after_lookups: int = 2  # selective: a block is stored from its n-th lookup on
     store_generated: bool = True  # are tokens generated while decoding stored as well
+    lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"  # into the tiers behind host memory
     load_rule: Literal["always", "break_even", "never"] = "always"  # break_even: each hit is weighed, queues included
     load_min_tokens: int = 0  # a shorter hit is computed again instead of loaded
     policy: str = "lru"

@@ -85,6 +85,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     output_tokens: int
     longest_prompt_tokens: int
+    longest_context_tokens: int = 0  # of a prompt and its answer
     median_prompt_tokens: int
     named: bool  # does the trace name its content
     ideal_hit: float = 0.0
@@ -171,6 +172,16 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
     gain_at_edge: float  # gain when it is off by its 95 % interval in the bad direction
 
 
+class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan came to on an engine: mean time to first token without and with what it chose."""
+
+    engine: str
+    verdict: Verdict
+    gain: Range | None = None
+    ttft_without_s: float | None = None
+    ttft_s: float | None = None
+
+
 class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `kvplan plan`, in the order in which it is told."""
 
@@ -205,6 +216,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     disk_life_years: float | None = None
     notices: tuple[Notice, ...] = ()
     emission: Emission | None = None
+    asked: EngineFigures | None = None  # the scenario's engine, where the configuration is for another
     target_met: bool = True
     provenance: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()

@@ -154,7 +154,8 @@ class Builder:
         scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
         if scenario.tiers.disk_bytes:
             queue, threads = DiskQueue(scenario.machine.disk), (rules.disk_read_threads, rules.disk_write_threads)
-            path = DiskPath(self.clock, queue, self.below, chunk_tokens=self.grain, threads=threads)
+            reads = rules.disk_request_reads
+            path = DiskPath(self.clock, queue, self.below, chunk_tokens=self.grain, threads=threads, request_reads=reads)
             found.append(TierBelow(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = _network(scenario), self._remote_rate

@@ -100,6 +100,8 @@ class Server:
         arrived_s = time.perf_counter()
         asked = await request.json()
         chat = request.path.endswith("chat/completions")
+        if name.endswith("-longest"):
+            name = name.removesuffix("-longest") if 700 < len(asked.get("prompt", "")) < 2000 else "law"
         if name.endswith("-later"):  # a vice that only long prompts meet
             name = name.removesuffix("-later") if len(asked.get("prompt", "")) > 600 else "law"
         refused = self._refused(name, habits, request, asked, chat)

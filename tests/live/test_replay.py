@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -65,13 +67,18 @@ def test_the_law_of_the_server_is_what_is_measured(server: str) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_many_streams(server: str, processes: int) -> None:
+    """Times between tokens are the server's own, which a busy machine stretches or squeezes."""
     requests = [Request(index=i, arrival_s=0.005 * i, prompt_tokens=200, output_tokens=20) for i in range(40)]
-    run = send(endpoint(server, "law"), requests, processes=processes)
+    where = endpoint(server, f"many{processes}")
+    run = send(where, requests, processes=processes)
     assert len(run.answers) == 40
     assert not any(answer.error for answer in run.answers)
     assert sorted(part.process for part in run.lateness) == list(range(processes))
     assert sum(part.streams for part in run.lateness) >= 15
-    assert between_s(run) == pytest.approx(STEP_S, rel=0.2)
+    with urllib.request.urlopen(f"{where.url}/seen") as page:
+        sent = json.load(page)["sent"].values()
+    own_s = statistics.median((moments[-1] - moments[0]) / 19 for moments in sent)
+    assert between_s(run) == pytest.approx(own_s, rel=0.1)
 
 
 def test_runs_find_cold_caches_and_share_as_the_trace_does() -> None:

@@ -114,9 +114,14 @@ def test_a_server_that_fails_gets_no_agreement(server: str, trace: Path, habit: 
     assert sum(result.requests.errors.values()) == 3
 
 
-def test_a_server_that_fails_at_once_is_named(server: str, trace: Path) -> None:
-    with pytest.raises(InputError, match="does not answer a first short request: HTTP 500"):
-        ask(f"{server}/http500", trace)
+@pytest.mark.parametrize(("habit", "said"), [("drops", "broke"), ("stalls", "stalled"), ("http429", "HTTP 429"), ("http500", "HTTP 500")])
+def test_a_server_that_fails_from_the_start_gets_an_answer_too(server: str, trace: Path, habit: str, said: str, patient: None) -> None:
+    result = ask(f"{server}/{habit}", trace, limits=Limits(silence_s=0.2, errors=3))
+    assert result.verdict == "incomplete" and said in result.reason
+    assert (result.requests.completed, result.requests.failed) == (0, 3)
+    assert result.measured.ttft_s.mean is None and result.error.ttft_mean is None and result.checks == []
+    assert result.predicted.ttft_s.mean is not None
+    assert any("a first short request failed" in text for text in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +135,13 @@ def test_servers_that_want_to_be_asked_otherwise(server: str, trace: Path, habit
     assert any("stops at 2 requests: 2 of 12" in text for text in trial.remarks)
     if shape != "ids":  # words are counted by the server
         assert trial.run.answers[0].prompt_tokens == trial.requests[0].prompt_tokens
+
+
+def test_one_dropped_stream_is_no_agreement(server: str, trace: Path, patient: None) -> None:
+    """Of twelve requests the four longest lose their stream, fewer than end the run."""
+    result = ask(f"{server}/drops-longest", trace, limits=Limits(errors=10))
+    assert result.verdict == "incomplete" and "4 of 12 requests failed: the stream broke" in result.reason
+    assert (result.requests.completed, result.requests.failed) == (8, 4)
 
 
 def test_more_than_any_cache_could_hold_is_seen() -> None:

@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.deploy.emit import TARGETS, emit
+from kvplan.deploy.emit import emit, engine_for
+from kvplan.deploy.targets import TARGETS
 from kvplan.errors import InputError
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Placement
@@ -31,7 +32,7 @@ def script(emission: Emission) -> tuple[dict[str, str], dict[str, str]]:
     """The environment and the flags that a shell hands to the engine, as bash itself expands them."""
     (text,) = [part.text for part in emission.parts if part.format == "shell"]
     body, _, command = text.rstrip().rpartition("\n")
-    assert command.endswith('"${args[@]}"')
+    assert command.startswith("exec ") and command.endswith('"${args[@]}"')
     done = subprocess.run(["bash", "-euc", body + '\nprintf "%s\\0" "${args[@]}"'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split("\0")[:-1]
@@ -89,7 +90,7 @@ def test_vllm_disk_tier_lies_below_the_cpu_tier_and_is_not_bounded() -> None:
     _, flags = script(emission)
     extra = json.loads(flags["--kv-transfer-config"])["kv_connector_extra_config"]
     assert extra["spec_name"] == "TieringOffloadingSpec"
-    assert extra["secondary_tiers"] == [{"type": "fs", "root_dir": "/mnt/kv cache"}]
+    assert extra["secondary_tiers"] == [{"type": "fs", "root_dir": "/mnt/kv cache", "n_read_threads": 16, "n_write_threads": 16}]
     assert "disk_unbounded" in [notice.code for notice in emission.notices]
 
 
@@ -117,7 +118,7 @@ def test_lmcache_file_with_all_tiers() -> None:
         "remote_serde": "naive",
     }
     exports, flags = script(emission)
-    assert exports == {"LMCACHE_CONFIG_FILE": "lmcache.yaml"}
+    assert exports == {"LMCACHE_CONFIG_FILE": "lmcache.yaml", "PYTHONHASHSEED": "0"}
     assert json.loads(flags["--kv-transfer-config"]) == {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
 
 
@@ -152,8 +153,8 @@ def test_dynamo_tiers_and_connector() -> None:
 def test_each_line_says_which_decision_it_is_and_for_which_version(name: str) -> None:
     store = "on_evict" if name == "trtllm" else "write_through"
     for part in emit(change(store=store), name).parts:
-        first, *lines = part.text.splitlines()
-        assert f"{TARGETS[name].dialect.title} {TARGETS[name].dialect.version}" in first
+        first, *lines = [line for line in part.text.splitlines() if not line.startswith("#!")]
+        assert f"{TARGETS[name].dialect.title} {engine_for(name).version}" in first
         for before, line in zip([first, *lines], lines, strict=False):
             structure = line in ("args=(", ")", "kv_cache_config:") or line.endswith('"${args[@]}"')
             assert structure or "#" in line or before.lstrip().startswith("#"), line

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.deploy.emit import TARGETS, emit
+from kvplan.deploy.emit import emit
 from kvplan.deploy.explain import explain_config, explain_text
 from kvplan.deploy.reading import known_settings
+from kvplan.deploy.targets import TARGETS
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Host
 from kvplan.results.deploy import Explanation
@@ -186,7 +187,7 @@ def test_a_file_and_its_refusals(tmp_path: Path) -> None:
     file.write_text("replicas: 3\nimage: web\n")
     with pytest.raises(InputError, match="not a configuration of an engine that kvplan knows"):
         explain_config(file)
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         explain_config(tmp_path / "none")
 
 

@@ -56,7 +56,7 @@ def test_command_lines(text: str, flags: dict, environment: dict, words: list | 
 def test_an_emitted_configuration_is_read_whole() -> None:
     emission = emit(Placement(model="m", cpu_bytes=2**30), "lmcache")
     config = parse_config(emission.text, "f")
-    assert config.environment == {"LMCACHE_CONFIG_FILE": "lmcache.yaml"}
+    assert config.environment == {"LMCACHE_CONFIG_FILE": "lmcache.yaml", "PYTHONHASHSEED": "0"}
     assert config.document == yaml.safe_load(emission.parts[0].text)
     assert "--kv-transfer-config" in config.flags
 

@@ -88,7 +88,7 @@ class Seq:
         self.names: list[Name] = []
         self.blocks = self.named = self.computed = self.planned = self.emitted = 0
         self.stored = self.preemptions = self.seen_step = 0
-        self.running = self.waits = self.counted = False
+        self.running = self.waits = self.counted = self.probed = False
         self.waiters: list[Seq] = []
         self.hits = (0, 0, 0)
         self.from_disk: set[int] = set()
@@ -128,7 +128,7 @@ class Oracle:
         self.parents: dict[Name, Name] = {}
         self.steps = 0
         self.pauses = Pauses(self.cost.overhead, offloading=self.cpu is not None)
-        self.busy_until = self.built = 0.0
+        self.busy_until = self.built = self.probed = 0.0
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
@@ -426,6 +426,16 @@ class Oracle:
         cpu.touch(names)
         limit = seq.target // self.block
         held = min(limit, cpu.reach(names, reach))
+        if disk is not None and not seq.probed and self.cost.overhead.probe_s:
+            seq.probed = seq.waits = True
+            self.probed = max(self.now, self.probed) + max(1, seq.prompt // self.block - held) * self.cost.overhead.probe_s
+
+            def answered() -> None:
+                seq.waits, self.stuck = False, None
+                self.pump()
+
+            self.at(self.probed, answered)
+            return True
         if disk is not None:
             disk.touch(names)
             below = min(limit, disk.reach(names, held))

@@ -6,14 +6,14 @@ import shlex
 
 from kvplan.deploy.command_line import command_line
 from kvplan.deploy.dialect import VLLM_DTYPES, Dialect, SizeUnit
-from kvplan.deploy.dialects.vllm import arguments_of
+from kvplan.deploy.dialects.vllm import arguments_of, serve
 from kvplan.deploy.reading import Reading
+from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, connector, shell
 from kvplan.results.placement import Notice, Placement
 
 DIALECT = Dialect(
     title="Dynamo KVBM",
-    version="1.3",
     unit=SizeUnit(
         word="GB",
         scale_bytes=10**9,
@@ -26,27 +26,37 @@ DIALECT = Dialect(
 )
 
 
-def write(placement: Placement) -> Written:
-    before: list[Line] = []
-    notices = []
+def write(serving: Serving) -> Written:
+    placement, arguments = serving.placement, arguments_of(serving)
+    if placement.offloads:
+        arguments.append((connector(CONNECTOR), ["vLLM hands its KV to KVBM"]))
+    before: list[Line] = [(f"export {name}={shlex.quote(value)}", [why]) for name, value, why in variables(serving)]
+    return [shell(DIALECT, serving.version, serve(placement), arguments, before)], notices_of(placement)
+
+
+CONNECTOR = {"kv_connector": "DynamoConnector", "kv_role": "kv_both", "kv_connector_module_path": "kvbm.vllm_integration.connector"}
+
+
+def variables(serving: Serving) -> list[tuple[str, str, str]]:
+    """Names, values and meanings of KVBM's environment."""
+    placement, found = serving.placement, []
     if placement.cpu_bytes:
         number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
-        before.append((f"export DYN_KVBM_CPU_CACHE_GB={number}", [f"CPU tier in GB of 10^9 bytes: {total}"]))
+        found.append(("DYN_KVBM_CPU_CACHE_GB", number, f"CPU tier in GB of 10^9 bytes: {total}"))
     if placement.disk_bytes:
         number, total = DIALECT.size(placement.disk_bytes, placement.tp)
-        before.append((f"export DYN_KVBM_DISK_CACHE_GB={number}", [f"disk tier in GB of 10^9 bytes: {total}"]))
-        before.append((f"export DYN_KVBM_DISK_CACHE_DIR={shlex.quote(placement.disk_path)}", ["where the disk tier lives"]))
-        before.append(("export DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER=true", ["store every block, not only those seen twice"]))
-        if not placement.cpu_bytes:
-            sentence = "KVBM calls a disk tier without a CPU tier experimental."
-            notices.append(Notice(code="disk_without_cpu", sentence=sentence, hint="add a CPU tier larger than the GPU's KV"))
-    arguments = arguments_of(placement)
-    if placement.offloads:
-        module = "kvbm.vllm_integration.connector"
-        config = {"kv_connector": "DynamoConnector", "kv_role": "kv_both", "kv_connector_module_path": module}
-        handed = connector(config)
-        arguments.append((handed, ["vLLM hands its KV to KVBM"]))
-    return [shell(DIALECT, f"vllm serve {shlex.quote(placement.model)}", arguments, before)], notices
+        found.append(("DYN_KVBM_DISK_CACHE_GB", number, f"disk tier in GB of 10^9 bytes: {total}"))
+        found.append(("DYN_KVBM_DISK_CACHE_DIR", placement.disk_path, "where the disk tier lives"))
+        if placement.lower_store == "write_through":
+            found.append(("DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", "true", "every block reaches the disk, not only those stored twice"))
+    return found
+
+
+def notices_of(placement: Placement) -> list[Notice]:
+    if not placement.disk_bytes or placement.cpu_bytes:
+        return []
+    sentence = "KVBM calls a disk tier without a CPU tier experimental."
+    return [Notice(code="disk_without_cpu", sentence=sentence, hint="add a CPU tier larger than the GPU's KV")]
 
 
 def read(reading: Reading) -> None:
@@ -60,7 +70,8 @@ def read(reading: Reading) -> None:
         reading.fields["disk_path"] = path
         reading.tier("disk", "DYN_KVBM_DISK_CACHE_GB", environment["DYN_KVBM_DISK_CACHE_GB"], where=path)
         filtered = environment.get("DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", "").lower() != "true"
-        rule = "only blocks seen at least twice reach the disk" if filtered else "every block reaches the disk"
+        rule = "only blocks stored at least twice reach the disk" if filtered else "every block reaches the disk"
+        reading.fields["lower_store"] = "selective" if filtered else "write_through"
         reading.mean("DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", not filtered, rule)
     for tier in ("CPU", "DISK"):
         key = f"DYN_KVBM_{tier}_CACHE_OVERRIDE_NUM_BLOCKS"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
 from kvplan.deploy.command_line import command_line
 from kvplan.deploy.dialect import VLLM_DTYPES, Dialect, SizeUnit
-from kvplan.deploy.dialects.vllm import arguments_of
+from kvplan.deploy.dialects.vllm import HASH_SEED, arguments_of, serve
 from kvplan.deploy.reading import Reading
+from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, connector, shell, yaml
-from kvplan.results.placement import Placement
 from kvplan.units import GiB
 
 DIALECT = Dialect(
     title="LMCache",
-    version="0.5",
     unit=SizeUnit(word="GB", scale_bytes=GiB, per_rank=True, source="max_local_cpu_size x 1024^3, allocated by each worker"),
     dtypes=VLLM_DTYPES,
     stores={"write_through": ""},
@@ -24,7 +22,8 @@ DIALECT = Dialect(
 )
 
 
-def write(placement: Placement) -> Written:
+def write(serving: Serving) -> Written:
+    placement = serving.placement
     policy = json.dumps(DIALECT.policies[placement.policy])
     generated = "stored" if placement.store_generated else "not stored"
     number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
@@ -44,14 +43,15 @@ def write(placement: Placement) -> Written:
     if placement.remote_url:
         lines.append((f"remote_url: {json.dumps(placement.remote_url)}", ["remote tier"]))
         lines.append(('remote_serde: "naive"', ["KV as it is, not compressed"]))
-    arguments = arguments_of(placement)
+    arguments = arguments_of(serving)
     before: list[Line] = []
     if placement.offloads:
         handed = connector({"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"})
         arguments.append((handed, ["vLLM hands its KV to LMCache"]))
         before.append(("export LMCACHE_CONFIG_FILE=lmcache.yaml", ["while set, other LMCACHE_ variables are ignored"]))
-    script = shell(DIALECT, f"vllm serve {shlex.quote(placement.model)}", arguments, before)
-    return ([yaml(DIALECT, "lmcache.yaml", lines)] if placement.offloads else []) + [script], []
+        before.append(HASH_SEED)
+    script = shell(DIALECT, serving.version, serve(placement), arguments, before)
+    return ([yaml(DIALECT, serving.version, "lmcache.yaml", lines)] if placement.offloads else []) + [script], []
 
 
 def read(reading: Reading) -> None:

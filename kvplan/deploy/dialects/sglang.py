@@ -7,6 +7,7 @@ import shlex
 from kvplan.deploy.command_line import command_line
 from kvplan.deploy.dialect import Dialect, SizeUnit, plain_number
 from kvplan.deploy.reading import Reading
+from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, shell
 from kvplan.errors import InputError
 from kvplan.results.placement import Placement
@@ -14,7 +15,6 @@ from kvplan.units import parse_bytes
 
 DIALECT = Dialect(
     title="SGLang",
-    version="0.5",
     unit=SizeUnit(word="GB", scale_bytes=10**9, per_rank=True, source="hicache_size x 1e9, allocated by each rank"),
     dtypes={"auto": "auto", "bf16": "bf16", "fp8": "fp8_e4m3", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
     stores={"write_through": "write_through", "selective": "write_through_selective", "on_evict": "write_back"},
@@ -22,14 +22,19 @@ DIALECT = Dialect(
 )
 
 
-def write(placement: Placement) -> Written:
-    arguments: list[Line] = [
-        (f"--tp-size {placement.tp}", ["ranks of the replica"]),
-        (f"--mem-fraction-static {plain_number(placement.gpu_fraction)}", ["share of each GPU for weights and KV only"]),
-        (f"--kv-cache-dtype {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"]),
+def write(serving: Serving) -> Written:
+    placement = serving.placement
+    wanted: list[tuple[object, Line]] = [
+        (placement.max_context_tokens, (f"--context-length {placement.max_context_tokens}", ["tokens of the longest request"])),
+        (placement.max_batch, (f"--max-running-requests {placement.max_batch}", ["sequences at once, as simulated"])),
+        (placement.step_tokens, (f"--chunked-prefill-size {placement.step_tokens}", ["tokens of a step, as simulated"])),
+        (True, (f"--tp-size {placement.tp}", ["ranks of the replica"])),
+        (True, (f"--mem-fraction-static {plain_number(placement.gpu_fraction)}", ["share of each GPU for weights and KV only"])),
+        (placement.gpu_kv_bytes and serving.pool_tokens, (f"--max-total-tokens {serving.pool_tokens}", ["tokens of the KV pool, at most"])),
+        (True, (f"--kv-cache-dtype {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"])),
+        (placement.block_tokens, (f"--page-size {placement.block_tokens}", ["tokens of a page, on the GPU and below it"])),
     ]
-    if placement.block_tokens:
-        arguments.append((f"--page-size {placement.block_tokens}", ["tokens of a page, on the GPU and below it"]))
+    arguments = [line for condition, line in wanted if condition]
     if placement.cpu_bytes:
         arguments += _hicache(placement)
     before: list[Line] = []
@@ -38,17 +43,19 @@ def write(placement: Placement) -> Written:
         total = DIALECT.size(placement.disk_bytes, placement.tp)[1]
         place = shlex.quote(placement.disk_path)
         arguments.append(("--hicache-storage-backend file", ["disk tier"]))
+        if serving.prefetch != "none":
+            arguments.append((f"--hicache-storage-prefetch-policy {serving.prefetch}", ["reads from it while a request is queued"]))
         before.append((f"export SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR={place}", ["where the disk tier lives"]))
         before.append((f"export SGLANG_HICACHE_FILE_BACKEND_MAX_SIZE={per_rank}", [f"in bytes in each rank: {total}"]))
     command = f"python -m sglang.launch_server --model-path {shlex.quote(placement.model)}"
-    return [shell(DIALECT, command, arguments, before)], []
+    return [shell(DIALECT, serving.version, command, arguments, before)], []
 
 
 def _hicache(placement: Placement) -> list[Line]:
     """SGLang takes whole GB per rank: the size is rounded down."""
     engine = DIALECT
     size = int(engine.unit.number(placement.cpu_bytes, placement.tp))
-    total = DIALECT.size(placement.cpu_bytes, placement.tp)[1]
+    total = DIALECT.size(size * engine.unit.scale_bytes * placement.tp, placement.tp)[1]
     arguments: list[Line] = [
         ("--enable-hierarchical-cache", ["CPU tier on"]),
         (f"--hicache-size {size}", [f"in each rank, in whole GB of 10^9 bytes: {total}"]),

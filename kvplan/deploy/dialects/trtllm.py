@@ -7,12 +7,11 @@ import shlex
 from kvplan.deploy.command_line import command_line
 from kvplan.deploy.dialect import Dialect, SizeUnit, plain_number
 from kvplan.deploy.reading import Reading
+from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, shell, yaml
-from kvplan.results.placement import Placement
 
 DIALECT = Dialect(
     title="TensorRT-LLM",
-    version="1.2",
     unit=SizeUnit(word="bytes", scale_bytes=1, per_rank=True, source="host_cache_size, allocated by each rank (PR 16106)"),
     dtypes={"auto": "auto", "bf16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8", "nvfp4": "nvfp4"},
     stores={"on_evict": ""},
@@ -20,21 +19,30 @@ DIALECT = Dialect(
 )
 
 
-def write(placement: Placement) -> Written:
+def write(serving: Serving) -> Written:
+    placement = serving.placement
     number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+    limits: list[tuple[int, Line]] = [
+        (placement.max_context_tokens, (f"max_seq_len: {placement.max_context_tokens}", ["tokens of the longest request"])),
+        (placement.max_batch, (f"max_batch_size: {placement.max_batch}", ["sequences at once, as simulated"])),
+        (placement.step_tokens, (f"max_num_tokens: {placement.step_tokens}", ["tokens of a step, as simulated"])),
+    ]
     lines: list[Line] = [
         (f"tensor_parallel_size: {placement.tp}", ["ranks of the replica"]),
+        *(line for limit, line in limits if limit),
         ("kv_cache_config:", []),
         ("  enable_block_reuse: true", ["prefix cache"]),
         (f"  free_gpu_memory_fraction: {plain_number(placement.gpu_fraction)}", ["share of what the weights leave free"]),
         (f"  dtype: {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"]),
         (f"  host_cache_size: {int(float(number))}", [f"CPU tier in bytes in each rank: {total}"]),
     ]
+    if placement.gpu_kv_bytes and serving.pool_tokens:
+        lines.append((f"  max_tokens: {serving.pool_tokens}", ["tokens of the KV pool, at most"]))
     if placement.block_tokens:
         lines.append((f"  tokens_per_block: {placement.block_tokens}", ["tokens of a block"]))
     arguments: list[Line] = [("--config trtllm.yaml", ["the settings of the other file"])]
-    script = shell(DIALECT, f"trtllm-serve {shlex.quote(placement.model)}", arguments, [])
-    return [yaml(DIALECT, "trtllm.yaml", lines), script], []
+    script = shell(DIALECT, serving.version, f"trtllm-serve {shlex.quote(placement.model)}", arguments, [])
+    return [yaml(DIALECT, serving.version, "trtllm.yaml", lines), script], []
 
 
 def read(reading: Reading) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 from kvplan.deploy.command_line import command_line
 from kvplan.deploy.dialect import VLLM_DTYPES, Dialect, SizeUnit, plain_number
 from kvplan.deploy.reading import Reading, transfer_config
+from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, connector, shell
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import GiB, format_bytes
 
 DIALECT = Dialect(
     title="vLLM",
-    version="0.24",
     unit=SizeUnit(
         word="GiB",
         scale_bytes=GiB,
@@ -27,61 +27,104 @@ DIALECT = Dialect(
 )
 
 
-def write(placement: Placement) -> Written:
-    arguments, notices = arguments_of(placement), []
+def write(serving: Serving) -> Written:
+    placement = serving.placement
+    arguments, before, notices = arguments_of(serving), [], []
     if placement.cpu_bytes:
-        arguments += _offload(placement)
+        arguments += offload_lines(serving)
     if placement.disk_bytes:
-        sentence = (
-            f"vLLM does not bound its disk tier: {placement.disk_path} grows past {format_bytes(placement.disk_bytes)} "
-            "unless the file system stops it."
-        )
-        notices.append(Notice(code="disk_unbounded", sentence=sentence, hint="put it on a volume of that size"))
-    return [shell(DIALECT, f"vllm serve {shlex.quote(placement.model)}", arguments, [])], notices
+        before.append(HASH_SEED)
+        notices.append(unbounded(placement))
+    return [shell(DIALECT, serving.version, serve(placement), arguments, before)], notices
 
 
-def arguments_of(placement: Placement) -> list[Line]:
+HASH_SEED: Line = ("export PYTHONHASHSEED=0", ["the same names for the same content after a restart"])
+
+
+def serve(placement: Placement) -> str:
+    """The command that all of vLLM's arguments follow."""
+    return f"vllm serve {shlex.quote(placement.model)}"
+
+
+def unbounded(placement: Placement) -> Notice:
+    """No release of vLLM bounds its file tier."""
+    sentence = (
+        f"vLLM does not bound its disk tier: {placement.disk_path} grows past {format_bytes(placement.disk_bytes)} "
+        "unless the file system stops it."
+    )
+    return Notice(code="disk_unbounded", sentence=sentence, hint="put it on a volume of that size")
+
+
+def arguments_of(serving: Serving) -> list[Line]:
     """What vLLM is given whatever moves its KV."""
-    arguments: list[Line] = [
-        (f"--tensor-parallel-size {placement.tp}", ["ranks of the replica"]),
+    placement = serving.placement
+    wanted: list[tuple[object, Line]] = [
+        (placement.max_context_tokens, (f"--max-model-len {placement.max_context_tokens}", ["tokens of the longest request"])),
+        (placement.max_batch, (f"--max-num-seqs {placement.max_batch}", ["sequences at once, as simulated"])),
+        (placement.step_tokens, (f"--max-num-batched-tokens {placement.step_tokens}", ["tokens of a step, as simulated"])),
+        (True, (f"--tensor-parallel-size {placement.tp}", ["ranks of the replica"])),
+        (True, (f"--gpu-memory-utilization {plain_number(placement.gpu_fraction)}", [_share(serving)])),
         (
-            f"--gpu-memory-utilization {plain_number(placement.gpu_fraction)}",
-            ["share of each GPU for weights, activations, KV"],
+            placement.gpu_kv_bytes,
+            (f"--kv-cache-memory-bytes {placement.gpu_kv_bytes // placement.tp}", [_pool(serving)]),
         ),
-        (f"--kv-cache-dtype {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"]),
+        (True, (f"--kv-cache-dtype {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"])),
+        (placement.block_tokens, (f"--block-size {placement.block_tokens}", ["tokens of a GPU block"])),
     ]
-    if placement.block_tokens:
-        arguments.append((f"--block-size {placement.block_tokens}", ["tokens of a GPU block"]))
-    return arguments
+    return [line for condition, line in wanted if condition]
 
 
-def _offload(placement: Placement) -> list[Line]:
+def _share(serving: Serving) -> str:
+    if serving.placement.gpu_kv_bytes:
+        return "share of each GPU that must be free at the start"
+    return "share of each GPU" + (f"; leaves a pool of {serving.pool_tokens:,} tokens" if serving.pool_tokens else "")
+
+
+def _pool(serving: Serving) -> str:
+    return "KV pool of each rank" + (f": {serving.pool_tokens:,} tokens" if serving.pool_tokens else "")
+
+
+def offload_lines(serving: Serving) -> list[Line]:
     """The short flag when it says everything, the connector's JSON otherwise."""
-    selective = placement.store == "selective"
-    own_chunk = placement.chunk_tokens not in (0, placement.block_tokens)
+    placement = serving.placement
     number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
-    if not (selective or placement.disk_bytes or placement.store_generated or own_chunk or placement.policy != "lru"):
-        return [
-            (f"--kv-offloading-size {number}", [f"CPU tier in GiB: {total}"]),
-            ("--kv-offloading-backend native", ["prompt blocks are stored as they fill and evicted LRU"]),
-        ]
+    settings = connector_settings(serving)
+    if {name for name, _, _ in settings} == {"cpu_bytes_to_use", "eviction_policy", "offload_prompt_only"}:
+        plain = placement.policy == "lru" and not placement.store_generated
+        if plain and float(number) * GiB == placement.cpu_bytes:
+            return [
+                (f"--kv-offloading-size {number}", [f"CPU tier in GiB: {total}"]),
+                ("--kv-offloading-backend native", ["prompt blocks are stored as they fill and evicted LRU"]),
+            ]
+    return [(connector(connector_config(serving)), [f"{key}: {why}" for key, _, why in settings])]
+
+
+def connector_config(serving: Serving) -> dict[str, object]:
+    """The value of --kv-transfer-config."""
+    extra = {key: value for key, value, _ in connector_settings(serving)}
+    return {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}
+
+
+def connector_settings(serving: Serving) -> list[tuple[str, object, str]]:
+    """Keys, values and meanings of the connector's extra configuration."""
+    placement = serving.placement
+    total = DIALECT.size(placement.cpu_bytes, placement.tp)[1]
     generated = "stored" if placement.store_generated else "not stored"
     settings: list[tuple[str, object, str]] = [
         ("cpu_bytes_to_use", placement.cpu_bytes, f"CPU tier in bytes, {total}"),
         ("eviction_policy", placement.policy, "of the CPU tier"),
         ("offload_prompt_only", not placement.store_generated, f"generated tokens are {generated}"),
     ]
-    if own_chunk:
+    if placement.chunk_tokens not in (0, placement.block_tokens or serving.block_tokens):
         settings.append(("block_size", placement.chunk_tokens, "tokens of a chunk below the GPU"))
-    if selective:
+    if placement.store == "selective":
         settings.append(("store_threshold", placement.store_after_lookups, "lookups before a block is stored"))
     if placement.disk_bytes:
-        disk = [{"type": "fs", "root_dir": placement.disk_path}]
+        read, write = serving.lower_threads
+        disk = [{"type": "fs", "root_dir": placement.disk_path, "n_read_threads": read, "n_write_threads": write}]
         settings.append(("spec_name", "TieringOffloadingSpec", "a tier below the CPU"))
         settings.append(("secondary_tiers", disk, f"disk tier, {format_bytes(placement.disk_bytes)} decided, not enforced"))
-    extra = {key: value for key, value, _ in settings}
-    config = {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}
-    return [(connector(config), [f"{key}: {why}" for key, _, why in settings])]
+    return settings
 
 
 def read(reading: Reading) -> None:

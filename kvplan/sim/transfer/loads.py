@@ -94,6 +94,7 @@ class Loads:
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
+        self._probed_s = 0.0  # when lower tiers have been asked for all chunks so far
         self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
@@ -111,6 +112,9 @@ class Loads:
         if self.prefetches.wait(seq):
             return Outcome.WAITS
         held = pool.look(keys, reach, seq.prompt, again=again, retention=seq.request.retention)
+        if self.lower and self.overhead.probe_s and not again:
+            self._probe(seq, held, done)
+            return Outcome.WAITS
         if rules.load in IN_STEP:
             return self._in_step(seq, path, reach, held, budget)
         for lower in self.lower if rules.prefetch == "none" else ():
@@ -122,6 +126,18 @@ class Loads:
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
         return self._whole(seq, path, reach, held, busy_until_s, done)
+
+    def _probe(self, seq: Sequence, held: int, done: Done) -> None:
+        """Lower tiers are asked for every chunk behind a host-memory hit; the answer comes when all before have been asked for."""
+        chunks = max(1, (seq.prompt - held) // (self.rules.chunk_tokens or self.engine.block_tokens))
+        self._probed_s = max(self.clock.now, self._probed_s) + chunks * self.overhead.probe_s
+        seq.waiting_for_remote_kv = True
+        self.clock.process(self._answered(seq, self._probed_s, done))
+
+    def _answered(self, seq: Sequence, answered_s: float, done: Done) -> Steps:
+        yield self.clock.until(answered_s)
+        seq.waiting_for_remote_kv = False
+        done(False)
 
     def _whole(self, seq: Sequence, path: list[Node], reach: int, held: int, busy_until_s: float, done: Done) -> Outcome:
         """Load tokens [reach, held) of host memory before the sequence is scheduled."""

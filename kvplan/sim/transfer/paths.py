@@ -71,9 +71,11 @@ class DiskPath:
     queue: small requests add their depths up.
     """
 
-    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, threads: tuple[int, int]) -> None:
+    def __init__(
+        self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, threads: tuple[int, int], request_reads: int = 0
+    ) -> None:
         self.clock, self.queue, self.below, self.threads = clock, queue, below, threads
-        self.chunk_tokens = chunk_tokens
+        self.chunk_tokens, self.depth = chunk_tokens, (request_reads or threads[IN], threads[OUT])
 
     @property
     def busy_s(self) -> float:
@@ -84,7 +86,7 @@ class DiskPath:
 
     def service_s(self, direction: int, tokens: int) -> float:
         size, pieces = self._pieces(direction, tokens)
-        return self.queue.service_s(direction, size, pieces, self.threads[direction])
+        return self.queue.service_s(direction, size, pieces, self.depth[direction])
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         size, pieces = self._pieces(direction, tokens)

@@ -7,7 +7,7 @@ from functools import partial
 
 from kvplan.engine.spec import Offload, Overhead
 from kvplan.request import Request
-from kvplan.sim.cache.pool import Keys, Pool, keys_of, span
+from kvplan.sim.cache.pool import Keys, Pool, keys_of
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
@@ -50,7 +50,7 @@ class Stores:
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
-        self._under_copy: list[tuple[float, Node, int, int]] = []  # until when which tokens of a path are read, oldest first
+        self._under_copy: list[tuple[float, Keys, int, int]] = []  # until when which tokens of some content are read, oldest first
         if not rules.store_holds_blocks:
             gpu.reused = self._reused
         if rules.store == "on_evict":
@@ -82,7 +82,7 @@ class Stores:
         if holds:
             self.gpu.pin(leaf)
         else:
-            self._under_copy.append((done_s, leaf, reserved.start, end))
+            self._under_copy.append((done_s, keys, reserved.start, end))
 
         def stored() -> None:
             reserved.commit()
@@ -102,11 +102,14 @@ class Stores:
 
     def _reused(self, node: Node, start: int, end: int) -> None:
         """Blocks are allocated again: where they are still being copied the step that does so waits."""
-        now = self.clock.now
+        now, key_tokens = self.clock.now, self.gpu.tree.key_tokens
         self._under_copy = [copy for copy in self._under_copy if copy[0] > now]
-        for done_s, leaf, first, last in self._under_copy:
-            if max(start, first) < min(end, last) and any(each is node for each in span(leaf, first)):
-                self.space_s = max(self.space_s, done_s)
+        for done_s, keys, first, last in self._under_copy:
+            shared = min(end, last)
+            if max(start, first) < shared:
+                at = (shared - 1) // key_tokens
+                if keys[at] == node.keys[at - node.start // key_tokens]:
+                    self.space_s = max(self.space_s, done_s)
 
     def _sent_s(self, tokens: int) -> float:
         """When a store that is queued now is down; where the step waits for its stores, one follows the other."""
