@@ -9,7 +9,6 @@ is queued (`prefetch`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
@@ -22,6 +21,7 @@ from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
+from kvplan.sim.transfer.step_load import IN_STEP, StepLoad
 from kvplan.sim.transfer.tally import Tally
 
 
@@ -42,36 +42,6 @@ class Load:
     def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
         self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
         self.waiters: list[tuple[Sequence, Done]] = []
-
-
-class StepLoad:
-    """A load that runs inside a step: tokens [reach, held) of host memory, and what comes into that from
-    below first."""
-
-    __slots__ = ("seq", "reach", "held", "source", "parts")
-
-    def __init__(self, seq: Sequence, reach: int, held: int, source: Pin, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
-        self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
-
-
-def _blocking(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
-    """All layers of all loads, then the step."""
-    return max(0.0, last_s - start_s) + step_s
-
-
-def _layerwise(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
-    """Layer l computes when layer l-1 has and its own part is there: the later of a step behind the first layer's part
-    and of the last layer's computation behind the last part."""
-    first_layer_s = first_s + (last_s - first_s) / layers
-    return max(max(start_s, first_layer_s) + step_s, last_s + step_s / layers) - start_s
-
-
-IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {
-    "blocking": _blocking,
-    "layerwise": _layerwise,
-}
-"""Load rule -> seconds of a step that starts at `start_s`, computes for `step_s`, and whose loads take the link from
-`first_s` to `last_s`."""
 
 
 class Loads:
@@ -111,14 +81,15 @@ class Loads:
                 counted.count(keys)
         if self.prefetches.wait(seq):
             return Outcome.WAITS
-        held = pool.look(keys, reach, seq.prompt, again=again, retention=seq.request.retention)
+        limit = self._limit(seq)
+        held = pool.look(keys, reach, limit, again=again, retention=seq.request.retention)
         if self.lower and self.overhead.probe_s and not again:
             self._probe(seq, held, done)
             return Outcome.WAITS
         if rules.load in IN_STEP:
             return self._in_step(seq, path, reach, held, budget)
         for lower in self.lower if rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, seq.prompt, again=again, retention=seq.request.retention)
+            below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held and self._worth(seq, reach, below, [(lower, below - held)]):
                 leaf = pool.tree.path(keys, below)
                 waits = self._wait_for(seq, done, pool.tier, span(leaf, 0), held, below)
@@ -138,6 +109,11 @@ class Loads:
         yield self.clock.until(answered_s)
         seq.waiting_for_remote_kv = False
         done(False)
+
+    def _limit(self, seq: Sequence) -> int:
+        """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
+        block = self.engine.block_tokens
+        return seq.prompt if self.rules.load_last_block else (seq.prompt - 1) // block * block
 
     def _whole(self, seq: Sequence, path: list[Node], reach: int, held: int, busy_until_s: float, done: Done) -> Outcome:
         """Load tokens [reach, held) of host memory before the sequence is scheduled."""
@@ -214,7 +190,7 @@ class Loads:
         parts: list[tuple[TierBelow, Reservation, Pin]] = []
         keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
+            below = lower.pool.look(keys, held, self._limit(seq), again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
             reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
