@@ -24,7 +24,7 @@ __all__ = ["plan", "scenario_of", "simulate", "size", "validate"]
 def size(
     model: str | ModelSpec,
     *,
-    engine: str | EngineSpec = "vllm",
+    engine: str | EngineSpec | None = None,
     machine: str | Machine | None = None,
     context_tokens: int = 0,
     batch: int = 1,
@@ -37,14 +37,18 @@ def size(
     pool_bytes: int = 0,
     keep_tokens: int = 1024,
 ) -> SizeResult:
-    """Sizes of a model by catalog name, Hugging Face id, path or record; 0 and "" take what the command takes."""
-    from kvplan import catalog
+    """Sizes of a model by catalog name, Hugging Face id, path or record; 0 and "" take what the command takes, and a machine and an
+    engine that are not given come from where the command finds them.
+    """
+    from kvplan import catalog, defaults
     from kvplan.sizing.answer import ask
 
+    given = {name: value for name, value in (("machine", machine), ("engine", engine)) if isinstance(value, str)}
+    names = defaults.resolve(given, machine_wanted=False)
     return ask(
         catalog.model(model) if isinstance(model, str) else model,
-        engine=catalog.engine(engine) if isinstance(engine, str) else engine,
-        machine=catalog.machine(machine) if isinstance(machine, str) else machine,
+        engine=catalog.engine(names.engine.value, names.engine_version) if engine is None or isinstance(engine, str) else engine,
+        machine=names.server() if machine is None or isinstance(machine, str) else machine,
         context_tokens=context_tokens,
         batch=batch,
         kv_dtype=kv_dtype,

@@ -92,3 +92,16 @@ def test_gpus_are_found_by_what_the_driver_says(tmp_path: Path, monkeypatch: pyt
         (folder / "information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 34\n")
     assert detect.found(tmp_path) == detect.Detected("NVIDIA H100 80GB HBM3", 2)
     assert detect.found(tmp_path / "nothing") is None
+
+
+def test_size_takes_what_the_folder_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    defaults.remember(tmp_path, model="llama-3.1-8b", machine="l40s")
+    from kvplan.cli.main import main
+
+    assert main(["size", "--ctx", "8k", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["machine"]) == ("llama-3.1-8b", "l40s")
+    assert told["provenance"]["defaults"]["machine"] == {"value": "l40s", "source": "kvplan.toml"}
+    assert main(["size", "llama-3.1-8b", "--ctx", "8k", "--isolated", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"] != "l40s"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from kvplan import catalog
+import msgspec
+
+from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Machine, Quiet, named
+from kvplan.cli.export import exported
+from kvplan.cli.options import As_json, Engine, Engine_version, Export, Isolated, Kv_dtype, Machine, Quiet, Tp, named
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.results.size import SizeTable
 from kvplan.sizing.answer import ask
-from kvplan.units import parse_bytes, parse_tokens
+from kvplan.sweep.grid import combinations, label, ranks
+from kvplan.units import parse_capacity, parse_tokens
 
 EXAMPLES = """
 kvplan size qwen2.5-32b --ctx 128k --machine h100-sxm --batch 2
@@ -33,6 +39,9 @@ Tokens = Annotated[
         help="Context: 8192, 128k, or several as 8k,32k,128k. Default: the model's, up to 128k.",
     ),
 ]
+LEAST_CONTEXT = 1024
+"""A longest context below this is no answer to a command that names none."""
+
 _ADVANCED = "Advanced"
 
 
@@ -41,11 +50,11 @@ def size(
     ctx: Tokens = None,
     batch: Annotated[int, Flag(metavar="N", help="Sequences at once.")] = 1,
     machine: Machine = None,
-    engine: Engine = "vllm",
+    engine: Engine = None,
     engine_version: Engine_version = None,
-    kv_dtype: Annotated[str, Flag(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
+    kv_dtype: Kv_dtype = None,
     dtype: Annotated[str, Flag(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
-    tp: Annotated[int, Flag(metavar="N", help="Tensor-parallel ranks.")] = 1,
+    tp: Tp = None,
     pp: Annotated[int, Flag(metavar="N", help="Pipeline stages.", panel=_ADVANCED)] = 1,
     ep: Annotated[
         int,
@@ -67,6 +76,9 @@ def size(
     explain: Annotated[
         bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
     ] = False,
+    verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what offload frees and what it costs.")] = False,
+    export: Export = None,
+    isolated: Isolated = False,
     listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -74,41 +86,62 @@ def size(
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
     if listing:
         return _list(models or [], as_json)
+    every = combinations({"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype})
+    names = _named(models, every[0], engine_version, isolated)
+    if not models and names.model.source == defaults.FILE:
+        models = [names.model.value]
     if not models:
         raise InputError("name a model", hint="kvplan size --list shows the catalog; the path of a config.json works as well")
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
-    where, serving = catalog.machine(machine) if machine else None, catalog.engine(engine or "vllm", engine_version or "")
-    results = [
-        ask(
-            catalog.model(name, as_family=as_family),
-            engine=serving,
-            machine=where,
-            context_tokens=tokens,
-            batch=batch,
-            kv_dtype=kv_dtype,
-            dtype=dtype,
-            tp=tp,
-            pp=pp,
-            ep=ep,
-            gpu_fraction=gpu_fraction,
-            pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0,
-            keep_tokens=parse_tokens(keep),
-        )
-        for name in models
-        for tokens in contexts
-    ]
+    results, labels, notes = [], [], []
+    for name in models:
+        for tokens in contexts:
+            for one in every:
+                named_here = _named([name], one, engine_version, isolated)
+                asked = partial(
+                    ask,
+                    catalog.model(name, as_family=as_family),
+                    engine=catalog.engine(named_here.engine.value, named_here.engine_version),
+                    machine=named_here.server(),
+                    batch=batch,
+                    kv_dtype=one["kv_dtype"] or "auto",
+                    dtype=dtype,
+                    tp=ranks(one["tp"]) or 1,
+                    pp=pp,
+                    ep=ep,
+                    gpu_fraction=gpu_fraction,
+                    pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
+                    keep_tokens=parse_tokens(keep),
+                )
+                found = asked(context_tokens=tokens)
+                longest = found.fit.max_context_tokens or 0
+                if not ctx and found.fit.fits is False and longest >= LEAST_CONTEXT:  # nobody asked for the context that does not fit
+                    notes.append(f"{found.context_tokens:,} tokens do not fit: sized for {longest:,}; --ctx asks for another context")
+                    found = asked(context_tokens=longest)
+                sources = {**found.provenance, "defaults": named_here.provenance()}
+                results.append(msgspec.structs.replace(found, provenance=sources))
+                labels.append(label(one, every))
     single = len(results) == 1
     if as_json:
-        emit_json(results[0] if single else {"schema": "kvplan.size-table/1", "rows": results})
+        emit_json(results[0] if single else SizeTable(rows=tuple(results)))
     else:
         from kvplan.report import size as report
 
-        report.show(out(), results[0]) if single else report.compare(out(), results)
+        report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results, labels)
+    for text in [] if quiet else dict.fromkeys(notes):
+        warn(text)
     for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
         warn(text)
+    exported(results[0] if single else SizeTable(rows=tuple(results)), export, quiet=quiet)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
+
+
+def _named(models: list[str] | None, one: dict[str, str | None], engine_version: str | None, isolated: bool) -> defaults.Defaults:
+    """Model, machine and engine of one row, and where each comes from."""
+    given = {"model": models[0] if models else None, "machine": one["machine"], "engine": one["engine"], "engine_version": engine_version}
+    return defaults.resolve(given, isolated=isolated, machine_wanted=False)
 
 
 def _explain(models: list[str], as_family: str, as_json: bool) -> int:

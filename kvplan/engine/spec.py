@@ -148,6 +148,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     chunked_as_full: bool = False  # does chunked attention reserve the whole context
     # types make one group each when the largest has fewer layers than this x the smallest
     group_merge_ratio: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 1.5
+    expanded_latents: tuple[str, ...] = ()  # families (model_type) whose latent it stores as K and V of each head, V as wide as K
     checkpoint_kv: bool = False  # does `auto` take the KV dtype that a quantised checkpoint asks for
     state_blocks: Count = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's

@@ -8,10 +8,10 @@ from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.in_step import StepLoad
 from kvplan.sim.transfer.links import IN, OUT, Duplex
 from kvplan.sim.transfer.loads import Outcome
 from kvplan.sim.transfer.prefetch import Done
-from kvplan.sim.transfer.step_load import StepLoad
 from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 

@@ -18,10 +18,10 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
-from kvplan.sim.transfer.step_load import IN_STEP, StepLoad
 from kvplan.sim.transfer.tally import Tally
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from kvplan.memory.kv import token_bytes
 from kvplan.sim.replica.step import ScheduledStep
+from kvplan.sim.transfer.in_step import IN_STEP
 from kvplan.sim.transfer.links import IN, OUT, HostLink
-from kvplan.sim.transfer.step_load import IN_STEP
 from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 

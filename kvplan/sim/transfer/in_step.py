@@ -1,4 +1,4 @@
-"""Loads that run inside a step, and how long the step takes with them."""
+"""Loads that run inside a step, and how long the step then is."""
 
 from __future__ import annotations
 
