@@ -84,8 +84,8 @@ def size(
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
     if listing:
         return _list(models or [], as_json)
-    given = {"model": models[0] if models else None, "machine": machine, "engine": engine, "engine_version": engine_version}
-    names = defaults.resolve(given, isolated=isolated, machine_wanted=False)
+    every = combinations({"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype})
+    names = _named(models, every[0], engine_version, isolated)
     if not models and names.model.source == defaults.FILE:
         models = [names.model.value]
     if not models:
@@ -93,31 +93,31 @@ def size(
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
-    every = combinations({"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype})
-    results = [
-        ask(
-            catalog.model(name, as_family=as_family),
-            engine=catalog.engine(one["engine"] or names.engine.value, names.engine_version),
-            machine=catalog.machine(one["machine"]) if one["machine"] else names.server(),
-            context_tokens=tokens,
-            batch=batch,
-            kv_dtype=one["kv_dtype"] or "auto",
-            dtype=dtype,
-            tp=ranks(one["tp"]) or 1,
-            pp=pp,
-            ep=ep,
-            gpu_fraction=gpu_fraction,
-            pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
-            step_tokens=parse_tokens(step_tokens) if step_tokens else 0,
-            keep_tokens=parse_tokens(keep),
-            sets=dict(_setting(text) for text in sets or ()),
-        )
-        for name in models
-        for tokens in contexts
-        for one in every
-    ]
-    labels = [label(one, every) for _ in models for _ in contexts for one in every]
-    results = [msgspec.structs.replace(one, provenance={**one.provenance, "defaults": names.provenance()}) for one in results]
+    results, labels = [], []
+    for name in models:
+        for tokens in contexts:
+            for one in every:
+                named_here = _named([name], one, engine_version, isolated)
+                found = ask(
+                    catalog.model(name, as_family=as_family),
+                    engine=catalog.engine(named_here.engine.value, named_here.engine_version),
+                    machine=named_here.server(),
+                    context_tokens=tokens,
+                    batch=batch,
+                    kv_dtype=one["kv_dtype"] or "auto",
+                    dtype=dtype,
+                    tp=ranks(one["tp"]) or 1,
+                    pp=pp,
+                    ep=ep,
+                    gpu_fraction=gpu_fraction,
+                    pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
+                    step_tokens=parse_tokens(step_tokens) if step_tokens else 0,
+                    keep_tokens=parse_tokens(keep),
+                    sets=dict(_setting(text) for text in sets or ()),
+                )
+                sources = {**found.provenance, "defaults": named_here.provenance()}
+                results.append(msgspec.structs.replace(found, provenance=sources))
+                labels.append(label(one, every))
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else SizeTable(rows=tuple(results)))
@@ -136,6 +136,12 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"--set {text}: write path=value", hint="for example --set engine.max_batch=256")
     return path.strip(), value.strip()
+
+
+def _named(models: list[str] | None, one: dict[str, str | None], engine_version: str | None, isolated: bool) -> defaults.Defaults:
+    """Model, machine and engine of one row, and where each comes from."""
+    given = {"model": models[0] if models else None, "machine": one["machine"], "engine": one["engine"], "engine_version": engine_version}
+    return defaults.resolve(given, isolated=isolated, machine_wanted=False)
 
 
 def _explain(models: list[str], as_family: str, as_json: bool) -> int:
