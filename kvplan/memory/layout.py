@@ -117,9 +117,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 def layout(deployment: Deployment, *, block_tokens: int = 0) -> Layout:
     """The block layout of a deployment. Raises InputError when its ranks do not divide the model."""
     deployment.check_ranks()
-    model, engine, tp, pp = deployment.model, deployment.engine, deployment.parallel.tp, deployment.parallel.pp
+    engine, tp, pp = deployment.engine, deployment.parallel.tp, deployment.parallel.pp
     rules, fmt = engine.memory, stored_format(deployment)
-    kept = [layer for layer in model.layers if layer.kind not in ("shared", "none")]
+    kept = stored_layers(deployment)
     types = _types(kept, deployment, fmt, block_tokens or engine.block_tokens)
     group = _group_layers([one.count for one in types], rules)
     if len(types) == 1:
@@ -151,6 +151,18 @@ def layout(deployment: Deployment, *, block_tokens: int = 0) -> Layout:
         latent=bool(kept) and all(layer.kind == "latent" for layer in kept),
         stages=pp,
     )
+
+
+def stored_layers(deployment: Deployment) -> list[Layers]:
+    """The layers that keep something, as the engine stores them."""
+    kept = [layer for layer in deployment.model.layers if layer.kind not in ("shared", "none")]
+    if deployment.model.family not in deployment.engine.memory.expanded_latents:
+        return kept
+    return [_expanded(layer) if layer.kind == "latent" else layer for layer in kept]
+
+
+def _expanded(layer: Layers) -> Layers:
+    return msgspec.structs.replace(layer, kind="full", kv_heads=layer.query_heads, v_dim=layer.k_dim)
 
 
 class _Type(msgspec.Struct):

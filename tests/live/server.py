@@ -49,7 +49,7 @@ class Habits:
     def __init__(self) -> None:
         self.cached: set[int] = set()
         self.queries = self.hits = self.output = self.requests = 0
-        self.sent: dict[str, list[float]] = {}  # by the first id of the prompt: when each chunk was handed to the network
+        self.sent: dict[str, list[float]] = {}  # by the number of the request: when each chunk was handed to the network
         self.headers: list[dict[str, str]] = []
 
 
@@ -119,7 +119,7 @@ class Server:
         each = 2 if name in ("pairs", "countedpairs") else 1
         usage = {"prompt_tokens": len(ids), "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": told}}
         running = asked.get("stream_options", {}).get("continuous_usage_stats") and name != "pairs"
-        sent = habits.sent.setdefault(str(ids[0]), [])
+        sent = habits.sent.setdefault(str(habits.requests), [])
 
         async def send(text: str, tokens: int, finish: str | None = None) -> None:
             choice: dict[str, Any] = {"index": 0, "finish_reason": finish}

@@ -299,3 +299,15 @@ def test_an_unknown_family_is_told_which_one_it_looks_like() -> None:
     read_as = from_hf_config(fields, name="test", as_family="qwen3_next")
     assert any("sized as qwen3_next" in note for note in read_as.notes)
     assert read_as.layers == from_hf_config({**fields, "model_type": "qwen3_next"}, name="test").layers
+
+
+def test_minicpm3_is_expanded_by_vllm_and_absorbed_by_others() -> None:
+    # 62 layers: a latent of 256 + 32 in bf16, 35,712 B a token; in vLLM K and V of 40 heads, 64 + 32 wide each: 952,320 B.
+    from kvplan.memory.layout import layout
+    from tests.deployed import deployed
+
+    model = read("minicpm3", 62, 2560, 40, 40, kv_lora_rank=256, qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64)
+    assert growth_bytes(model, K32, BF16) == 62 * 288 * 2 == 35_712
+    vllm, sglang = layout(deployed(model, "vllm")), layout(deployed(model, "sglang"))
+    assert vllm.block_bytes == vllm.block_tokens * 62 * 40 * 2 * 96 * 2 == vllm.block_tokens * 952_320
+    assert sglang.block_bytes == sglang.block_tokens * 35_712

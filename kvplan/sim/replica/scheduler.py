@@ -19,7 +19,8 @@ from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
 from kvplan.sim.replica.sequence import NEVER, Sequence
 from kvplan.sim.replica.step import Pauses, ScheduledStep, StepsInFlight
-from kvplan.sim.transfer.loads import Done, Outcome
+from kvplan.sim.transfer.loads import Outcome
+from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
 
 MOST_FRUITLESS = 100
@@ -298,6 +299,9 @@ class Scheduler:
 
     def _allocate_waiting(self, seq: Sequence, budget: int) -> int | None:
         """Tokens that a waiting sequence computes in this step; 0: it waits for a load; None: it does not fit now."""
+        if self.engine.reserve_in_flight:
+            admitted = [*self.prefilling, *(other for other in self.skipped if other.blocks)]
+            self.gpu.promised_tokens = sum(self.gpu.outstanding_tokens(other) for other in admitted if other is not seq)
         if seq.blocks:  # what it waited for is in place
             return self._extend(seq, budget)
         path = self.gpu.find(seq)

@@ -9,8 +9,9 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
+from kvplan.sim.transfer.in_step import StepLoad
 from kvplan.sim.transfer.links import IN, OUT
-from kvplan.sim.transfer.loads import Loads, Outcome, StepLoad
+from kvplan.sim.transfer.loads import Loads, Outcome
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
@@ -52,6 +53,16 @@ class Transfers:
         """A step has computed a seq's prompt up to a token."""
         if self.stores is not None:
             self.stores.after_step(seq, upto)
+
+    def offer_again(self) -> None:
+        """A step has ended."""
+        if self.stores is not None and self.stores.refused:
+            self.stores.offer_again()
+
+    @property
+    def refused(self) -> bool:
+        """Has host memory had no room for something that is offered again with every step."""
+        return self.stores is not None and bool(self.stores.refused)
 
     def store_generated(self, seq: Sequence) -> None:
         """A seq has ended."""
