@@ -82,7 +82,8 @@ def _strangers(reading: Reading) -> None:
     own = [flag for flag in flags if not flag.startswith(("--l1-", "--l2-", "--eviction-", "--chunk-size"))]
     for flag in unknown_options(own, program, version):
         sentence = f"{flag} is not an option of {'SGLang' if program == 'sglang' else 'vLLM'}: it refuses to start."
-        reading.fault("unknown_option", sentence, key=flag, hint=did_you_mean(flag, options(program, version)))
+        hint = "" if flag in _NOT_KV else did_you_mean(flag, options(program, version))
+        reading.fault("unknown_option", sentence, key=flag, hint=hint)
     tokens = reading.fields.get("block_tokens")
     if program == "vllm" and isinstance(tokens, int) and tokens % 16:
         sentence = f"--block-size {tokens}: vLLM's attention kernels take multiples of 16 tokens."
