@@ -40,7 +40,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     max_input_tokens: Count = 0  # drop longer prompts; 0: none
     warmup: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.0  # share of the requests left out of the summary
     jitter_s: Seconds = 0.0  # spread equal arrival stamps over this long
-    seed: int = 0
+    seed: Count = 0
     jump: bool = True  # take equal decode steps many at a time
     max_sessions: Count = 0  # open at once; 0: any number
     target: str = ""  # such as ttft_p95<2s,itl_p95<50ms
