@@ -206,6 +206,8 @@ def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, in
 def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
     """The scenario with one field replaced; a number of the machine or the engine then counts as assumed."""
     first, _, rest = MOVED.get(path, path).partition(".")
+    if path in ("model", "machine", "engine"):
+        raise InputError(f"--set {path}={value}: a {path} is named by an option", hint=f"--{path} {value}")
     if first not in SECTIONS:
         raise InputError(f"{path} is not a setting", hint=f"settings start with {', '.join(SECTIONS)}")
     return _replace(scenario, [*SECTIONS[first], *rest.split(".")] if rest else [*SECTIONS[first]], value, path)
@@ -304,10 +306,16 @@ def _positive_size(key: str, value: str | int) -> int:
     return size
 
 
+_KINDS: dict[str, Any] = {"run": Run, "cluster": Cluster, "parallel": Parallel, "remote": Remote}
+"""Section of a scenario file -> the record that it becomes."""
+
+
 def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     for key in settings:
         if key not in kind.__struct_fields__:
-            raise InputError(f"{where}.{key} is not a setting", hint=did_you_mean(key, kind.__struct_fields__))
+            places = [f"[{name}]" for name, other in _KINDS.items() if key in other.__struct_fields__]
+            hint = f"{key} stands in {' or '.join(places)}" if places else did_you_mean(key, kind.__struct_fields__)
+            raise InputError(f"{where}.{key} is not a setting", hint=hint)
     try:
         return msgspec.convert({key: parse_value(key, value) for key, value in settings.items()}, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -320,4 +328,24 @@ def _sane(scenario: Scenario) -> Scenario:
     if scenario.deployment.parallel.pp > 1:
         raise InputError("parallel.pp: pipeline stages are sized but not simulated", hint="`kvplan size --pp` shows the memory")
     scenario.deployment.check_gpus()
-    return scenario
+    return scenario.changed(notes=(*scenario.notes, *_beyond(scenario)))
+
+
+def _beyond(scenario: Scenario) -> list[str]:
+    """Tiers that are larger than what the machine has, in sentences."""
+    machine, tiers, replicas = scenario.machine, scenario.tiers, scenario.cluster.replicas
+    gpus = machine.gpu.memory_bytes * scenario.deployment.parallel.gpus
+    places = (
+        ("GPU pool", tiers.gpu_kv_bytes, gpus, f"memory of its GPU{'s' if scenario.deployment.parallel.gpus > 1 else ''}"),
+        ("CPU tier", tiers.cpu_bytes, machine.host.memory_bytes, "host memory"),
+        ("disk tier", tiers.disk_bytes, machine.disk.capacity_bytes, "disk"),
+    )
+    return (
+        [
+            f"a {name} of {units.format_bytes(size)} is more than the {units.format_bytes(there)} of {what} that {machine.name} has"
+            for name, size, there, what in places
+            if size > there
+        ]
+        if replicas == 1
+        else []
+    )

@@ -99,6 +99,11 @@ def plan(
     quiet: Quiet = False,
 ) -> int:
     """Say when to offload KV cache, where to and how much, and how sure that is."""
+    if sessions == "help":
+        from kvplan.planning.session_traffic import explained
+
+        out().print(explained())
+        return Exit.DONE
     if explain_config:
         return _explain(explain_config, machine, gpu_kv, as_json)
     if source and sessions:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import msgspec
 
 from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
+<<<<<<< HEAD
+from kvplan.cli.export import exported
+from kvplan.cli.options import As_json, Engine, Engine_version, Export, Kv_dtype, Machine, Quiet, Tp, named
+=======
 from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Machine, Quiet, named
+>>>>>>> main
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.results.size import SizeTable
 from kvplan.sizing.answer import ask
-from kvplan.units import parse_bytes, parse_tokens
+from kvplan.sweep.grid import combinations, label, ranks
+from kvplan.units import parse_capacity, parse_tokens
 
 EXAMPLES = """
 kvplan size qwen2.5-32b --ctx 128k --machine h100-sxm --batch 2
@@ -35,6 +43,9 @@ Tokens = Annotated[
         help="Context: 8192, 128k, or several as 8k,32k,128k. Default: the model's, up to 128k.",
     ),
 ]
+LEAST_CONTEXT = 1024
+"""A longest context below this is no answer to a command that names none."""
+
 _ADVANCED = "Advanced"
 
 
@@ -45,9 +56,9 @@ def size(
     machine: Machine = None,
     engine: Engine = None,
     engine_version: Engine_version = None,
-    kv_dtype: Annotated[str, Flag(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
+    kv_dtype: Kv_dtype = None,
     dtype: Annotated[str, Flag(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
-    tp: Annotated[int, Flag(metavar="N", help="Tensor-parallel ranks.")] = 1,
+    tp: Tp = None,
     pp: Annotated[int, Flag(metavar="N", help="Pipeline stages.", panel=_ADVANCED)] = 1,
     ep: Annotated[
         int,
@@ -69,7 +80,12 @@ def size(
     explain: Annotated[
         bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
     ] = False,
+<<<<<<< HEAD
+    verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what offload frees and what it costs.")] = False,
+    export: Export = None,
+=======
     isolated: Isolated = False,
+>>>>>>> main
     listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -86,6 +102,36 @@ def size(
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
+<<<<<<< HEAD
+    given = {"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype}
+    every = combinations(given)
+    results, labels, notes = [], [], []
+    for name in models:
+        for tokens in contexts:
+            for one in every:
+                asked = partial(
+                    ask,
+                    catalog.model(name, as_family=as_family),
+                    engine=catalog.engine(one["engine"] or "vllm", engine_version or ""),
+                    machine=catalog.machine(one["machine"]) if one["machine"] else None,
+                    batch=batch,
+                    kv_dtype=one["kv_dtype"] or "auto",
+                    dtype=dtype,
+                    tp=ranks(one["tp"]) or 1,
+                    pp=pp,
+                    ep=ep,
+                    gpu_fraction=gpu_fraction,
+                    pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
+                    keep_tokens=parse_tokens(keep),
+                )
+                found = asked(context_tokens=tokens)
+                longest = found.fit.max_context_tokens or 0
+                if not ctx and found.fit.fits is False and longest >= LEAST_CONTEXT:  # nobody asked for the context that does not fit
+                    notes.append(f"{found.context_tokens:,} tokens do not fit: sized for {longest:,}; --ctx asks for another context")
+                    found = asked(context_tokens=longest)
+                results.append(found)
+                labels.append(label(one, every))
+=======
     where, serving = names.server(), catalog.engine(names.engine.value, names.engine_version)
     results = [
         ask(
@@ -107,15 +153,19 @@ def size(
         for tokens in contexts
     ]
     results = [msgspec.structs.replace(one, provenance={**one.provenance, "defaults": names.provenance()}) for one in results]
+>>>>>>> main
     single = len(results) == 1
     if as_json:
-        emit_json(results[0] if single else {"schema": "kvplan.size-table/1", "rows": results})
+        emit_json(results[0] if single else SizeTable(rows=tuple(results)))
     else:
         from kvplan.report import size as report
 
-        report.show(out(), results[0]) if single else report.compare(out(), results)
+        report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results, labels)
+    for text in [] if quiet else dict.fromkeys(notes):
+        warn(text)
     for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
         warn(text)
+    exported(results[0] if single else SizeTable(rows=tuple(results)), export, quiet=quiet)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
 
 

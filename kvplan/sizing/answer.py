@@ -107,6 +107,7 @@ def _engine(question: Question) -> Engine:
     pooled = pool is not None
     return Engine(
         name=question.engine.name,
+        title=question.engine.title,
         version=question.engine.version,
         stored_kv_dtype=question.stored_name,
         block_tokens=layout.block_tokens,

@@ -39,7 +39,7 @@ def test_points_are_measured_and_their_results_checked(one) -> None:  # type: ig
     try:
         instrument.fresh(1)
         samples = instrument.measure(one, 2)
-        rows, findings = possible([estimate(one, [samples], 0.05)], instrument.facts())
+        rows, findings = possible([estimate(one, [samples], 0.05)], instrument.facts(), None)
     finally:
         instrument.close()
     assert len(rows) == 1, findings

@@ -17,7 +17,7 @@ from kvplan.sim.replica.jump import Jump
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
-from kvplan.sim.transfer.loads import Done
+from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 

@@ -19,7 +19,8 @@ from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
 from kvplan.sim.replica.sequence import NEVER, Sequence
 from kvplan.sim.replica.step import Pauses, ScheduledStep, StepsInFlight
-from kvplan.sim.transfer.loads import Done, Outcome
+from kvplan.sim.transfer.loads import Outcome
+from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
 
 MOST_FRUITLESS = 100

@@ -6,7 +6,7 @@ from collections import deque
 
 from kvplan.engine.spec import Overhead
 from kvplan.sim.replica.sequence import Sequence
-from kvplan.sim.transfer.loads import StepLoad
+from kvplan.sim.transfer.in_step import StepLoad
 
 
 class ScheduledStep:

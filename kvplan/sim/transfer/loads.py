@@ -9,7 +9,6 @@ is queued (`prefetch`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
@@ -19,9 +18,11 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
+from kvplan.sim.transfer.tally import Tally
 
 
 class Outcome(enum.Enum):
@@ -33,22 +34,6 @@ class Outcome(enum.Enum):
     NO_ROOM = enum.auto()
 
 
-class Tally:
-    """Loads of a run: how many, how many lost against computing again, seconds waited and lost."""
-
-    def __init__(self) -> None:
-        self.count = self.losing = 0
-        self.stall_s = self.losing_s = 0.0
-
-    def weigh(self, seconds: float, recompute_s: float) -> None:
-        """A load took so long, its way through host memory included, and computing its tokens again would have taken so long."""
-        self.count += 1
-        self.stall_s += seconds
-        if seconds > recompute_s:
-            self.losing += 1
-            self.losing_s += seconds - recompute_s
-
-
 class Load:
     """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
 
@@ -57,36 +42,6 @@ class Load:
     def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
         self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
         self.waiters: list[tuple[Sequence, Done]] = []
-
-
-class StepLoad:
-    """A load that runs inside a step: tokens [reach, held) of host memory, and what comes into that from
-    below first."""
-
-    __slots__ = ("seq", "reach", "held", "source", "parts")
-
-    def __init__(self, seq: Sequence, reach: int, held: int, source: Pin, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
-        self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
-
-
-def _blocking(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
-    """All layers of all loads, then the step."""
-    return max(0.0, last_s - start_s) + step_s
-
-
-def _layerwise(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
-    """Layer l computes when layer l-1 has and its own part is there: the later of a step behind the first layer's part
-    and of the last layer's computation behind the last part."""
-    first_layer_s = first_s + (last_s - first_s) / layers
-    return max(max(start_s, first_layer_s) + step_s, last_s + step_s / layers) - start_s
-
-
-IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {
-    "blocking": _blocking,
-    "layerwise": _layerwise,
-}
-"""Load rule -> seconds of a step that starts at `start_s`, computes for `step_s`, and whose loads take the link from
-`first_s` to `last_s`."""
 
 
 class Loads:

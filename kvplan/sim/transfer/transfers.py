@@ -9,8 +9,9 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
+from kvplan.sim.transfer.in_step import StepLoad
 from kvplan.sim.transfer.links import IN, OUT
-from kvplan.sim.transfer.loads import Loads, Outcome, StepLoad
+from kvplan.sim.transfer.loads import Loads, Outcome
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
