@@ -9,12 +9,8 @@ import msgspec
 
 from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
-<<<<<<< HEAD
 from kvplan.cli.export import exported
-from kvplan.cli.options import As_json, Engine, Engine_version, Export, Kv_dtype, Machine, Quiet, Tp, named
-=======
-from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Machine, Quiet, named
->>>>>>> main
+from kvplan.cli.options import As_json, Engine, Engine_version, Export, Isolated, Kv_dtype, Machine, Quiet, Tp, named
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.results.size import SizeTable
@@ -80,12 +76,9 @@ def size(
     explain: Annotated[
         bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
     ] = False,
-<<<<<<< HEAD
     verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what offload frees and what it costs.")] = False,
     export: Export = None,
-=======
     isolated: Isolated = False,
->>>>>>> main
     listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -93,8 +86,8 @@ def size(
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
     if listing:
         return _list(models or [], as_json)
-    given = {"model": models[0] if models else None, "machine": machine, "engine": engine, "engine_version": engine_version}
-    names = defaults.resolve(given, isolated=isolated, machine_wanted=False)
+    every = combinations({"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype})
+    names = _named(models, every[0], engine_version, isolated)
     if not models and names.model.source == defaults.FILE:
         models = [names.model.value]
     if not models:
@@ -102,18 +95,16 @@ def size(
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
-<<<<<<< HEAD
-    given = {"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype}
-    every = combinations(given)
     results, labels, notes = [], [], []
     for name in models:
         for tokens in contexts:
             for one in every:
+                named_here = _named([name], one, engine_version, isolated)
                 asked = partial(
                     ask,
                     catalog.model(name, as_family=as_family),
-                    engine=catalog.engine(one["engine"] or "vllm", engine_version or ""),
-                    machine=catalog.machine(one["machine"]) if one["machine"] else None,
+                    engine=catalog.engine(named_here.engine.value, named_here.engine_version),
+                    machine=named_here.server(),
                     batch=batch,
                     kv_dtype=one["kv_dtype"] or "auto",
                     dtype=dtype,
@@ -129,31 +120,9 @@ def size(
                 if not ctx and found.fit.fits is False and longest >= LEAST_CONTEXT:  # nobody asked for the context that does not fit
                     notes.append(f"{found.context_tokens:,} tokens do not fit: sized for {longest:,}; --ctx asks for another context")
                     found = asked(context_tokens=longest)
-                results.append(found)
+                sources = {**found.provenance, "defaults": named_here.provenance()}
+                results.append(msgspec.structs.replace(found, provenance=sources))
                 labels.append(label(one, every))
-=======
-    where, serving = names.server(), catalog.engine(names.engine.value, names.engine_version)
-    results = [
-        ask(
-            catalog.model(name, as_family=as_family),
-            engine=serving,
-            machine=where,
-            context_tokens=tokens,
-            batch=batch,
-            kv_dtype=kv_dtype,
-            dtype=dtype,
-            tp=tp,
-            pp=pp,
-            ep=ep,
-            gpu_fraction=gpu_fraction,
-            pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0,
-            keep_tokens=parse_tokens(keep),
-        )
-        for name in models
-        for tokens in contexts
-    ]
-    results = [msgspec.structs.replace(one, provenance={**one.provenance, "defaults": names.provenance()}) for one in results]
->>>>>>> main
     single = len(results) == 1
     if as_json:
         emit_json(results[0] if single else SizeTable(rows=tuple(results)))
@@ -167,6 +136,12 @@ def size(
         warn(text)
     exported(results[0] if single else SizeTable(rows=tuple(results)), export, quiet=quiet)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
+
+
+def _named(models: list[str] | None, one: dict[str, str | None], engine_version: str | None, isolated: bool) -> defaults.Defaults:
+    """Model, machine and engine of one row, and where each comes from."""
+    given = {"model": models[0] if models else None, "machine": one["machine"], "engine": one["engine"], "engine_version": engine_version}
+    return defaults.resolve(given, isolated=isolated, machine_wanted=False)
 
 
 def _explain(models: list[str], as_family: str, as_json: bool) -> int:
