@@ -6,7 +6,7 @@ batch, decode steps are taken many at a time in closed form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.gpu_cache import GpuCache
@@ -94,12 +94,14 @@ class Replica:
         While steps run, the one that the host launches next reports a load, and it is seen when that has ended.
         """
 
-        def loaded(on_gpu: bool) -> None:
+        def loaded(on_gpu: bool, waiters: Iterable[Sequence] = ()) -> None:
             if self._jump is not None:
                 self._end_jump()
             if on_gpu:
                 late = self.inflight.executing is not None and self.engine.offload.loads_seen_after_step
-                seq.seen_step = self.inflight.launched_next(self.clock.now) if late else 0
+                step = self.inflight.launched_next(self.clock.now) if late else 0
+                for each in (seq, *waiters):
+                    each.seen_step = step
             self.scheduler.no_room = None
             self._fill()
 
@@ -190,6 +192,7 @@ class Replica:
         for load in step.begins:
             load.succeed()
         self.transfers.step_ended()
+        self.transfers.offer_again()
         for seq, new, context in step.chunks:
             if seq.running:
                 self.transfers.store(seq, context + new)
@@ -257,7 +260,7 @@ class Replica:
         if any(each.filled > first.index for each in batch.sums) or len(batch) != len(self.scheduler.running):
             return
         transfers = self.transfers
-        if self.scheduler.may_admit() or transfers.settled_s(now) > now:
+        if self.scheduler.may_admit() or transfers.refused or transfers.settled_s(now) > now:
             return  # somebody may come, or copies still hold up tokens or inputs
         most = batch.steps_within(self.gpu.fits, batch.ends.next - batch.steps)
         if most < 2:

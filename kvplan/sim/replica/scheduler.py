@@ -299,6 +299,9 @@ class Scheduler:
 
     def _allocate_waiting(self, seq: Sequence, budget: int) -> int | None:
         """Tokens that a waiting sequence computes in this step; 0: it waits for a load; None: it does not fit now."""
+        if self.engine.reserve_in_flight:
+            admitted = [*self.prefilling, *(other for other in self.skipped if other.blocks)]
+            self.gpu.promised_tokens = sum(self.gpu.outstanding_tokens(other) for other in admitted if other is not seq)
         if seq.blocks:  # what it waited for is in place
             return self._extend(seq, budget)
         path = self.gpu.find(seq)

@@ -82,14 +82,15 @@ class Loads:
                 counted.count(keys)
         if self.prefetches.wait(seq):
             return Outcome.WAITS
-        held = pool.look(keys, reach, seq.prompt, again=again, retention=seq.request.retention)
+        limit = self._limit(seq)
+        held = pool.look(keys, reach, limit, again=again, retention=seq.request.retention)
         if self.lower and self.overhead.probe_s and not again:
             self._probe(seq, held, done)
             return Outcome.WAITS
         if rules.load in IN_STEP:
             return self._in_step(seq, path, reach, held, budget)
         for lower in self.lower if rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, seq.prompt, again=again, retention=seq.request.retention)
+            below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held and self._worth(seq, reach, below, [(lower, below - held)]):
                 leaf = pool.tree.path(keys, below)
                 waits = self._wait_for(seq, done, pool.tier, span(leaf, 0), held, below)
@@ -110,9 +111,15 @@ class Loads:
         seq.waiting_for_remote_kv = False
         done(False)
 
+    def _limit(self, seq: Sequence) -> int:
+        """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
+        block = self.engine.block_tokens
+        return seq.prompt if self.rules.load_last_block else (seq.prompt - 1) // block * block
+
     def _whole(self, seq: Sequence, path: list[Node], reach: int, held: int, busy_until_s: float, done: Done) -> Outcome:
         """Load tokens [reach, held) of host memory before the sequence is scheduled."""
-        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
+        least = self.host.pool.grain_tokens if self.rules.load_whole_chunks else self.engine.block_tokens
+        if held - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
             return Outcome.NOTHING
         if self._wait_for(seq, done, self.gpu.tier, path, reach, held):
             return Outcome.WAITS
@@ -147,8 +154,10 @@ class Loads:
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end)
         self._ended(load)
-        self._let_go(load, seq)
-        done(True)
+        waiters = [waiter for waiter, _ in load.waiters]
+        for each in (seq, *waiters):
+            each.waiting_for_remote_kv = False
+        done(True, waiters)
 
     def _built(self, ready_s: float, tokens: int) -> float:
         """When the host has made the block lists of a load: one load after the other."""
@@ -163,9 +172,10 @@ class Loads:
         self.gpu.share(seq)
         seq.computed = min(held, seq.target - 1)
         if not seq.counted:
-            hits = [reach, held - reach, 0, 0]
+            found = min(held, seq.prompt - 1)
+            hits = [reach, found - reach, 0, 0]
             for slot, came in seq.promoted.items():
-                tokens = len(range(max(reach, came.start), min(held, came.stop)))
+                tokens = len(range(max(reach, came.start), min(found, came.stop)))
                 hits[slot] += tokens
                 hits[1] -= tokens
             seq.hits = tuple(hits)
@@ -192,7 +202,7 @@ class Loads:
         parts: list[tuple[TierBelow, Reservation, Pin]] = []
         keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
+            below = lower.pool.look(keys, held, self._limit(seq), again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
             reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)

@@ -46,6 +46,7 @@ class Stores:
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.dropped_tokens = 0
+        self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
@@ -70,6 +71,8 @@ class Stores:
         reserved = pool.store(keys, start, end, keep=job.prompt, since=job.offered_from, retention=job.request.retention)
         if reserved is None:
             self.dropped_tokens += end - job.stored
+            if self.rules.offers_again:
+                self.refused[job] = upto
             return
         job.stored = end
         if not reserved.tokens:
@@ -102,6 +105,13 @@ class Stores:
         aside, self._aside = self._aside, []
         for send in aside:
             send()
+
+    def offer_again(self) -> None:
+        """A step has ended: what was refused is offered again by those that still run."""
+        refused, self.refused = self.refused, {}
+        for seq, upto in refused.items():
+            if seq.running:
+                self.after_step(seq, upto)
 
     def _reused(self, node: Node, start: int, end: int) -> None:
         """Blocks are allocated again: where they are still being copied the step that does so waits."""
@@ -188,7 +198,7 @@ class Stores:
         job ends."""
         if not self.rules.store_generated or self.rules.store == "on_evict":
             return
-        if job.following is not None:
+        if job.following is not None and self._goes_on(job, job.following):
             self._answer(job, job.following)
             return
         tier = self.host.pool.tier
@@ -199,6 +209,12 @@ class Stores:
         tier.stored_tokens += tokens
         tier.leave(tokens)
         self.link.busy_s[OUT] += self.host.path.service_s(OUT, tokens)
+
+    def _goes_on(self, job: Sequence, following: Request) -> bool:
+        """Does the next turn's prompt begin with this one's."""
+        size = self.host.pool.tree.key_tokens
+        whole = job.prompt // size
+        return following.prompt_tokens > job.prompt and following.blocks[:whole] == job.request.blocks[:whole]
 
     def _answer(self, job: Sequence, following: Request) -> None:
         """The answer as the beginning of the next turn's prompt, which will look for it."""

@@ -55,6 +55,16 @@ class Transfers:
         if self.stores is not None:
             self.stores.after_step(seq, upto)
 
+    def offer_again(self) -> None:
+        """A step has ended."""
+        if self.stores is not None and self.stores.refused:
+            self.stores.offer_again()
+
+    @property
+    def refused(self) -> bool:
+        """Has host memory had no room for something that is offered again with every step."""
+        return self.stores is not None and bool(self.stores.refused)
+
     def store_generated(self, seq: Sequence) -> None:
         """A seq has ended."""
         if self.stores is not None:
