@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "kvplan").rglob("*.py"))
 
 # A room may import those on earlier lines, and its own line.
 ORDER = [
-    {"errors", "units", "provenance", "outputs", "toml_text"},
+    {"errors", "units", "provenance", "outputs", "toml_text", "settings"},
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -10,7 +9,7 @@ import msgspec
 from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
 from kvplan.cli.export import exported
-from kvplan.cli.options import As_json, Engine, Engine_version, Export, Isolated, Kv_dtype, Machine, Quiet, Tp, named
+from kvplan.cli.options import As_json, Engine, Engine_version, Export, Isolated, Kv_dtype, Machine, Quiet, Set, Tp, named
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.results.size import SizeTable
@@ -39,9 +38,6 @@ Tokens = Annotated[
         help="Context: 8192, 128k, or several as 8k,32k,128k. Default: the model's, up to 128k.",
     ),
 ]
-LEAST_CONTEXT = 1024
-"""A longest context below this is no answer to a command that names none."""
-
 _ADVANCED = "Advanced"
 
 
@@ -69,6 +65,8 @@ def size(
         Flag(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", panel=_ADVANCED),
     ] = 0.0,
     gpu_kv: Annotated[str, Flag(metavar="SIZE", help="KV pool over all ranks, where known.", panel=_ADVANCED)] = "",
+    step_tokens: Annotated[str, Flag(metavar="TOKENS", help="Token budget of a step. Default: the engine's.", panel=_ADVANCED)] = "",
+    sets: Set = None,
     keep: Annotated[str, Flag(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", panel=_ADVANCED)] = "1k",
     as_family: Annotated[
         str, Flag("--as", metavar="FAMILY", help="Read a config of an unknown model_type as one of this family.", panel=_ADVANCED)
@@ -95,16 +93,16 @@ def size(
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
-    results, labels, notes = [], [], []
+    results, labels = [], []
     for name in models:
         for tokens in contexts:
             for one in every:
                 named_here = _named([name], one, engine_version, isolated)
-                asked = partial(
-                    ask,
+                found = ask(
                     catalog.model(name, as_family=as_family),
                     engine=catalog.engine(named_here.engine.value, named_here.engine_version),
                     machine=named_here.server(),
+                    context_tokens=tokens,
                     batch=batch,
                     kv_dtype=one["kv_dtype"] or "auto",
                     dtype=dtype,
@@ -113,13 +111,10 @@ def size(
                     ep=ep,
                     gpu_fraction=gpu_fraction,
                     pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
+                    step_tokens=parse_tokens(step_tokens) if step_tokens else 0,
                     keep_tokens=parse_tokens(keep),
+                    sets=dict(_setting(text) for text in sets or ()),
                 )
-                found = asked(context_tokens=tokens)
-                longest = found.fit.max_context_tokens or 0
-                if not ctx and found.fit.fits is False and longest >= LEAST_CONTEXT:  # nobody asked for the context that does not fit
-                    notes.append(f"{found.context_tokens:,} tokens do not fit: sized for {longest:,}; --ctx asks for another context")
-                    found = asked(context_tokens=longest)
                 sources = {**found.provenance, "defaults": named_here.provenance()}
                 results.append(msgspec.structs.replace(found, provenance=sources))
                 labels.append(label(one, every))
@@ -130,12 +125,17 @@ def size(
         from kvplan.report import size as report
 
         report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results, labels)
-    for text in [] if quiet else dict.fromkeys(notes):
-        warn(text)
     for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
         warn(text)
     exported(results[0] if single else SizeTable(rows=tuple(results)), export, quiet=quiet)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
+
+
+def _setting(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: write path=value", hint="for example --set engine.max_batch=256")
+    return path.strip(), value.strip()
 
 
 def _named(models: list[str] | None, one: dict[str, str | None], engine_version: str | None, isolated: bool) -> defaults.Defaults:

@@ -193,7 +193,7 @@ def _offload(console: Console, result: SizeResult) -> Table:
         seen.add(sizes_of)
         sizes = [format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.disk_bytes)]
         share = bar(console, row.gpu_bytes / everything, 12)
-        table.add_row(row.placement, row.kv_dtype, *sizes, f"{row.saved_fraction:.1%}", share)
+        table.add_row(row.placement, ", ".join((row.kv_dtype, *row.same)), *sizes, f"{row.saved_fraction:.1%}", share)
     return table
 
 

@@ -104,6 +104,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     placement: str
     kv_dtype: str
+    same: tuple[str, ...] = ()  # other KV dtypes of which all this holds
     gpu_bytes: int
     cpu_bytes: int
     disk_bytes: int
