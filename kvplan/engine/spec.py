@@ -26,7 +26,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
-    load_start: Literal["at_once", "step_end"] = "at_once"  # when a whole load begins that is scheduled while a step runs
+    # when a whole load begins that is scheduled while a step runs: now, when that ends, or when the step ends that it is scheduled with
+    load_start: Literal["at_once", "step_end", "next_step_end"] = "at_once"
+    store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step

@@ -12,7 +12,7 @@ pytestmark = [
 ]
 
 POINTS = [
-    point("launch"),
+    point("launch", span_s=0.1),
     point("copy", direction="h2d", memory="pinned", bytes=64 * MiB),
     point("copy", direction="d2h", memory="alone", bytes=MiB),
     point("mapped", direction="h2d", bytes=64 * MiB),

@@ -51,6 +51,7 @@ class Stores:
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
         self._under_copy: list[tuple[float, Keys, int, int]] = []  # until when which tokens of some content are read, oldest first
+        self._aside: list[Callable[[], None]] = []  # stores that begin when the next step ends
         if not rules.store_holds_blocks:
             gpu.reused = self._reused
         if rules.store == "on_evict":
@@ -77,12 +78,9 @@ class Stores:
         if not reserved.tokens:
             reserved.commit()
             return
-        done_s = self._sent_s(reserved.tokens)
         holds = self.rules.store_holds_blocks
         if holds:
             self.gpu.pin(leaf)
-        else:
-            self._under_copy.append((done_s, keys, reserved.start, end))
 
         def stored() -> None:
             reserved.commit()
@@ -91,7 +89,22 @@ class Stores:
                 self.gpu.unpin(leaf)
                 self.freed()
 
-        self.clock.at(done_s, stored)
+        def send() -> None:
+            done_s = self._sent_s(reserved.tokens)
+            if not holds:
+                self._under_copy.append((done_s, keys, reserved.start, end))
+            self.clock.at(done_s, stored)
+
+        if self.rules.store_start == "step_end":
+            send()
+        else:
+            self._aside.append(send)
+
+    def step_ended(self) -> None:
+        """Stores that were put aside when the step before ended begin."""
+        aside, self._aside = self._aside, []
+        for send in aside:
+            send()
 
     def offer_again(self) -> None:
         """A step has ended: what was refused is offered again by those that still run."""

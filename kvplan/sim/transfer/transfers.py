@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.prefix import Node
+from kvplan.sim.clock import Event
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
@@ -91,6 +92,18 @@ class Transfers:
             return []
         loads, self.loads.pending = self.loads.pending, []
         return loads
+
+    def begins(self) -> list[Event]:
+        """The loads that begin when the step ends that has just been scheduled."""
+        if not isinstance(self.loads, Loads) or not self.loads.begins:
+            return []
+        begins, self.loads.begins = self.loads.begins, []
+        return begins
+
+    def step_ended(self) -> None:
+        """A step has ended: stores that waited for it begin."""
+        if self.stores is not None and self.rules.store_start == "next_step_end":
+            self.stores.step_ended()
 
     def submitted_s(self) -> float:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""
