@@ -125,4 +125,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return msgspec.structs.replace(self, **parts)
 
 
+DEPLOYED = {
+    "machine": "server",
+    **{part: part for part in ("engine", "model", "tiers", "parallel", "remote", "kv_dtype", "dtype", "nodes")},
+}
+"""First word of a setting -> the field of a deployment in which it lies."""
+
 _INSTEAD = {"dp": "replicas behind a router are: cluster.replicas", "cp": "tensor-parallel ranks are: parallel.tp"}

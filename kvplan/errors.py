@@ -68,4 +68,4 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     shown = ", ".join(known[:8])
-    return f"known: {shown}{', ...' if len(known) > 8 else ''}"
+    return f"known: {shown}{', ...' if len(known) > 8 else '.'}"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import typing
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from kvplan import catalog, defaults, units
-from kvplan.deployment import Deployment, Parallel, Remote, Tiers
+from kvplan.deployment import DEPLOYED, Deployment, Parallel, Remote, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.hardware.spec import Machine
 from kvplan.model import ModelSpec
-from kvplan.provenance import Source
+from kvplan.settings import parse_value, replaced
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
@@ -40,7 +39,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     max_input_tokens: Count = 0  # drop longer prompts; 0: none
     warmup: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.0  # share of the requests left out of the summary
     jitter_s: Seconds = 0.0  # spread equal arrival stamps over this long
-    seed: int = 0
+    seed: Count = 0
     jump: bool = True  # take equal decode steps many at a time
     max_sessions: Count = 0  # open at once; 0: any number
     target: str = ""  # such as ttft_p95<2s,itl_p95<50ms
@@ -108,8 +107,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    **{part: ("deployment", part) for part in ("engine", "model", "tiers", "parallel", "remote", "kv_dtype", "dtype", "nodes")},
-    "machine": ("deployment", "server"),
+    **{first: ("deployment", field) for first, field in DEPLOYED.items()},
     "run": ("run",),
     "cluster": ("cluster",),
 }
@@ -206,67 +204,11 @@ def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, in
 def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
     """The scenario with one field replaced; a number of the machine or the engine then counts as assumed."""
     first, _, rest = MOVED.get(path, path).partition(".")
+    if path in ("model", "machine", "engine"):
+        raise InputError(f"--set {path}={value}: a {path} is named by an option", hint=f"--{path} {value}")
     if first not in SECTIONS:
         raise InputError(f"{path} is not a setting", hint=f"settings start with {', '.join(SECTIONS)}")
-    return _replace(scenario, [*SECTIONS[first], *rest.split(".")] if rest else [*SECTIONS[first]], value, path)
-
-
-def parse_value(name: str, value: Any) -> Any:
-    """A setting's value by the unit that its name carries; text without one is a number, a truth value or itself."""
-    if not isinstance(value, str):
-        return value
-    for suffix, parse in (
-        ("_bytes", units.parse_bytes),
-        ("Bps", units.parse_rate),
-        ("_tokens", units.parse_tokens),
-        ("_s", units.parse_seconds),
-    ):
-        if name.endswith(suffix) and not (suffix == "_tokens" and value == "0"):
-            return parse(value)
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    for number in (int, float):
-        try:
-            return number(value)
-        except ValueError:
-            continue
-    return value
-
-
-def _replace(record: Any, parts: list[str], value: Any, path: str) -> Any:
-    if not parts or not isinstance(record, msgspec.Struct):
-        raise InputError(f"{path} is not a setting")
-    fields = _types(type(record))
-    name = parts[0]
-    if name not in fields:
-        raise InputError(f"{path} is not a setting", hint=did_you_mean(name, fields))
-    if len(parts) > 1:
-        changes: dict[str, Any] = {name: _replace(getattr(record, name), parts[1:], value, path)}
-    else:
-        changes = {name: _converted(name, value, fields[name], path)}
-    sources = getattr(record, "provenance", {})
-    if ".".join(parts) in sources:
-        changes["provenance"] = {**sources, ".".join(parts): Source(kind="assumed", source="set by the user")}
-    return msgspec.structs.replace(record, **changes)
-
-
-@cache
-def _types(kind: type) -> dict[str, Any]:
-    """Fields of a record with their types, bounds included."""
-    return typing.get_type_hints(kind, include_extras=True)
-
-
-def _converted(name: str, value: Any, kind: Any, path: str) -> Any:
-    try:
-        parsed = parse_value(name, value)
-    except InputError as error:
-        raise InputError(f"{path}: {error.message}", hint=error.hint) from None
-    for strict in (True, False):
-        try:
-            return msgspec.convert(parsed, kind, strict=strict)
-        except msgspec.ValidationError as error:
-            problem = error
-    raise InputError(f"{path}: {value!r} does not fit: {problem}") from None
+    return replaced(scenario, [*SECTIONS[first], *rest.split(".")] if rest else [*SECTIONS[first]], value, path)
 
 
 def _read(source: str) -> _File:
@@ -304,10 +246,16 @@ def _positive_size(key: str, value: str | int) -> int:
     return size
 
 
+_KINDS: dict[str, Any] = {"run": Run, "cluster": Cluster, "parallel": Parallel, "remote": Remote}
+"""Section of a scenario file -> the record that it becomes."""
+
+
 def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     for key in settings:
         if key not in kind.__struct_fields__:
-            raise InputError(f"{where}.{key} is not a setting", hint=did_you_mean(key, kind.__struct_fields__))
+            places = [f"[{name}]" for name, other in _KINDS.items() if key in other.__struct_fields__]
+            hint = f"{key} stands in {' or '.join(places)}" if places else did_you_mean(key, kind.__struct_fields__)
+            raise InputError(f"{where}.{key} is not a setting", hint=hint)
     try:
         return msgspec.convert({key: parse_value(key, value) for key, value in settings.items()}, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -320,4 +268,24 @@ def _sane(scenario: Scenario) -> Scenario:
     if scenario.deployment.parallel.pp > 1:
         raise InputError("parallel.pp: pipeline stages are sized but not simulated", hint="`kvplan size --pp` shows the memory")
     scenario.deployment.check_gpus()
-    return scenario
+    return scenario.changed(notes=(*scenario.notes, *_beyond(scenario)))
+
+
+def _beyond(scenario: Scenario) -> list[str]:
+    """Tiers that are larger than what the machine has, in sentences."""
+    machine, tiers, replicas = scenario.machine, scenario.tiers, scenario.cluster.replicas
+    gpus = machine.gpu.memory_bytes * scenario.deployment.parallel.gpus
+    places = (
+        ("GPU pool", tiers.gpu_kv_bytes, gpus, f"memory of its GPU{'s' if scenario.deployment.parallel.gpus > 1 else ''}"),
+        ("CPU tier", tiers.cpu_bytes, machine.host.memory_bytes, "host memory"),
+        ("disk tier", tiers.disk_bytes, machine.disk.capacity_bytes, "disk"),
+    )
+    return (
+        [
+            f"a {name} of {units.format_bytes(size)} is more than the {units.format_bytes(there)} of {what} that {machine.name} has"
+            for name, size, there, what in places
+            if size > there
+        ]
+        if replicas == 1
+        else []
+    )

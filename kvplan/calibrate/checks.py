@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from kvplan.calibrate.datasheet import link_Bps, peak
+from kvplan.calibrate.datasheet import link_Bps, promised_link_Bps
 from kvplan.calibrate.predict import gemm_traffic, kv_bytes
 from kvplan.calibrate.records import Estimate, Finding, Point, Value
+from kvplan.hardware.spec import Gpu
 from kvplan.hardware.timing import pair_flops, score_pairs
 from kvplan.units import format_rate
 
 SLACK = 1.02  # what a clock may gain on a bound before the figure is impossible
 
 
-def bound_s(point: Point, facts: dict[str, Value]) -> float:
-    """The least seconds in which physics lets a point be done; 0 when no bound is known."""
-    size, known = point.number("bytes"), peak(str(facts.get("gpu_name", "")))
-    if point.op in ("copy", "duplex", "mapped"):
-        rate = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
-        return size / rate if rate else 0.0
-    if point.op == "scatter":
-        rate = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
-        return size * point.number("pieces") / rate if rate else 0.0
+def bound_s(point: Point, facts: dict[str, Value], known: Gpu | None) -> float:
+    """The least seconds in which physics lets a point be done, by the link and by what is `known` of the GPU; 0 when no bound is known."""
+    size = point.number("bytes")
+    if point.op in ("copy", "duplex", "mapped", "scatter"):
+        rate = promised_link_Bps(facts)
+        return size * max(1, point.number("pieces")) / rate if rate else 0.0
     if known is None:
         return 0.0
     if point.op == "hbm":
@@ -34,11 +32,11 @@ def bound_s(point: Point, facts: dict[str, Value]) -> float:
     return 0.0
 
 
-def possible(rows: list[Estimate], facts: dict[str, Value]) -> tuple[list[Estimate], list[Finding]]:
+def possible(rows: list[Estimate], facts: dict[str, Value], known: Gpu | None) -> tuple[list[Estimate], list[Finding]]:
     """Rows that physics allows, and one finding (G07) for each that it does not."""
     kept, findings = [], []
     for row in rows:
-        bound = bound_s(row.point, facts)
+        bound = bound_s(row.point, facts, known)
         if row.seconds * SLACK >= bound:
             kept.append(row)
         else:

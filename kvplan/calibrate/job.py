@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from kvplan.calibrate.probes import Context, Probe
-from kvplan.hardware.spec import Machine
+from kvplan.hardware.spec import Gpu, Machine
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,5 +20,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     base: Machine | None = None  # supplies what is not measured
     stand_in: bool = False  # the base is no machine of the user's: its numbers are assumptions here
+    known: Gpu | None = None  # what the maker promises of this GPU
     created: str = ""
     fake: bool = False

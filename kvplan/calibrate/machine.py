@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kvplan import __version__
-from kvplan.calibrate.datasheet import link_Bps, peak
+from kvplan.calibrate.datasheet import promised_link_Bps
 from kvplan.calibrate.fits import RUN_TO_RUN, Findings
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.names import SHOWN, unit
@@ -153,10 +153,9 @@ def _domain(rows: list[Estimate]) -> dict[str, list[int]]:
     return made
 
 
-def figures(machine: Machine, found: Findings, facts: dict[str, Value]) -> tuple[Figure, ...]:
+def figures(known: Gpu | None, found: Findings, facts: dict[str, Value]) -> tuple[Figure, ...]:
     """The lines of the closing table, with the datasheet's figure where there is one."""
-    known = peak(machine.gpu.name)
-    link = link_Bps(int(facts.get("link_gen_max", 0)), int(facts.get("link_width_max", 0)))
+    link = promised_link_Bps(facts)
     promised = {"link.h2d_Bps": link, "link.d2h_Bps": link}
     made = []
     for path, (part, name) in SHOWN.items():

@@ -184,7 +184,7 @@ def _sustained(context: Context) -> list[Point]:
 
 
 def _launch(_: Context) -> list[Point]:
-    return [point("launch")]
+    return [point("launch", span_s=0.4)]
 
 
 def _python(_: Context) -> list[Point]:

@@ -116,14 +116,13 @@ class Calibration:
         return rows, samples, failures
 
     def _possible(self, rows: list[Estimate]) -> list[Estimate]:
-        kept, impossible = checks.possible(rows, self.facts)
+        kept, impossible = checks.possible(rows, self.facts, self.job.known)
         self.findings += impossible
         return kept
 
     def fit(self) -> tuple[Findings, Gpu, dict[str, str]]:
         """Fitted numbers on the datasheet's peaks."""
-        name = str(self.facts.get("gpu_name", ""))
-        gpu, sources = peaks(name, int(self.facts.get("memory_bytes", 0)), self.rows)
+        gpu, sources = peaks(self.job.known, self.facts, self.rows)
         return fit_all(self.rows, gpu), gpu, sources
 
     def holdout(self, machine: Machine, kept: dict[str, float]) -> Quality:
@@ -183,7 +182,7 @@ def run(
     return CalibrateResult(
         machine=machine,
         mode=job.context.mode.name,
-        figures=figures(machine, found, state.facts),
+        figures=figures(job.known, found, state.facts),
         probes=tuple(state.outcomes),
         quality=quality,
         warnings=remarks,

@@ -10,11 +10,13 @@ from typing import Annotated
 import msgspec
 
 from kvplan import catalog, defaults, outputs
+from kvplan.catalog.machines import of_gpu
 from kvplan.cli.console import Exit, emit_json, err, note, out, warn
 from kvplan.cli.options import Quiet
 from kvplan.cli.parser import Flag
 from kvplan.cli.server import KEY_VARIABLE, address
 from kvplan.errors import InputError, MissingError
+from kvplan.hardware.spec import Gpu
 from kvplan.toml_text import to_toml
 from kvplan.units import parse_seconds
 
@@ -79,6 +81,7 @@ def calibrate(
         busy_ok=busy_ok,
         base=catalog.machine(merge or STAND_IN) if merge or only else None,
         stand_in=not merge,
+        known=_known,
     )
     try:
         result = calibrate(options, lambda line: note(line, quiet=quiet))
@@ -106,6 +109,11 @@ def _unnamed(resume: bool) -> Path:
     if path.exists() and not resume:
         raise InputError(f"{path} is here already", hint=f"-o FILE names another, -o {path} replaces it")
     return path
+
+
+def _known(gpu: str) -> Gpu | None:
+    name = of_gpu(gpu)
+    return catalog.machine(name).gpu if name else None
 
 
 def _named(output: Path) -> str:

@@ -105,6 +105,8 @@ def simulate(
     from kvplan.sim.simulate import simulate as run
     from kvplan.sweep import grid
 
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: at least 1", hint="leave it out for all requests")
     began = time.perf_counter()
     settings = [*(sets or [])]
     for path, value in (("engine.offload.policy", policy), ("cluster.replicas", replicas), ("cluster.router", router)):

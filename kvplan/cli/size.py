@@ -8,11 +8,14 @@ import msgspec
 
 from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.options import As_json, Engine, Engine_version, Isolated, Machine, Quiet, named
+from kvplan.cli.export import exported
+from kvplan.cli.options import As_json, Engine, Engine_version, Export, Isolated, Kv_dtype, Machine, Quiet, Set, Tp, named
 from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
+from kvplan.results.size import SizeTable
 from kvplan.sizing.answer import ask
-from kvplan.units import parse_bytes, parse_tokens
+from kvplan.sweep.grid import combinations, label, ranks
+from kvplan.units import parse_capacity, parse_tokens
 
 EXAMPLES = """
 kvplan size qwen2.5-32b --ctx 128k --machine h100-sxm --batch 2
@@ -45,9 +48,9 @@ def size(
     machine: Machine = None,
     engine: Engine = None,
     engine_version: Engine_version = None,
-    kv_dtype: Annotated[str, Flag(metavar="DTYPE", help="bf16, fp8, int8, int4, nvfp4, ... or auto: as the engine does.")] = "auto",
+    kv_dtype: Kv_dtype = None,
     dtype: Annotated[str, Flag(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
-    tp: Annotated[int, Flag(metavar="N", help="Tensor-parallel ranks.")] = 1,
+    tp: Tp = None,
     pp: Annotated[int, Flag(metavar="N", help="Pipeline stages.", panel=_ADVANCED)] = 1,
     ep: Annotated[
         int,
@@ -62,6 +65,8 @@ def size(
         Flag(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", panel=_ADVANCED),
     ] = 0.0,
     gpu_kv: Annotated[str, Flag(metavar="SIZE", help="KV pool over all ranks, where known.", panel=_ADVANCED)] = "",
+    step_tokens: Annotated[str, Flag(metavar="TOKENS", help="Token budget of a step. Default: the engine's.", panel=_ADVANCED)] = "",
+    sets: Set = None,
     keep: Annotated[str, Flag(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", panel=_ADVANCED)] = "1k",
     as_family: Annotated[
         str, Flag("--as", metavar="FAMILY", help="Read a config of an unknown model_type as one of this family.", panel=_ADVANCED)
@@ -69,6 +74,8 @@ def size(
     explain: Annotated[
         bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
     ] = False,
+    verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what offload frees and what it costs.")] = False,
+    export: Export = None,
     isolated: Isolated = False,
     listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
@@ -77,8 +84,8 @@ def size(
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
     if listing:
         return _list(models or [], as_json)
-    given = {"model": models[0] if models else None, "machine": machine, "engine": engine, "engine_version": engine_version}
-    names = defaults.resolve(given, isolated=isolated, machine_wanted=False)
+    every = combinations({"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype})
+    names = _named(models, every[0], engine_version, isolated)
     if not models and names.model.source == defaults.FILE:
         models = [names.model.value]
     if not models:
@@ -86,37 +93,55 @@ def size(
     if explain:
         return _explain(models, as_family, as_json)
     contexts = [parse_tokens(text) for text in ctx.split(",")] if ctx else [0]
-    where, serving = names.server(), catalog.engine(names.engine.value, names.engine_version)
-    results = [
-        ask(
-            catalog.model(name, as_family=as_family),
-            engine=serving,
-            machine=where,
-            context_tokens=tokens,
-            batch=batch,
-            kv_dtype=kv_dtype,
-            dtype=dtype,
-            tp=tp,
-            pp=pp,
-            ep=ep,
-            gpu_fraction=gpu_fraction,
-            pool_bytes=parse_bytes(gpu_kv) if gpu_kv else 0,
-            keep_tokens=parse_tokens(keep),
-        )
-        for name in models
-        for tokens in contexts
-    ]
-    results = [msgspec.structs.replace(one, provenance={**one.provenance, "defaults": names.provenance()}) for one in results]
+    results, labels = [], []
+    for name in models:
+        for tokens in contexts:
+            for one in every:
+                named_here = _named([name], one, engine_version, isolated)
+                found = ask(
+                    catalog.model(name, as_family=as_family),
+                    engine=catalog.engine(named_here.engine.value, named_here.engine_version),
+                    machine=named_here.server(),
+                    context_tokens=tokens,
+                    batch=batch,
+                    kv_dtype=one["kv_dtype"] or "auto",
+                    dtype=dtype,
+                    tp=ranks(one["tp"]) or 1,
+                    pp=pp,
+                    ep=ep,
+                    gpu_fraction=gpu_fraction,
+                    pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
+                    step_tokens=parse_tokens(step_tokens) if step_tokens else 0,
+                    keep_tokens=parse_tokens(keep),
+                    sets=dict(_setting(text) for text in sets or ()),
+                )
+                sources = {**found.provenance, "defaults": named_here.provenance()}
+                results.append(msgspec.structs.replace(found, provenance=sources))
+                labels.append(label(one, every))
     single = len(results) == 1
     if as_json:
-        emit_json(results[0] if single else {"schema": "kvplan.size-table/1", "rows": results})
+        emit_json(results[0] if single else SizeTable(rows=tuple(results)))
     else:
         from kvplan.report import size as report
 
-        report.show(out(), results[0]) if single else report.compare(out(), results)
+        report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results, labels)
     for text in dict.fromkeys(text if single else f"{one.model}: {text}" for one in results for text in one.warnings if not quiet):
         warn(text)
+    exported(results[0] if single else SizeTable(rows=tuple(results)), export, quiet=quiet)
     return Exit.NO if any(one.fit.fits is False for one in results) else Exit.DONE
+
+
+def _setting(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: write path=value", hint="for example --set engine.max_batch=256")
+    return path.strip(), value.strip()
+
+
+def _named(models: list[str] | None, one: dict[str, str | None], engine_version: str | None, isolated: bool) -> defaults.Defaults:
+    """Model, machine and engine of one row, and where each comes from."""
+    given = {"model": models[0] if models else None, "machine": one["machine"], "engine": one["engine"], "engine_version": engine_version}
+    return defaults.resolve(given, isolated=isolated, machine_wanted=False)
 
 
 def _explain(models: list[str], as_family: str, as_json: bool) -> int:

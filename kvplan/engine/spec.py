@@ -26,7 +26,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
-    load_start: Literal["at_once", "step_end"] = "at_once"  # when a whole load begins that is scheduled while a step runs
+    # when a whole load begins that is scheduled while a step runs: now, when that ends, or when the step ends that it is scheduled with
+    load_start: Literal["at_once", "step_end", "next_step_end"] = "at_once"
+    store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
@@ -51,6 +53,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     # a preempted sequence with a step in flight frees its blocks at once; when that has ended, so that those behind are preempted in vain;
     # or nobody is preempted and the step goes without the sequence that lacks a block
     blocks_in_flight: Literal["freed", "cascade", "wait"] = "freed"
+    load_last_block: bool = True  # may all of a prompt be loaded; if not, the block of its last token is always computed
+    load_whole_chunks: bool = False  # is less than a chunk beyond what the GPU holds not loaded
+    offers_again: bool = False  # is what host memory had no room for offered again in every later step of its sequence, decodes too
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
@@ -185,6 +190,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: Count = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
+    reserve_in_flight: bool = False  # and beside what prompts that are computed or loaded still need
     prefix_caching: bool = True
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     offload: Offload = Offload()

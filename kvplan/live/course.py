@@ -68,7 +68,8 @@ def _plan(scenario: Scenario, served: Served) -> probe.Design:
 
     context = min(limit for limit in (served.context_tokens, scenario.model.max_context_tokens, LONGEST_TOKENS) if limit)
     pool_tokens = served.pool_tokens or int((scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)) / token_bytes(scenario))
-    return probe.design(context, pool_tokens, scenario.engine.max_batch, seconds_of, BUDGET_S)
+    tier = scenario.tiers.cpu_bytes > 0
+    return probe.design(context, pool_tokens, scenario.engine.max_batch, seconds_of, BUDGET_S, tier=tier)
 
 
 def _from_results(question: ValidateQuestion, path: str) -> ValidateResult:

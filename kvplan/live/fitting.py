@@ -15,6 +15,7 @@ from kvplan.fit.joint import JointFit, beyond, fit_jointly, spread
 from kvplan.fit.least_squares import Parameter
 from kvplan.hardware.timing import ANCHOR_LAUNCH_S, ANCHOR_PYTHON_S, host_factors
 from kvplan.live import sent
+from kvplan.live.compare import HITS
 from kvplan.live.probe import BLOCK, Design, held_out
 from kvplan.live.records import Answer
 from kvplan.live.validate import Attempt, Say
@@ -29,6 +30,8 @@ OVERHEADS: dict[str, float] = {
     "engine.overhead.launch_layer_s": 3e-4, "engine.overhead.launch_layer_eager_s": 6e-4, "engine.overhead.step_sequence_s": 1e-5,
 }  # fmt: skip
 """Host-side constants that a probe tells, and what they are about where the engine's file has none (a Python engine; assumed)."""
+LOADS: dict[str, float] = {"engine.overhead.load_s": 5e-3, "engine.overhead.load_block_s": 5e-6}
+"""What a load from host memory costs the engine, where the server has such a tier."""
 EFFICIENCIES = (
     "engine.kernel_share",
     "machine.gpu.weight_read_efficiency",
@@ -62,7 +65,8 @@ def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, S
     numbers, or the old one where the fit is refused."""
     answers = [answer for answer in trial.run.answers if answer.ok]
     requests = sent.as_sent(trial.requests, answers)
-    points = _points(answers, plan)
+    shipped = sent.run(trial.scenario, requests, BLOCK)[1]
+    points = _points(answers, plan, shipped, trial.scenario.engine.block_tokens)
     out = held_out(plan.probes, seed)
     told, kept = [p for p in points if p.probe not in out], [p for p in points if p.probe in out]
     factors = _factors(trial.scenario)
@@ -83,7 +87,6 @@ def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, S
         return lambda values: [max(1e-9, float(columns(values)[point.column][point.row])) for point in chosen]
 
     found = fit_jointly(at(told), factors, [p.seconds for p in told], _sigma(told))
-    shipped = sent.run(trial.scenario, requests, BLOCK)[1]
     before = _error([float(shipped[p.column][p.row]) for p in kept], kept)
     guessed = at(kept)(found.values)
     after = _error(guessed, kept)
@@ -103,10 +106,15 @@ def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, S
     return result, _with(trial.scenario, found.values) if accepted else trial.scenario
 
 
-def _points(answers: Sequence[Answer], plan: Design) -> list[MeasuredTime]:
+def _points(answers: Sequence[Answer], plan: Design, columns: Any, block_tokens: int) -> list[MeasuredTime]:
+    """The times that count: of requests whose cached tokens are as predicted, since others did other work."""
     found = []
     for row, answer in enumerate(answers):
         number = plan.probe_of[answer.index]
+        hits = sum(int(columns[f"{tier}_hit_tokens"][row]) for tier in HITS)
+        surprised = answer.cached_tokens >= 0 and abs(answer.cached_tokens - hits) > block_tokens
+        if plan.probes[number].kind == "fill" or surprised:
+            continue
         found.append(MeasuredTime(probe=number, row=row, column="ttft_s", seconds=answer.ttft_s))
         between = answer.itl_s
         if between and answer.reads[-1][1] >= LEAST_TOKENS:
@@ -141,7 +149,7 @@ def _value(scenario: Scenario, path: str) -> float | None:
 
 def _factors(scenario: Scenario) -> list[Parameter]:
     found = [Parameter(name=path, typical=_shipped(scenario, path), width=HOST_WIDTH) for path in HOST]
-    for path, usual in OVERHEADS.items():
+    for path, usual in (OVERHEADS | (LOADS if scenario.tiers.cpu_bytes else {})).items():
         shipped = _value(scenario, path)
         if shipped is not None:
             found.append(Parameter(name=path, typical=shipped or usual, width=WIDTH))

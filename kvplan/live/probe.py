@@ -17,6 +17,9 @@ LENGTHS = (64, 192, 448, 1024, 2048, 4096, 8192, 16384, 32768)
 BATCHES = ((2, 512), (4, 512), (8, 512), (16, 512), (32, 512), (64, 512), (2, 4096), (8, 4096))
 BURSTS = ((4, 512), (8, 1024), (4, 4096), (16, 256))
 MIXED = ((4, 512, 4096), (8, 256, 8192))
+TIER_LENGTHS = (1024, 4096, 12288)
+FILL, TIER_SHARE = 1.1, 0.5
+"""The pool is filled with so much of its size, if that takes no more than so much of the time."""
 MARGIN, PAUSE_S = 1.3, 0.25
 """A group of requests starts after the ones before it by the prediction times the margin, and a pause."""
 ALONE_OUTPUT, BATCH_OUTPUT, BURST_OUTPUT = 12, 48, 4
@@ -43,18 +46,32 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     probe_of: list[int]
 
 
-def design(context_tokens: int, pool_tokens: int, most: int, seconds_of: Callable[[Sequence[Request]], float], budget_s: float) -> Design:
-    """Probes that fit the context and the pool and, as predicted by `seconds_of`, the time; `most` sequences at once.
+def design(
+    context_tokens: int,
+    pool_tokens: int,
+    most: int,
+    seconds_of: Callable[[Sequence[Request]], float],
+    budget_s: float,
+    *,
+    tier: bool = False,
+) -> Design:
+    """Probes that fit the context and the pool and, as predicted by `seconds_of`, the time; `most` sequences at once. With a `tier`
+    below the GPU, prefixes that other content has pushed off the GPU are asked for again at the end.
 
     What does not fit is left out, the longest first. The order is drawn, so that a drift is no trend over the lengths.
     """
-    probes = [probe for probe in _all(most) if _fits(probe, context_tokens, pool_tokens)]
+    fresh = _Fresh()
+    probes = [probe for probe in _all(fresh, most) if _fits(probe, context_tokens, pool_tokens)]
+    last = _below(fresh, context_tokens, pool_tokens) if tier else []
+    if sum(MARGIN * seconds_of(probe.requests) + PAUSE_S for probe in last) > TIER_SHARE * budget_s:
+        last = []  # the pool is too large to be filled on the way
     need_s = {id(probe): MARGIN * seconds_of(probe.requests) + PAUSE_S for probe in probes}
     while len(probes) > 8 and sum(need_s[id(probe)] for probe in probes) > budget_s:
         probes.remove(max(probes, key=lambda probe: need_s[id(probe)]))
     pairs = _paired(probes)
     random.Random(0).shuffle(pairs)
-    ordered = [probe for pair in pairs for probe in pair]
+    ordered = [probe for pair in pairs for probe in pair] + last
+    need_s |= {id(probe): MARGIN * seconds_of(probe.requests) + PAUSE_S for probe in last}
     requests: list[Request] = []
     probe_of: list[int] = []
     now_s = 0.0
@@ -67,18 +84,17 @@ def design(context_tokens: int, pool_tokens: int, most: int, seconds_of: Callabl
 
 
 def held_out(probes: Sequence[ProbeGroup], seed: int) -> set[int]:
-    """A third of the probes of each kind, by seed: never fitted."""
+    """A third of the probes of each kind, by seed: never fitted. What only fills the pool is no probe."""
     draw = random.Random(seed)
     found: set[int] = set()
-    for kind in sorted({probe.kind for probe in probes}):
+    for kind in sorted({probe.kind for probe in probes} - {"fill"}):
         numbers = [number for number, probe in enumerate(probes) if probe.kind == kind]
         found |= set(draw.sample(numbers, len(numbers) // 3))
     return found
 
 
-def _all(most: int) -> list[ProbeGroup]:
+def _all(fresh: _Fresh, most: int) -> list[ProbeGroup]:
     """Every probe, each with content of its own."""
-    fresh = _Fresh()
     probes: list[ProbeGroup] = []
     for tokens in LENGTHS:
         for _ in range(2):
@@ -101,6 +117,19 @@ def _all(most: int) -> list[ProbeGroup]:
         ProbeGroup(kind="mixed", requests=(*fresh.several(8, 256, 2 * BATCH_OUTPUT), fresh.request(8192, BURST_OUTPUT)), after_s=0.05)
     )
     return probes
+
+
+def _below(fresh: _Fresh, context_tokens: int, pool_tokens: int) -> list[ProbeGroup]:
+    """Prefixes, then content that fills the pool, then the prefixes again, from the tier below."""
+    prefixes = [fresh.request(tokens, 2) for tokens in TIER_LENGTHS for _ in range(2) if tokens + NEW + 2 <= context_tokens]
+    each = min(8192, context_tokens - 2) // BLOCK * BLOCK
+    fill = [fresh.request(each, 2) for _ in range(-(-int(FILL * pool_tokens) // each))]
+    again = [msgspec.structs.replace(one, prompt_tokens=one.prompt_tokens + NEW) for one in prefixes]
+    return [
+        *(ProbeGroup(kind="cold", requests=(one,)) for one in prefixes),
+        *(ProbeGroup(kind="fill", requests=(one,)) for one in fill),
+        *(ProbeGroup(kind="tier", requests=(one,)) for one in again),
+    ]
 
 
 class _Fresh:

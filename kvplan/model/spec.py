@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 Kind = Literal["full", "window", "chunked", "latent", "state", "cross", "shared", "index", "none"]
 Part = Literal["embedding", "head", "attention", "dense", "router", "experts", "shared_experts", "other"]
+
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -75,9 +77,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: str
     family: str = ""  # model_type of the Hugging Face config
-    depth: int  # decoder layers, as num_hidden_layers counts them
-    hidden: int
-    vocab: int
+    depth: AtLeastOne  # decoder layers, as num_hidden_layers counts them
+    hidden: AtLeastOne
+    vocab: AtLeastOne
     layers: tuple[Layers, ...]
     ffn: tuple[Ffn, ...]
     max_context_tokens: int

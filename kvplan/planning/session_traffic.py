@@ -88,12 +88,14 @@ PARSERS: dict[str, Callable[[str], int | float]] = {
 }
 
 
+def explained() -> str:
+    """Every key with its default and meaning, a line each."""
+    defaults = SessionMix()
+    return "\n".join(f"{key + '=' + format(getattr(defaults, key), 'g'):<14} {MEANING[key]}" for key in PARSERS)
+
+
 def parse_sessions(text: str) -> SessionMix:
-    """Sessions from `name=value` pairs. Raises InputError naming the part that is wrong, or saying what each means for `help`."""
-    if text.strip() == "help":
-        defaults = SessionMix()
-        words = [f"{key}={getattr(defaults, key):g}: {MEANING[key]}" for key in PARSERS]
-        raise InputError("--sessions takes these, with these defaults", hint="; ".join(words))
+    """Sessions from `name=value` pairs. Raises InputError naming the part that is wrong."""
     found: dict[str, int | float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (word.strip() for word in part.partition("="))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kvplan.hardware.spec import Machine
@@ -13,19 +14,20 @@ from kvplan.memory.formats import LOGICAL
 from kvplan.memory.kv import growth_bytes, sequence_bytes
 from kvplan.memory.weights import parameters
 from kvplan.model import ModelSpec
+from kvplan.report.tables import Rows, print_rows
 from kvplan.results.size import SizeResult, WayOut
 from kvplan.units import format_bytes, format_seconds, format_tokens
 
 BAR_CELLS = 24
 
 
-def show(console: Console, result: SizeResult) -> None:
-    """Print one model in full."""
+def show(console: Console, result: SizeResult, *, verbose: bool = False) -> None:
+    """Print one model; `verbose` adds what offload frees and costs."""
     where = f" on {result.tp * result.pp} x {result.machine}" if result.machine else ""
     console.print(
         f"[bold]{result.model}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · "
         f"{result.kv_dtype} KV · "
-        f"{result.engine.name} {result.engine.version}{where}"
+        f"{result.engine.title or result.engine.name} {result.engine.version}{where}"
     )
     for table in (_gpu(console, result), _layers(result), _sizes(result)):
         if table:
@@ -34,12 +36,17 @@ def show(console: Console, result: SizeResult) -> None:
     _multi_head(console, result)
     console.print()
     _verdict(console, result)
-    console.print()
-    console.print(_offload(console, result))
-    if prices := _prices(result):
+    if result.fit.gpu and result.weights.bytes_per_gpu > result.fit.gpu["total"]:
+        return
+    if verbose:
         console.print()
-        console.print(prices)
-    _tail(console, result)
+        console.print(_offload(console, result))
+        if prices := _prices(result):
+            console.print()
+            console.print(prices)
+        _tail(console, result)
+    else:
+        console.print("[dim]-v: what offload frees, and what it costs; `kvplan plan` says when it pays[/]")
 
 
 def bar(console: Console, share: float, cells: int = BAR_CELLS) -> str:
@@ -79,6 +86,7 @@ def _gpu(console: Console, result: SizeResult) -> Table | None:
 
 def _layers(result: SizeResult) -> Table:
     table = _grid("right", "left", "left", "right", "right")
+    table.add_row("[dim]layers[/]", "[dim]kind[/]", "[dim]shape[/]", "[dim]a token[/]", "[dim]one sequence[/]")
     for line in result.layers:
         rate = f"{line.bytes_per_token:,} B" if line.bytes_per_token else ""
         table.add_row(f"{line.count} x", line.kind, line.formula, rate, format_bytes(line.bytes))
@@ -142,6 +150,16 @@ def _verdict(console: Console, result: SizeResult) -> None:
     longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}{own}"
     if not result.kv.growth_bytes_per_token and not own:
         longest = "nothing grows with the context"
+    if fit.gpu and result.weights.bytes_per_gpu > fit.gpu["total"]:
+        console.print(
+            f"[red]✗[/] The weights alone take {format_bytes(result.weights.bytes_per_gpu)} of each GPU, which has "
+            f"{format_bytes(fit.gpu['total'])}: no context fits. More ranks (--tp), narrower weights (--dtype) or larger GPUs:"
+        )
+        table = _grid("left", "left", "left")
+        for way in fit.ways_out:
+            table.add_row(f"  {way.change}", *_way(way))
+        console.print(table)
+        return
     if fit.fits:
         console.print(
             f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}."
@@ -167,10 +185,15 @@ def _way(way: WayOut) -> tuple[str, str]:
 def _offload(console: Console, result: SizeResult) -> Table:
     table = _table("what offload frees", "KV", "GPU", "CPU", "disk", "saved", "")
     everything = max(1, result.offload[0].gpu_bytes)
+    seen = set()
     for row in result.offload:
+        sizes_of = (row.placement, row.gpu_bytes, row.cpu_bytes, row.disk_bytes)
+        if sizes_of in seen:  # two dtypes of as many bits
+            continue
+        seen.add(sizes_of)
         sizes = [format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.disk_bytes)]
         share = bar(console, row.gpu_bytes / everything, 12)
-        table.add_row(row.placement, row.kv_dtype, *sizes, f"{row.saved_fraction:.1%}", share)
+        table.add_row(row.placement, ", ".join((row.kv_dtype, *row.same)), *sizes, f"{row.saved_fraction:.1%}", share)
     return table
 
 
@@ -218,31 +241,18 @@ def _tail(console: Console, result: SizeResult) -> None:
         )
 
 
-def compare(console: Console, results: Sequence[SizeResult]) -> None:
-    """Print several models or contexts as one table; the bar shows their KV where there is room for it."""
+def compare(console: Console, results: Sequence[SizeResult], labels: Sequence[str] = ()) -> None:
+    """Print several models, contexts, machines or widths as one table; `labels` say what tells those of one model apart."""
     pooled = any(one.engine.pool_tokens is not None for one in results)
-    bars = console.width >= 96
-    heads = [
-        "model",
-        "tokens",
-        "KV",
-        "per token",
-        "reserved",
-        "weights",
-        *(["at once"] if pooled else []),
-        *([""] if bars else []),
-    ]
-    table = _table(*heads)
-    table.columns[1].justify = "right"
-    largest = max(one.kv.bytes_total for one in results) or 1
-    for one in results:
+    rows: Rows = [["model", "tokens", "KV", "per token", "reserved", "weights", *(["left for KV", "at once"] if pooled else [])]]
+    for one, words in zip(results, labels or [""] * len(results), strict=True):
         reserved = one.engine.reserved_bytes_per_request * one.batch
         sizes = [one.kv.bytes_total, one.kv.bytes_per_token_mean, reserved, one.weights_bytes]
-        row = [one.model, format_tokens(one.context_tokens), *(format_bytes(size) for size in sizes)]
-        row += [f"{one.fit.max_sequences:,}"] if pooled else []
-        row += [bar(console, one.kv.bytes_total / largest, 12)] if bars else []
-        table.add_row(*row)
-    console.print(table)
+        name = f"{escape(one.model)} {escape(words)}".strip()
+        row = [name, format_tokens(one.context_tokens), *(format_bytes(size) for size in sizes)]
+        pool = format_bytes(one.fit.kv_pool_bytes) if one.fit.kv_pool_bytes is not None else "–"
+        rows.append(row + ([pool, f"{one.fit.max_sequences or 0:,}"] if pooled else []))
+    print_rows(console, rows)
 
 
 def model_rows(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:

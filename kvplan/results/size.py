@@ -48,6 +48,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """(b) What the engine reserves for a request, and (c) what it prints about its pool."""
 
     name: str
+    title: str = ""
     version: str
     stored_kv_dtype: str
     block_tokens: int
@@ -103,6 +104,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     placement: str
     kv_dtype: str
+    same: tuple[str, ...] = ()  # other KV dtypes of which all this holds
     gpu_bytes: int
     cpu_bytes: int
     disk_bytes: int
@@ -135,3 +137,14 @@ class SizeResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row with all sizes by dotted names; concatenate those of several models or contexts to compare them."""
         return frames.rows([frames.flat(self)])
+
+
+class SizeTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes of several models, contexts, machines or widths."""
+
+    schema: str = "kvplan.size-table/1"
+    rows: tuple[SizeResult, ...]
+
+    def to_frame(self) -> DataFrame:
+        """One row each, with all sizes by dotted names."""
+        return frames.rows(frames.flat(row) for row in self.rows)

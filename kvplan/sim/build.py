@@ -9,7 +9,7 @@ import msgspec
 from kvplan.engine.spec import Offload
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Network
-from kvplan.loading import Loading
+from kvplan.loading import Loading, remote_path
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
 from kvplan.scenario import Scenario
@@ -27,10 +27,11 @@ from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.disaggregated import Deliveries, Senders
 from kvplan.sim.transfer.links import DiskQueue, Duplex, HostLink
-from kvplan.sim.transfer.loads import Loads, Tally
+from kvplan.sim.transfer.loads import Loads
 from kvplan.sim.transfer.paths import CPU, DISK, REMOTE, DiskPath, HostPath, PoolRate, RemotePath, TierBelow
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
+from kvplan.sim.transfer.tally import Tally
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource
@@ -157,7 +158,7 @@ class Builder:
             path = DiskPath(self.clock, queue, self.below, chunk_tokens=self.grain, threads=threads, request_reads=reads)
             found.append(TierBelow(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
-            network, rate = _network(scenario), self._remote_rate
+            network, rate = remote_path(scenario.deployment), self._remote_rate
             remote = RemotePath(self.clock, network, scenario.remote, rate, self.below, chunk_tokens=self.grain)
             found.append(TierBelow(self._remote, remote, REMOTE))
         return tuple(found)
@@ -210,15 +211,11 @@ HANDOVER = Offload(load="whole_request", store_generated=False)
 """Rules of a replica that only decodes."""
 
 
-def _network(scenario: Scenario) -> Network:
-    if scenario.machine.network is None:
-        raise InputError(f"{scenario.machine.name} has no network", hint="--set remote.client_Bps=10GB/s, or another machine")
-    return scenario.machine.network
-
-
 def transfer_network(scenario: Scenario) -> Network:
     """The way from a prefill to a decode replica."""
-    network = _network(scenario)
+    network = scenario.machine.network
+    if network is None:
+        raise InputError(f"{scenario.machine.name} has no network between prefill and decode replicas", hint="name another machine")
     return msgspec.structs.replace(network, Bps=scenario.cluster.transfer_Bps or network.Bps)
 
 

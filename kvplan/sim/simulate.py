@@ -24,7 +24,7 @@ from kvplan.sim.outcome import slo
 from kvplan.sim.outcome.record import Recorder, RunRecord
 from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.replica.sequence import Sequence
-from kvplan.sim.transfer.loads import Tally
+from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource, Trace, open_once
 

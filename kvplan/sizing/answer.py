@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from kvplan.deployment import Deployment, Parallel, Tiers
+from kvplan.deployment import DEPLOYED, Deployment, Parallel, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
@@ -15,12 +17,15 @@ from kvplan.memory.weights import parameters, part_bits, rank_weight_bytes, weig
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source
 from kvplan.results.size import Engine, Kv, LayerLine, Placement, SizeResult, Weights
+from kvplan.settings import replaced
 from kvplan.sizing.offload import placements
 from kvplan.sizing.question import Question, check
-from kvplan.sizing.ways_out import fit
+from kvplan.sizing.ways_out import fit, longest_context
 from kvplan.units import format_bytes, format_tokens
 
 KEEP_TOKENS = 1024
+LEAST_CONTEXT_TOKENS = 1024
+"""A longest context below this is no answer to a question that names none."""
 
 
 def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
@@ -107,6 +112,7 @@ def _engine(question: Question) -> Engine:
     pooled = pool is not None
     return Engine(
         name=question.engine.name,
+        title=question.engine.title,
         version=question.engine.version,
         stored_kv_dtype=question.stored_name,
         block_tokens=layout.block_tokens,
@@ -188,10 +194,12 @@ def ask(
     ep: int = 0,
     gpu_fraction: float = 0.0,
     pool_bytes: int = 0,
+    step_tokens: int = 0,
     keep_tokens: int = KEEP_TOKENS,
+    sets: Mapping[str, object] | None = None,
 ) -> SizeResult:
-    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k; a fraction of 0 is
-    the engine's.
+    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k and to what fits the machine; a fraction or
+    step of 0 is the engine's. `sets` maps settings such as `engine.max_batch` to values.
     """
     if not 0 <= gpu_fraction <= 1:
         raise InputError(f"the GPU memory fraction {gpu_fraction:g} must lie above 0 and at most at 1")
@@ -204,8 +212,26 @@ def ask(
         kv_dtype=kv_dtype,
         dtype=dtype,
     )
-    question = Question(deployment=deployment, context_tokens=context_tokens or default_context(model), batch=batch)
+    for path, value in {**({"engine.step_tokens": step_tokens} if step_tokens else {}), **(sets or {})}.items():
+        deployment = with_setting(deployment, path, value)
+    question = Question(deployment=deployment, context_tokens=context_tokens or default_context(deployment.model), batch=batch)
+    if not context_tokens:
+        check(question)
+        longest = longest_context(question)[0] if question.kv_pool_bytes else 0
+        if LEAST_CONTEXT_TOKENS <= longest < question.context_tokens:
+            cut = f"{question.context_tokens:,} tokens do not fit: sized for {longest:,}; --ctx asks for another context"
+            found = answer(question.changed(context_tokens=longest), keep_tokens)
+            return msgspec.structs.replace(found, warnings=(cut, *found.warnings))
     return answer(question, keep_tokens)
+
+
+def with_setting(deployment: Deployment, path: str, value: object) -> Deployment:
+    """A deployment with one field replaced. Raises InputError for what is no setting of it."""
+    first, _, rest = path.partition(".")
+    if first not in DEPLOYED:
+        raise InputError(f"{path} is not a setting", hint=f"settings start with {', '.join(DEPLOYED)}")
+    changed: Deployment = replaced(deployment, [DEPLOYED[first], *rest.split(".")] if rest else [DEPLOYED[first]], value, path)
+    return changed
 
 
 def spread(*, tp: int, pp: int, ep: int) -> Parallel:

@@ -5,6 +5,9 @@ offload.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+import msgspec
 
 from kvplan.engine.spec import KvFormat
 from kvplan.hardware.timing import IN, disk_s, transfer_s
@@ -35,12 +38,25 @@ def placements(question: Question, keep_tokens: int) -> tuple[Placement, ...]:
             narrow = _off_gpu(question, dtype)
             rows += [("all on GPU", dtype, 0, 0.0), ("80 % on CPU", dtype, round(0.8 * narrow), 0.0)]
     baseline = question.batch * question.sequence_bytes
-    return tuple(_placement(question, name, dtype, off, disk, baseline) for name, dtype, off, disk in rows)
+    return _folded(_placement(question, name, dtype, off, disk, baseline) for name, dtype, off, disk in rows)
+
+
+def _folded(rows: Iterable[Placement]) -> tuple[Placement, ...]:
+    """Rows of the same bytes as one (8-bit dtypes differ in nothing but their scales); the first names the others."""
+    found: dict[tuple[str, int, int, int], Placement] = {}
+    for row in rows:
+        key = (row.placement, row.gpu_bytes, row.cpu_bytes, row.disk_bytes)
+        known = found.get(key)
+        found[key] = msgspec.structs.replace(known, same=(*known.same, row.kv_dtype)) if known else row
+    return tuple(found.values())
 
 
 _SHARES = (
     ("80 % on CPU", 0.80, 0.0),
     ("95 % on CPU", 0.95, 0.0),
+    ("all on CPU", 1.0, 0.0),
+    ("80 % on disk", 0.80, 1.0),
+    ("95 % on disk", 0.95, 1.0),
     ("40 % CPU, 40 % disk", 0.80, 0.5),
 )
 """Name, share of the tokens' bytes that leaves the GPU, and share of those that lies on disk."""

@@ -102,6 +102,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def changed(self, **changes: object) -> Question:
         """The same question with some parts changed, those of the deployment included."""
         own = {name: changes.pop(name) for name in tuple(changes) if name in self.__struct_fields__}
+        if "gpu_fraction" in changes:
+            changes["engine"] = msgspec.structs.replace(self.engine, gpu_fraction=changes.pop("gpu_fraction"))
         return msgspec.structs.replace(self, deployment=self.deployment.changed(**changes), **own)
 
 

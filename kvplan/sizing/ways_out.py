@@ -12,6 +12,8 @@ from kvplan.sizing.question import Question
 from kvplan.units import format_bytes, format_seconds
 
 MAX_WAYS = 4
+MOST_FRACTION = 0.95
+"""The largest share of GPU memory that is proposed: what is left is the driver's and other processes', by assumption."""
 
 
 def fit(question: Question) -> Fit:
@@ -19,7 +21,7 @@ def fit(question: Question) -> Fit:
     if question.kv_pool_bytes is None:
         return Fit()
     fits = question.max_sequences >= question.batch
-    longest, limited = _longest_context(question)
+    longest, limited = longest_context(question)
     pool = question.pool
     return Fit(
         fits=fits,
@@ -43,7 +45,7 @@ def fit(question: Question) -> Fit:
     )
 
 
-def _longest_context(question: Question) -> tuple[int, bool]:
+def longest_context(question: Question) -> tuple[int, bool]:
     """The longest context at which the whole batch fits, and whether the model's own limit cut it."""
     limit = max(question.model.max_context_tokens or 2**24, 1)
     share = question.blocks // question.batch
@@ -82,6 +84,9 @@ def ways_out(question: Question) -> tuple[WayOut, ...]:
 def _kinds(question: Question) -> Iterator[list[dict[str, object]]]:
     """Kinds of change, those that ask least of the user first; each a list from the smallest change to the largest."""
     narrow: dict[str, object] = {"kv_dtype": "fp8"} if question.format.element_bits > 8 else {}
+    engine = question.engine
+    if question.machine and engine.memory.fraction_of == "total" and engine.gpu_fraction < MOST_FRACTION and not question.given_pool_bytes:
+        yield [{"gpu_fraction": MOST_FRACTION}]
     smaller = _narrower_weights(question)
     ranks: list[dict[str, object]] = [{"tp": tp} for tp in _more_ranks(question)]
     for base in (narrow, smaller, narrow | smaller if narrow and smaller else {}):
@@ -126,7 +131,7 @@ def _fewer(question: Question) -> WayOut | None:
     """Fewer sequences, or for a single one a shorter context."""
     if question.max_sequences:
         return WayOut(change=f"--batch {question.max_sequences}", fits=True, max_sequences=question.max_sequences, missing_bytes=0)
-    longest, _ = _longest_context(question)
+    longest, _ = longest_context(question)
     if not longest:
         return None
     shorter = question.changed(context_tokens=longest)

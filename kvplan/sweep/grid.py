@@ -56,7 +56,7 @@ def scenarios(
     for source in sources:
         _exists(source)
         for one in every:
-            spread = {**(run or {}), "tp": _ranks(one.get("tp")), "kv_dtype": one.get("kv_dtype")}
+            spread = {**(run or {}), "tp": ranks(one.get("tp")), "kv_dtype": one.get("kv_dtype")}
             loaded = scenario.load(
                 source,
                 model=one.get("model"),
@@ -80,7 +80,8 @@ def _alike(found: list[Scenario]) -> list[Scenario]:
     return [one.changed(tiers=msgspec.structs.replace(one.tiers, gpu_kv_bytes=0)) for one in found]
 
 
-def _ranks(text: str | None) -> int | None:
+def ranks(text: str | None) -> int | None:
+    """Tensor-parallel ranks from a word. Raises InputError."""
     if text is not None and not text.isdigit():
         raise InputError(f"--tp {text}: not a whole number")
     return None if text is None else int(text)

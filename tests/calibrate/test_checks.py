@@ -4,13 +4,15 @@ import tomllib
 
 import pytest
 
+from kvplan import catalog
 from kvplan.calibrate import checks
-from kvplan.calibrate.datasheet import link_Bps, peak
+from kvplan.calibrate.datasheet import link_Bps, peaks
 from kvplan.calibrate.measure import facts as inventory
 from kvplan.calibrate.profile import to_toml
 from kvplan.calibrate.records import Estimate, Point, point
 
-H100 = {"gpu_name": "NVIDIA H100 80GB HBM3", "link_gen_max": 5, "link_width_max": 16}
+H100 = catalog.machine("h100-sxm").gpu
+FACTS = {"gpu_name": "NVIDIA H100 80GB HBM3", "link_gen_max": 5, "link_width_max": 16}
 
 
 def _row(one: Point, seconds: float) -> Estimate:
@@ -31,29 +33,32 @@ def _row(one: Point, seconds: float) -> Estimate:
     ],
 )
 def test_a_figure_above_a_bound_is_discarded_and_said(one: Point, bound_s: float) -> None:
-    assert checks.bound_s(one, H100) == pytest.approx(bound_s, rel=1e-3)
+    assert checks.bound_s(one, FACTS, H100) == pytest.approx(bound_s, rel=1e-3)
     slow, fast = _row(one, bound_s * 1.01), _row(one, bound_s / 1.05)
-    kept, findings = checks.possible([slow, fast], H100)
+    kept, findings = checks.possible([slow, fast], FACTS, H100)
     assert kept == [slow]
     assert [f.code for f in findings] == ["G07"]
     assert "discarded" in findings[0].text
 
 
-def test_an_unknown_gpu_has_no_bound() -> None:
-    assert peak("Some GPU") is None
-    assert checks.bound_s(point("gemm", m=1, n=1, k=1), {"gpu_name": "Some GPU"}) == 0.0
+def test_an_unknown_gpu_has_no_bound_and_the_peaks_that_were_measured() -> None:
+    product = point("gemm", m=1024, n=1024, k=1024)
+    assert checks.bound_s(product, {"gpu_name": "Some GPU"}, None) == 0.0
+    # 2 x 1024^3 FLOPs in 10 us: 214.7 TFLOP/s.
+    gpu, sources = peaks(None, {"gpu_name": "Some GPU", "memory_bytes": 2**34}, [_row(product, 1e-5)])
+    assert (gpu.name, gpu.bf16_flops) == ("Some GPU", pytest.approx(214.7e12, rel=1e-3))
+    assert "the best that was measured" in sources["bf16_flops"]
 
 
-@pytest.mark.parametrize(("name", "hbm_Bps"), [("NVIDIA H200", 4.8e12), ("NVIDIA L40S", 0.864e12), ("NVIDIA L4", 0.3e12)])
-def test_datasheets_are_found_by_whole_words(name: str, hbm_Bps: float) -> None:
-    found = peak(name)
-    assert found is not None
-    assert found.hbm_Bps == hbm_Bps
+def test_a_known_gpu_has_its_makers_peaks() -> None:
+    gpu, sources = peaks(H100, FACTS, [])
+    assert (gpu.hbm_Bps, gpu.bf16_flops, gpu.fp8_flops) == (H100.hbm_Bps, H100.bf16_flops, H100.fp8_flops)
+    assert sources["hbm_Bps"] == "datasheet of NVIDIA H100 80GB HBM3, dense"
 
 
 def test_a_slow_slot_is_said() -> None:
-    assert checks.check_link(H100, {"link_gen": 5, "link_width": 16}) == []
-    found = checks.check_link(H100, {"link_gen": 4, "link_width": 8})
+    assert checks.check_link(FACTS, {"link_gen": 5, "link_width": 16}) == []
+    found = checks.check_link(FACTS, {"link_gen": 4, "link_width": 8})
     assert [f.code for f in found] == ["G01"]
     assert "Gen4 x8" in found[0].text
     assert link_Bps(4, 16) == pytest.approx(31.5e9, rel=1e-3)

@@ -12,7 +12,7 @@ pytestmark = [
 ]
 
 POINTS = [
-    point("launch"),
+    point("launch", span_s=0.1),
     point("copy", direction="h2d", memory="pinned", bytes=64 * MiB),
     point("copy", direction="d2h", memory="alone", bytes=MiB),
     point("mapped", direction="h2d", bytes=64 * MiB),
@@ -39,7 +39,7 @@ def test_points_are_measured_and_their_results_checked(one) -> None:  # type: ig
     try:
         instrument.fresh(1)
         samples = instrument.measure(one, 2)
-        rows, findings = possible([estimate(one, [samples], 0.05)], instrument.facts())
+        rows, findings = possible([estimate(one, [samples], 0.05)], instrument.facts(), None)
     finally:
         instrument.close()
     assert len(rows) == 1, findings

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvplan import catalog
+from kvplan.deployment import Tiers
 from kvplan.live import fitting, probe, sent
 from kvplan.live.records import Answer, Replay
 from kvplan.live.validate import Attempt
@@ -56,7 +57,7 @@ def measured(world: Scenario, plan: probe.Design, noise: float) -> Attempt:
         answers.append(
             Answer(
                 index=i, due_s=at, sent_s=at, reads=reads, prompt_tokens=request.prompt_tokens, output_tokens=request.output_tokens,
-                cached_tokens=0, status=200,
+                cached_tokens=sum(int(columns[f"{tier}_hit_tokens"][i]) for tier in ("gpu", "cpu")), status=200,
             )
         )  # fmt: skip
     run = Replay(answers=answers, lateness=[])
@@ -116,6 +117,21 @@ def test_a_third_of_each_kind_is_held_out_by_seed(tmp_path: Path) -> None:
     for number, group in enumerate(plan.probes):  # a hit comes right after the request whose prefix it shares
         if group.kind == "hit":
             assert plan.probes[number - 1].requests[0].blocks == group.requests[0].blocks
+
+
+def test_with_a_tier_prefixes_are_asked_for_again_after_the_pool_was_filled(tmp_path: Path) -> None:
+    plan = probe.design(14_000, 40_000, 2, lambda requests: 0.5, 1000.0, tier=True)
+    kinds = [group.kind for group in plan.probes]
+    assert kinds[-6:] == ["tier"] * 6 and kinds.count("fill") == 6  # 44,000 tokens in pieces of 8,192
+    world = load(str(blank_trace(tmp_path)), model="llama-3.2-1b", machine="l4", sets=["engine.max_batch=2"])
+    token_bytes = 32_768  # 16 layers x 2 x 8 heads x 64 x 2 bytes
+    tiers = Tiers(gpu_kv_bytes=40_000 * token_bytes, cpu_bytes=400_000 * token_bytes)
+    _, columns = sent.run(world.changed(tiers=tiers), plan.requests, probe.BLOCK)
+    again = [i for i, number in enumerate(plan.probe_of) if plan.probes[number].kind == "tier"]
+    assert [int(columns["cpu_hit_tokens"][i]) for i in again] == [1024, 1024, 4096, 4096, 12288, 12288]
+    assert not {i for i in probe.held_out(plan.probes, 0) if plan.probes[i].kind == "fill"}
+    short = probe.design(14_000, 40_000, 2, lambda requests: 0.5, 10.0, tier=True)  # no time to fill the pool
+    assert "tier" not in {group.kind for group in short.probes}
 
 
 def test_a_probe_asks_no_more_than_fits(tmp_path: Path) -> None:

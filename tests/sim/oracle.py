@@ -463,8 +463,10 @@ class Oracle:
             seq.computed = held * self.block
             self.share(seq)
             seq.computed = min(seq.computed, seq.target - 1)
-            from_disk = len(seq.from_disk & set(range(reach, held))) * self.block
-            seq.hits = seq.hits if seq.counted else (reach * self.block, count * self.block - from_disk, from_disk)
+            found = min(held * self.block, seq.prompt - 1)  # the last token is computed again
+            last = held * self.block - found if held - 1 in seq.from_disk else 0
+            from_disk = len(seq.from_disk & set(range(reach, held))) * self.block - last
+            seq.hits = seq.hits if seq.counted else (reach * self.block, found - reach * self.block - from_disk, from_disk)
             seq.load += self.now - began
             seen = self.engine.offload.loads_seen_after_step and self.executing is not None
             self.over(seq, "gpu", self.launched_next() if seen else 0)
@@ -521,7 +523,10 @@ class Oracle:
         seq.waits, self.stuck = False, None
         for waiter in released:
             waiter.waits, self.stuck = False, None
-            self.pump()
+            if tier == "gpu":
+                waiter.seen_step = seen_step
+            else:
+                self.pump()
         seq.seen_step, self.stuck = seen_step, None
         self.pump()
 

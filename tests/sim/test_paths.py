@@ -8,6 +8,7 @@ import pytest
 
 from kvplan import catalog
 from kvplan.deployment import Deployment, Remote
+from kvplan.hardware.spec import Network
 from kvplan.memory.below import below
 from kvplan.request import Request
 from kvplan.sim.clock import Clock
@@ -25,9 +26,7 @@ def disk(**rules: int) -> DiskPath:
 
 
 def remote(latency_s: float) -> RemotePath:
-    assert SERVER.network is not None
-    settings = Remote(latency_s=latency_s, client_Bps=1e10)
-    return RemotePath(Clock(), SERVER.network, settings, PoolRate(0.0), BELOW, chunk_tokens=256)
+    return RemotePath(Clock(), Network(Bps=1e10, latency_s=latency_s), Remote(), PoolRate(0.0), BELOW, chunk_tokens=256)
 
 
 def test_small_reads_add_their_depths_up() -> None:

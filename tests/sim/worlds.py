@@ -19,6 +19,8 @@ from kvplan.scenario import Run, Scenario
 from kvplan.sim.simulate import World, bytes_per_token
 
 BLOCK = 16
+PLAIN = {"job_order": "position", "blocks_in_flight": "freed", "offers_again": False}
+"""Rules of host memory and of preemption that the oracle knows."""
 
 
 class ListTrace:
@@ -57,9 +59,9 @@ def world(
     base = catalog.engine("vllm")
     spec: EngineSpec = msgspec.structs.replace(
         base,
-        offload=msgspec.structs.replace(base.offload, **{"job_order": "position", "blocks_in_flight": "freed", **(offload or {})}),
+        offload=msgspec.structs.replace(base.offload, **{**PLAIN, **(offload or {})}),
         overhead=msgspec.structs.replace(base.overhead, **(overhead or {})),
-        **{"null_blocks": 0, **(engine or {})},
+        **{"null_blocks": 0, "reserve_in_flight": False, **(engine or {})},
     )
     server = catalog.machine("h100-sxm")
     for part, fields in (machine or {}).items():

@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit() -> None:
 
 
 def row(result: SizeResult, placement: str, kv_dtype: str):  # noqa: ANN201
-    return next(one for one in result.offload if (one.placement, one.kv_dtype) == (placement, kv_dtype))
+    return next(one for one in result.offload if one.placement == placement and kv_dtype in (one.kv_dtype, *one.same))
 
 
 def test_published_offload_figures() -> None:
@@ -163,3 +163,41 @@ def test_more_than_the_host_can_pin_is_said() -> None:
     # 64 sequences of 16 GiB are 1 TiB; an L4 host has 128 GiB, of which 80 % can be pinned.
     result = kvplan.size("llama-3.1-8b", machine="l4", context_tokens=131072, batch=64)
     assert any("102.4 GiB that the host can pin" in text for text in result.warnings)
+
+
+def test_the_default_context_of_a_small_card_is_what_fits() -> None:
+    result = kvplan.size("llama-3.1-8b", machine="l4")
+    assert result.fit.fits
+    assert 0 < result.context_tokens < 131072
+    assert kvplan.size("llama-3.1-8b", machine="l4", context_tokens=result.context_tokens + 16).fit.fits is False
+    assert any("sized for" in text for text in result.warnings)
+    assert kvplan.size("llama-3.1-8b", machine="l4", context_tokens=131072).fit.fits is False
+
+
+def test_everything_on_the_cpu_or_the_disk_has_a_row_and_equal_rows_are_one() -> None:
+    result = kvplan.size("llama-3.1-8b", machine=H100, context_tokens=8192)
+    assert row(result, "all on CPU", "bf16").gpu_bytes == 0
+    assert row(result, "95 % on disk", "bf16").disk_bytes == round(0.95 * 2**30)
+    assert row(result, "80 % on CPU", "int8") is row(result, "80 % on CPU", "fp8")
+
+
+def test_a_larger_share_of_the_gpu_is_a_way_out() -> None:
+    longest = kvplan.size("qwen3-32b", machine=H100, context_tokens=4096).fit.max_context_tokens
+    assert longest
+    ways = kvplan.size("qwen3-32b", machine=H100, context_tokens=longest + 16).fit.ways_out
+    assert ways[0].change == "--gpu-fraction 0.95" and ways[0].fits
+
+
+def test_any_field_of_a_deployment_can_be_set() -> None:
+    plain = kvplan.size("llama-3.1-8b", machine="h100-sxm", context_tokens=8192)
+    assert plain.fit.kv_pool_bytes is not None
+    wide = ask(
+        catalog.model("llama-3.1-8b"),
+        engine=catalog.engine("vllm"),
+        machine=catalog.machine("h100-sxm"),
+        context_tokens=8192,
+        sets={"machine.gpu.memory_bytes": "100GiB", "engine.max_batch": "64"},
+    )
+    assert wide.fit.kv_pool_bytes is not None and wide.fit.kv_pool_bytes > plain.fit.kv_pool_bytes
+    with pytest.raises(InputError, match="run.speedup is not a setting"):
+        ask(catalog.model("llama-3.1-8b"), engine=catalog.engine("vllm"), sets={"run.speedup": "2"})

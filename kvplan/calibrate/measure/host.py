@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import time
+from collections.abc import Callable
 
 from kvplan.calibrate.measure import facts as inventory
 from kvplan.calibrate.records import Finding, Point, Sample, Value
@@ -20,7 +21,8 @@ class HostInstrument:
         pass
 
     def measure(self, point: Point, samples: int) -> list[Sample]:
-        return [_sampled(point.number("blocks"), float(point.params["span_s"])) for _ in range(samples)]
+        count, span_s = point.number("blocks"), float(point.params["span_s"])
+        return [levels(lambda: hash_blocks_s(count), span_s) for _ in range(samples)]
 
     def facts(self) -> dict[str, Value]:
         return inventory.host_facts()
@@ -32,16 +34,16 @@ class HostInstrument:
         pass
 
 
-def _sampled(blocks: int, span_s: float) -> Sample:
+def levels(window: Callable[[], float], span_s: float) -> Sample:
     """Windows of a few milliseconds for `span_s`: shared hosts flip between two speeds within tens of milliseconds, so the median and
     both ends are kept."""
     began = time.perf_counter()
-    windows: list[float] = []
-    while not windows or time.perf_counter() < began + span_s:
-        windows.append(hash_blocks_s(blocks))
-    windows.sort()
-    last = len(windows) - 1
-    return Sample(seconds=windows[last // 2], notes={"fast_s": windows[last // 10], "slow_s": windows[last - last // 10]})
+    seen: list[float] = []
+    while not seen or time.perf_counter() < began + span_s:
+        seen.append(window())
+    seen.sort()
+    last = len(seen) - 1
+    return Sample(seconds=seen[last // 2], notes={"fast_s": seen[last // 10], "slow_s": seen[last - last // 10]})
 
 
 def hash_blocks_s(count: int) -> float:

@@ -34,7 +34,7 @@ class TorchInstrument:
 
     def waived(self, point: Point) -> str:
         """A reason from the trial's own module, when it has one."""
-        return copies.waived(self.gpu, point) if point.op in (*TRIALS, "sustained") else "not a measurement of a GPU"
+        return copies.waived(self.gpu, point) if point.op in (*TRIALS, *llm.SAMPLERS) else "not a measurement of a GPU"
 
     def fresh(self, seed: int) -> None:
         self.gpu.fresh(seed)
@@ -42,8 +42,8 @@ class TorchInstrument:
     def measure(self, point: Point, samples: int) -> list[Sample]:
         torch.cuda.set_stream(self.gpu.stream)
         try:
-            if point.op == "sustained":
-                return [llm.sustained(self.gpu, point)]
+            if sampler := llm.SAMPLERS.get(point.op):
+                return [sampler(self.gpu, point)]
             trial = TRIALS[point.op](self.gpu, point)
             taken = take(self.gpu.guard, trial, samples, WINDOW_S)
             if trial.check:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from kvplan.calibrate.measure.compute import rotate
 from kvplan.calibrate.measure.gpu import TorchGpu
+from kvplan.calibrate.measure.host import levels
 from kvplan.calibrate.measure.timing import Trial
 from kvplan.calibrate.records import Point, Sample
 from kvplan.calibrate.shapes import Shape, shape
@@ -119,25 +120,41 @@ def sustained(gpu: TorchGpu, point: Point) -> Sample:
 LAUNCHED = Shape(name="small", layers=1, hidden=256, heads=4, kv_heads=4, head_dim=64, ffn=512, vocab=256)
 
 
-def launch(gpu: TorchGpu, _: Point) -> Trial:
-    """One layer that is too small to keep the GPU busy, on one token, eager: what the host spends to launch about twenty kernels."""
+def _small_layer(gpu: TorchGpu) -> Callable[[], None]:
+    """One layer on one token, eager, too small to keep the GPU busy: about twenty kernels."""
     layer, one = Layer(gpu, LAUNCHED), LAUNCHED
     key, value = (gpu.normal(1, one.heads, 64, one.head_dim) for _ in range(2))
-    wave, place, start = gpu.normal(1, 1, one.head_dim), torch.tensor([5], device=gpu.device), gpu.normal(1, one.hidden)
-    held = {"x": start}
+    wave, place, x = gpu.normal(1, 1, one.head_dim), torch.tensor([5], device=gpu.device), gpu.normal(1, one.hidden)
 
-    def enqueue(index: int) -> None:
-        x = start if index % 64 == 0 else held["x"]
+    def run() -> None:
         q, k, v = F.linear(F.rms_norm(x, (one.hidden,), layer.norms[0]), layer.qkv).view(1, 3, one.heads, one.head_dim).unbind(1)
         q, k = rotate(q, wave, wave), rotate(k, wave, wave)
         key.index_copy_(2, place, k.view(1, one.heads, 1, one.head_dim))
         value.index_copy_(2, place, v.view(1, one.heads, 1, one.head_dim))
         seen = F.scaled_dot_product_attention(q.view(1, one.heads, 1, one.head_dim), key, value).reshape(1, -1)
-        x = x + F.linear(seen, layer.o)
-        gate, up = F.linear(F.rms_norm(x, (one.hidden,), layer.norms[1]), layer.gate_up).chunk(2, -1)
-        held["x"] = x + F.linear(F.silu(gate) * up, layer.down)
+        y = x + F.linear(seen, layer.o)
+        gate, up = F.linear(F.rms_norm(y, (one.hidden,), layer.norms[1]), layer.gate_up).chunk(2, -1)
+        _ = y + F.linear(F.silu(gate) * up, layer.down)
 
-    return Trial(enqueue, clock="wall", limit=256)
+    return run
 
 
-TRIALS: dict[str, Callable[[TorchGpu, Point], Trial]] = {"decode_step": decode_step, "prefill_step": prefill_step, "launch": launch}
+def launch(gpu: TorchGpu, point: Point) -> Sample:
+    """Seconds in which the host launches one small layer, in windows of sixteen of them."""
+    layer = _small_layer(gpu)
+
+    def window() -> float:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(16):
+            layer()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - began) / 16
+
+    window()
+    return levels(window, float(point.params["span_s"]))
+
+
+TRIALS: dict[str, Callable[[TorchGpu, Point], Trial]] = {"decode_step": decode_step, "prefill_step": prefill_step}
+SAMPLERS: dict[str, Callable[[TorchGpu, Point], Sample]] = {"sustained": sustained, "launch": launch}
+"""Points that take their own time and clock."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from kvplan.calibrate.records import Finding, Instrument, Progress
 from kvplan.calibrate.run import run
 from kvplan.calibrate.shapes import shape
 from kvplan.errors import InputError, MissingError, did_you_mean
-from kvplan.hardware.spec import Machine
+from kvplan.hardware.spec import Gpu, Machine
 from kvplan.results.calibrate import CalibrateResult
 from kvplan.units import format_bytes, format_rate
 
@@ -40,6 +41,7 @@ class CalibrateOptions(msgspec.Struct, frozen=True, kw_only=True):
     busy_ok: bool = False
     base: Machine | None = None
     stand_in: bool = False
+    known: Callable[[str], Gpu | None] = lambda _: None  # a GPU's name -> what its maker promises
     seed: int = 1
 
 
@@ -58,11 +60,19 @@ def calibrate(options: CalibrateOptions, progress: Progress) -> CalibrateResult:
     if options.device == "fake":
         fake = FakeInstrument()
         context = Context(mode=thoroughness, model=shape(options.model))
-        return run(_job(options, chosen, context, fake=True), {"gpu": fake}, progress=progress, clock=lambda: 0.0)
+        return run(_job(options, chosen, context, known=fake.truth.gpu, fake=True), {"gpu": fake}, progress=progress, clock=lambda: 0.0)
     return _real(options, chosen, progress)
 
 
-def _job(options: CalibrateOptions, chosen: tuple[Probe, ...], context: Context, *, created: str = "", fake: bool = False) -> Assignment:
+def _job(
+    options: CalibrateOptions,
+    chosen: tuple[Probe, ...],
+    context: Context,
+    *,
+    known: Gpu | None = None,
+    created: str = "",
+    fake: bool = False,
+) -> Assignment:
     return Assignment(
         context=context,
         probes=chosen,
@@ -71,6 +81,7 @@ def _job(options: CalibrateOptions, chosen: tuple[Probe, ...], context: Context,
         resume=options.resume,
         base=options.base,
         stand_in=options.stand_in,
+        known=known,
         created=created,
         fake=fake,
     )
@@ -91,7 +102,8 @@ def _real(options: CalibrateOptions, chosen: tuple[Probe, ...], progress: Progre
             _disk(options, thoroughness.file_bytes, instruments, progress)
         pages = "pinned" if "gpu" in instruments else "huge"
         context = Context(mode=thoroughness, model=shape(options.model), pages=pages)
-        job = _job(options, chosen, context, created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        known = options.known(str(instruments["gpu"].facts()["gpu_name"])) if "gpu" in instruments else None
+        job = _job(options, chosen, context, known=known, created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         return run(job, instruments, progress=progress, clock=time.perf_counter, noticed=loaded)
     finally:
         for instrument in dict.fromkeys(instruments.values()):

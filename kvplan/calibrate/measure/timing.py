@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,7 +34,6 @@ class Trial:
     beside: Callable[[Any, float], None] | None = None
     check: Callable[[], None] | None = None
     limit: int = 512
-    notes: dict[str, float] = field(default_factory=dict)
 
 
 class Guard:
@@ -153,27 +152,23 @@ def take(guard: Guard, trial: Trial, samples: int, window_s: float) -> list[Samp
     torch.cuda.synchronize()
     once = min(wall_seconds(guard, trial, 1).seconds for _ in range(2 if samples > 1 else 1))
     if once > GRAPH_BELOW_S and not trial.beside:
-        return [_with(wall_seconds(guard, trial, 1), trial) for _ in range(samples)]
+        return [wall_seconds(guard, trial, 1) for _ in range(samples)]
     if trial.clock in _HOST_CLOCKS:
         repeats = _repeats(once, window_s, trial.limit)
-        return [_with(_HOST_CLOCKS[trial.clock](guard, trial, repeats), trial) for _ in range(samples)]
+        return [_HOST_CLOCKS[trial.clock](guard, trial, repeats) for _ in range(samples)]
     if trial.clock == "graph":
         quick = _repeats(once, window_s, min(16, trial.limit))
         once = min(once, graph_seconds(guard, trial, quick).seconds)
         repeats = _repeats(once, window_s, trial.limit)
         graph = capture(trial.enqueue, repeats)
         time_graph(guard, graph, repeats)
-        taken = [_with(time_graph(guard, graph, repeats), trial) for _ in range(samples)]
+        taken = [time_graph(guard, graph, repeats) for _ in range(samples)]
         graph.reset()
         return taken
     once = min(once, spin_seconds(guard, trial, _repeats(once, window_s, 8), once).seconds)
     repeats = _repeats(once, window_s, trial.limit)
-    return [_with(spin_seconds(guard, trial, repeats, once * repeats), trial) for _ in range(samples)]
+    return [spin_seconds(guard, trial, repeats, once * repeats) for _ in range(samples)]
 
 
 def _repeats(once_s: float, window_s: float, limit: int) -> int:
     return max(1, min(limit, -(-int(window_s * 1e9) // max(1, int(once_s * 1e9)))))
-
-
-def _with(sample: Sample, trial: Trial) -> Sample:
-    return Sample(seconds=sample.seconds, notes={**sample.notes, **trial.notes}) if trial.notes else sample

@@ -21,6 +21,7 @@ class GpuCache:
         self.tier, self.footprint, self.block, self.step_tokens = tier, footprint, footprint.unit, step_tokens
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
+        self.promised_tokens = 0  # of the pool, to sequences that were admitted before: not for the one that is being admitted
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -75,7 +76,7 @@ class GpuCache:
         tier, block = self.tier, self.block
         wanted = self._wanted(seq, upto)
         beside = self._beside(wanted, wanted - reach)
-        if -(-(wanted - reach) // block) * block + beside > tier.room_tokens - tier.pinnable_tokens(path, reach):
+        if -(-(wanted - reach) // block) * block + beside > tier.room_tokens - tier.pinnable_tokens(path, reach) - self.promised_tokens:
             return False
         if path:
             self._unname(path, reach)
@@ -101,7 +102,7 @@ class GpuCache:
         """Allocate up to token `upto` for a waiting sequence that has blocks; False, and nothing done: no room."""
         wanted = self._wanted(seq, upto)
         beside = max(0, self._beside(wanted, wanted - seq.computed) - seq.beside)
-        if self._missing_tokens(seq, wanted) + beside > self.tier.room_tokens:
+        if self._missing_tokens(seq, wanted) + beside > self.tier.room_tokens - self.promised_tokens:
             return False
         return self.allocate(seq, upto, upto - seq.computed)
 
@@ -141,6 +142,10 @@ class GpuCache:
             beside = self.footprint.held(seq.blocks)
             self.tier.leave(max(0, seq.beside - beside))
             seq.beside = beside
+
+    def outstanding_tokens(self, seq: Sequence) -> int:
+        """What an admitted sequence still takes of the pool until its prompt is computed."""
+        return self._missing_tokens(seq, seq.target) + max(0, self._beside(seq.target, self.step_tokens) - seq.beside)
 
     def _wanted(self, seq: Sequence, upto: int) -> int:
         """Tokens that must fit for a sequence to be admitted."""

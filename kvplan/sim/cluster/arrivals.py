@@ -98,24 +98,40 @@ class Reuse:
         self.key_tokens, self.grain_tokens = key_tokens, grain_tokens
         self.hit_tokens = self.tokens = 0
         self._seen: set[int] = set()
+        self._last: dict[str, Request] = {}  # by session
         self.complete = True  # has it counted every block
 
     def count(self, request: Request, *, measured: bool) -> None:
         if not self.complete:
             return
         seen, blocks = self._seen, request.blocks
+        answered = self._answered(request) if request.session else 0
         if measured:
             leading = 0
             for key in blocks:
                 if key not in seen:
                     break
                 leading += 1
-            self.hit_tokens += min(leading * self.key_tokens, request.prompt_tokens) // self.grain_tokens * self.grain_tokens
+            known = max(leading * self.key_tokens, answered)
+            self.hit_tokens += min(known, request.prompt_tokens) // self.grain_tokens * self.grain_tokens
             self.tokens += request.prompt_tokens
         seen.update(blocks)
         if len(seen) > MOST_KEYS:
             self.complete = False
             seen.clear()
+
+    def _answered(self, request: Request) -> int:
+        """Leading tokens that the session's last turn named or generated, when this prompt goes on from there."""
+        before = self._last.get(request.session)
+        self._last[request.session] = request
+        if before is None:
+            return 0
+        whole = before.prompt_tokens // self.key_tokens
+        if request.blocks[:whole] != before.blocks[:whole]:
+            return 0
+        known = min(before.prompt_tokens + before.output_tokens - 1, request.prompt_tokens)
+        self._seen.update(request.blocks[: known // self.key_tokens])
+        return known
 
     @property
     def rate(self) -> float | None:

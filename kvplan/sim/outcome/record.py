@@ -14,7 +14,7 @@ from kvplan.scenario import Scenario
 from kvplan.sim.cluster.arrivals import Stamps
 from kvplan.sim.outcome.slo import Clause
 from kvplan.sim.replica.sequence import Sequence
-from kvplan.sim.transfer.loads import Tally
+from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource
 

@@ -8,9 +8,11 @@ from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.in_step import StepLoad
 from kvplan.sim.transfer.links import IN, OUT, Duplex
-from kvplan.sim.transfer.loads import Outcome, StepLoad, Tally
+from kvplan.sim.transfer.loads import Outcome
 from kvplan.sim.transfer.prefetch import Done
+from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 
 Senders = dict[Sequence, Duplex]

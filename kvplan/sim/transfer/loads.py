@@ -9,7 +9,6 @@ is queued (`prefetch`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
@@ -17,11 +16,13 @@ from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
-from kvplan.sim.clock import Clock, Steps
+from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
+from kvplan.sim.transfer.tally import Tally
 
 
 class Outcome(enum.Enum):
@@ -33,22 +34,6 @@ class Outcome(enum.Enum):
     NO_ROOM = enum.auto()
 
 
-class Tally:
-    """Loads of a run: how many, how many lost against computing again, seconds waited and lost."""
-
-    def __init__(self) -> None:
-        self.count = self.losing = 0
-        self.stall_s = self.losing_s = 0.0
-
-    def weigh(self, seconds: float, recompute_s: float) -> None:
-        """A load took so long, its way through host memory included, and computing its tokens again would have taken so long."""
-        self.count += 1
-        self.stall_s += seconds
-        if seconds > recompute_s:
-            self.losing += 1
-            self.losing_s += seconds - recompute_s
-
-
 class Load:
     """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
 
@@ -57,36 +42,6 @@ class Load:
     def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
         self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
         self.waiters: list[tuple[Sequence, Done]] = []
-
-
-class StepLoad:
-    """A load that runs inside a step: tokens [reach, held) of host memory, and what comes into that from
-    below first."""
-
-    __slots__ = ("seq", "reach", "held", "source", "parts")
-
-    def __init__(self, seq: Sequence, reach: int, held: int, source: Pin, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
-        self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
-
-
-def _blocking(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
-    """All layers of all loads, then the step."""
-    return max(0.0, last_s - start_s) + step_s
-
-
-def _layerwise(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:
-    """Layer l computes when layer l-1 has and its own part is there: the later of a step behind the first layer's part
-    and of the last layer's computation behind the last part."""
-    first_layer_s = first_s + (last_s - first_s) / layers
-    return max(max(start_s, first_layer_s) + step_s, last_s + step_s / layers) - start_s
-
-
-IN_STEP: dict[str, Callable[[float, float, float, float, int], float]] = {
-    "blocking": _blocking,
-    "layerwise": _layerwise,
-}
-"""Load rule -> seconds of a step that starts at `start_s`, computes for `step_s`, and whose loads take the link from
-`first_s` to `last_s`."""
 
 
 class Loads:
@@ -108,6 +63,7 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._probed_s = 0.0  # when lower tiers have been asked for all chunks so far
         self._built_s = 0.0  # when the block lists of the last load are made
@@ -126,14 +82,15 @@ class Loads:
                 counted.count(keys)
         if self.prefetches.wait(seq):
             return Outcome.WAITS
-        held = pool.look(keys, reach, seq.prompt, again=again, retention=seq.request.retention)
+        limit = self._limit(seq)
+        held = pool.look(keys, reach, limit, again=again, retention=seq.request.retention)
         if self.lower and self.overhead.probe_s and not again:
             self._probe(seq, held, done)
             return Outcome.WAITS
         if rules.load in IN_STEP:
             return self._in_step(seq, path, reach, held, budget)
         for lower in self.lower if rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, seq.prompt, again=again, retention=seq.request.retention)
+            below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held and self._worth(seq, reach, below, [(lower, below - held)]):
                 leaf = pool.tree.path(keys, below)
                 waits = self._wait_for(seq, done, pool.tier, span(leaf, 0), held, below)
@@ -154,34 +111,53 @@ class Loads:
         seq.waiting_for_remote_kv = False
         done(False)
 
+    def _limit(self, seq: Sequence) -> int:
+        """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
+        block = self.engine.block_tokens
+        return seq.prompt if self.rules.load_last_block else (seq.prompt - 1) // block * block
+
     def _whole(self, seq: Sequence, path: list[Node], reach: int, held: int, busy_until_s: float, done: Done) -> Outcome:
         """Load tokens [reach, held) of host memory before the sequence is scheduled."""
-        if held - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
+        least = self.host.pool.grain_tokens if self.rules.load_whole_chunks else self.engine.block_tokens
+        if held - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
             return Outcome.NOTHING
         if self._wait_for(seq, done, self.gpu.tier, path, reach, held):
             return Outcome.WAITS
         if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
         load = self._under_way(seq, self.gpu.tier, path, reach, held)
-        ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
-        submit_s = self.overhead.submit_block_s * (held - reach) / self.engine.block_tokens
-        self.submitted_s = max(self.clock.now, self.submitted_s) + submit_s
-        _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
-        self.clock.process(self._loading(seq, load, source, sent_s + self.overhead.load_s, done))
+        if self.rules.load_start == "next_step_end":
+            begins = self.clock.event()
+            self.begins.append(begins)
+            self.clock.process(self._loading(seq, load, source, done, begins))
+        else:
+            ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
+            self.clock.process(self._loading(seq, load, source, done, self.clock.until(self._sent_s(ready_s, held - reach))))
         return Outcome.WAITS
 
-    def _loading(self, seq: Sequence, load: Load, source: Pin, done_s: float, done: Done) -> Steps:
-        """From host memory to the GPU. Dispatch and completion hold up this sequence, not the link."""
+    def _sent_s(self, ready_s: float, tokens: int) -> float:
+        """When a load is over that is handed over now and can start at `ready_s`."""
+        now = self.clock.now
+        self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.engine.block_tokens
+        return self.host.path.send(IN, self._built(ready_s, tokens), tokens)[1] + self.overhead.load_s
+
+    def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Event) -> Steps:
+        """From host memory to the GPU, after the step that it was scheduled with where the engine wants it so. Dispatch and completion
+        hold up this sequence, not the link."""
         began_s = self.clock.now
-        yield self.clock.until(done_s)
+        yield first
+        if self.rules.load_start == "next_step_end":
+            yield self.clock.until(self._sent_s(self.clock.now, load.end - load.start))
         source.release(moved_from=load.start if self.rules.exclusive else None)
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end)
         self._ended(load)
-        self._let_go(load, seq)
-        done(True)
+        waiters = [waiter for waiter, _ in load.waiters]
+        for each in (seq, *waiters):
+            each.waiting_for_remote_kv = False
+        done(True, waiters)
 
     def _built(self, ready_s: float, tokens: int) -> float:
         """When the host has made the block lists of a load: one load after the other."""
@@ -196,9 +172,10 @@ class Loads:
         self.gpu.share(seq)
         seq.computed = min(held, seq.target - 1)
         if not seq.counted:
-            hits = [reach, held - reach, 0, 0]
+            found = min(held, seq.prompt - 1)
+            hits = [reach, found - reach, 0, 0]
             for slot, came in seq.promoted.items():
-                tokens = len(range(max(reach, came.start), min(held, came.stop)))
+                tokens = len(range(max(reach, came.start), min(found, came.stop)))
                 hits[slot] += tokens
                 hits[1] -= tokens
             seq.hits = tuple(hits)
@@ -225,7 +202,7 @@ class Loads:
         parts: list[tuple[TierBelow, Reservation, Pin]] = []
         keys = seq.request.blocks
         for lower in self.lower if self.rules.prefetch == "none" else ():
-            below = lower.pool.look(keys, held, seq.prompt, again=True, retention=seq.request.retention)
+            below = lower.pool.look(keys, held, self._limit(seq), again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
             reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)

@@ -116,9 +116,7 @@ class RemotePath:
     """
 
     def __init__(self, clock: Clock, network: Network, remote: Remote, rate: PoolRate, below: Below, *, chunk_tokens: int) -> None:
-        self.clock, self.rate, self.below = clock, rate, below
-        Bps = remote.client_Bps or network.Bps
-        self.network = Network(Bps=min(Bps, rate.Bps or Bps), latency_s=remote.latency_s or network.latency_s)
+        self.clock, self.network, self.rate, self.below = clock, network, rate, below
         self.parallel = remote.parallel
         self.object_bytes = remote.object_bytes or round(chunk_tokens * below.token_bytes)
         self.free_at = [0.0, 0.0]

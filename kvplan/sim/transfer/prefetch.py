@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Protocol
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.pool import Pin, Reservation
@@ -11,8 +12,12 @@ from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
 
-Done = Callable[[bool], None]
-"""Called when what a sequence waited for has happened; with True its own load is on the GPU, with False it should ask again."""
+
+class Done(Protocol):
+    """Called when what a sequence waited for has happened."""
+
+    def __call__(self, on_gpu: bool, waiters: Iterable[Sequence] = ()) -> None:
+        """`on_gpu`: its own load is on the GPU, which `waiters` have waited for as well; else it should ask again."""
 
 
 class Prefetch:

@@ -46,10 +46,12 @@ class Stores:
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.dropped_tokens = 0
+        self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
         self._under_copy: list[tuple[float, Keys, int, int]] = []  # until when which tokens of some content are read, oldest first
+        self._aside: list[Callable[[], None]] = []  # stores that begin when the next step ends
         if not rules.store_holds_blocks:
             gpu.reused = self._reused
         if rules.store == "on_evict":
@@ -69,17 +71,16 @@ class Stores:
         reserved = pool.store(keys, start, end, keep=job.prompt, since=job.offered_from, retention=job.request.retention)
         if reserved is None:
             self.dropped_tokens += end - job.stored
+            if self.rules.offers_again:
+                self.refused[job] = upto
             return
         job.stored = end
         if not reserved.tokens:
             reserved.commit()
             return
-        done_s = self._sent_s(reserved.tokens)
         holds = self.rules.store_holds_blocks
         if holds:
             self.gpu.pin(leaf)
-        else:
-            self._under_copy.append((done_s, keys, reserved.start, end))
 
         def stored() -> None:
             reserved.commit()
@@ -88,10 +89,34 @@ class Stores:
                 self.gpu.unpin(leaf)
                 self.freed()
 
-        self.clock.at(done_s, stored)
+        def send() -> None:
+            done_s = self._sent_s(reserved.tokens)
+            if not holds:
+                self._under_copy.append((done_s, keys, reserved.start, end))
+            self.clock.at(done_s, stored)
+
+        if self.rules.store_start == "step_end":
+            send()
+        else:
+            self._aside.append(send)
+
+    def step_ended(self) -> None:
+        """Stores that were put aside when the step before ended begin."""
+        aside, self._aside = self._aside, []
+        for send in aside:
+            send()
+
+    def offer_again(self) -> None:
+        """A step has ended: what was refused is offered again by those that still run."""
+        refused, self.refused = self.refused, {}
+        for seq, upto in refused.items():
+            if seq.running:
+                self.after_step(seq, upto)
 
     def _reused(self, node: Node, start: int, end: int) -> None:
         """Blocks are allocated again: where they are still being copied the step that does so waits."""
+        if isinstance(node.keys[0], tuple):  # what a preempted sequence generated is not stored
+            return
         now, key_tokens = self.clock.now, self.gpu.tree.key_tokens
         self._under_copy = [copy for copy in self._under_copy if copy[0] > now]
         for done_s, keys, first, last in self._under_copy:
@@ -175,7 +200,7 @@ class Stores:
         job ends."""
         if not self.rules.store_generated or self.rules.store == "on_evict":
             return
-        if job.following is not None:
+        if job.following is not None and self._goes_on(job, job.following):
             self._answer(job, job.following)
             return
         tier = self.host.pool.tier
@@ -186,6 +211,12 @@ class Stores:
         tier.stored_tokens += tokens
         tier.leave(tokens)
         self.link.busy_s[OUT] += self.host.path.service_s(OUT, tokens)
+
+    def _goes_on(self, job: Sequence, following: Request) -> bool:
+        """Does the next turn's prompt begin with this one's."""
+        size = self.host.pool.tree.key_tokens
+        whole = job.prompt // size
+        return following.prompt_tokens > job.prompt and following.blocks[:whole] == job.request.blocks[:whole]
 
     def _answer(self, job: Sequence, following: Request) -> None:
         """The answer as the beginning of the next turn's prompt, which will look for it."""

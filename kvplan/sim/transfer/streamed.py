@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 from kvplan.memory.kv import token_bytes
 from kvplan.sim.replica.step import ScheduledStep
+from kvplan.sim.transfer.in_step import IN_STEP
 from kvplan.sim.transfer.links import IN, OUT, HostLink
-from kvplan.sim.transfer.loads import IN_STEP, Tally
+from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.prefix import Node
+from kvplan.sim.clock import Event
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
+from kvplan.sim.transfer.in_step import StepLoad
 from kvplan.sim.transfer.links import IN, OUT
-from kvplan.sim.transfer.loads import Loads, Outcome, StepLoad
+from kvplan.sim.transfer.loads import Loads, Outcome
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
@@ -53,6 +55,16 @@ class Transfers:
         if self.stores is not None:
             self.stores.after_step(seq, upto)
 
+    def offer_again(self) -> None:
+        """A step has ended."""
+        if self.stores is not None and self.stores.refused:
+            self.stores.offer_again()
+
+    @property
+    def refused(self) -> bool:
+        """Has host memory had no room for something that is offered again with every step."""
+        return self.stores is not None and bool(self.stores.refused)
+
     def store_generated(self, seq: Sequence) -> None:
         """A seq has ended."""
         if self.stores is not None:
@@ -80,6 +92,18 @@ class Transfers:
             return []
         loads, self.loads.pending = self.loads.pending, []
         return loads
+
+    def begins(self) -> list[Event]:
+        """The loads that begin when the step ends that has just been scheduled."""
+        if not isinstance(self.loads, Loads) or not self.loads.begins:
+            return []
+        begins, self.loads.begins = self.loads.begins, []
+        return begins
+
+    def step_ended(self) -> None:
+        """A step has ended: stores that waited for it begin."""
+        if self.stores is not None and self.rules.store_start == "next_step_end":
+            self.stores.step_ended()
 
     def submitted_s(self) -> float:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""

@@ -1,0 +1,124 @@
+"""Rules of vLLM's scheduler and offloading connector that change hits or admission, each on a trace small enough to follow by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.request import Request
+from tests.sim.runs import run
+from tests.sim.test_by_hand import by_hand, request, rows
+from tests.sim.worlds import columns, world
+
+
+def test_a_shortage_preempts_all_behind_it_until_the_step_has_ended() -> None:
+    # 4 sequences of 16 + 40 tokens in 8 blocks, one step in flight. Each has 2 blocks and needs a third for its 33rd token, all in the
+    # same step. 0.24 with a connector: the last is preempted, but its blocks are free only when its step has ended; so is the third, the
+    # second, and the first itself. 0.33: nobody while all are in flight; a step later the last, whose 2 blocks serve two of the others.
+    # Without a connector the last one's 2 blocks are free at once.
+    trace = [request(index, 0.0, 16, 40, index + 1) for index in range(4)]
+    found = {}
+    for rule, cpu in (("cascade", 100), ("wait", 100), ("freed", 100), ("cascade", 0)):
+        built = world(trace, gpu_blocks=8, cpu_blocks=cpu, offload={"blocks_in_flight": rule}, overhead={"pause_s": 0.0})
+        taken = columns(built)
+        assert set(taken["status"]) == {0}
+        found[rule, cpu] = int(sum(taken["preemptions"] > 0))
+    assert found["cascade", 100] == 4
+    assert found["wait", 100] < 4 and found["freed", 100] < 4 and found["cascade", 0] < 4
+
+
+def test_less_than_a_chunk_behind_the_gpu_hit_is_not_loaded() -> None:
+    # Chunks of 64 tokens. A: 70 tokens, 4 full blocks, one chunk below. B takes A's fourth block on the GPU.
+    # A again: 48 tokens on the GPU, one chunk of 64 below: 16 tokens more, less than a chunk.
+    trace = [
+        request(0, 0.0, 70, 1, 1, 2, 3, 4),
+        request(1, 50.0, 80, 1, 11, 12, 13, 14, 15),
+        request(2, 100.0, 70, 1, 1, 2, 3, 4),
+    ]
+    for whole, expected in ((True, (48, 0)), (False, (48, 16))):
+        built = by_hand(trace, gpu_blocks=8, cpu_blocks=100, offload={"chunk_tokens": 64, "load_whole_chunks": whole})
+        assert rows(built, "gpu_hit_tokens", "cpu_hit_tokens")[2] == expected
+
+
+def test_the_last_token_of_a_loaded_prompt_is_computed() -> None:
+    # A's 4 blocks are found in host memory only: 63 tokens are hits, the 64th is computed.
+    trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 50.0, 127, 1, *range(11, 19)), request(2, 100.0, 64, 1, 1, 2, 3, 4)]
+    assert rows(by_hand(trace, gpu_blocks=8, cpu_blocks=100), "gpu_hit_tokens", "cpu_hit_tokens", "computed_tokens")[2] == (0, 63, 1)
+
+
+def test_who_waits_for_a_load_runs_behind_the_one_that_loads() -> None:
+    # C loads 4 blocks, D with the same beginning waits for that load. Both are seen in one pass: C first, then D, which hits the GPU.
+    trace = [
+        request(0, 0.0, 64, 1, 1, 2, 3, 4),
+        request(1, 10.0, 127, 1, *range(11, 19)),
+        request(2, 20.0, 16, 40, 31),
+        request(3, 21.5, 80, 1, 1, 2, 3, 4, 5),
+        request(4, 21.6, 80, 1, 1, 2, 3, 4, 6),
+    ]
+    built = by_hand(trace, gpu_blocks=16, cpu_blocks=100, offload={"loads_seen_after_step": True}, engine={"plan_ahead": True})
+    found = rows(built, "gpu_hit_tokens", "cpu_hit_tokens", "ttft_s")
+    loaded, waited = found[3], found[4]
+    assert (loaded[:2], waited[:2]) == ((0, 64), (64, 0)) or (loaded[0] + loaded[1], waited[0] + waited[1]) == (64, 64)
+    assert loaded[2] + 21.5 <= waited[2] + 21.6 + 1e-9
+
+
+def test_a_load_leaves_room_for_what_others_still_need() -> None:
+    # A and B lie in host memory with 16 of 30 and 16 of 20 blocks; the GPU has 40. A holds 16 and needs 14 more for its prompt. B would fit
+    # beside what A holds, not beside what it needs: with the
+    # reservation it is admitted when A has ended; without, it is loaded, gives its blocks back for A, and is loaded again.
+    def trace() -> list[Request]:
+        first, second = tuple(range(1, 31)), tuple(range(101, 121))
+        other = tuple(range(201, 239))
+        return [
+            request(0, 0.0, 16 * 16, 1, *first[:16]),
+            request(1, 50.0, 16 * 16, 1, *second[:16]),
+            request(2, 100.0, 38 * 16, 1, *other),
+            request(3, 200.0, 30 * 16, 30, *first),
+            request(4, 200.0, 20 * 16, 30, *second),
+        ]
+
+    loads = {}
+    for reserve in (True, False):
+        built = by_hand(trace(), gpu_blocks=40, cpu_blocks=500, engine={"reserve_full_prompt": True, "reserve_in_flight": reserve})
+        found = rows(built, "queue_s", "load_s", "e2e_s", "preemptions")
+        loads[reserve] = built.tally.count
+        assert reserve is False or (found[3][3], found[4][3]) == (0, 0)
+        assert reserve is False or found[4][0] >= found[3][2]
+    assert loads == {True: 2, False: 3}
+
+
+def test_what_was_refused_is_offered_again_while_its_sequence_decodes() -> None:
+    # Host memory of 4 blocks. A's 4 are being written to a slow disk (2 s a block) and stay until then; B's 4 are refused at its
+    # prefill and offered again with every step: once the disk has A, in vLLM they are stored.
+    def stored(again: bool) -> int:
+        trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 4.0, 64, 30, 11, 12, 13, 14)]
+        built = by_hand(trace, gpu_blocks=20, cpu_blocks=4, disk_blocks=100, offload={"offers_again": again})
+        columns(built)
+        return built.tiers[1].stored_tokens
+
+    assert (stored(True), stored(False)) == (128, 64)
+
+
+SESSION = [
+    Request(index=0, arrival_s=0.0, prompt_tokens=64, output_tokens=16, blocks=(1, 2, 3, 4), session="a"),
+    Request(index=1, arrival_s=0.0, prompt_tokens=64, output_tokens=16, blocks=(11, 12, 13, 14), session="a", think_s=1.0),
+]
+
+
+@pytest.mark.parametrize("engine", ["sglang", "dynamo", "vllm"])
+def test_an_answer_is_stored_only_for_a_prompt_that_goes_on_from_it(engine: str) -> None:
+    # Two prompts of one session that share nothing: nothing can be found.
+    result, _ = run(SESSION, engine=engine, cpu="1GiB")
+    assert result.prompt_tokens.computed == 128
+
+
+def test_no_hit_rate_above_the_ceiling() -> None:
+    # The second prompt is the first, its answer and 32 tokens more: 63 of 96 tokens are known, 3 blocks of them. The ceiling says so.
+    trace: list[Any] = [
+        Request(index=0, arrival_s=0.0, prompt_tokens=32, output_tokens=32, blocks=(1, 2), session="a"),
+        Request(index=1, arrival_s=0.0, prompt_tokens=96, output_tokens=1, blocks=(1, 2, 3, 4, 5, 6), session="a", think_s=1.0),
+    ]
+    result, world_of_it = run(trace)
+    assert result.prompt_tokens.gpu_hit == 48
+    assert world_of_it.arrivals.reuse.rate == pytest.approx(48 / 128)
