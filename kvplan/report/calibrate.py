@@ -54,7 +54,7 @@ def render(result: CalibrateResult, console: Console) -> None:
     if result.profile:
         where = f"{result.profile} (the one of that name was replaced)" if result.replaced else result.profile
         console.print(f"wrote {where}: use it with --machine {result.profile}", soft_wrap=True)
-    else:
+    elif not result.problem:
         console.print("not saved: -o FILE writes it", soft_wrap=True)
 
 

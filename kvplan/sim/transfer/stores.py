@@ -115,6 +115,8 @@ class Stores:
 
     def _reused(self, node: Node, start: int, end: int) -> None:
         """Blocks are allocated again: where they are still being copied the step that does so waits."""
+        if isinstance(node.keys[0], tuple):  # what a preempted sequence generated is not stored
+            return
         now, key_tokens = self.clock.now, self.gpu.tree.key_tokens
         self._under_copy = [copy for copy in self._under_copy if copy[0] > now]
         for done_s, keys, first, last in self._under_copy:
