@@ -27,7 +27,7 @@ def test_chosen_capacity_is_within_five_percent_of_the_best_on_a_grid(name: str)
     result = plan(loaded, target=target)
     assert result.chosen is not None
     tiers = msgspec.structs.replace(loaded.tiers, gpu_kv_bytes=result.pool_bytes)
-    base = msgspec.structs.replace(loaded, tiers=tiers)
+    base = loaded.changed(tiers=tiers)
     grid = {}
     for size in GRIDS[name]:
         outcome = run_one(Simulation(realise(base, msgspec.structs.replace(result.placement, cpu_bytes=size * GiB))))
