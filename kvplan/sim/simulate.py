@@ -167,7 +167,7 @@ class World:
             unstored_tokens=sum(server.replica.transfers.unstored_tokens for server in servers),
             target=self.target,
             stamps=arrivals.stamps,
-            ideal_hit_rate=arrivals.reuse.rate if self.trace.block_tokens else None,
+            ideal_hit_rate=arrivals.ceiling.rate if self.trace.block_tokens else None,
             partial=self.left > 0,
         )
 
