@@ -107,8 +107,8 @@ class Stores:
         for done_s, keys, first, last in self._under_copy:
             shared = min(end, last)
             if max(start, first) < shared:
-                at = (shared - 1) // key_tokens
-                if keys[at] == node.keys[at - node.start // key_tokens]:
+                at, there = (shared - 1) // key_tokens, (shared - 1) // key_tokens - node.start // key_tokens
+                if at < len(keys) and there < len(node.keys) and keys[at] == node.keys[there]:  # a last, partial block has no name
                     self.space_s = max(self.space_s, done_s)
 
     def _sent_s(self, tokens: int) -> float:
