@@ -67,11 +67,19 @@ class StepCost:
         self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
         self.overhead = deployment.overhead
         self._gemm_cache: dict[int, float] = {}
+        self._head_cache: dict[int, float] = {0: 0.0}
+        self._peaks: dict[Part, float] = {}
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
 
+    def _peak_flops(self, part: Part) -> float:
+        found = self._peaks.get(part)
+        if found is None:
+            found = self._peaks[part] = peak_flops(self.deployment, part)
+        return found
+
     def _roofline(self, flops: float, size: float, part: Part) -> float:
-        peak = peak_flops(self.deployment, part)
+        peak = self._peak_flops(part)
         return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.kernel_share)
 
     def _weight_bytes(self, part: Part) -> float:
@@ -91,7 +99,7 @@ class StepCost:
         """
         gpu = self.machine.gpu
         size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
-        peak = peak_flops(self.deployment, "experts")
+        peak = self._peak_flops("experts")
         streamed = msgspec.structs.replace(gpu, weight_read_efficiency=gpu.kv_read_efficiency)
         return gemm_s(
             streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=self.kernel_share * self.engine.expert_share
@@ -169,7 +177,10 @@ class StepCost:
 
     def head_s(self, sequences: int) -> float:
         """Seconds of the output head for the sequences that sample a token."""
-        return self._gemm(sequences, self.model.hidden, self.model.vocab / self.tp, "head") if sequences else 0.0
+        found = self._head_cache.get(sequences)
+        if found is None:
+            found = self._head_cache[sequences] = self._gemm(sequences, self.model.hidden, self.model.vocab / self.tp, "head")
+        return found
 
     # -- attention ---------------------------------------------------------------------------------------------------------
 
@@ -245,14 +256,19 @@ class StepCost:
         Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head; of sequences that differ, the
         longest keep a part of it busy.
         """
-        least = sum(
+        count = max(1, decodes)
+        least = self._sequence_rate / count
+        rates = [rate if window else max(rate, least) for rate, window in self.decode_rates]
+        return [rate * (1 + UNEVEN_SHARE * short / (short + UNEVEN_TOKENS * count)) for rate, short in zip(rates, uneven, strict=True)]
+
+    @cached_property
+    def _sequence_rate(self) -> float:
+        """Seconds per cached token that one sequence alone takes at least."""
+        return sum(
             group.count * token_bytes(group, self.kv_format, self.tp) / self._sequence_Bps(group)
             for group in self.model.layers
             if not group.window_tokens
         )
-        count = max(1, decodes)
-        rates = [rate if window else max(rate, least / count) for rate, window in self.decode_rates]
-        return [rate * (1 + UNEVEN_SHARE * short / (short + UNEVEN_TOKENS * count)) for rate, short in zip(rates, uneven, strict=True)]
 
     def _sequence_Bps(self, group: Layers) -> float:
         if group.kind == "latent":

@@ -29,7 +29,19 @@ from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_capacity
 
-EMITTED = ("vllm", "lmcache", "sglang", "trtllm", "dynamo")
+EMITTED = (
+    "vllm",
+    "lmcache",
+    "lmcache-mp",
+    "sglang",
+    "trtllm",
+    "dynamo",
+    "kserve",
+    "llm-d",
+    "dynamo-k8s",
+    "lmcache-operator",
+    "production-stack",
+)
 
 EXAMPLES = """
 kvplan plan chat --emit vllm
@@ -72,7 +84,11 @@ def plan(
     ] = None,
     emit: Annotated[
         str | None,
-        Flag(metavar="ENGINE", help="Print the configuration: vllm, lmcache, sglang, trtllm or dynamo.", complete=one_of(*EMITTED)),
+        Flag(
+            metavar="ENGINE",
+            help="Configure an engine or its Kubernetes objects: vllm, sglang, llm-d, ... (completed).",
+            complete=one_of(*EMITTED),
+        ),
     ] = None,
     output: Annotated[str | None, Flag(metavar="DIR", help="Write the configuration's files into a folder.")] = None,
     explain_config: Annotated[
@@ -105,7 +121,8 @@ def plan(
         out().print(explained())
         return Exit.DONE
     if explain_config:
-        return _explain(explain_config, machine, gpu_kv, as_json)
+        beside = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": tp, "gpu_kv": gpu_kv}
+        return _explain(explain_config, source, beside, as_json)
     if source and sessions:
         raise InputError(
             f"two kinds of traffic: {source} and --sessions {sessions}", hint="give one of them; --model and --machine name the rest"
@@ -169,13 +186,23 @@ def plan(
     return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO
 
 
-def _explain(path: str, machine: str | None, gpu_kv: str | None, as_json: bool) -> int:
+def _explain(path: str, source: str, beside: dict[str, str | None], as_json: bool) -> int:
+    """Explain a file against what is named beside it: a scenario, a model, a machine, ranks, a pool."""
     from kvplan import catalog
     from kvplan.deploy.explain import explain_config
     from kvplan.report import explain as report
+    from kvplan.scenario import is_scenario, load
 
-    host = catalog.machine(machine).host if machine else None
-    result = explain_config(path, pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0, host=host)
+    known: dict[str, object] = {}
+    if source and is_scenario(source):
+        one = load(source, **{name: beside[name] for name in ("model", "machine", "engine") if beside[name]})  # type: ignore[arg-type]
+        known = {"model": one.model, "machine": one.machine, "pool_bytes": 0 if beside["gpu_kv"] else one.tiers.gpu_kv_bytes}
+    known |= {"model": catalog.model(beside["model"])} if beside["model"] else {}
+    known |= {"machine": catalog.machine(beside["machine"])} if beside["machine"] else {}
+    known |= {"pool_bytes": parse_capacity(beside["gpu_kv"])} if beside["gpu_kv"] else {}
+    ranks = beside["tp"] or ""
+    known |= {"tp": int(ranks)} if ranks.isdigit() else {}
+    result = explain_config(path, engine_version=beside["engine_version"] or "", **known)
     if as_json:
         emit_json(result)
     else:

@@ -45,8 +45,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plain_number(value: float) -> str:
-    """A number as configurations write it: up to six decimals, none when whole."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
+    """A number as configurations write it: up to nine decimals, so that bytes survive, none when whole."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 VLLM_DTYPES = {"auto": "auto", "bf16": "bfloat16", "fp8": "fp8", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"}

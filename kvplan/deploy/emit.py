@@ -100,13 +100,11 @@ def emit(placement: Placement, name: str, engine: EngineSpec | None = None, depl
 
 def serving_of(placement: Placement, engine: EngineSpec, deployment: Deployment | None) -> Serving:
     """What a writer needs to know; without a deployment host memory and tokens are unknown."""
-    rules = engine.offload
     known = Serving(
         placement=placement,
         version=engine.version,
         host=HostMemory(asked_bytes=placement.cpu_bytes),
-        lower_threads=(rules.disk_read_threads, rules.disk_write_threads),
-        prefetch=rules.prefetch,
+        prefetch=engine.offload.prefetch,
         block_tokens=engine.block_tokens,
     )
     if deployment is None:

@@ -4,67 +4,126 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvplan.catalog import engine as engine_named
-from kvplan.catalog import read_text
-from kvplan.deploy.emit import per_rank_unit
+import msgspec
+
+from kvplan import catalog
+from kvplan.deploy.emit import engine_for, per_rank_unit
+from kvplan.deploy.fitting import against, pod_checks
+from kvplan.deploy.objects import PodSizes, quantities_of
 from kvplan.deploy.reading import Reading, known_settings, transfer_config
 from kvplan.deploy.syntax import Config, parse_config
-from kvplan.deploy.targets import TARGETS
+from kvplan.deploy.targets import TARGETS, Target
+from kvplan.deployment import Deployment
 from kvplan.errors import InputError
-from kvplan.hardware.spec import Host
+from kvplan.hardware.spec import Host, Machine
+from kvplan.model import ModelSpec
 from kvplan.planning.traps import disk_without_cpu, host_exhausted, slow_start, small_tier
 from kvplan.results.deploy import Explanation, TierSize
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes
 
 
-def explain_config(path: str | Path, *, tp: int = 0, pool_bytes: int = 0, host: Host | None = None, replicas: int = 1) -> Explanation:
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known beside the file: ranks where it does not say them, the GPU's pool over all ranks, the host, what is served."""
+
+    tp: int = 0
+    pool_bytes: int = 0
+    host: Host | None = None
+    replicas: int = 1
+    model: ModelSpec | None = None  # None: as the file names it, where that is known
+    machine: Machine | None = None
+    engine_version: str = ""
+
+
+def explain_config(path: str | Path, **known: object) -> Explanation:
     """What a configuration file means, and what is wrong with it.
 
-    The file may hold a command line, a script of exports, JSON, YAML, or an emitted configuration of several parts.
-    `tp` is needed where the file does not say it; `pool_bytes` (the GPU's KV over all ranks) and `host` for the checks
-    that rest on them.
-    Raises InputError when the file cannot be read or is no configuration of a known engine.
+    The file may hold a command line, a script of exports, JSON, YAML, Kubernetes objects, or an emitted configuration of several parts;
+    of a folder all of its files are one configuration.
+    `known` are fields of Surroundings. Raises InputError when the file cannot be read or is no configuration of a known engine.
     """
-    file = Path(path)
-    return explain_text(read_text(file), str(path), tp=tp, pool_bytes=pool_bytes, host=host, replicas=replicas)
+    place = Path(path).expanduser()
+    files = sorted(one for one in place.iterdir() if one.suffix in _SUFFIXES) if place.is_dir() else [place]
+    texts = [catalog.read_text(one) for one in files]
+    text = texts[0] if len(files) == 1 else "\n".join(f"# --- {one.name}\n{text}" for one, text in zip(files, texts, strict=True))
+    return explain_text(text, str(path), **known)
 
 
-def explain_text(text: str, where: str, *, tp: int = 0, pool_bytes: int = 0, host: Host | None = None, replicas: int = 1) -> Explanation:
+_SUFFIXES = (".sh", ".yaml", ".yml", ".json")
+
+
+def explain_text(text: str, where: str, **known: object) -> Explanation:
     """What the text of a configuration means; as `explain_config`."""
+    beside = Surroundings(**known)  # type: ignore[arg-type]
     config = parse_config(text, where)
-    engine = _engine_of(config, where)
-    target = TARGETS[engine]
-    reading = Reading(config, engine, target.dialect, tp, pool_bytes)
+    pod = quantities_of(config, where)
+    name = pod.target if pod and pod.target else _engine_of(config, where)
+    target = TARGETS[name]
+    engine = engine_for(name, beside.engine_version)
+    reading = Reading(config, target.engine, target.dialect, beside.tp, beside.pool_bytes, engine.version)
     target.read(reading)
+    if pod and pod.claim_bytes and reading.fields.get("disk_path"):
+        reading.fields["disk_bytes"] = pod.claim_bytes
+        reading.tiers.append(_disk(reading, pod))
+        reading.notices = [one for one in reading.notices if one.code != "disk_unbounded"]
     placement = Placement(**reading.fields)  # type: ignore[arg-type]
-    shared = _shared_checks(placement, engine, pool_bytes, host, replicas)
-    tiers = reading.tiers
-    if pool_bytes:
-        gpu = TierSize(name="gpu", bytes_per_rank=pool_bytes // placement.tp, bytes_total=pool_bytes)
-        tiers = [gpu, *tiers]
+    notices = reading.notices
+    model = beside.model or _named(placement.model)
+    host, pool = None, beside.pool_bytes or placement.gpu_kv_bytes
+    if model:
+        deployment = Deployment(model=model, engine=engine, server=beside.machine)
+        host, pool, found = against(deployment, placement, reading, pool)
+        notices = notices + found
+    notices = notices + _shared_checks(placement, target, pool, beside) + (pod_checks(pod, host, placement) if pod else [])
+    gpu = [TierSize(name="gpu", bytes_per_rank=pool // placement.tp, bytes_total=pool)] if pool else []
     return Explanation(
         source=where,
-        engine=engine,
-        version=engine_named(target.engine).version,
+        engine=name,
+        version=engine.version,
         placement=placement,
-        tiers=tuple(tiers),
+        tiers=(*gpu, *reading.tiers),
         meanings=tuple(reading.meanings),
-        notices=tuple(sorted([*reading.notices, *shared], key=lambda notice: _GRAVITY[notice.level])),
+        notices=tuple(sorted(notices, key=lambda notice: _GRAVITY[notice.level])),
+        host=host,
+        pool_tokens=reading.pool_tokens,
     )
 
 
 _GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
-def _shared_checks(placement: Placement, engine: str, pool_bytes: int, host: Host | None, replicas: int) -> list[Notice]:
+def _named(repository: str) -> ModelSpec | None:
+    """The model that a configuration names, where the catalog knows it by that name."""
+    if not repository:
+        return None
+    try:
+        return catalog.model(repository)
+    except InputError:
+        return _of_source(repository)
+
+
+def _of_source(repository: str) -> ModelSpec | None:
+    """The shipped model whose source is a repository."""
+    for name in catalog.names("models"):
+        text = catalog.read_text(catalog.resolve("models", name))
+        if f"Hugging Face {repository} " in text[:400]:
+            return catalog.model(name)
+    return None
+
+
+def _disk(reading: Reading, pod: PodSizes) -> TierSize:
+    total, where = pod.claim_bytes, str(reading.fields["disk_path"])
+    return TierSize(name="disk", bytes_per_rank=total // reading.tp, bytes_total=total, where=where)
+
+
+def _shared_checks(placement: Placement, target: Target, pool_bytes: int, beside: Surroundings) -> list[Notice]:
     """The traps that any engine's configuration can fall into."""
-    dialect = TARGETS[engine].dialect
+    host = beside.host or (beside.machine.host if beside.machine else None)
     found = [
-        disk_without_cpu(placement, dialect.title, allowed=engine_named(engine).abilities.disk_alone),
+        disk_without_cpu(placement, target.dialect.title, allowed=catalog.engine(target.engine).abilities.disk_alone),
         small_tier(placement, pool_bytes),
-        per_rank_unit(placement, dialect),
-        host_exhausted(placement, host, replicas) if host else None,
+        per_rank_unit(placement, target.dialect),
+        host_exhausted(placement, host, beside.replicas) if host else None,
         slow_start(placement, host) if host else None,
         _disk_under_cpu(placement),
     ]
@@ -85,14 +144,15 @@ def _engine_of(config: Config, where: str) -> str:
     """The engine that a configuration is for, from the names it uses."""
     names = {*config.flags, *config.words}
     connector = str(transfer_config(config).get("kv_connector", ""))
+    lmcache_backend = config.flags.get("--kv-offloading-backend") == "lmcache"
     signs = {
         "dynamo": connector.startswith("Dynamo")
         or any(name.startswith("DYN_KVBM") for name in config.environment)
         or "kvbm" in str(config.document.get("kv_connector_config", "")),
+        "lmcache-mp": connector == "LMCacheMPConnector" or "--l1-size-gb" in names or "lmcache" in config.words or lmcache_backend,
         "lmcache": connector.startswith("LMCache")
         or any(name.startswith("LMCACHE_") for name in config.environment)
-        or any(name in known_settings()["lmcache"]["file"] for name in config.document)
-        or config.flags.get("--kv-offloading-backend") == "lmcache",
+        or any(name in known_settings()["lmcache"]["file"] for name in config.document),
         "sglang": any("sglang" in name or "hicache" in name or "hierarchical-cache" in name for name in names),
         "trtllm": "kv_cache_config" in config.document or "trtllm-serve" in names,
         "vllm": "vllm" in names or bool(connector) or any(name.startswith("--kv-") for name in names),
@@ -100,5 +160,5 @@ def _engine_of(config: Config, where: str) -> str:
     for engine, seen in signs.items():
         if seen:
             return engine
-    titles = ", ".join(target.dialect.title for target in TARGETS.values())
+    titles = ", ".join(dict.fromkeys(target.dialect.title for target in TARGETS.values()))
     raise InputError(f"{where}: not a configuration of an engine that kvplan knows", hint=f"it reads those of {titles}")

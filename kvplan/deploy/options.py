@@ -32,11 +32,14 @@ def options(program: str, version: str = "") -> frozenset[str]:
 
 
 def unknown_options(flags: Iterable[str], program: str, version: str = "") -> list[str]:
-    """Flags that the program's parser would refuse; `--no-x` belongs to the switch `--x`, and dots name a field of a JSON option."""
+    """Flags that the program's parser would refuse.
+
+    `--no-x` belongs to the switch `--x`, dots name a field of a JSON option, `-m` and `-c` are the interpreter's.
+    """
     known = options(program, version)
     found = []
     for flag in flags if known else ():
         name = flag.partition(".")[0]
-        if name not in known and "--" + name.removeprefix("--no-") not in known:
+        if name not in ("-m", "-c") and name not in known and "--" + name.removeprefix("--no-") not in known:
             found.append(flag)
     return found

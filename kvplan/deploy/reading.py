@@ -42,10 +42,24 @@ def transfer_config(config: Config) -> dict[str, Any]:
 class Reading:
     """One configuration being read: `fields` become its placement."""
 
-    __slots__ = ("config", "dialect", "engine", "fields", "meanings", "notices", "pool_bytes", "tiers", "tp_given")
+    __slots__ = (
+        "config",
+        "dialect",
+        "engine",
+        "fields",
+        "meanings",
+        "notices",
+        "pool_bytes",
+        "pool_tokens",
+        "tiers",
+        "tp_given",
+        "version",
+    )
 
-    def __init__(self, config: Config, engine: str, dialect: Dialect, tp: int, pool_bytes: int) -> None:
+    def __init__(self, config: Config, engine: str, dialect: Dialect, tp: int, pool_bytes: int, version: str = "") -> None:
         self.config = config
+        self.version = version
+        self.pool_tokens = 0
         self.engine = engine
         self.dialect = dialect
         self.pool_bytes = pool_bytes

@@ -28,7 +28,6 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     placement: Placement
     version: str  # of the engine
     host: HostMemory  # what the CPU tier takes
-    lower_threads: tuple[int, int] = (16, 16)  # that read and write the tier below it
     prefetch: str = "none"  # from lower tiers while a request is queued
     block_tokens: int = 16  # of the engine, where the placement names none
     pool_tokens: int = 0  # that the GPU's pool holds; 0: unknown

@@ -23,6 +23,7 @@ class Config(msgspec.Struct, kw_only=True):
     flags: dict[str, str] = {}  # `--kv-offloading-size`, with hyphens; empty for a switch
     document: dict[str, Any] = {}
     words: list[str] = []
+    objects: list[dict[str, Any]] = []  # of Kubernetes, or values of a chart
 
 
 def parse_config(text: str, where: str) -> Config:
@@ -35,13 +36,18 @@ def parse_config(text: str, where: str) -> Config:
         if first.startswith("{"):
             config.document.update(_json(part, where))
         elif _YAML_LINE.match(first):
-            config.document.update(_yaml(part, where))
+            for document in _yaml(part, where):
+                (config.objects.append if _is_object(document) else config.document.update)(document)
         else:
-            _shell(part, where, config)
-    if not (config.environment or config.flags or config.document):
+            read_shell(part, where, config)
+    if not (config.objects or config.environment or config.flags or config.document):
         hint = "a command line, exports, JSON or YAML of vLLM, LMCache, SGLang, TensorRT-LLM or Dynamo is understood"
         raise InputError(f"{where}: sets nothing", hint=hint)
     return config
+
+
+def _is_object(document: dict[str, Any]) -> bool:
+    return "kind" in document or "servingEngineSpec" in document or "router" in document
 
 
 def _json(text: str, where: str) -> dict[str, Any]:
@@ -54,12 +60,16 @@ def _json(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _shell(text: str, where: str, config: Config) -> None:
+def read_shell(text: str, where: str, config: Config) -> None:
     try:
         words = shlex.split(text.replace("\\\n", " "), comments=True)
     except ValueError as error:
         raise InputError(f"{where}: not a command line: {error}", hint="is a quotation mark missing?") from None
-    words = [word for word in words if word not in ("export", "exec", "args=(", ")", "${args[@]}", "\\")]
+    read_words([word for word in words if word not in ("export", "exec", "args=(", ")", "${args[@]}", "\\")], config)
+
+
+def read_words(words: list[str], config: Config) -> None:
+    """Flags, variables and plain words of a command."""
     flag = ""
     for word in words:
         if word.startswith("-") and not re.match(r"-\d", word):
@@ -76,28 +86,93 @@ def _shell(text: str, where: str, config: Config) -> None:
             config.words.append(word)
 
 
-def _yaml(text: str, where: str) -> dict[str, Any]:
-    """Mappings nested by indentation, with scalars in JSON's or plain notation; other YAML is refused with its line."""
-    root: dict[str, Any] = {}
-    open_maps: list[tuple[int, dict[str, Any]]] = [(-1, root)]
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = _without_comment(raw)
-        if not line.strip() or line.strip() == "---":
-            continue
-        indent = len(line) - len(line.lstrip(" "))
-        match = re.match(r"\s*(\"[^\"]+\"|'[^']+'|[\w./-]+)\s*:(?:\s+(.*))?$", line)
-        if not match:
-            raise InputError(f"{where}, line {number}: not `key: value`", hint="lists and block text are not understood")
-        key, value = match[1].strip("\"'"), (match[2] or "").strip()
-        while indent <= open_maps[-1][0]:
-            open_maps.pop()
-        if value:
-            open_maps[-1][1][key] = _scalar(value)
-        else:
-            inner: dict[str, Any] = {}
-            open_maps[-1][1][key] = inner
-            open_maps.append((indent, inner))
-    return root
+class _Yaml:
+    """Mappings and lists nested by indentation, scalars in JSON's or plain notation, `|` text; other YAML is refused with its line."""
+
+    def __init__(self, text: str, where: str, first: int) -> None:
+        self.where = where
+        self.raw = text.splitlines()
+        found = ((first + at, _without_comment(line)) for at, line in enumerate(self.raw))
+        self.lines = [(number, len(line) - len(line.lstrip(" ")), line.strip()) for number, line in found if line.strip()]
+        self.first, self.at = first, 0
+
+    def document(self) -> dict[str, Any]:
+        value = self.mapping(self.lines[0][1]) if self.lines else {}
+        if self.at < len(self.lines):
+            raise self.refused(self.lines[self.at][0])
+        return value
+
+    def refused(self, number: int) -> InputError:
+        return InputError(f"{self.where}, line {number}: not `key: value`", hint="mappings, lists and `|` text are understood")
+
+    def block(self, indent: int) -> Any:
+        return self.items(indent) if self._here(indent, item=True) else self.mapping(indent)
+
+    def _here(self, indent: int, *, item: bool) -> bool:
+        """Does the next line belong to a block of this indentation."""
+        if self.at >= len(self.lines) or self.lines[self.at][1] != indent:
+            return False
+        return self.lines[self.at][2].startswith("- ") is item
+
+    def mapping(self, indent: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while self._here(indent, item=False):
+            number, _, line = self.lines[self.at]
+            match = _KEY.match(line)
+            if not match:
+                raise self.refused(number)
+            self.at += 1
+            key, value = match[1].strip("\"'"), (match[2] or "").strip()
+            found[key] = self.text(number, indent) if value in ("|", "|-") else _scalar(value) if value else self.inner(indent)
+        if self.at < len(self.lines) and self.lines[self.at][1] > indent:
+            raise self.refused(self.lines[self.at][0])
+        return found
+
+    def inner(self, indent: int) -> Any:
+        """What stands below a key that has no value on its line."""
+        if self._here(indent, item=True):
+            return self.items(indent)
+        if self.at < len(self.lines) and self.lines[self.at][1] > indent:
+            return self.block(self.lines[self.at][1])
+        return {}
+
+    def items(self, indent: int) -> list[Any]:
+        found = []
+        while self._here(indent, item=True):
+            number, _, line = self.lines[self.at]
+            rest = line[2:].lstrip()
+            if _KEY.match(rest) and not rest.startswith(("{", "[")):
+                inside = indent + len(line) - len(rest)
+                self.lines[self.at] = (number, inside, rest)
+                found.append(self.mapping(inside))
+            else:
+                self.at += 1
+                found.append(_scalar(rest))
+        return found
+
+    def text(self, number: int, indent: int) -> str:
+        """The lines below a `|`, without their indentation."""
+        taken = []
+        for raw in self.raw[number - self.first + 1 :]:
+            if raw.strip() and len(raw) - len(raw.lstrip(" ")) <= indent:
+                break
+            taken.append(raw)
+        while self.at < len(self.lines) and self.lines[self.at][0] <= number + len(taken):
+            self.at += 1
+        margin = min((len(raw) - len(raw.lstrip(" ")) for raw in taken if raw.strip()), default=0)
+        return "\n".join(raw[margin:] for raw in taken).strip("\n") + "\n"
+
+
+_KEY = re.compile(r"(\"[^\"]+\"|'[^']+'|[\w./-]+)\s*:(?:\s+(.*))?$")
+
+
+def _yaml(text: str, where: str) -> list[dict[str, Any]]:
+    """The documents of a YAML text."""
+    found, first = [], 1
+    for part in re.split(r"^---\s*$", text, flags=re.MULTILINE):
+        found.append(_Yaml(part, where, first).document())
+        first += part.count("\n")
+    return [one for one in found if one]
 
 
 def _without_comment(line: str) -> str:

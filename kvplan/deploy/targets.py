@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kvplan.deploy.dialect import Dialect
-from kvplan.deploy.dialects import dynamo, lmcache, sglang, trtllm, vllm
+from kvplan.deploy.dialects import dynamo, lmcache, lmcache_server, sglang, trtllm, vllm
+from kvplan.deploy.kubernetes import dynamo_graph, kserve, llm_d, lmcache_operator, production_stack
 from kvplan.deploy.reading import Reading
 from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Written
@@ -26,8 +27,14 @@ class Target(NamedTuple):
 TARGETS: dict[str, Target] = {
     "vllm": Target("vllm", vllm.DIALECT, vllm.write, vllm.read),
     "lmcache": Target("lmcache", lmcache.DIALECT, lmcache.write, lmcache.read),
+    "lmcache-mp": Target("lmcache-mp", lmcache_server.DIALECT, lmcache_server.write, lmcache_server.read),
     "sglang": Target("sglang", sglang.DIALECT, sglang.write, sglang.read),
     "trtllm": Target("trtllm", trtllm.DIALECT, trtllm.write, trtllm.read),
     "dynamo": Target("dynamo", dynamo.DIALECT, dynamo.write, dynamo.read),
+    "kserve": Target("vllm", kserve.DIALECT, kserve.write, vllm.read, kserve.ABILITIES, {"shared": "always"}),
+    "llm-d": Target("vllm", llm_d.DIALECT, llm_d.write, vllm.read),
+    "dynamo-k8s": Target("dynamo", dynamo_graph.DIALECT, dynamo_graph.write, dynamo.read),
+    "lmcache-operator": Target("lmcache-mp", lmcache_operator.DIALECT, lmcache_operator.write, lmcache_server.read),
+    "production-stack": Target("lmcache", production_stack.DIALECT, production_stack.write, lmcache.read, production_stack.ABILITIES),
 }
 """Name that the user types -> what is configured."""

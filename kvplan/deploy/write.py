@@ -54,7 +54,12 @@ def yaml(dialect: Dialect, version: str, name: str, lines: list[Line]) -> Part:
 def manifest(dialect: Dialect, version: str, name: str, documents: Sequence[Mapping[str, Any]], comments: Sequence[str] = ()) -> Part:
     """Kubernetes objects, or Helm values, as YAML documents under a few lines of comment."""
     head = "\n".join([_title(dialect, version), *(f"# {comment}" for comment in comments)])
-    return Part(name=name, format="yaml", text=head + "\n" + "---\n".join("\n".join(_block(one, "")) + "\n" for one in documents))
+    return Part(name=name, format="yaml", text=head + "\n" + "---\n".join(to_yaml(one) for one in documents))
+
+
+def to_yaml(value: Mapping[str, Any]) -> str:
+    """A mapping in YAML's block form."""
+    return "\n".join(_block(value, "")) + "\n"
 
 
 def _block(value: Any, indent: str) -> list[str]:

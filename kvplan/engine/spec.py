@@ -26,7 +26,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
-    load_start: Literal["at_once", "step_end"] = "at_once"  # when a whole load begins that is scheduled while a step runs
+    # when a whole load begins that is scheduled while a step runs: now, when that ends, or when the step ends that it is scheduled with
+    load_start: Literal["at_once", "step_end", "next_step_end"] = "at_once"
+    store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
@@ -40,6 +42,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_policy: str = "lru"
     disk_read_threads: AtLeastOne = 16
     disk_write_threads: AtLeastOne = 16
+    disk_per_rank: bool = False  # has each rank files and threads of its own
     disk_request_reads: Count = 0  # reads of one request under way at once; 0: as many as there are threads
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up
@@ -174,6 +177,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     title: str = ""  # as its makers write it; empty: the name
     version: str
     base: str = ""  # the engine whose numbers hold where this one gives none
+    connector: bool = False  # does it move the KV of that engine, inside it: then its numbers are known as that engine's are
     block_tokens: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
     step_tokens: AtLeastOne = 8192  # token budget of one step
     max_batch: AtLeastOne = 256

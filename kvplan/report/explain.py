@@ -18,6 +18,12 @@ def show(console: Console, result: Explanation) -> None:
     for tier in result.tiers:
         size = f"{format_bytes(tier.bytes_total)} in all, {format_bytes(tier.bytes_per_rank)} per rank" if tier.bytes_total else "no bound"
         console.print(f"  {tier.name:<7} {size}{f', {escape(tier.where)}' if tier.where else ''}")
+    if result.host and result.host.asked_bytes:
+        host = result.host
+        shm = f", /dev/shm {format_bytes(host.shm_bytes)}" if host.shm_bytes else ""
+        console.print(
+            f"  host    takes {format_bytes(host.taken_bytes)}{shm}; memory limit of a container {format_bytes(host.limit_bytes)}"
+        )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
     for one in result.meanings:
         table.add_row(f"{escape(one.key)} {escape(one.value)}", escape(one.sentence))

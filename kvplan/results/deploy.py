@@ -75,4 +75,5 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     tiers: tuple[TierSize, ...] = ()
     meanings: tuple[Meaning, ...] = ()
     notices: tuple[Notice, ...] = ()
+    pool_tokens: int = 0  # that the GPU's pool holds; 0: unknown
     host: HostMemory | None = None  # what the CPU tier takes; null where model or machine are not known

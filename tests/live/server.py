@@ -118,7 +118,7 @@ class Server:
         told = cached + 16 if name == "liar" and len(ids) > 48 else cached
         each = 2 if name in ("pairs", "countedpairs") else 1
         usage = {"prompt_tokens": len(ids), "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": told}}
-        running = asked.get("stream_options", {}).get("continuous_usage_stats") and name != "pairs"
+        running = asked.get("stream_options", {}).get("continuous_usage_stats") and name not in ("pairs", "uncounted")
         sent = habits.sent.setdefault(str(habits.requests), [])
 
         async def send(text: str, tokens: int, finish: str | None = None) -> None:
@@ -149,7 +149,9 @@ class Server:
             await response.write(b"data: " + json.dumps({"choices": [], "sglext": {"cached_tokens_details": placed}}).encode() + b"\n\n")
             usage.pop("prompt_tokens_details")
         final = {"choices": [], "usage": usage | {"completion_tokens": output}}
-        await response.write(b"data: " + json.dumps(final).encode() + b"\r\n\r\ndata: [DONE]\n\n")
+        if name != "uncounted":
+            await response.write(b"data: " + json.dumps(final).encode() + b"\r\n\r\n")
+        await response.write(b"data: [DONE]\n\n")
         return response
 
     def _refused(self, name: str, habits: Habits, request: web.Request, asked: dict[str, Any], chat: bool) -> web.Response | None:

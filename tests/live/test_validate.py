@@ -137,6 +137,15 @@ def test_servers_that_want_to_be_asked_otherwise(server: str, trace: Path, habit
         assert trial.run.answers[0].prompt_tokens == trial.requests[0].prompt_tokens
 
 
+def test_a_server_that_counts_nothing(server: str, trace: Path, patient: None) -> None:
+    result = ask(f"{server}/uncounted", trace, limits=Limits(requests=3))
+    assert result.requests.completed == 3
+    assert [(row.prompt_tokens, row.output_tokens) for row in result.rows] == [(r.prompt_tokens, OUTPUT) for r in requests(3)]
+    assert result.measured.cached_tokens is None and result.error.cached_exact is None
+    assert any("every chunk is taken for one token" in text for text in result.warnings)
+    assert any("--enable-prompt-tokens-details" in text for text in result.warnings)
+
+
 def test_one_dropped_stream_is_no_agreement(server: str, trace: Path, patient: None) -> None:
     """Of twelve requests the four longest lose their stream, fewer than end the run."""
     result = ask(f"{server}/drops-longest", trace, limits=Limits(errors=10))
@@ -250,6 +259,7 @@ def test_an_earlier_run_can_be_predicted_anew(honest: str, trace: Path, tmp_path
     path.write_bytes(msgspec.json.encode(first))
     again = kvplan.validate(f"{honest}/table", trace, machine=MACHINE, results=str(path), tolerance=0.25)
     assert again.measured.ttft_s == first.measured.ttft_s
+    assert again.client == first.client
     assert again.predicted.ttft_s.mean == pytest.approx(first.predicted.ttft_s.mean, rel=1e-3)
     slower = kvplan.validate(f"{honest}/table", trace, machine="l4", results=str(path))
     assert slower.verdict == "off" and (slower.error.ttft_mean or 0) > 1

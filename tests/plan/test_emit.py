@@ -21,6 +21,9 @@ from kvplan.results.deploy import Emission
 from kvplan.results.placement import Placement
 from kvplan.units import GiB, TiB
 
+PLAIN = ["vllm", "lmcache", "sglang", "trtllm", "dynamo"]
+"""Targets that are files and commands, without a cluster."""
+
 BASE = Placement(model="Qwen/Qwen2.5-32B", tp=8, gpu_fraction=0.9, block_tokens=64, cpu_bytes=800 * GiB)
 
 
@@ -63,7 +66,7 @@ def test_the_same_800_gib_is_a_different_number_for_each_engine() -> None:
     assert sglang["--hicache-size"] == "107"  # whole GB of 10^9, rounded down
     assert document(emit(change(store="on_evict"), "trtllm"))["kv_cache_config"]["host_cache_size"] == 107_374_182_400
     exports, _ = script(emit(BASE, "dynamo"))
-    assert exports["DYN_KVBM_CPU_CACHE_GB"] == "858.993459"
+    assert exports["DYN_KVBM_CPU_CACHE_GB"] == "858.9934592"
 
 
 def test_vllm_connector_says_what_the_short_flag_cannot() -> None:
@@ -90,7 +93,7 @@ def test_vllm_disk_tier_lies_below_the_cpu_tier_and_is_not_bounded() -> None:
     _, flags = script(emission)
     extra = json.loads(flags["--kv-transfer-config"])["kv_connector_extra_config"]
     assert extra["spec_name"] == "TieringOffloadingSpec"
-    assert extra["secondary_tiers"] == [{"type": "fs", "root_dir": "/mnt/kv cache", "n_read_threads": 16, "n_write_threads": 16}]
+    assert extra["secondary_tiers"] == [{"type": "fs", "root_dir": "/mnt/kv cache"}]
     assert "disk_unbounded" in [notice.code for notice in emission.notices]
 
 
@@ -149,7 +152,7 @@ def test_dynamo_tiers_and_connector() -> None:
     assert json.loads(flags["--kv-transfer-config"])["kv_connector"] == "DynamoConnector"
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_each_line_says_which_decision_it_is_and_for_which_version(name: str) -> None:
     store = "on_evict" if name == "trtllm" else "write_through"
     for part in emit(change(store=store), name).parts:
@@ -160,7 +163,7 @@ def test_each_line_says_which_decision_it_is_and_for_which_version(name: str) ->
             assert structure or "#" in line or before.lstrip().startswith("#"), line
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_no_tier_means_no_offload_setting(name: str) -> None:
     text = emit(change(cpu_bytes=0), name).text
     assert not re.search(r"kv-offloading|kv-transfer|hicache|LMCACHE_CONFIG|DYN_KVBM|host_cache_size: [1-9]", text)

@@ -84,3 +84,12 @@ def test_a_run_that_cannot_go_on_names_the_request(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Replica, "_alarm", lambda self, delay, action: None)
     with pytest.raises(KvplanError, match="request 0"):
         world([request(0, 0.0, 64, 2, 1, 2, 3, 4)]).run()
+
+
+def test_what_a_preempted_request_generated_is_reused_while_stores_run() -> None:
+    # As in the by-hand test of preemption, in a pool of 6 blocks, with host memory behind a slow link: blocks that were generated are
+    # allocated again while prompts are still being copied.
+    trace = [request(index, 0.0, 32, 60, 2 * index + 1, 2 * index + 2) for index in range(3)]
+    built = world(trace, gpu_blocks=8, cpu_blocks=50, machine={"link": {"d2h_Bps": 1e6}}, offload={"store_holds_blocks": False})
+    found = columns(built)
+    assert set(found["status"]) == {0} and sum(found["preemptions"]) > 0

@@ -71,6 +71,9 @@ def read(reading: Reading) -> None:
         reading.tier("disk", "DYN_KVBM_DISK_CACHE_GB", environment["DYN_KVBM_DISK_CACHE_GB"], where=path)
         filtered = environment.get("DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", "").lower() != "true"
         rule = "only blocks stored at least twice reach the disk" if filtered else "every block reaches the disk"
+        if not filtered:
+            sentence = "With the disk filter off every block is written to disk, also those that nobody asks for again: it wears the drive."
+            reading.fault("filter_off", sentence, key="DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", level="note")
         reading.fields["lower_store"] = "selective" if filtered else "write_through"
         reading.mean("DYN_KVBM_DISABLE_DISK_OFFLOAD_FILTER", not filtered, rule)
     for tier in ("CPU", "DISK"):

@@ -45,11 +45,21 @@ def write(serving: Serving) -> Written:
     return [yaml(DIALECT, serving.version, "trtllm.yaml", lines), script], []
 
 
+_LIMITS = (
+    ("max_seq_len", "max_context_tokens", "requests of at most {} tokens"),
+    ("max_batch_size", "max_batch", "at most {} sequences at once"),
+    ("max_num_tokens", "step_tokens", "steps of at most {} tokens"),
+)
+
+
 def read(reading: Reading) -> None:
     command_line(reading)
     document = reading.config.document
     if "tensor_parallel_size" in document:
         reading.ranks("tensor_parallel_size", document["tensor_parallel_size"])
+    for key, field, meaning in _LIMITS:
+        if key in document:
+            reading.tokens(field, key, document[key], meaning.format(document[key]))
     cache = reading.mapping("kv_cache_config", document)
     reading.unknown(cache, "kv_cache_config")
     reading.fields["store"] = "on_evict"
@@ -63,6 +73,9 @@ def read(reading: Reading) -> None:
     if "tokens_per_block" in cache:
         tokens = cache["tokens_per_block"]
         reading.tokens("block_tokens", "tokens_per_block", tokens, f"blocks of {tokens} tokens")
+    if "max_tokens" in cache and (tokens := reading.whole("max_tokens", cache["max_tokens"])):
+        reading.pool_tokens = tokens
+        reading.mean("max_tokens", tokens, f"KV pool of at most {tokens:,} tokens")
     if "host_cache_size" in cache:
         reading.tier("cpu", "host_cache_size", cache["host_cache_size"])
         reading.mean("(always)", "", "a block is copied to the host when it is evicted from the GPU, and back before reuse")

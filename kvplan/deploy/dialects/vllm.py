@@ -120,8 +120,7 @@ def connector_settings(serving: Serving) -> list[tuple[str, object, str]]:
     if placement.store == "selective":
         settings.append(("store_threshold", placement.store_after_lookups, "lookups before a block is stored"))
     if placement.disk_bytes:
-        read, write = serving.lower_threads
-        disk = [{"type": "fs", "root_dir": placement.disk_path, "n_read_threads": read, "n_write_threads": write}]
+        disk = [{"type": "fs", "root_dir": placement.disk_path}]
         settings.append(("spec_name", "TieringOffloadingSpec", "a tier below the CPU"))
         settings.append(("secondary_tiers", disk, f"disk tier, {format_bytes(placement.disk_bytes)} decided, not enforced"))
     return settings
@@ -130,7 +129,6 @@ def connector_settings(serving: Serving) -> list[tuple[str, object, str]]:
 def read(reading: Reading) -> None:
     flags = reading.config.flags
     command_line(reading)
-    reading.unknown([name for name in flags if name.startswith("--kv-")], "flags")
     connector = transfer_config(reading.config)
     if "--kv-transfer-config" in flags and not connector:
         reading.fault("not_json", "The value of --kv-transfer-config is not a JSON object.", key="--kv-transfer-config")

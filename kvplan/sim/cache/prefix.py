@@ -50,6 +50,10 @@ class Node:
         self.retention = RETENTION  # of the request that used it last
 
 
+LATELY = 512
+"""Requests whose paths a tree remembers."""
+
+
 class PrefixTree:
     """Names the content of requests. `key_tokens` is the trace's block size, `grain_tokens` the engine's: runs end on multiples of it."""
 
@@ -58,14 +62,29 @@ class PrefixTree:
         self.grain_tokens = grain_tokens
         self.root = Node(None, (), 0, 0)
         self.permanent = False  # are runs kept that nobody holds
+        self._found: dict[int, tuple[tuple[int, ...], dict[int, Node]]] = {}  # by the identity of keys: the ends of lately walked paths
 
     def path(self, keys: tuple[int, ...], tokens: int) -> Node:
         """The deepest node of the path that names the first `tokens` tokens of `keys`, made where it is missing.
 
         `tokens` is rounded down to whole engine blocks; the root stands for no content. Runs are split so that the path ends on a node.
         """
+        grain = self.grain_tokens
+        tokens = min(tokens, len(keys) * self.key_tokens) // grain * grain
+        if not tokens:
+            return self.root
+        found = self._found.get(id(keys))
+        if found is None or found[0] is not keys:
+            if len(self._found) >= LATELY:
+                self._found.clear()
+            found = self._found[id(keys)] = keys, {}
+        node = found[1].get(tokens)
+        if node is None or node.parent is None or node.end != tokens:  # never walked, or forgotten since
+            node = found[1][tokens] = self._walk(keys, tokens)
+        return node
+
+    def _walk(self, keys: tuple[int, ...], tokens: int) -> Node:
         key_tokens, grain = self.key_tokens, self.grain_tokens
-        tokens = min(tokens, len(keys) * key_tokens) // grain * grain
         node = self.root
         while node.end < tokens:
             position = node.end

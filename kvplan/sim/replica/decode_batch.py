@@ -7,6 +7,7 @@ and how many steps there were since, so that a step costs what changes (a finish
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 
 from kvplan.sim.cache.footprint import Footprint, WindowBlocks
 from kvplan.sim.replica.sequence import NEVER, Sequence
@@ -16,14 +17,19 @@ from kvplan.units import first_true
 class Events:
     """Members by the step at which something happens to them; the earliest step is known."""
 
-    __slots__ = ("_by_step", "next")
+    __slots__ = ("_by_step", "_steps", "next")
 
     def __init__(self) -> None:
         self._by_step: dict[int, dict[Sequence, None]] = {}
+        self._steps: list[int] = []  # a heap; steps without members are left in it until they come up
         self.next = NEVER
 
     def add(self, step: int, seq: Sequence) -> None:
-        self._by_step.setdefault(step, {})[seq] = None
+        due = self._by_step.get(step)
+        if due is None:
+            due = self._by_step[step] = {}
+            heappush(self._steps, step)
+        due[seq] = None
         if step < self.next:
             self.next = step
 
@@ -38,18 +44,21 @@ class Events:
         """The members due at a step, in the order in which they joined; they are forgotten."""
         due = self._by_step.pop(step, {})
         if step == self.next:
-            self.next = min(self._by_step, default=NEVER)
+            while self._steps and self._steps[0] not in self._by_step:
+                heappop(self._steps)
+            self.next = self._steps[0] if self._steps else NEVER
         return list(due)
 
 
 class WindowSum:
     """Sum over the members of min(context, window); `window` 0: of their contexts."""
 
-    __slots__ = ("window", "growing", "total", "fills", "filled", "_starts", "_first")
+    __slots__ = ("window", "growing", "total", "fills", "filled", "_starts", "_starts_sum", "_members", "_first")
 
     def __init__(self, window: int) -> None:
         self.window = window
         self._starts: dict[int, int] = {}  # members by the step at which their context was empty
+        self._starts_sum = self._members = 0
         self._first: int | None = None  # the earliest of these: of the longest member; None: to be looked up
         self.growing = 0  # members whose window is not full
         self.total = 0
@@ -63,12 +72,14 @@ class WindowSum:
             return 0
         if self._first is None:
             self._first = min(self._starts)
-        return sum((start - self._first) * count for start, count in self._starts.items())
+        return self._starts_sum - self._first * self._members
 
     def join(self, seq: Sequence, context: int, step: int) -> None:
         if not self.window:
             start = step - context
             self._starts[start] = self._starts.get(start, 0) + 1
+            self._starts_sum += start
+            self._members += 1
             self._first = None if self._first is None else min(self._first, start)
         if not self.window or context < self.window:
             self.growing += 1
@@ -82,9 +93,12 @@ class WindowSum:
         if not self.window:
             start = step - context
             self._starts[start] -= 1
+            self._starts_sum -= start
+            self._members -= 1
             if not self._starts[start]:
                 del self._starts[start]
-                self._first = None
+                if start == self._first:
+                    self._first = None
         if not self.window or context < self.window:
             self.growing -= 1
             self.total -= context

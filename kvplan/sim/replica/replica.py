@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.clock import Clock
+from kvplan.sim.clock import Clock, Event
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.jump import Jump
@@ -128,11 +128,21 @@ class Replica:
         prepare_s = self.overhead.prepare_s if self.inflight.executing is None else 0.0
         step = ScheduledStep(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         self.scheduler.schedule(step)
+        step.begins = self.transfers.begins()
         if step.empty:
+            self._begin_behind(self.inflight.steps[-1] if self.inflight.steps else None, step.begins)
             return None
         step.loads = self.transfers.planned()
         self._time(step)
         return step
+
+    def _begin_behind(self, last: ScheduledStep | None, begins: list[Event]) -> None:
+        """Loads that are scheduled with no step of their own wait for the last one in flight, if the GPU has not finished it."""
+        if last is not None and (self.inflight.executing is not None):
+            last.begins += begins
+            return
+        for load in begins:
+            load.succeed()
 
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes = self.cost, step.decodes
@@ -178,14 +188,19 @@ class Replica:
         self.inflight.executing = None
         self.busy_s += now - step.start_s
         free_s = self.transfers.outputs_seen_s(now)
+        following = self.inflight.behind(step)
+        for load in step.begins:
+            load.succeed()
+        self.transfers.step_ended()
         self.transfers.offer_again()
         for seq, new, context in step.chunks:
             if seq.running:
                 self.transfers.store(seq, context + new)
+        if following is None:
+            self.transfers.step_ended()
         free_s = max(free_s, self.transfers.stored_s(now))
         step.held_s = free_s - now
         seen_s = free_s + self.overhead.collect_s
-        following = self.inflight.behind(step)
         if following is not None:
             self._execute(following)
         if seen_s <= now:
@@ -237,7 +252,7 @@ class Replica:
         if len(steps) < 2 or steps[0] is not first or first.start_s > now or self._jump is not None:
             return
         for step in steps:
-            if step.chunks or step.version != batch.version or step.paused or step.stall_s:
+            if step.chunks or step.begins or step.version != batch.version or step.paused or step.stall_s:
                 return
         second = steps[1]
         if max(second.ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:

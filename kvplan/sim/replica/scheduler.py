@@ -46,6 +46,7 @@ class Scheduler:
         self.pauses = Pauses(overhead, offloading=transfers.stores is not None)
         self.waiting: deque[Sequence] = deque()
         self.skipped: list[Sequence] = []
+        self.loading: dict[Sequence, None] = {}  # skipped, with blocks for what is loaded
         self.running: list[Sequence] = []
         self.prefilling: list[Sequence] = []  # running, and not all of their prompt is scheduled
         self.resting: list[Sequence] = []  # running, left out of a step that ran out of blocks before them
@@ -251,6 +252,10 @@ class Scheduler:
             elif new:
                 self.skipped.remove(seq)
             if new:
+                self.loading.pop(seq, None)
+            elif seq.blocks:
+                self.loading[seq] = None
+            if new:
                 self._start(step, seq, new)
                 budget -= new
         if self.no_room is not None and not self.running and not self.inflight.steps:
@@ -281,6 +286,7 @@ class Scheduler:
         for seq in reversed(self.skipped):
             if seq.blocks and not seq.waiting_for_remote_kv:
                 self._release(seq)
+                del self.loading[seq]
                 seq.computed = 0
 
                 self.clock.after(0.0, partial(self._loaded(seq), False))
@@ -300,7 +306,7 @@ class Scheduler:
     def _allocate_waiting(self, seq: Sequence, budget: int) -> int | None:
         """Tokens that a waiting sequence computes in this step; 0: it waits for a load; None: it does not fit now."""
         if self.engine.reserve_in_flight:
-            admitted = [*self.prefilling, *(other for other in self.skipped if other.blocks)]
+            admitted = (*self.prefilling, *self.loading)
             self.gpu.promised_tokens = sum(self.gpu.outstanding_tokens(other) for other in admitted if other is not seq)
         if seq.blocks:  # what it waited for is in place
             return self._extend(seq, budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from kvplan.engine.spec import Overhead
+from kvplan.sim.clock import Event
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.in_step import StepLoad
 
@@ -18,8 +19,8 @@ class ScheduledStep:
     """
 
     __slots__ = (
-        "chunks", "decodes", "index", "version", "contexts", "uneven", "attention_s", "sampled", "last_tokens", "loads", "admitted_tokens",
-        "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
+        "chunks", "decodes", "index", "version", "contexts", "uneven", "attention_s", "sampled", "last_tokens", "loads", "begins",
+        "admitted_tokens", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
     def __init__(self, made_s: float, ready_s: float) -> None:
@@ -35,6 +36,7 @@ class ScheduledStep:
         self.sampled: list[Sequence] = []  # whose last chunk this is
         self.last_tokens: list[Sequence] = []  # who decodes its last token
         self.loads: list[StepLoad] = []
+        self.begins: list[Event] = []  # loads that begin when it ends
         self.admitted_tokens = 0  # of the prompts that it schedules first
         self.duration_s = 0.0
         self.stall_s = 0.0  # of the duration, what the step waits for transfers

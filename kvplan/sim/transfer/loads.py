@@ -16,7 +16,7 @@ from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
-from kvplan.sim.clock import Clock, Steps
+from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
@@ -63,6 +63,7 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._probed_s = 0.0  # when lower tiers have been asked for all chunks so far
         self._built_s = 0.0  # when the block lists of the last load are made
@@ -103,12 +104,12 @@ class Loads:
         chunks = max(1, (seq.prompt - held) // (self.rules.chunk_tokens or self.engine.block_tokens))
         self._probed_s = max(self.clock.now, self._probed_s) + chunks * self.overhead.probe_s
         seq.waiting_for_remote_kv = True
-        self.clock.process(self._answered(seq, self._probed_s, done))
 
-    def _answered(self, seq: Sequence, answered_s: float, done: Done) -> Steps:
-        yield self.clock.until(answered_s)
-        seq.waiting_for_remote_kv = False
-        done(False)
+        def answered() -> None:
+            seq.waiting_for_remote_kv = False
+            done(False)
+
+        self.clock.at(self._probed_s, answered)
 
     def _limit(self, seq: Sequence) -> int:
         """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
@@ -125,18 +126,29 @@ class Loads:
         if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
         load = self._under_way(seq, self.gpu.tier, path, reach, held)
-        ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
-        submit_s = self.overhead.submit_block_s * (held - reach) / self.engine.block_tokens
-        self.submitted_s = max(self.clock.now, self.submitted_s) + submit_s
-        _, sent_s = self.host.path.send(IN, self._built(ready_s, held - reach), held - reach)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
-        self.clock.process(self._loading(seq, load, source, sent_s + self.overhead.load_s, done))
+        if self.rules.load_start == "next_step_end":
+            begins = self.clock.event()
+            self.begins.append(begins)
+            self.clock.process(self._loading(seq, load, source, done, begins))
+        else:
+            ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
+            self.clock.process(self._loading(seq, load, source, done, self.clock.until(self._sent_s(ready_s, held - reach))))
         return Outcome.WAITS
 
-    def _loading(self, seq: Sequence, load: Load, source: Pin, done_s: float, done: Done) -> Steps:
-        """From host memory to the GPU. Dispatch and completion hold up this sequence, not the link."""
+    def _sent_s(self, ready_s: float, tokens: int) -> float:
+        """When a load is over that is handed over now and can start at `ready_s`."""
+        now = self.clock.now
+        self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.engine.block_tokens
+        return self.host.path.send(IN, self._built(ready_s, tokens), tokens)[1] + self.overhead.load_s
+
+    def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Event) -> Steps:
+        """From host memory to the GPU, after the step that it was scheduled with where the engine wants it so. Dispatch and completion
+        hold up this sequence, not the link."""
         began_s = self.clock.now
-        yield self.clock.until(done_s)
+        yield first
+        if self.rules.load_start == "next_step_end":
+            yield self.clock.until(self._sent_s(self.clock.now, load.end - load.start))
         source.release(moved_from=load.start if self.rules.exclusive else None)
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s

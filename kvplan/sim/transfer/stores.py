@@ -16,8 +16,8 @@ from kvplan.sim.transfer.links import OUT, HostLink
 from kvplan.sim.transfer.paths import TierBelow
 
 SPILL_BLOCKS = 64
-"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single
-blocks."""
+"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single blocks. Assumed: a whole
+node of SGLang's tree goes at once, however long it is."""
 
 DUE: dict[str, Callable[[Pool, Keys, int, int], int]] = {
     "write_through": lambda pool, keys, end, times: end,
@@ -45,12 +45,13 @@ class Stores:
         self.clock, self.rules, self.overhead, self.gpu, self.link, self.host, self.lower = clock, rules, overhead, gpu, link, host, lower
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
-        self.dropped_tokens = 0
+        self.unstored_tokens = 0
         self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
         self._under_copy: list[tuple[float, Keys, int, int]] = []  # until when which tokens of some content are read, oldest first
+        self._aside: list[Callable[[], None]] = []  # stores that begin when the next step ends
         if not rules.store_holds_blocks:
             gpu.reused = self._reused
         if rules.store == "on_evict":
@@ -69,7 +70,7 @@ class Stores:
         start = max(job.offered_from, job.stored) if self.rules.job_order != "position" else 0
         reserved = pool.store(keys, start, end, keep=job.prompt, since=job.offered_from, retention=job.request.retention)
         if reserved is None:
-            self.dropped_tokens += end - job.stored
+            self.unstored_tokens += end - job.stored
             if self.rules.offers_again:
                 self.refused[job] = upto
             return
@@ -77,12 +78,9 @@ class Stores:
         if not reserved.tokens:
             reserved.commit()
             return
-        done_s = self._sent_s(reserved.tokens)
         holds = self.rules.store_holds_blocks
         if holds:
             self.gpu.pin(leaf)
-        else:
-            self._under_copy.append((done_s, keys, reserved.start, end))
 
         def stored() -> None:
             reserved.commit()
@@ -91,7 +89,22 @@ class Stores:
                 self.gpu.unpin(leaf)
                 self.freed()
 
-        self.clock.at(done_s, stored)
+        def send() -> None:
+            done_s = self._sent_s(reserved.tokens)
+            if not holds:
+                self._under_copy.append((done_s, keys, reserved.start, end))
+            self.clock.at(done_s, stored)
+
+        if self.rules.store_start == "step_end":
+            send()
+        else:
+            self._aside.append(send)
+
+    def step_ended(self) -> None:
+        """Stores that were put aside when the step before ended begin."""
+        aside, self._aside = self._aside, []
+        for send in aside:
+            send()
 
     def offer_again(self) -> None:
         """A step has ended: what was refused is offered again by those that still run."""
@@ -102,6 +115,8 @@ class Stores:
 
     def _reused(self, node: Node, start: int, end: int) -> None:
         """Blocks are allocated again: where they are still being copied the step that does so waits."""
+        if isinstance(node.keys[0], tuple):  # what a preempted sequence generated is not stored
+            return
         now, key_tokens = self.clock.now, self.gpu.tree.key_tokens
         self._under_copy = [copy for copy in self._under_copy if copy[0] > now]
         for done_s, keys, first, last in self._under_copy:
@@ -133,7 +148,7 @@ class Stores:
         pool, above = lower.pool, self.host.pool
         reserved = pool.store(keys, 0, end, keep=keep)
         if reserved is None:
-            self.dropped_tokens += end
+            self.unstored_tokens += end
             return
         if not reserved.tokens:
             reserved.commit()
@@ -154,7 +169,7 @@ class Stores:
         pool, keys = self.host.pool, keys_of(node, self.gpu.tree.key_tokens)
         reserved = pool.store(keys, start, end, retention=node.retention)
         if reserved is None:
-            self.dropped_tokens += end - start
+            self.unstored_tokens += end - start
             return
         if not reserved.tokens:
             reserved.commit()
@@ -173,7 +188,7 @@ class Stores:
         for lower in self.lower:
             reserved = lower.pool.store(keys, start, end, retention=node.retention)
             if reserved is None:
-                self.dropped_tokens += end - start
+                self.unstored_tokens += end - start
             elif not reserved.tokens:
                 reserved.commit()
             else:
@@ -209,7 +224,7 @@ class Stores:
         end = min(job.prompt + job.emitted - 1, following.prompt_tokens)
         reserved = pool.store(keys, 0, end, retention=job.request.retention)
         if reserved is None:
-            self.dropped_tokens += end - job.prompt
+            self.unstored_tokens += end - job.prompt
             return
         reserved.commit()
         self._cascade(keys, 0, end, end)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.prefix import Node
+from kvplan.sim.clock import Event
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
@@ -49,6 +50,11 @@ class Transfers:
         """When a step that ends now is over, whose stores are queued: at once, or when they are down."""
         return now if self.stores is None else max(now, self.stores.blocked_until_s)
 
+    @property
+    def unstored_tokens(self) -> int:
+        """Tokens that a tier below had no room for when they were offered."""
+        return self.stores.unstored_tokens if self.stores is not None else 0
+
     def store(self, seq: Sequence, upto: int) -> None:
         """A step has computed a seq's prompt up to a token."""
         if self.stores is not None:
@@ -91,6 +97,18 @@ class Transfers:
             return []
         loads, self.loads.pending = self.loads.pending, []
         return loads
+
+    def begins(self) -> list[Event]:
+        """The loads that begin when the step ends that has just been scheduled."""
+        if not isinstance(self.loads, Loads) or not self.loads.begins:
+            return []
+        begins, self.loads.begins = self.loads.begins, []
+        return begins
+
+    def step_ended(self) -> None:
+        """A step has ended: stores that waited for it begin."""
+        if self.stores is not None and self.rules.store_start == "next_step_end":
+            self.stores.step_ended()
 
     def submitted_s(self) -> float:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""

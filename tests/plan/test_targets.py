@@ -1,0 +1,295 @@
+"""One plan in the words of every target: the files parse, hold to the schema or the option list, and read back to the same numbers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from kvplan import catalog
+from kvplan.cli.plan import EMITTED
+from kvplan.deploy.emit import emit, engine_for, save
+from kvplan.deploy.explain import explain_config, explain_text
+from kvplan.deploy.objects import quantities_of
+from kvplan.deploy.options import options, unknown_options
+from kvplan.deploy.serving import longest_context, pool_bytes, served, told
+from kvplan.deploy.syntax import parse_config
+from kvplan.deploy.targets import TARGETS
+from kvplan.deployment import Deployment, Parallel, Tiers
+from kvplan.errors import InputError
+from kvplan.memory.layout import layout
+from kvplan.results.deploy import Emission
+from kvplan.results.placement import RULES, Placement
+from kvplan.units import GiB, TiB
+from tests.plan.schemas import PICKER, SCHEMAS, faults
+
+SAME = (
+    "model",
+    "tp",
+    "gpu_fraction",
+    "kv_dtype",
+    "max_context_tokens",
+    "max_batch",
+    "step_tokens",
+    "cpu_bytes",
+    "store",
+    "store_generated",
+)
+"""Fields of a placement that every target says."""
+
+KUBERNETES = ("kserve", "llm-d", "dynamo-k8s", "lmcache-operator", "production-stack")
+
+
+def deployment_for(name: str, version: str = "", pool: int = 0) -> Deployment:
+    return Deployment(
+        model=catalog.model("llama-3.1-8b"),
+        engine=engine_for(name, version),
+        server=catalog.machine("h100-sxm"),
+        parallel=Parallel(tp=1),
+        tiers=Tiers(gpu_kv_bytes=pool),
+    )
+
+
+def placed(name: str, version: str = "", *, pool: int = 0, longest: int = 30_000, disk: bool = True) -> tuple[Placement, Deployment]:
+    """A placement with every tier that the target has, in the engine's own rules and steps."""
+    deployment = deployment_for(name, version, pool=pool)
+    engine = deployment.engine
+    rules = {field: getattr(engine.offload, field) for field in RULES}
+    step = engine.abilities.cpu_step_bytes or GiB
+    has_disk = disk and engine.abilities.disk
+    placement = Placement(
+        model="", cpu_bytes=64 * step, disk_bytes=500 * GiB if has_disk else 0, disk_path="/mnt/kv" if has_disk else "", **rules
+    )
+    return served(placement, deployment, longest), deployment
+
+
+def emitted(name: str, version: str = "", **options: Any) -> tuple[Emission, Placement, Deployment]:
+    placement, deployment = placed(name, version, **options)
+    return emit(placement, name, deployment.engine, deployment), placement, deployment
+
+
+def documents(emission: Emission) -> Iterator[dict[str, Any]]:
+    for part in emission.parts:
+        if part.format == "yaml":
+            yield from (one for one in yaml.safe_load_all(part.text) if one)
+
+
+def test_the_command_line_names_every_target() -> None:
+    assert tuple(EMITTED) == tuple(TARGETS)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_reads_back_to_the_same_numbers(name: str) -> None:
+    emission, placement, deployment = emitted(name)
+    read = explain_text(emission.text, "f", machine=catalog.machine("h100-sxm"))
+    assert read.engine in (name, "vllm" if name == "kserve" else name)
+    assert [one for one in read.notices if one.level == "error"] == []
+    seen = read.placement
+    for field in SAME:
+        assert getattr(seen, field) == getattr(placement, field), field
+    if placement.disk_bytes:
+        assert seen.disk_path == ("/mnt/kv-cache-0" if name == "kserve" else placement.disk_path)
+        bounded = deployment.engine.abilities.disk_bounded or name in ("kserve", "llm-d", "lmcache-operator")
+        assert abs(seen.disk_bytes - (placement.disk_bytes if bounded else 0)) < 2**10
+    assert read.host is not None and emission.host is not None
+    assert read.host.taken_bytes == emission.host.taken_bytes or name == "kserve"
+    assert read.pool_tokens == emission.pool_tokens
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_files_parse_and_scripts_pass_the_shell(name: str, tmp_path: Path) -> None:
+    emission, _, _ = emitted(name)
+    for path in save(emission, tmp_path / "out"):
+        if path.suffix == ".sh":
+            assert subprocess.run(["bash", "-n", path], capture_output=True).returncode == 0
+            if shutil.which("shellcheck"):
+                done = subprocess.run(["shellcheck", path], capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout
+            assert path.stat().st_mode & 0o100
+        else:
+            assert list(yaml.safe_load_all(path.read_text()))
+    whole, parts = explain_config(tmp_path / "out"), explain_text(emission.text, "f")
+    assert whole.placement == parts.placement
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.26.0", "0.33.0"])
+@pytest.mark.parametrize("name", ["vllm", "llm-d", "kserve"])
+@pytest.mark.parametrize("pool", [0, 8 * GiB])
+def test_vllm_is_given_only_options_of_its_version(name: str, version: str, pool: int) -> None:
+    emission, _, _ = emitted(name, version, pool=pool)
+    config = parse_config(emission.text, "f")
+    quantities_of(config, "f")
+    assert "--max-model-len" in config.flags
+    assert unknown_options(config.flags, "vllm", version) == []
+    assert emission.version == version
+
+
+@pytest.mark.parametrize("name", ["lmcache", "lmcache-mp", "dynamo", "sglang"])
+def test_other_programs_are_given_only_options_that_they_know(name: str) -> None:
+    emission, _, _ = emitted(name)
+    program = {"sglang": "sglang"}.get(name, "vllm")
+    own = options("lmcache-server")
+    flags = [flag for flag in parse_config(emission.text, "f").flags if flag not in own or name != "lmcache-mp"]
+    assert unknown_options(flags, program) == []
+    assert len(options(program)) > 250
+
+
+def test_recorded_options_know_what_changed() -> None:
+    assert "--max-model-len" in options("vllm", "0.24.0")
+    assert "--prefix-cache-retention-interval" not in options("vllm", "0.26.0")
+    assert "--prefix-cache-retention-interval" in options("vllm", "0.33.0")
+    assert unknown_options(["--no-enable-prefix-caching", "--kv-transfer-config.kv_role"], "vllm") == []
+    assert unknown_options(["--swap-space", "--max-model-length"], "vllm") == ["--swap-space", "--max-model-length"]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_objects_hold_to_their_schema(name: str) -> None:
+    emission, _, _ = emitted(name)
+    found = list(documents(emission))
+    assert found
+    for one in found:
+        assert faults(one, SCHEMAS[one.get("kind", next(iter(one)))]) == []
+
+
+def test_the_schemas_refuse_what_they_do_not_know() -> None:
+    emission, _, _ = emitted("kserve")
+    (service,) = documents(emission)
+    wrong = msgspec.json.decode(msgspec.json.encode(service))
+    wrong["spec"]["workload"] = {"kvCacheOffloading": wrong["spec"].pop("kvCacheOffloading")}  # as KServe's own sample has it
+    assert faults(wrong, SCHEMAS["LLMInferenceService"]) == ["$.spec.workload: unknown"]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_tier_shm_and_memory_limit_come_together(name: str) -> None:
+    emission, placement, _ = emitted(name)
+    text = emission.text
+    assert emission.host is not None
+    assert "memory: " in text or "limitMemory: " in text
+    if name != "lmcache-operator":  # its webhook shares the node's /dev/shm
+        assert "sizeLimit: " in text or "sharedMemorySize: " in text or "shmSize: " in text
+    read = explain_text(text, "f")
+    assert not {one.code for one in read.notices} & {"memory_limit", "shm_too_small", "no_volume"}
+    assert read.placement.cpu_bytes == placement.cpu_bytes
+
+
+# Traps of manifests, by what users run into.
+
+
+def edited(name: str, change: Any) -> set[str]:
+    """Codes of what is wrong with a target's manifest after a change."""
+    emission, _, _ = emitted(name)
+    (first, *rest) = documents(emission)
+    change(first)
+    text = "---\n".join(yaml.safe_dump(one, sort_keys=False, width=10**6) for one in (first, *rest))
+    return {one.code for one in explain_text(text, "f").notices}
+
+
+def test_trap_a_kserve_has_no_workload_field() -> None:
+    def change(service: dict[str, Any]) -> None:
+        service["spec"]["workload"] = {"kvCacheOffloading": service["spec"].pop("kvCacheOffloading")}
+
+    assert "unknown_field" in edited("kserve", change)
+
+
+def test_trap_b_the_first_version_has_no_offloading() -> None:
+    assert "api_version" in edited("kserve", lambda service: service.update(apiVersion="serving.kserve.io/v1alpha1"))
+
+
+def test_trap_c_the_templates_shm_is_too_small_for_the_tier() -> None:
+    assert "shm_too_small" in edited("kserve", lambda service: service["spec"]["template"].pop("volumes"))
+
+
+def test_trap_d_the_limit_covers_weights_and_tier() -> None:
+    def change(patch: dict[str, Any]) -> None:
+        patch["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] = "64Gi"
+
+    assert "memory_limit" in edited("llm-d", change)
+
+
+def test_trap_e_a_file_tier_needs_a_volume() -> None:
+    emission, placement, _ = emitted("llm-d")
+    patch, claim, _ = documents(emission)
+    assert claim["spec"]["resources"]["requests"]["storage"] == f"{placement.disk_bytes // GiB}Gi"
+    assert "no_volume" in {one.code for one in explain_text(yaml.safe_dump(patch, width=10**6), "f").notices}
+
+
+def test_trap_f_fs_python_is_no_tier() -> None:
+    text = emitted("llm-d")[0].text
+    assert '\\"type\\": \\"fs\\"' in text
+    assert "unknown_tier" in {one.code for one in explain_text(text.replace('\\"fs\\"', '\\"fs_python\\"'), "f").notices}
+
+
+def test_trap_g_each_target_counts_in_its_own_unit() -> None:
+    def object_of(name: str) -> dict[str, Any]:
+        return next(documents(emitted(name)[0]))
+
+    assert object_of("kserve")["spec"]["kvCacheOffloading"]["cpu"] == "64Gi"
+    assert object_of("production-stack")["servingEngineSpec"]["modelSpec"][0]["lmcacheConfig"]["cpuOffloadingBufferSize"] == "64"
+    assert object_of("lmcache-operator")["spec"]["l1"]["sizeGB"] == 64
+    worker = object_of("dynamo-k8s")["spec"]["components"][1]
+    (size,) = [one["value"] for one in worker["podTemplate"]["spec"]["containers"][0]["env"] if one["name"] == "DYN_KVBM_CPU_CACHE_GB"]
+    assert float(size) == pytest.approx(64 * GiB / 1e9)
+    assert f'"cpu_bytes_to_use\\": {64 * GiB}' in emitted("llm-d")[0].text
+
+
+def test_the_router_is_told_the_blocks_of_each_tier() -> None:
+    emission, placement, deployment = emitted("llm-d")
+    blocks = {one.tier: one for one in emission.router}
+    # 64 GiB / (128 KiB a token x 16) = 32,768 blocks; 500 GiB: 256,000
+    assert (blocks["cpu"].blocks, blocks["cpu"].block_tokens) == (32_768, 16)
+    assert blocks["disk"].blocks == 256_000
+    assert blocks["gpu"].tokens == pytest.approx(emission.pool_tokens, rel=0.001)
+    values = next(one for one in documents(emission) if "router" in one)
+    config = yaml.safe_load(values["router"]["epp"]["pluginsCustomConfig"]["kvplan.yaml"])
+    assert faults(config, PICKER) == []
+    told_to_it = {one["name"]: one["parameters"]["lruCapacityPerServer"] for one in config["plugins"] if "producer" in one["type"]}
+    assert told_to_it == {f"{one.tier}-prefix-cache-producer": one.blocks for one in emission.router}
+
+
+def test_the_served_length_never_exceeds_the_pool() -> None:
+    # The L4's pool of 3.1 GiB holds 25,392 tokens; the model's length is 131,072.
+    placement, deployment = placed("vllm", pool=3 * GiB, longest=1_000_000)
+    assert placement.max_context_tokens == 24_576 - 1024  # one block is the engine's own
+    blocks = layout(deployment).blocks(3 * GiB) - 1
+    assert layout(deployment).request_blocks(placement.max_context_tokens) <= blocks
+    assert longest_context(deployment, 100 * GiB) == 131_072
+    short, _ = placed("vllm", longest=5000)
+    assert short.max_context_tokens == 5120
+    assert short.gpu_kv_bytes == 0  # left to the share of the GPU
+
+
+def test_an_emitted_command_started_with_the_pool_that_was_said() -> None:
+    """vLLM 0.24 on one H200, started with the command of this plan: `GPU KV cache size: 919,824 tokens`."""
+    deployment = deployment_for("vllm").changed(machine=catalog.machine("h200-sxm"))
+    placement = served(Placement(model="", store_generated=False), deployment, 8192)
+    assert emit(placement, "vllm", deployment.engine, deployment).pool_tokens == pytest.approx(919_824, rel=0.01)
+
+
+def test_an_engine_told_fewer_sequences_leaves_more_for_kv() -> None:
+    placement, deployment = placed("vllm")
+    assert pool_bytes(told(deployment, placement), placement) > pool_bytes(deployment, placement)
+
+
+def test_a_manifest_needs_to_know_what_is_served() -> None:
+    with pytest.raises(InputError, match="the memory limit of its container"):
+        emit(Placement(model="m", cpu_bytes=TiB, store_generated=False), "kserve")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("vllm serve meta-llama/Meta-Llama-3.1-8B --kv-offloading-size 8", "will_not_start", "131,072"),
+        ("vllm serve meta-llama/Meta-Llama-3.1-8B --max-model-len 8192 --kv-offloading-size 400", "host_exhausted", "can be used"),
+        ("vllm serve meta-llama/Meta-Llama-3.1-8B --max-model-len 8192 --kv-offloading-size 10", "host_memory", "takes 16.0 GiB"),
+        ("vllm serve meta-llama/Meta-Llama-3.1-8B --max-model-len 8192 -tp 3", "will_not_start", "cannot be split"),
+    ],
+)
+def test_a_command_is_held_against_its_model_and_machine(text: str, code: str, said: str) -> None:
+    read = explain_text(text, "f", machine=catalog.machine("l4"))
+    assert any(one.code == code and said in one.sentence for one in read.notices), read.notices
