@@ -10,7 +10,7 @@ import msgspec
 
 from kvplan.catalog.shipped import decode_toml, resolve
 from kvplan.engine.spec import EngineSpec
-from kvplan.engine.versions import at_version, overlaid
+from kvplan.engine.versions import at_version, order, overlaid
 from kvplan.errors import InputError
 
 
@@ -31,13 +31,20 @@ OWN = ("title", "offload", "host_pool", "abilities", "changes", "base")
 """What an engine never takes from its base."""
 
 
+OFFLOADING = tuple(
+    f"overhead.{name}" for name in ("load_s", "load_block_s", "probe_s", "submit_block_s", "offload_step_s", "pause_offload_tokens")
+)
+"""Numbers of a base's own connector, which say nothing of another's."""
+
+
 def _facts(path: Path, version: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The facts of an engine's file at a version. Where it names a `base`, that engine's numbers stand for those it lacks, and count as
     assumed; without a version of its own it follows the base's.
     """
     written: dict[str, Any] = decode_toml(path, dict)
+    home = str(written.get("version", ""))
     if "base" not in written:
-        return at_version(written, version or str(written.get("version", "")))
+        return _doubted(at_version(written, version or home), home)
     follows = "version" not in written
     base_path = resolve("engines", str(written["base"]))
     if base_path.resolve() in (seen := (*above, path.resolve())):
@@ -46,8 +53,29 @@ def _facts(path: Path, version: str, above: tuple[Path, ...] = ()) -> dict[str, 
     own = at_version(written, version or str(written.get("version", base["version"])))
     assumed = {"kind": "assumed", "source": f"as {base['name']}'s"}
     taken = {key: value for key, value in base.items() if key not in (*OWN, "provenance")}
-    sources = dict.fromkeys(_numbers(taken, own), assumed)
-    return {**overlaid(taken, own), "provenance": {**sources, **own.get("provenance", {})}}
+    known = {path: one for path, one in base.get("provenance", {}).items() if path not in OFFLOADING} if own.get("connector") else {}
+    sources = {path: known.get(path, assumed) for path in (_numbers(taken, own) if not known else (*_numbers(taken, own), *known))}
+    sources = {path: one for path, one in sources.items() if path.partition(".")[0] not in OWN}
+    return _doubted({**overlaid(taken, own), "provenance": {**sources, **own.get("provenance", {})}}, home)
+
+
+def _doubted(facts: dict[str, Any], home: str) -> dict[str, Any]:
+    """At another version than the file's own, what was measured there is assumed; what sources say holds by its `since`."""
+    if not home or order(facts["version"])[:2] == order(home)[:2]:
+        return facts
+    sources = {
+        path: {"kind": "assumed", "source": f"as at {home}: {one['source']}"} if one["kind"] in ("measured", "derived") else one
+        for path, one in facts.get("provenance", {}).items()
+    }
+    return {**facts, "provenance": sources}
+
+
+def engine_versions(name: str) -> list[str]:
+    """The version of an engine's file, and the later ones at which its facts change."""
+    written: dict[str, Any] = decode_toml(resolve("engines", name), dict)
+    home = str(written.get("version", "")) or engine(name).version
+    since = {str(change["since"]) for change in written.get("changes", ()) if order(str(change["since"])) > order(home)}
+    return [home, *sorted(since, key=order)]
 
 
 def _numbers(taken: dict[str, Any], own: dict[str, Any]) -> list[str]:

@@ -10,16 +10,58 @@ from kvplan.engine.spec import EngineSpec
 
 
 def facts(engine: EngineSpec) -> list[dict[str, str]]:
-    """Each number and rule of an engine at its version, with its value, how it is known and the source."""
+    """Each number and rule that is simulated of an engine at its version, with its value, how it is known and the source.
+
+    What another rule switches off is left out: it is not simulated.
+    """
     found = []
     for path, value in _flat("", engine):
+        if not _in_play(engine, path, value):
+            continue
         source = engine.provenance.get(path)
         kind, words = (source.kind, source.source) if source else ("assumed", "kvplan's default: nothing is known of this version")
         found.append({"fact": path, "value": str(value), "kind": kind, "source": words})
     return found
 
 
-_NOT_FACTS = ("name", "title", "version", "base", "provenance", "memory", "abilities", "kv_formats")
+def known_share(engine: EngineSpec, prefix: str = "") -> tuple[int, int]:
+    """How many of the simulated facts are known rather than assumed, and how many there are; of those whose path begins with `prefix`."""
+    kinds = [one["kind"] for one in facts(engine) if one["fact"].startswith(prefix)]
+    return len(kinds) - kinds.count("assumed"), len(kinds)
+
+
+_NOT_FACTS = ("name", "title", "version", "base", "connector", "provenance", "memory", "abilities", "kv_formats")
+
+_SETTINGS = ("max_batch", "max_context_tokens", "gpu_fraction")
+"""What a user sets, and emitted configurations say."""
+
+_ABSENT: dict[str, tuple[object, ...]] = {
+    "offload.streamed_share": (0.0,),
+    "offload.exclusive": (),
+    "host_pool.tensor_per_layer": ((),),
+}
+"""Facts that are absent at these values."""
+
+
+def _in_play(engine: EngineSpec, path: str, value: object) -> bool:
+    """Does a fact change anything, given the others."""
+    rules = engine.offload
+    off = {
+        "offload.prefetch_": rules.prefetch == "none",
+        "offload.prefetch_timeout": rules.prefetch != "timeout",
+        "offload.store_after_lookups": rules.store != "selective",
+        "offload.lower_store_after_lookups": rules.lower_store != "selective",
+        "offload.disk_": not engine.abilities.disk,
+        "offload.disk_policy": not engine.abilities.disk_bounded,
+        "offload.copy_layers": rules.copies != "engine",
+        "overhead.store_": not rules.store_in_step,
+        "overhead.load_chunk_s": not rules.store_in_step,
+        "overhead.load_byte_s": rules.copies != "host",
+        "overhead.store_byte_s": rules.copies != "host",
+    }
+    if path in _SETTINGS or value in _ABSENT.get(path, ()):
+        return False
+    return not any(path.startswith(start) and switched for start, switched in off.items())
 
 
 def _flat(prefix: str, record: msgspec.Struct) -> list[tuple[str, Any]]:

@@ -179,6 +179,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     title: str = ""  # as its makers write it; empty: the name
     version: str
     base: str = ""  # the engine whose numbers hold where this one gives none
+    connector: bool = False  # does it move the KV of that engine, inside it: then its numbers are known as that engine's are
     block_tokens: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
     step_tokens: AtLeastOne = 8192  # token budget of one step
     max_batch: AtLeastOne = 256

@@ -10,7 +10,7 @@ from kvplan.results.plan import HitPoint, Traffic
 from kvplan.traces import Trace, columns
 from kvplan.traces.columns import Columns
 from kvplan.traces.reuse.policies import lru
-from kvplan.traces.reuse.reuse import NEVER, Reuse, Window, analyse
+from kvplan.traces.reuse.reuse import Reuse, Window, analyse
 
 POINTS = 48
 TOGETHER_S = 10.0
@@ -81,7 +81,7 @@ def _shared_prefix(data: Columns) -> tuple[int, int]:
 
 def _curve(reuse: Reuse, block_bytes: float) -> tuple[HitPoint, ...]:
     """Token hit rate of LRU at capacities in equal ratios, up to where it reaches the ideal."""
-    most = int(reuse.distance[reuse.distance < NEVER].max()) + reuse.columns.one_in
+    most = int(reuse.distance[reuse.again].max()) + reuse.columns.one_in
     capacities = sorted({round(x) for x in np.geomspace(min(16, most), most, POINTS)})
     total = max(1, int(reuse.columns.prompt_tokens.sum()))
     hits = lru(Window(reuse, 0), capacities)[1]

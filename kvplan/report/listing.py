@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kvplan import catalog, scenario
-from kvplan.engine.facts import facts
+from kvplan.engine.facts import facts, known_share
 from kvplan.report.size import model_rows
 from kvplan.sim.cache.eviction.by_name import POLICIES
 from kvplan.units import format_bytes, format_tokens
@@ -25,7 +25,7 @@ def records(kind: str, names: Sequence[str], *, verbose: bool = False) -> list[d
         return [{"name": one.name, "title": one.title, "gpus": one.gpus, "gpu_memory_bytes": one.gpu.memory_bytes} for one in found]
     if kind == "engines":
         engines = [catalog.engine(name) for name in names]
-        more = [{"facts": facts(one)} if verbose else {} for one in engines]
+        more = [_known(name) if verbose else {} for name in names]
         return [
             {"name": name, "title": one.title, "version": one.version, **extra}
             for name, one, extra in zip(names, engines, more, strict=True)
@@ -37,6 +37,14 @@ def records(kind: str, names: Sequence[str], *, verbose: bool = False) -> list[d
         {"name": name, "model": one.model.name, "machine": one.machine.name, "engine": one.engine.name}
         for name, one in zip(names, read, strict=True)
     ]
+
+
+def _known(engine: str) -> dict[str, Any]:
+    """Facts of an engine at each version that its file tells apart, and how many of them are known."""
+    at = {version: catalog.engine(engine, version) for version in catalog.engine_versions(engine)}
+    rows = [{"version": version, **fact} for version, one in at.items() for fact in facts(one)]
+    shares = {version: known_share(one) for version, one in at.items()}
+    return {"known": {version: f"{known} of {total}" for version, (known, total) in shares.items()}, "facts": rows}
 
 
 def _about(policy: str) -> str:
@@ -51,7 +59,7 @@ def show(console: Console, kind: str, names: Sequence[str], *, verbose: bool = F
         console.print(f"no {kind} match")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    columns = [key for key in rows[0] if key not in ("family", "active_parameters", "facts")]
+    columns = [key for key in rows[0] if key not in ("family", "active_parameters", "facts", "known")]
     for at, key in enumerate(columns):
         number = isinstance(rows[0][key], int | float)
         table.add_column(_HEADS.get(key, key), justify="right" if number else "left", no_wrap=at == 0)
@@ -59,10 +67,12 @@ def show(console: Console, kind: str, names: Sequence[str], *, verbose: bool = F
         table.add_row(*(_cell(key, row[key]) for key in columns))
     console.print(table)
     for row in rows if verbose else []:
-        for fact in row.get("facts", ()):
-            console.print(
-                f"{row['name']}  {fact['fact']:<36} {fact['value']:<24} {fact['kind']:<10} {escape(fact['source'])}", soft_wrap=True
-            )
+        for version, share in row.get("known", {}).items():
+            console.print(f"\n{row['name']} {version}: {share} simulated facts are known, the others assumed")
+            for fact in row["facts"]:
+                if fact["version"] == version:
+                    words = f"  {fact['fact']:<36} {fact['value']:<24} {fact['kind']:<10} {fact['source']}"
+                    console.print(escape(words), soft_wrap=True)
 
 
 _HEADS = {

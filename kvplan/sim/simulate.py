@@ -164,9 +164,10 @@ class World:
             token_bytes=self.token_bytes,
             max_context=self.front_end.max_context,
             clipped=self.front_end.clipped,
+            unstored_tokens=sum(server.replica.transfers.unstored_tokens for server in servers),
             target=self.target,
             stamps=arrivals.stamps,
-            ideal_hit_rate=arrivals.reuse.rate if self.trace.block_tokens else None,
+            ideal_hit_rate=arrivals.ceiling.rate if self.trace.block_tokens else None,
             partial=self.left > 0,
         )
 

@@ -91,7 +91,7 @@ def _append(grown: _Grown, batch: PackedRequests, names: npt.NDArray[np.int32], 
     prompt, starts = np.frombuffer(batch.prompt_tokens, dtype=np.int32), np.frombuffer(batch.starts, dtype=np.int64)
     blocks = np.diff(starts)
     position = np.arange(starts[-1]) - np.repeat(starts[:-1], blocks)
-    keys = _chain(np.frombuffer(batch.ids, dtype=np.int64).view(np.uint64), position.astype(np.uint64), starts)
+    keys = _chain(np.frombuffer(batch.ids, dtype=np.int64).view(np.uint64), position, starts)
     tokens = np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens)
     kept = blocks
     if one_in > 1:
@@ -138,9 +138,10 @@ def _offsets(counts: npt.NDArray) -> Ints:
     return offsets
 
 
-def _chain(ids: Keys, position: Keys, starts: Ints) -> Keys:
+def _chain(ids: Keys, position: Ints, starts: Ints) -> Keys:
     """Prefix keys: within a request, the running sum (mod 2^64) of a hash of each id and its position."""
-    total = np.cumsum(mix(ids + mix(position)), dtype=np.uint64)
+    places = mix(np.arange(int(position.max(initial=0)) + 1, dtype=np.uint64))
+    total = np.cumsum(mix(ids + places[position]), dtype=np.uint64)
     before = np.concatenate((np.zeros(1, dtype=np.uint64), total))[starts[:-1]]
     return total - np.repeat(before, np.diff(starts))
 

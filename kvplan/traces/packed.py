@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain, islice
 
 from kvplan.request import Request
 
+CHUNK = 16_384  # requests that are Python objects at a time
 _WRAP = 2**64
 
 
@@ -40,30 +42,30 @@ class PackedRequests:
         self.unsigned = False
         self.session_names: dict[str, int] = {"": 0}
 
-    def add(self, request: Request) -> None:
-        """Append one. Raises OverflowError for an id of a block of more than 64 bits."""
-        blocks = request.blocks
-        if blocks:
-            try:
-                self.ids.extend(blocks)
-            except OverflowError:
-                self._add_unsigned(blocks)
-        self.starts.append(len(self.ids))
-        self.index.append(request.index)
-        self.arrival_s.append(request.arrival_s)
-        self.prompt_tokens.append(request.prompt_tokens)
-        self.output_tokens.append(request.output_tokens)
-        self.think_s.append(request.think_s)
-        self.priority.append(request.priority)
-        self.retention.append(request.retention)
-        name = request.session
-        self.session.append(self.session_names.setdefault(name, len(self.session_names)) if name else 0)
+    def extend(self, requests: Sequence[Request]) -> None:
+        """Append some. Raises OverflowError for an id of a block of more than 64 bits, leaving this list as it was."""
+        before = len(self.ids)
+        try:
+            self.ids.extend(chain.from_iterable([request.blocks for request in requests]))
+        except OverflowError:
+            del self.ids[before:]
+            self._extend_unsigned(requests)
+        starts = accumulate([len(request.blocks) for request in requests], initial=before)
+        self.starts.extend(islice(starts, 1, None))
+        self.index.extend([request.index for request in requests])
+        self.arrival_s.extend([request.arrival_s for request in requests])
+        self.prompt_tokens.extend([request.prompt_tokens for request in requests])
+        self.output_tokens.extend([request.output_tokens for request in requests])
+        self.think_s.extend([request.think_s for request in requests])
+        self.priority.extend([request.priority for request in requests])
+        self.retention.extend([request.retention for request in requests])
+        names = self.session_names
+        self.session.extend([names.setdefault(request.session, len(names)) for request in requests])
 
-    def _add_unsigned(self, blocks: tuple[int, ...]) -> None:
-        del self.ids[self.starts[-1] :]
-        if max(blocks) >= _WRAP:
+    def _extend_unsigned(self, requests: Sequence[Request]) -> None:
+        if any(max(request.blocks, default=0) >= _WRAP or min(request.blocks, default=0) < -_WRAP // 2 for request in requests):
             raise OverflowError
-        self.ids.extend(block - _WRAP if block >= _WRAP // 2 else block for block in blocks)
+        self.ids.extend(block - _WRAP if block >= _WRAP // 2 else block for request in requests for block in request.blocks)
         self.unsigned = True
 
     def __len__(self) -> int:
@@ -101,8 +103,8 @@ class PackedRequests:
         return done, first_s
 
     def _reordered(self) -> PackedRequests:
-        sorted_ = PackedRequests()
-        names = list(self.session_names)
-        for at in sorted(range(len(self)), key=self.arrival_s.__getitem__):
-            sorted_.add(self._request(at, names))
+        sorted_, names = PackedRequests(), list(self.session_names)
+        order = sorted(range(len(self)), key=self.arrival_s.__getitem__)
+        for at in range(0, len(order), CHUNK):
+            sorted_.extend([self._request(row, names) for row in order[at : at + CHUNK]])
         return sorted_

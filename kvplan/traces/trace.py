@@ -16,7 +16,7 @@ from kvplan.request import Request
 from kvplan.results.trace import ReadReport
 from kvplan.traces.formats import FORMATS, Reader
 from kvplan.traces.formats.reader import PER_SECOND, ReadNotes, ReadOptions, Rows
-from kvplan.traces.packed import PackedRequests
+from kvplan.traces.packed import CHUNK, PackedRequests
 from kvplan.traces.source import TraceSource, open_source
 
 
@@ -121,15 +121,13 @@ class _Scan:
     def batch(self, size: int) -> PackedRequests:
         """The next requests, fewer at the end. Raises InputError for a row that cannot be used."""
         packed = PackedRequests()
-        add = packed.add
-        for line, request in islice(self._rows, size):
-            if request.arrival_s < self._latest_s:
-                self._notes.count("reordered", "earlier than a row above", line)
-            else:
-                self._latest_s = request.arrival_s
+        while len(packed) < size and (rows := list(islice(self._rows, min(CHUNK, size - len(packed))))):
+            requests = [request for _, request in rows]
+            self._note_order(rows)
             try:
-                add(request)
+                packed.extend(requests)
             except OverflowError:
+                line = next(line for line, request in rows if _too_wide(request.blocks))
                 raise InputError(f"{self._name}, line {line}: an id of a block has more than 64 bits") from None
         if len(packed):
             self._requests += len(packed)
@@ -138,12 +136,26 @@ class _Scan:
             self._names_sessions |= len(packed.session_names) > 1
         return packed
 
+    def _note_order(self, rows: list[tuple[int, Request]]) -> None:
+        """Count the rows that are earlier than a row above."""
+        latest_s = self._latest_s
+        for line, request in rows:
+            if request.arrival_s < latest_s:
+                self._notes.count("reordered", "earlier than a row above", line)
+            else:
+                latest_s = request.arrival_s
+        self._latest_s = latest_s
+
     def facts(self) -> _Facts:
         """What the whole pass has met. Raises InputError when it gave no request."""
         report = self._notes.report(requests=self._requests)
         if not self._requests:
             raise InputError(f"{self._name}: {'no request is left' if report.rows_read else 'the trace is empty'}")
         return _Facts(report, self._first_s, self._names_content, self._names_sessions)
+
+
+def _too_wide(blocks: tuple[int, ...]) -> bool:
+    return bool(blocks) and (max(blocks) >= 2**64 or min(blocks) < -(2**63))
 
 
 def open_trace(

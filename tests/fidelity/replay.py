@@ -8,12 +8,17 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvplan import scenario
+from kvplan import scenario, units
+from kvplan.memory.layout import layout
 from kvplan.sim.simulate import simulate
+from tests.deployed import deployed
 
 MEASURED = Path(__file__).resolve().parents[1] / "measured"
 FAR_S = 60.0
 """Between requests that must not meet."""
+
+OTHERS = 8
+"""Prompts that push one out of the GPU."""
 
 KEY = 64
 """Tokens of a key: what a hit leaves to compute."""
@@ -76,16 +81,18 @@ def cold(case: Case) -> list[Row]:
 
 
 def hits(case: Case, kind: str) -> list[Row]:
-    """All but 64 tokens of each length on the GPU, or (`cpu_hit`) pushed out of a pool of little more than the prompt by another one."""
+    """All but 64 tokens of each length on the GPU, or (`cpu_hit`) pushed out of a pool of little more than the prompt by others. The engine
+    was told to forget its GPU cache instead, so that the others must not take the tier's room."""
     measured, rows = case.load(), []
-    args, pool_tokens = measured["args"], measured["num_gpu_blocks"] * measured["block_size"]
+    pool = layout(deployed(case.model, case.engine))
     for tokens, seconds in _medians(measured, kind).items():
         cached, sizes = tokens - 64, _sizes(measured)
         asked = [_row(0, cached, 0)]
         if kind == "cpu_hit":
-            asked.append(_row(1, cached, 10**6))
-            sizes["gpu_kv"] = f"{args['gpu_kv'] * (tokens + 300) / pool_tokens:.6f}GiB"
-        asked.append(_row(2, tokens, 0, own=(10**8,)))
+            asked += [_row(1 + other, cached, (1 + other) * 10**6) for other in range(OTHERS)]
+            sizes["cpu"] = f"{(1 + OTHERS) * units.parse_bytes(sizes['cpu'])}B"
+            sizes["gpu_kv"] = f"{pool.reserved_bytes(tokens + 300)}B"
+        asked.append(_row(2 + OTHERS, tokens, 0, own=(10**8,)))
         rows.append((f"{tokens:,}", seconds, _served(run_rows(case, asked, **sizes), len(asked) - 1)))
     return rows
 

@@ -27,34 +27,32 @@ LEAST = {"cold": 2048, "gpu_hit": 1024, "cpu_hit": 1024, "decode": 0}
 """Kind -> tokens from which on a row is judged."""
 
 LIMITS: dict[tuple[str, str], float] = {
-    ("llama on H100", "cold"): 3.0,
-    ("llama on H100", "gpu_hit"): 12.6,
-    ("llama on H100", "cpu_hit"): 6.5,
-    ("llama on H100", "decode"): 4.1,
-    ("llama on H200", "cold"): 4.9,
-    ("llama on H200", "gpu_hit"): 60.8,
-    ("llama on H200", "decode"): 5.0,
-    ("gemma on H200", "cold"): 4.5,
-    ("gemma on H200", "gpu_hit"): 30.6,
-    ("gemma on H200", "cpu_hit"): 0,
-    ("gemma on H200", "decode"): 26.3,
-    ("deepseek on H200", "cold"): 55.3,
-    ("deepseek on H200", "gpu_hit"): 44.5,
-    ("deepseek on H200", "cpu_hit"): 17.6,
-    ("deepseek on H200", "decode"): 101.5,
-    ("lmcache on H200", "cold"): 6.9,
-    ("lmcache on H200", "gpu_hit"): 8.0,
-    ("lmcache on H200", "cpu_hit"): 8.4,
-    ("lmcache on H200", "decode"): 6.1,
+    ("llama on H100", "cold"): 2.8,
+    ("llama on H100", "gpu_hit"): 12.3,
+    ("llama on H100", "cpu_hit"): 6.0,
+    ("llama on H100", "decode"): 5.0,
+    ("llama on H200", "cold"): 2.9,
+    ("llama on H200", "gpu_hit"): 8.4,
+    ("llama on H200", "decode"): 3.1,
+    ("gemma on H200", "cold"): 2.2,
+    ("gemma on H200", "gpu_hit"): 17.9,
+    ("gemma on H200", "cpu_hit"): 6.9,
+    ("gemma on H200", "decode"): 16.0,
+    ("deepseek on H200", "cold"): 40.8,
+    ("deepseek on H200", "gpu_hit"): 10.3,
+    ("deepseek on H200", "cpu_hit"): 14.0,
+    ("deepseek on H200", "decode"): 110.6,
+    ("lmcache on H200", "cold"): 3.4,
+    ("lmcache on H200", "gpu_hit"): 6.3,
+    ("lmcache on H200", "cpu_hit"): 6.8,
+    ("lmcache on H200", "decode"): 5.0,
 }
-"""Case, kind -> the largest relative error of a judged row, of hits the mean one, in per cent."""
+"""Case, kind -> the largest relative error of a judged row, of hits the mean one, in per cent.
 
-UNSERVED: dict[tuple[str, str], set[str]] = {
-    ("gemma on H200", "cold"): {"65,536"},
-    ("gemma on H200", "gpu_hit"): {"65,600"},
-    ("gemma on H200", "cpu_hit"): {"1,088", "4,160", "16,448", "65,600"},
-}
-"""Rows that the engine served and the simulator does not: it charges window layers as if they kept every token."""
+Deepseek's batches are off because random weights send all tokens to nearly the same experts, so that a step reads fewer of them than any
+text would; its cold prompt of 4,096 tokens is the host at the slower of two speeds between which it flips (58 ms in one of three runs).
+Gemma's long single steps hold the stores of the prompt's last chunk in their first interval, which the measured figure leaves out.
+"""
 
 
 @pytest.mark.parametrize(("case", "kind"), LIMITS, ids=str)
@@ -65,7 +63,7 @@ def test_requests_alone_and_decode_steps(case: str, kind: str) -> None:
         rows = cold(CASES[case]) if kind == "cold" else hits(CASES[case], kind)
     errors = _print(f"{case}: {kind}", rows)
     judged = {name: abs(error) * 100 for name, error in errors.items() if kind == "decode" or int(name.replace(",", "")) >= LEAST[kind]}
-    assert {name for name, _, predicted in rows if predicted is None} == UNSERVED.get((case, kind), set())
+    assert {name for name, _, predicted in rows if predicted is None} == set()
     worst = statistics.mean(judged.values() or [0]) if "hit" in kind else max(judged.values())
     assert worst <= LIMITS[case, kind], judged
 
@@ -87,15 +85,15 @@ CHAT = f"{H100}/chat28.jsonl"
 REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
     "chat, GPU only": (
         LLAMA._replace(file=f"{H100}/chat28_gpu_only.json"), CHAT, {"gpu_kv": "8GiB"},
-        {"TTFT mean": 4.7, "TTFT p50": 3.9, "TTFT p90": 5.6, "ITL p50": 1.5},
+        {"TTFT mean": 4.1, "TTFT p50": 4.2, "TTFT p90": 5.8, "ITL p50": 1.5},
     ),
     "chat, CPU tier": (
         LLAMA._replace(file=f"{H100}/chat28_cpu_32GiB.json"), CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
-        {"TTFT mean": 2.2, "TTFT p50": 4.7, "TTFT p90": 1.5, "ITL p50": 1.3},
+        {"TTFT mean": 1.6, "TTFT p50": 2.0, "TTFT p90": 1.1, "ITL p50": 1.5},
     ),
     "conversation": (
         CASES["llama on H200"], f"{H200}/conversation_load.jsonl", {"gpu_kv": "40GiB"},
-        {"TTFT mean": 6.7, "TTFT p50": 6.4, "TTFT p90": 6.3, "ITL p50": 9.1},
+        {"TTFT mean": 3.6, "TTFT p50": 1.6, "TTFT p90": 2.0, "ITL p50": 2.8},
     ),
 }  # fmt: skip
 """Replay -> what ran, trace, tiers, and the largest relative error of each figure in per cent."""

@@ -46,14 +46,14 @@ def test_the_ceiling_counts_leading_blocks_seen_before(monkeypatch: pytest.Monke
     rows = [request(0, 0, 1, 2), request(1, 1, 1, 3), request(2, 2, 1, 3), request(3, 3, 9, 3)]
     watched = Arrivals(ListTrace(rows, 16), Run(), grain_tokens=16)  # type: ignore[arg-type]
     list(watched)
-    assert watched.reuse.rate == (0 + 16 + 32 + 0) / 128
+    assert watched.ceiling.rate == (0 + 16 + 32 + 0) / 128
     warm = Arrivals(ListTrace(rows, 16), Run(warmup=0.5), grain_tokens=16)  # type: ignore[arg-type]
     list(warm)
-    assert warm.reuse.rate == (32 + 0) / 64
+    assert warm.ceiling.rate == (32 + 0) / 64
     monkeypatch.setattr(arrivals, "MOST_KEYS", 3)
     many = Arrivals(ListTrace(rows, 16), Run(), grain_tokens=16)  # type: ignore[arg-type]
     list(many)
-    assert many.reuse.rate is None
+    assert many.ceiling.rate is None
 
 
 def test_a_warm_up_leaves_the_first_requests_out() -> None:
@@ -73,4 +73,4 @@ def test_a_warm_up_is_a_share_of_the_requests_kept_whatever_their_rows() -> None
     assert result.prompt_tokens.total == 5 * 32
     late = Arrivals(ListTrace(rows, 16), Run(warmup=0.5), grain_tokens=16)  # type: ignore[arg-type]
     list(late)
-    assert late.reuse.tokens == 5 * 32
+    assert late.ceiling.tokens == 5 * 32

@@ -121,7 +121,7 @@ def test_no_hit_rate_above_the_ceiling() -> None:
     ]
     result, world_of_it = run(trace)
     assert result.prompt_tokens.gpu_hit == 48
-    assert world_of_it.arrivals.reuse.rate == pytest.approx(48 / 128)
+    assert world_of_it.arrivals.ceiling.rate == pytest.approx(48 / 128)
 
 
 def test_a_prompt_larger_than_host_memory_reaches_the_tier_behind_it() -> None:

@@ -27,7 +27,7 @@ class Arrivals:
     def __init__(self, trace: RequestSource, run: Run, *, grain_tokens: int) -> None:
         self.trace, self.run, self.grain_tokens = trace, run, grain_tokens
         self.stamps = Stamps()
-        self.reuse = Reuse(trace.block_tokens, grain_tokens)
+        self.ceiling = Ceiling(trace.block_tokens, grain_tokens)
         self._warm_requests = math.floor(run.warmup * len(trace))
         self.warm: set[int] = set()  # rows of the requests that have passed and belong to the warm-up
 
@@ -46,7 +46,7 @@ class Arrivals:
             measured = position >= self._warm_requests
             if not measured:
                 self.warm.add(request.index)
-            self.reuse.count(request, measured=measured)
+            self.ceiling.count(request, measured=measured)
             yield request
 
 
@@ -89,7 +89,7 @@ class Stamps:
         return self.last_s / (self.distinct - 1)
 
 
-class Reuse:
+class Ceiling:
     """The ceiling of the hit rate: leading whole blocks that an earlier request named, with memory for everything and
     no delay.
     """

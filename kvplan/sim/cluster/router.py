@@ -11,12 +11,13 @@ from kvplan.request import Request
 from kvplan.sim.clock import Clock
 
 MATCH_SHARE = 0.5
-"""A replica's cache counts when it was sent at least this share of the prompt: a system prompt that all have seen draws
-nobody."""
+"""A replica's cache counts when it was sent at least this share of the prompt: a system prompt that all have seen draws nobody. The first
+`cache_threshold` of SGLang's router; 0.3 in later ones."""
 
 CROWDED_REQUESTS, CROWDED_RATIO = 4, 1.5
-"""A replica with so many requests more than the least loaded, and so many times as many, is passed over in spite of its
-cache."""
+"""A replica with so many requests more than the least loaded, and so many times as many, is passed over in spite of its cache. The ratio is
+`balance_rel_threshold` of SGLang's router; its `balance_abs_threshold` of 64 (32 at first) is meant for servers with hundreds of requests
+each, 4 is assumed for the traces here."""
 
 
 class Router(Protocol):

@@ -188,6 +188,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     token_bytes: float
     max_context: int
     clipped: int
+    unstored_tokens: int  # that a tier below had no room for
     target: list[Clause]
     stamps: Stamps
     ideal_hit_rate: float | None

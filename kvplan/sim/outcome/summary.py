@@ -162,10 +162,19 @@ def _warnings(record: RunRecord) -> list[str]:
         )
     if record.clipped:
         found.append(f"{record.clipped} requests reach the end of the context: their output was cut there")
+    if record.unstored_tokens > UNSTORED_SHARE * prompts.sum():
+        found.append(
+            f"{record.unstored_tokens:,} tokens were not stored when they were offered: what a tier below held was in use, or waited for a "
+            "slower one"
+        )
     found += machine_warnings(record.scenario.machine, int(prompts.max(initial=0)))
     if not trace.block_tokens:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
     return found
+
+
+UNSTORED_SHARE = 0.01
+"""Of the prompt tokens: what is refused less often is not worth a word."""
 
 
 def machine_warnings(machine: Machine, longest_tokens: int) -> list[str]:

@@ -104,12 +104,12 @@ class Loads:
         chunks = max(1, (seq.prompt - held) // (self.rules.chunk_tokens or self.engine.block_tokens))
         self._probed_s = max(self.clock.now, self._probed_s) + chunks * self.overhead.probe_s
         seq.waiting_for_remote_kv = True
-        self.clock.process(self._answered(seq, self._probed_s, done))
 
-    def _answered(self, seq: Sequence, answered_s: float, done: Done) -> Steps:
-        yield self.clock.until(answered_s)
-        seq.waiting_for_remote_kv = False
-        done(False)
+        def answered() -> None:
+            seq.waiting_for_remote_kv = False
+            done(False)
+
+        self.clock.at(self._probed_s, answered)
 
     def _limit(self, seq: Sequence) -> int:
         """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""

@@ -16,8 +16,8 @@ from kvplan.sim.transfer.links import OUT, HostLink
 from kvplan.sim.transfer.paths import TierBelow
 
 SPILL_BLOCKS = 64
-"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single
-blocks."""
+"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single blocks. Assumed: a whole
+node of SGLang's tree goes at once, however long it is."""
 
 DUE: dict[str, Callable[[Pool, Keys, int, int], int]] = {
     "write_through": lambda pool, keys, end, times: end,
@@ -45,7 +45,7 @@ class Stores:
         self.clock, self.rules, self.overhead, self.gpu, self.link, self.host, self.lower = clock, rules, overhead, gpu, link, host, lower
         self.block_tokens = block_tokens
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
-        self.dropped_tokens = 0
+        self.unstored_tokens = 0
         self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
@@ -73,7 +73,7 @@ class Stores:
             if self.rules.streams_stores and self.lower:
                 self._stream(job, keys, end)
                 return
-            self.dropped_tokens += end - job.stored
+            self.unstored_tokens += end - job.stored
             if self.rules.offers_again:
                 self.refused[job] = upto
             return
@@ -116,7 +116,7 @@ class Stores:
             due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
             reserved = lower.pool.store(keys, 0, due, keep=job.prompt)
             if reserved is None:
-                self.dropped_tokens += due
+                self.unstored_tokens += due
                 continue
             _, down_s = self.host.path.send(OUT, self.clock.now, reserved.tokens) if reserved.tokens else (0.0, self.clock.now)
             done_s = lower.path.send(OUT, down_s, reserved.tokens)[1] if reserved.tokens else down_s
@@ -164,7 +164,7 @@ class Stores:
         pool, above = lower.pool, self.host.pool
         reserved = pool.store(keys, 0, end, keep=keep)
         if reserved is None:
-            self.dropped_tokens += end
+            self.unstored_tokens += end
             return
         if not reserved.tokens:
             reserved.commit()
@@ -185,7 +185,7 @@ class Stores:
         pool, keys = self.host.pool, keys_of(node, self.gpu.tree.key_tokens)
         reserved = pool.store(keys, start, end, retention=node.retention)
         if reserved is None:
-            self.dropped_tokens += end - start
+            self.unstored_tokens += end - start
             return
         if not reserved.tokens:
             reserved.commit()
@@ -204,7 +204,7 @@ class Stores:
         for lower in self.lower:
             reserved = lower.pool.store(keys, start, end, retention=node.retention)
             if reserved is None:
-                self.dropped_tokens += end - start
+                self.unstored_tokens += end - start
             elif not reserved.tokens:
                 reserved.commit()
             else:
@@ -240,7 +240,7 @@ class Stores:
         end = min(job.prompt + job.emitted - 1, following.prompt_tokens)
         reserved = pool.store(keys, 0, end, retention=job.request.retention)
         if reserved is None:
-            self.dropped_tokens += end - job.prompt
+            self.unstored_tokens += end - job.prompt
             return
         reserved.commit()
         self._cascade(keys, 0, end, end)

@@ -50,6 +50,11 @@ class Transfers:
         """When a step that ends now is over, whose stores are queued: at once, or when they are down."""
         return now if self.stores is None else max(now, self.stores.blocked_until_s)
 
+    @property
+    def unstored_tokens(self) -> int:
+        """Tokens that a tier below had no room for when they were offered."""
+        return self.stores.unstored_tokens if self.stores is not None else 0
+
     def store(self, seq: Sequence, upto: int) -> None:
         """A step has computed a seq's prompt up to a token."""
         if self.stores is not None:

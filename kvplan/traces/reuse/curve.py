@@ -16,7 +16,7 @@ from kvplan.results.trace import CurvePoint, CurveResult, Rates, TierShare
 from kvplan.traces import columns
 from kvplan.traces.columns import MAX_EVENTS
 from kvplan.traces.reuse.policies import POLICIES, lru
-from kvplan.traces.reuse.reuse import NEVER, Window, analyse, nodes
+from kvplan.traces.reuse.reuse import NEVER, Window, analyse
 from kvplan.traces.trace import Trace
 
 _GRID = 24
@@ -93,7 +93,7 @@ class _Meter:
 
     def __init__(self, window: Window, block_bytes: int | None) -> None:
         self.window, self._block_bytes = window, block_bytes
-        self._number = nodes(window.reuse.before)[window.start :] if window.reuse.columns.one_in > 1 else None
+        self._number = window.reuse.number[window.start :] if window.reuse.columns.one_in > 1 else None
 
     def rates(self, policy: str, capacities: Sequence[int]) -> list[Rates]:
         blocks, tokens = POLICIES[policy](self.window, capacities).tolist()
@@ -126,10 +126,11 @@ class _Meter:
         if self._number is None:
             return None
         reuse, k = self.window.reuse, self.window.reuse.columns.one_in
-        missed = np.flatnonzero(reuse.distance[self.window.start :] >= capacity).astype(np.int32)
-        misses = np.zeros(int(self._number.max(initial=-1)) + 1)
-        for at in range(0, len(missed), _CHUNK):
-            misses += np.bincount(self._number[missed[at : at + _CHUNK]], minlength=len(misses))
+        distance = reuse.distance[self.window.start :]
+        beyond, misses = min(capacity, np.iinfo(distance.dtype).max), np.zeros(int(self._number.max(initial=-1)) + 1)
+        for at in range(0, len(distance), _CHUNK):
+            part = self._number[at : at + _CHUNK]
+            misses += np.bincount(part[distance[at : at + _CHUNK] >= beyond], minlength=len(misses))
         height = Z95 * math.sqrt(k * (k - 1) * float((misses**2).sum())) / max(1, self.window.blocks)
         shift = int(Z95 * math.sqrt((k - 1) * capacity))
         low, high = self.rates("lru", [max(1, capacity - shift), capacity + shift])

@@ -11,10 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from kvplan.traces.columns import Columns, Ints
 
 NEVER = np.iinfo(np.int64).max
+"""A distance that nothing reaches; in an array the largest number of its type stands for it."""
+
+_CHUNK = 2**20
 _TOKEN_BITS = 27
 """Enough for the tokens of a block (MAX_TOKENS); distances keep 36 bits."""
 
@@ -26,14 +30,20 @@ class Reuse:
     columns: Columns
     before: Ints
     distance: Ints
+    number: Ints  # of a sample: equal for the events of one block; else empty
+
+    @property
+    def again(self) -> npt.NDArray[np.bool_]:
+        """Which events are not the first of their block."""
+        return self.distance < np.iinfo(self.distance.dtype).max
 
 
 def analyse(columns: Columns, *, keep_keys: bool = True) -> Reuse:
     """Previous uses and stack distances of all events. Without `keep_keys` the columns lose their keys, which saves 8 bytes an event."""
-    before = _previous(columns)
+    before, number = _previous(columns)
     if not keep_keys:
         columns = replace(columns, keys=columns.keys[:0].copy())
-    return Reuse(columns, before, _stack_distances(columns, before))
+    return Reuse(columns, before, _stack_distances(columns, before), number)
 
 
 def nodes(before: Ints) -> Ints:
@@ -58,12 +68,15 @@ class Window:
         self.reuse, self.first, self.start = reuse, first, int(columns.starts[first])
         distance, covered = reuse.distance[self.start :], columns.tokens[self.start :]
         self.events, self.event_tokens = len(distance), int(covered.sum())
-        again = distance < NEVER
-        both = distance[again] << _TOKEN_BITS  # distance and tokens in one number, which is sorted in place
+        again = reuse.again[self.start :]
+        both = distance[again].astype(np.int64)
+        both <<= _TOKEN_BITS  # distance and tokens in one number, which is sorted in place
         both |= covered[again]
         both.sort()
         self.tokens = np.zeros(len(both) + 1, dtype=np.int64)
-        np.cumsum(both & (1 << _TOKEN_BITS) - 1, out=self.tokens[1:])
+        for at in range(0, len(both), _CHUNK):
+            part = both[at : at + _CHUNK] & (1 << _TOKEN_BITS) - 1
+            self.tokens[at + 1 : at + 1 + len(part)] = self.tokens[at] + np.cumsum(part)
         both >>= _TOKEN_BITS
         self.reused = both
         self.blocks = int(columns.blocks[first:].sum())
@@ -74,16 +87,22 @@ class Window:
 _PARTS = 4  # as a power of two: sorting a part of the keys at a time needs a part of the memory
 
 
-def _previous(columns: Columns) -> Ints:
+def _previous(columns: Columns) -> tuple[Ints, Ints]:
+    """The event that used the same block before (-1: none), and of a sample the number of each event's block."""
     keys = columns.keys
-    before: Ints = np.full(len(keys), -1, dtype=np.int32 if len(keys) < 2**31 else np.int64)
-    part = (keys >> np.uint64(64 - _PARTS)).astype(np.uint8)
-    for number in range(2**_PARTS):
-        events = np.flatnonzero(part == number)
+    kind = np.int32 if len(keys) * columns.one_in < 2**31 else np.int64
+    before: Ints = np.full(len(keys), -1, dtype=kind)
+    number: Ints = np.empty(len(keys) if columns.one_in > 1 else 0, dtype=kind)
+    part, blocks = (keys >> np.uint64(64 - _PARTS)).astype(np.uint8), 0
+    for which in range(2**_PARTS):
+        events = np.flatnonzero(part == which)
         events = events[np.argsort(keys[events], kind="stable")]
         same = keys[events[1:]] == keys[events[:-1]]
         before[events[1:][same]] = events[:-1][same]
-    return before
+        if len(number) and len(events):
+            number[events] = blocks + np.concatenate(([0], np.cumsum(~same)))
+            blocks += len(events) - int(same.sum())
+    return before, number
 
 
 def _stack_distances(columns: Columns, before: Ints) -> Ints:
@@ -104,9 +123,9 @@ def _stack_distances(columns: Columns, before: Ints) -> Ints:
     del touch
     above = np.repeat(columns.starts[:-1].astype(before.dtype), counts)[reused] - at - 1
     above -= _greater_before(at)
-    distance = np.full(len(before), NEVER, dtype=np.int64)
+    above *= above.dtype.type(columns.one_in)
+    distance = np.full(len(before), np.iinfo(before.dtype).max, dtype=before.dtype)
     distance[reused] = above
-    distance[reused] *= columns.one_in
     return distance
 
 
@@ -136,13 +155,19 @@ def _heavier_before(values: Ints, weights: Ints) -> Ints:
     for bit in reversed(range(max(1, n - 1).bit_length())):
         # Rows are grouped by the higher bits of their rank, in the original order within a group; ranks are dense, so
         # groups are aligned.
-        high = (rank >> bit) & 1
+        high = (rank >> bit & 1).astype(bool)
         group = rank >> (bit + 1) << (bit + 1)
-        ones, heavy = _running(high), _running(high * weights[row])
-        ones_before = ones[:-1] - ones[group]
+        heavy = _running(np.where(high, weights[row], 0))
         total[row] += np.where(high, 0, heavy[:-1] - heavy[group])
-        to = np.where(high, group + (1 << bit) + ones_before, place - ones_before)
-        rank[to], row[to] = rank.copy(), row.copy()
+        del heavy
+        ones = _running(high.astype(kind))
+        ones_before = ones[:-1] - ones[group]
+        del ones
+        to = np.where(high, group + kind.type(1 << bit), place - ones_before)
+        to[high] += ones_before[high]
+        del group, ones_before
+        for moved in (rank, row):
+            moved[to] = moved.copy()
     return total
 
 
