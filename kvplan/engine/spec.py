@@ -42,6 +42,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_policy: str = "lru"
     disk_read_threads: AtLeastOne = 16
     disk_write_threads: AtLeastOne = 16
+    disk_per_rank: bool = False  # has each rank files and threads of its own
     disk_request_reads: Count = 0  # reads of one request under way at once; 0: as many as there are threads
     loads_seen_after_step: bool = False  # is a finished load reported by the step that starts after it, and known when that has ended
     loads_exclude_steps: bool = False  # does a load wait for the step in progress, and the next step for queued loads: they add up

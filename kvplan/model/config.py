@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -108,7 +109,7 @@ class Fields:
             value = value[0]  # one entry per layer, all equal
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value) or value < 0:
             raise InputError(f"{self.where}: {names[0]} = {value!r} is not a whole number")
         if value > 10**12:
             raise InputError(f"{self.where}: {names[0]} = {value!r} is not plausible")

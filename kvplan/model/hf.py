@@ -75,6 +75,9 @@ def explain(config: dict[str, Any], *, name: str, source: str, params: int = 0, 
     )
 
 
+_WRONG_KIND = (TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError, OverflowError)
+"""What readers meet where a config holds a list for a number, a number for a table, or the like."""
+
 _EVERYWHERE = {"architectures", "model_type", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config"}
 """Fields that are read apart from `Fields.get`, inside the decoder's part or around it."""
 
@@ -92,8 +95,14 @@ def _read(fields: Fields, name: str, source: str, params: int, as_family: str) -
         raise fields.refuse(fields.rules.refused, *fields.rules.unread)
     if fields.rules is UNKNOWN:
         _check_ordinary(fields)
-    layers = tuple(layer for layer in fields.rules.layers(fields) if layer.count)
-    ffn = () if all(layer.kind == "state" for layer in layers) else fields.rules.ffn(fields)
+    try:
+        layers = tuple(layer for layer in fields.rules.layers(fields) if layer.count)
+        ffn = () if all(layer.kind == "state" for layer in layers) else fields.rules.ffn(fields)
+        other = other_params(fields)
+    except _WRONG_KIND as error:
+        raise fields.refuse(f"a field is not of the kind that this family has there ({error})") from None
+    if any(number < 0 for layer in layers for number in (layer.count, layer.window_tokens, layer.params)) or other < 0:
+        raise fields.refuse("a number is below zero")
     return ModelSpec(
         name=name,
         family=fields.family,
@@ -106,7 +115,7 @@ def _read(fields: Fields, name: str, source: str, params: int, as_family: str) -
         dtype=_dtype(fields),
         tied_embeddings=_tied(fields),
         declared_params=params,
-        other_params=other_params(fields),
+        other_params=other,
         quantization=quantization(fields, expert_model=any(group.experts for group in ffn)),
         source=source,
         notes=_notes(fields, as_family),

@@ -311,3 +311,17 @@ def test_the_indexer_schedule_is_the_published_list() -> None:
         "index_skip_topk_offset": 3,
     }
     assert per_token(read(model_type="glm_moe_dsa", **shape, **rule)) == per_token(listed) == 78 * 576 * 2 + 21 * 132
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_size": float("inf")},
+        {"num_hidden_layers": float("nan")},
+        {"linear_attn_config": 3},
+        {"linear_attn_config": {"full_attn_layers": 1}},
+    ],
+)
+def test_a_field_of_another_kind_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        read(**{"model_type": "kimi_linear", **PLAIN, **wrong})
