@@ -70,6 +70,9 @@ class Stores:
         start = max(job.offered_from, job.stored) if self.rules.job_order != "position" else 0
         reserved = pool.store(keys, start, end, keep=job.prompt, since=job.offered_from, retention=job.request.retention)
         if reserved is None:
+            if self.rules.streams_stores and self.lower:
+                self._stream(job, keys, end)
+                return
             self.unstored_tokens += end - job.stored
             if self.rules.offers_again:
                 self.refused[job] = upto
@@ -105,6 +108,19 @@ class Stores:
         aside, self._aside = self._aside, []
         for send in aside:
             send()
+
+    def _stream(self, job: Sequence, keys: Keys, end: int) -> None:
+        """Through a buffer past host memory, which has no room beside what it has of the prompt."""
+        job.stored = end
+        for lower in self.lower:
+            due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
+            reserved = lower.pool.store(keys, 0, due, keep=job.prompt)
+            if reserved is None:
+                self.unstored_tokens += due
+                continue
+            _, down_s = self.host.path.send(OUT, self.clock.now, reserved.tokens) if reserved.tokens else (0.0, self.clock.now)
+            done_s = lower.path.send(OUT, down_s, reserved.tokens)[1] if reserved.tokens else down_s
+            self.clock.at(done_s, partial(reserved.commit, None))
 
     def offer_again(self) -> None:
         """A step has ended: what was refused is offered again by those that still run."""
