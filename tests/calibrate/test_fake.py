@@ -73,6 +73,11 @@ def test_nothing_fails(standard: tuple[Path, CalibrateResult]) -> None:
     assert set(status.values()) == {"done"}
 
 
+def test_no_table_has_two_columns_of_one_name(standard: tuple[Path, CalibrateResult]) -> None:
+    for name, table in standard[1].machine.calibration["tables"].items():  # type: ignore[attr-defined]
+        assert len(set(table["columns"])) == len(table["columns"]), name
+
+
 def test_held_out_points_are_predicted(standard: tuple[Path, CalibrateResult]) -> None:
     quality = standard[1].quality
     assert quality.accepted
