@@ -38,11 +38,18 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 def explain_config(path: str | Path, **known: object) -> Explanation:
     """What a configuration file means, and what is wrong with it.
 
-    The file may hold a command line, a script of exports, JSON, YAML, Kubernetes objects, or an emitted configuration of several parts.
+    The file may hold a command line, a script of exports, JSON, YAML, Kubernetes objects, or an emitted configuration of several parts;
+    of a folder all of its files are one configuration.
     `known` are fields of Surroundings. Raises InputError when the file cannot be read or is no configuration of a known engine.
     """
-    file = Path(path)
-    return explain_text(catalog.read_text(file), str(path), **known)
+    place = Path(path).expanduser()
+    files = sorted(one for one in place.iterdir() if one.suffix in _SUFFIXES) if place.is_dir() else [place]
+    texts = [catalog.read_text(one) for one in files]
+    text = texts[0] if len(files) == 1 else "\n".join(f"# --- {one.name}\n{text}" for one, text in zip(files, texts, strict=True))
+    return explain_text(text, str(path), **known)
+
+
+_SUFFIXES = (".sh", ".yaml", ".yml", ".json")
 
 
 def explain_text(text: str, where: str, **known: object) -> Explanation:

@@ -163,11 +163,11 @@ ASSUMED_FACTORS = (0.75, 0.88)
 
 
 def host_factors(host: Host) -> tuple[float, float]:
-    """How many seconds Python's own work and launches take on this host for one on the anchor: an engine's host-side constants are
-    multiplied by them. One stands for the other where that was not measured.
+    """How many seconds Python's own work, and steps and launches, take on this host for one on the anchor: an engine's host-side constants
+    are multiplied by them. A step is Python and launches: the mean of both; one stands for the other where that was not measured.
     """
     if not host.python_s and not host.launch_s:
         return ASSUMED_FACTORS
     python = host.python_s / ANCHOR_PYTHON_S if host.python_s else 0.0
     launch = host.launch_s / ANCHOR_LAUNCH_S if host.launch_s else 0.0
-    return python or launch, launch or python
+    return python or launch, (python + launch) / 2 if python and launch else python or launch

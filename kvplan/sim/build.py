@@ -153,9 +153,7 @@ class Builder:
         """The tiers behind host memory."""
         scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
         if scenario.tiers.disk_bytes:
-            queue, threads = DiskQueue(scenario.machine.disk), (rules.disk_read_threads, rules.disk_write_threads)
-            reads = rules.disk_request_reads
-            path = DiskPath(self.clock, queue, self.below, chunk_tokens=self.grain, threads=threads, request_reads=reads)
+            path = DiskPath(self.clock, DiskQueue(scenario.machine.disk), self.below, chunk_tokens=self.grain, rules=rules)
             found.append(TierBelow(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = remote_path(scenario.deployment), self._remote_rate
@@ -177,6 +175,7 @@ class Builder:
             )
         tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain)
         facts = Facts(capacity, self._recompute_s)
+        facts.every_touch = self.scenario.engine.offload.arc_every_touch and name == "cpu"
         if policy == "belady":
             facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
         return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain, seed=self.scenario.run.seed)

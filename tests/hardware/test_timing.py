@@ -123,6 +123,6 @@ def test_networks() -> None:
 
 def test_the_host_is_measured_against_the_anchor() -> None:
     host = Host(memory_bytes=1, python_s=ANCHOR_PYTHON_S / 2, launch_s=ANCHOR_LAUNCH_S)
-    assert host_factors(host) == pytest.approx((0.5, 1.0))
+    assert host_factors(host) == pytest.approx((0.5, 0.75))
     assert host_factors(Host(memory_bytes=1, python_s=ANCHOR_PYTHON_S * 2)) == pytest.approx((2.0, 2.0))
     assert host_factors(Host(memory_bytes=1)) == ASSUMED_FACTORS

@@ -35,6 +35,11 @@ def test_a_hybrid_model_takes_1_92_times_what_it_asks_for() -> None:
     assert found.taken_bytes == 384 * GiB
 
 
+def test_seven_gib_as_measured() -> None:
+    # vLLM 0.24 on one H200 with --kv-offloading-size 7: shared memory of the engine's process grew by 8.03 GiB.
+    assert host_memory(deployed("llama-3.1-8b"), 7 * GiB).taken_bytes == pytest.approx(8.03 * GiB, rel=0.01)
+
+
 def test_a_mapping_in_shm_is_exact() -> None:
     for engine, lower in (("vllm", True), (catalog.engine("vllm", "0.33.0"), False)):
         found = host_memory(deployed("llama-3.1-8b", engine), 10 * GiB, lower_tier=lower)

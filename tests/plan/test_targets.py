@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import yaml
 from kvplan import catalog
 from kvplan.cli.plan import EMITTED
 from kvplan.deploy.emit import emit, engine_for, save
-from kvplan.deploy.explain import explain_text
+from kvplan.deploy.explain import explain_config, explain_text
 from kvplan.deploy.objects import quantities_of
 from kvplan.deploy.options import options, unknown_options
 from kvplan.deploy.serving import longest_context, pool_bytes, served, told
@@ -102,7 +103,7 @@ def test_every_target_reads_back_to_the_same_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_files_parse_and_scripts_pass_the_shell(name: str, tmp_path) -> None:  # noqa: ANN001
+def test_files_parse_and_scripts_pass_the_shell(name: str, tmp_path: Path) -> None:
     emission, _, _ = emitted(name)
     for path in save(emission, tmp_path / "out"):
         if path.suffix == ".sh":
@@ -113,6 +114,8 @@ def test_files_parse_and_scripts_pass_the_shell(name: str, tmp_path) -> None:  #
             assert path.stat().st_mode & 0o100
         else:
             assert list(yaml.safe_load_all(path.read_text()))
+    whole, parts = explain_config(tmp_path / "out"), explain_text(emission.text, "f")
+    assert whole.placement == parts.placement
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.26.0", "0.33.0"])
@@ -259,6 +262,13 @@ def test_the_served_length_never_exceeds_the_pool() -> None:
     short, _ = placed("vllm", longest=5000)
     assert short.max_context_tokens == 5120
     assert short.gpu_kv_bytes == 0  # left to the share of the GPU
+
+
+def test_an_emitted_command_started_with_the_pool_that_was_said() -> None:
+    """vLLM 0.24 on one H200, started with the command of this plan: `GPU KV cache size: 919,824 tokens`."""
+    deployment = deployment_for("vllm").changed(machine=catalog.machine("h200-sxm"))
+    placement = served(Placement(model="", store_generated=False), deployment, 8192)
+    assert emit(placement, "vllm", deployment.engine, deployment).pool_tokens == pytest.approx(919_824, rel=0.01)
 
 
 def test_an_engine_told_fewer_sequences_leaves_more_for_kv() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from kvplan import catalog
-from kvplan.deployment import Deployment, Remote
+from kvplan.deployment import Deployment, Parallel, Remote
+from kvplan.engine.spec import Offload
 from kvplan.hardware.spec import Network
+from kvplan.hardware.timing import disk_s
 from kvplan.memory.below import below
 from kvplan.request import Request
 from kvplan.sim.clock import Clock
@@ -21,8 +23,9 @@ BELOW = below(Deployment(model=catalog.model("llama-3.1-8b"), engine=catalog.eng
 """Blocks of 16 tokens and 2 MiB."""
 
 
-def disk(**rules: int) -> DiskPath:
-    return DiskPath(Clock(), DiskQueue(SERVER.disk), BELOW, chunk_tokens=16, threads=(16, 16), **rules)
+def disk(**rules: Any) -> DiskPath:
+    settings = Offload(**{"disk_read_threads": 16, "disk_write_threads": 16, **rules})
+    return DiskPath(Clock(), DiskQueue(SERVER.disk), BELOW, chunk_tokens=16, rules=settings)
 
 
 def remote(latency_s: float) -> RemotePath:
@@ -39,10 +42,10 @@ def test_small_reads_add_their_depths_up() -> None:
 
 
 def test_an_engine_that_reads_chunk_by_chunk_is_slow_alone_and_scales_with_requests() -> None:
-    serial = disk(request_reads=1)
+    serial = disk(disk_request_reads=1)
     assert serial.service_s(IN, 64 * 16) > 2 * disk().service_s(IN, 64 * 16)
     last_s = max(serial.send(IN, 0.0, 64 * 16)[1] for _ in range(16))
-    assert last_s == pytest.approx(15 * disk().service_s(IN, 64 * 16) + disk(request_reads=1).service_s(IN, 64 * 16), rel=0.01)
+    assert last_s == pytest.approx(15 * disk().service_s(IN, 64 * 16) + disk(disk_request_reads=1).service_s(IN, 64 * 16), rel=0.01)
 
 
 def test_round_trips_to_a_remote_pool_overlap() -> None:
@@ -89,3 +92,10 @@ def test_cold_prompts_wait_for_the_probes_of_a_file_tier() -> None:
         _, world = run(rows, gpu_kv="20GiB", cpu="20GiB", disk="1TB", sets=sets)
         ttft[probe_s] = float(world.recorder.arrays()["ttft_s"][0])
     assert ttft[1e-4] - ttft[0.0] == pytest.approx(0.7, rel=0.01)
+
+
+def test_ranks_with_files_of_their_own_read_at_the_depth_of_all() -> None:
+    # Llama-3.1-8B over 4 ranks: 32,768 tokens are 128 chunks of 256 tokens, 512 files of 8 MiB, 4 x 4 at a time.
+    by_block = Deployment(model=catalog.model("llama-3.1-8b"), engine=catalog.engine("vllm"), server=SERVER, parallel=Parallel(tp=4))
+    path = DiskPath(Clock(), DiskQueue(SERVER.disk), below(by_block), chunk_tokens=256, rules=catalog.engine("lmcache").offload)
+    assert path.service_s(IN, 32_768) == pytest.approx(disk_s(SERVER.disk, IN, 32_768 * 131_072, 512, 16))

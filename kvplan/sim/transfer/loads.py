@@ -205,7 +205,8 @@ class Loads:
             below = lower.pool.look(keys, held, self._limit(seq), again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
-            reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
+            below = self._promotable(seq, held, below)
+            reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt) if below > held else None
             if reserved is None:
                 break
             if not reserved.tokens:  # on its way for somebody else
@@ -246,10 +247,17 @@ class Loads:
 
     # -- from lower tiers into host memory ----------------------------------------------------------------------------
 
+    def _promotable(self, seq: Sequence, held: int, below: int) -> int:
+        """Up to which token a lower tier's part comes into host memory, which has `held`."""
+        if not self.rules.promotes_part:
+            return below
+        return self.host.pool.fitting(seq.request.blocks, first_token(self.rules, held), held, below, keep=seq.prompt)
+
     def _promote(self, seq: Sequence, done: Done, lower: TierBelow, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
         pool, keys = self.host.pool, seq.request.blocks
-        reserved = pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
+        below = self._promotable(seq, held, below)
+        reserved = pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt) if below > held else None
         if reserved is None:
             return False
         if not reserved.tokens:

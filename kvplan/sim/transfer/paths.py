@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from kvplan.deployment import Remote
+from kvplan.engine.spec import Offload
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import objects_s
 from kvplan.loading import Loading
@@ -65,17 +66,17 @@ class HostPath:
 
 
 class DiskPath:
-    """A local disk, shared by the ranks of a replica: a file for each chunk of `chunk_tokens`, `threads` reads and writes at once.
+    """A local disk, shared by the ranks of a replica: a file for each chunk of `chunk_tokens`, read and written by the engine's threads.
 
     A request alone takes as long as the depth of its own pieces makes it, and keeps others from the device only for its share of a full
     queue: small requests add their depths up.
     """
 
-    def __init__(
-        self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, threads: tuple[int, int], request_reads: int = 0
-    ) -> None:
-        self.clock, self.queue, self.below, self.threads = clock, queue, below, threads
-        self.chunk_tokens, self.depth = chunk_tokens, (request_reads or threads[IN], threads[OUT])
+    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload) -> None:
+        self.clock, self.queue, self.below, self.chunk_tokens = clock, queue, below, chunk_tokens
+        self.writers = below.layout.ranks if rules.disk_per_rank else 1  # processes with files and threads of their own
+        self.threads = (rules.disk_read_threads * self.writers, rules.disk_write_threads * self.writers)
+        self.depth = (rules.disk_request_reads * self.writers or self.threads[IN], self.threads[OUT])
 
     @property
     def busy_s(self) -> float:
@@ -96,7 +97,7 @@ class DiskPath:
 
     def _pieces(self, direction: int, tokens: int) -> tuple[int, int]:
         moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
-        return moved.tier_bytes, max(1, -(-moved.keys * self.below.chunk_tokens // self.chunk_tokens))
+        return moved.tier_bytes, max(1, -(-moved.keys * self.below.chunk_tokens // self.chunk_tokens)) * self.writers
 
 
 class PoolRate:
