@@ -206,7 +206,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
         provenance=_provenance(space),
-        warnings=tuple(dict.fromkeys((*base.notes, *notes))),
+        warnings=tuple(dict.fromkeys((*base.notes, *base.model.notes, *notes))),
         **answer,  # type: ignore[arg-type]
     )
 
