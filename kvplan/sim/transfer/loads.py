@@ -37,10 +37,10 @@ class Outcome(enum.Enum):
 class Load:
     """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
 
-    __slots__ = ("leaf", "tier", "start", "end", "waiters")
+    __slots__ = ("leaf", "tier", "start", "end", "waiters", "over")
 
     def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
-        self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
+        self.leaf, self.tier, self.start, self.end, self.over = leaf, tier, start, end, False
         self.waiters: list[tuple[Sequence, Done]] = []
 
 
@@ -302,7 +302,8 @@ class Loads:
         return load
 
     def _ended(self, load: Load) -> None:
-        """Nobody can join it any more."""
+        """Nobody can join it any more; a run that has left the tier meanwhile may still name it."""
+        load.over = True
         for node in span(load.leaf, 0):
             entry = node.entry
             if entry is not None and entry.load is load:
@@ -318,9 +319,8 @@ class Loads:
     def _wait_for(self, seq: Sequence, done: Done, tier: Tier, path: list[Node], start: int, end: int) -> bool:
         """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
         for node in path:
-            entry = node.entry
-            load: Load | None = entry.load if entry is not None else None
-            if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
+            load: Load | None = node.entry.load if node.entry is not None else None
+            if load is not None and not load.over and max(start, load.start, node.start) < min(end, load.end, node.end):
                 seq.waiting_for_remote_kv = True
                 load.waiters.append((seq, done))
                 return True
