@@ -67,13 +67,14 @@ def _set_by(scenario: Scenario, least: Range, tail_tokens: int, grain: int) -> s
         return ""
     captured = scenario.engine.overhead.captured_tokens
     if least.value <= grain:
-        return f"the smallest piece that is loaded, {grain} tokens: it already wins"
+        return f"loading wins from the smallest piece on, {grain} tokens"
     if least.value + tail_tokens - grain <= captured < least.value + tail_tokens:
+        engine = scenario.engine.title or scenario.engine.name
         return (
-            f"{scenario.engine.name}'s CUDA graphs, which hold steps of up to {captured} tokens, {tail_tokens} new ones included: "
-            "a longer step is launched layer by layer, and loading wins at once, by more than the rates are uncertain"
+            f"{engine}: steps of up to {captured} tokens start at a small fixed cost, longer ones at a higher one, so that loading wins "
+            "from there on, whatever the rates"
         )
-    return "whole blocks: its uncertainty is less than one"
+    return "the uncertainty is less than one block"
 
 
 def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 0.0, *, loading: Loading | None = None) -> float:
