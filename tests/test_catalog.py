@@ -125,3 +125,14 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     binary.write_bytes(b"name = '\xff'")
     with pytest.raises(InputError, match="not UTF-8"):
         catalog.machine(str(binary))
+
+
+def test_what_a_model_leaves_out_is_told_by_every_command(tmp_path: Path) -> None:
+    import kvplan
+
+    trace = Path(__file__).parent / "measured/h100-vllm-0.24/chat28.jsonl"
+    options = {"model": "minimax-m3", "machine": "h200-sxm", "tp": 8, "limit": 5}
+    caveat = "what it reserves and how long steps take is approximate"
+    assert any(caveat in text for text in kvplan.size("minimax-m3", context_tokens=8192).warnings)
+    assert any(caveat in text for text in kvplan.simulate(trace, **options).warnings)
+    assert any(caveat in text for text in kvplan.plan(trace, **options).warnings)

@@ -241,7 +241,7 @@ def _host(rows: Rows, out: Findings) -> None:
         ("launch", "host.launch_s", "launching the kernels of one small layer from torch"),
     ):
         for row in rows.of(op):
-            seen = (*row.block_medians, row.lo, row.hi, row.notes.get("fast_s", row.lo), row.notes.get("slow_s", row.hi))
+            seen = (*row.block_medians, row.notes.get("fast_s", row.seconds), row.notes.get("slow_s", row.seconds))
             out.values[path] = Fitted(value=row.seconds, lo=min(seen), hi=max(seen), source=text)
 
 

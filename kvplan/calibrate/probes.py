@@ -188,7 +188,7 @@ def _launch(_: Context) -> list[Point]:
 
 
 def _python(_: Context) -> list[Point]:
-    return [point("host_python", blocks=512, span_s=0.4)]
+    return [point("host_python", hashes=512, span_s=0.4)]
 
 
 def _disk(op: str, context: Context, size: int, threads: int) -> Point:
@@ -227,9 +227,9 @@ PROBES: tuple[Probe, ...] = (
     Probe(name="python", family="host", title="one thread of Python", points=_python, tolerance=0.05, budget_s=4),
     Probe(name="launch", family="host", title="launching kernels", points=_launch, tolerance=0.05, budget_s=4),
     Probe(name="copies", family="gpu", title="copies by size and direction", points=_copies, budget_s=22),
-    Probe(name="scattered", family="gpu", title="scattered block copies", points=_scatter, tolerance=0.05, budget_s=12),
+    Probe(name="scattered", family="gpu", title="scattered block copies", points=_scatter, tolerance=0.05, budget_s=20),
     Probe(name="duplex", family="gpu", title="both directions at once", points=_duplex, budget_s=8),
-    Probe(name="mapped", family="gpu", title="a kernel on mapped host memory", points=_mapped, tolerance=0.05, budget_s=6),
+    Probe(name="mapped", family="gpu", title="a kernel on mapped host memory", points=_mapped, tolerance=0.05, budget_s=12),
     Probe(name="hbm", family="gpu", title="GPU memory", points=_hbm, budget_s=5),
     Probe(name="gemm", family="compute", title="matrix products of model shapes", points=_gemm, budget_s=35),
     Probe(name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25),

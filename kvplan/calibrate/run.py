@@ -23,8 +23,10 @@ from kvplan.calibrate.records import Estimate, Finding, Instrument, Point, Progr
 from kvplan.calibrate.sample import Plan, measure
 from kvplan.hardware.spec import Gpu, Machine
 from kvplan.results.calibrate import CalibrateResult, ProbeOutcome, Quality, Remark
+from kvplan.units import format_seconds
 
 HOLDOUT = Plan(blocks=3, max_blocks=3, samples=3, tolerance=0.05, budget_s=20.0)
+TWO_SPEEDS = 1.5  # between the ends of what was seen of a host's speed, from which it is said
 ACCEPT_ERROR = 0.10  # median error on held-out points above which a profile is marked as not accepted
 
 
@@ -200,7 +202,13 @@ def _remarks(job: Assignment, findings: list[Finding], found: Findings, quality:
             off = f"more than {fitted.p90_error:.0%} off the closed form (median {fitted.median_error:.0%})"
             text = f"{name}: a tenth of the points is {off}."
             remarks.append(Remark(code="S02", level="note", text=text))
-    if not quality.accepted:
+    for path in ("host.python_s", "host.launch_s"):
+        speed = found.values.get(path)
+        if speed and speed.hi > TWO_SPEEDS * speed.lo:
+            seen = f"{format_seconds(speed.lo)} to {format_seconds(speed.hi)} for {speed.source}"
+            text = f"the host's speed changed while it was measured ({seen}): other work shares its cores; the median is taken."
+            remarks.append(Remark(code="H01", level="warning", text=text))
+    if quality.points and not quality.accepted:
         off = f"{quality.median_error:.0%} off in the median"
         text = f"predictions of held-out points are {off}: take the profile with care."
         remarks.append(Remark(code="S03", level="warning", text=text))

@@ -54,6 +54,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     # a preempted sequence with a step in flight frees its blocks at once; when that has ended, so that those behind are preempted in vain;
     # or nobody is preempted and the step goes without the sequence that lacks a block
     blocks_in_flight: Literal["freed", "cascade", "wait"] = "freed"
+    arc_every_touch: bool = False  # does ARC in host memory take every later touch for a reuse, and what comes back as new
+    promotes_part: bool = False  # does as much come into host memory from lower tiers as there is room for; if not, all of it or nothing
+    streams_stores: bool = False  # does what host memory has no room for go on to the tiers behind it
     load_last_block: bool = True  # may all of a prompt be loaded; if not, the block of its last token is always computed
     load_whole_chunks: bool = False  # is less than a chunk beyond what the GPU holds not loaded
     offers_again: bool = False  # is what host memory had no room for offered again in every later step of its sequence, decodes too

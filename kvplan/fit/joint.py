@@ -66,8 +66,8 @@ def spread(fit: JointFit, predict: Callable[[dict[str, float]], Sequence[float]]
     slopes = []
     for name in fit.names:
         moved = dict(fit.values)
-        moved[name] *= 1 + STEP
-        slopes.append((np.log(np.asarray(predict(moved))) - base) / np.log1p(STEP))
+        moved[name] /= 1 + STEP  # downwards: efficiencies end at 1
+        slopes.append((np.log(np.asarray(predict(moved))) - base) / -np.log1p(STEP))
     jacobian = np.array(slopes).T
     open_ = np.einsum("ij,jk,ik->i", jacobian, fit.covariance, jacobian)
     return (Z95 * np.sqrt(open_ + np.asarray(sigma) ** 2)).tolist()

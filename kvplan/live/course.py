@@ -75,7 +75,10 @@ def _plan(scenario: Scenario, served: Served) -> probe.Design:
 def _from_results(question: ValidateQuestion, path: str) -> ValidateResult:
     """Another tool's measurement as the measured side; the server is asked what it is where it can be reached."""
     tool, answers = result_files.read(path)
-    remarks = [f"measured by {tool}: its own lateness is not known"]
+    before = result_files.earlier(path, tool)
+    remarks = [] if before else [f"measured by {tool}: its own lateness is not known"]
+    if before is not None and before.verdict in ("refused", "incomplete", "interrupted"):
+        remarks.append(f"the earlier run gave no full verdict: {before.reason}")
     try:
         served, _ = asyncio.run(ask(question))
     except InputError as error:
@@ -95,4 +98,5 @@ def _from_results(question: ValidateQuestion, path: str) -> ValidateResult:
             counted={}, seconds=max(answer.end_s for answer in answers), remarks=[text for text in (*remarks, unlearned(known)) if text],
             warm_caches=True,
         )  # fmt: skip
-        return judged(msgspec.structs.replace(question, source=source), trial)
+        result = judged(msgspec.structs.replace(question, source=source), trial)
+    return msgspec.structs.replace(result, client=before.client) if before is not None else result

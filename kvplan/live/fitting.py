@@ -44,6 +44,10 @@ HOST = {"machine.host.python_s": ANCHOR_PYTHON_S, "machine.host.launch_s": ANCHO
 HOST_WIDTH, WIDTH, EFFICIENCY_WIDTH = 0.7, 0.3, 0.15
 """How far a number may lie from the shipped one where no probe tells it: the host twice as slow or fast (known hosts differ by up to
 1.7), its parts a third beside that, what kernels reach a sixth (assumed)."""
+NEW_WIDTH = 1.5
+"""The same for a number that the shipped file leaves at 0, such as what an HTTP server adds to an engine measured without one."""
+BURST_SPREAD = 0.15
+"""How far requests that arrive together differ by chance: which of them share a step (assumed)."""
 SPREAD, TIMER_S = 0.03, 0.5e-3
 """Spread of repeated requests alone on one server: about 3 %, and half a millisecond of the operating system (assumed; the
 residuals widen it)."""
@@ -52,12 +56,17 @@ LEAST_TOKENS = 8
 
 
 class MeasuredTime(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured time of one request of one probe."""
+    """One measured time of one probe: the median over its requests, so that a burst of many counts once."""
 
     probe: int
-    row: int
+    kind: str
+    rows: tuple[int, ...]
     column: str  # ttft_s or itl_s
     seconds: float
+
+    def of(self, columns: Any) -> float:
+        """The same time in the columns of a simulation."""
+        return max(1e-9, float(statistics.median(columns[self.column][row] for row in self.rows)))
 
 
 def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, Scenario]:
@@ -84,13 +93,13 @@ def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, S
         return memory[key]
 
     def at(chosen: Sequence[MeasuredTime]) -> Any:
-        return lambda values: [max(1e-9, float(columns(values)[point.column][point.row])) for point in chosen]
+        return lambda values: [point.of(columns(values)) for point in chosen]
 
     found = fit_jointly(at(told), factors, [p.seconds for p in told], _sigma(told))
-    before = _error([float(shipped[p.column][p.row]) for p in kept], kept)
+    before = _error([p.of(shipped) for p in kept], kept)
     guessed = at(kept)(found.values)
     after = _error(guessed, kept)
-    halves = spread(found, at(kept), _widened(kept, told, found.off, plan))
+    halves = spread(found, at(kept), _widened(kept, told, found.off))
     inside = [abs(math.log(guess / p.seconds)) <= half for guess, p, half in zip(guessed, kept, halves, strict=True)]
     accepted = after < before
     result = ServerFit(
@@ -108,31 +117,40 @@ def fit(trial: Attempt, plan: Design, seed: int, say: Say) -> tuple[ServerFit, S
 
 def _points(answers: Sequence[Answer], plan: Design, columns: Any, block_tokens: int) -> list[MeasuredTime]:
     """The times that count: of requests whose cached tokens are as predicted, since others did other work."""
-    found = []
+    times: dict[tuple[int, str], list[tuple[int, float]]] = {}
     for row, answer in enumerate(answers):
         number = plan.probe_of[answer.index]
         hits = sum(int(columns[f"{tier}_hit_tokens"][row]) for tier in HITS)
         surprised = answer.cached_tokens >= 0 and abs(answer.cached_tokens - hits) > block_tokens
         if plan.probes[number].kind == "fill" or surprised:
             continue
-        found.append(MeasuredTime(probe=number, row=row, column="ttft_s", seconds=answer.ttft_s))
+        times.setdefault((number, "ttft_s"), []).append((row, answer.ttft_s))
         between = answer.itl_s
         if between and answer.reads[-1][1] >= LEAST_TOKENS:
-            found.append(MeasuredTime(probe=number, row=row, column="itl_s", seconds=between))
-    return [point for point in found if point.seconds > 0]
+            times.setdefault((number, "itl_s"), []).append((row, between))
+    return [
+        MeasuredTime(
+            probe=number, kind=plan.probes[number].kind, rows=tuple(row for row, _ in found), column=column,
+            seconds=statistics.median(seconds for _, seconds in found),
+        )
+        for (number, column), found in times.items()
+    ]  # fmt: skip
 
 
 def _sigma(points: Sequence[MeasuredTime]) -> list[float]:
-    return [math.hypot(SPREAD, TIMER_S / p.seconds if p.column == "ttft_s" else 0.0) for p in points]
+    return [
+        math.hypot(BURST_SPREAD if p.kind in ("burst", "mixed") else SPREAD, TIMER_S / p.seconds if p.column == "ttft_s" else 0.0)
+        for p in points
+    ]
 
 
-def _widened(kept: Sequence[MeasuredTime], told: Sequence[MeasuredTime], off: Sequence[float], plan: Design) -> list[float]:
+def _widened(kept: Sequence[MeasuredTime], told: Sequence[MeasuredTime], off: Sequence[float]) -> list[float]:
     """The spread of each time, widened by how far the fitted times of its kind of probe exceeded theirs."""
     kinds: dict[str, list[float]] = {}
     for point, one in zip(told, off, strict=True):
-        kinds.setdefault(plan.probes[point.probe].kind, []).append(one)
+        kinds.setdefault(point.kind, []).append(one)
     factors = {kind: beyond(found) for kind, found in kinds.items()}
-    return [sigma * factors.get(plan.probes[p.probe].kind, 1.0) for sigma, p in zip(_sigma(kept), kept, strict=True)]
+    return [sigma * factors.get(p.kind, 1.0) for sigma, p in zip(_sigma(kept), kept, strict=True)]
 
 
 def _error(predicted: Sequence[float], points: Sequence[MeasuredTime]) -> float:
@@ -148,16 +166,22 @@ def _value(scenario: Scenario, path: str) -> float | None:
 
 
 def _factors(scenario: Scenario) -> list[Parameter]:
-    found = [Parameter(name=path, typical=_shipped(scenario, path), width=HOST_WIDTH) for path in HOST]
+    found = [_within(path, _shipped(scenario, path), HOST_WIDTH) for path in HOST]
     for path, usual in (OVERHEADS | (LOADS if scenario.tiers.cpu_bytes else {})).items():
         shipped = _value(scenario, path)
         if shipped is not None:
-            found.append(Parameter(name=path, typical=shipped or usual, width=WIDTH))
+            found.append(_within(path, shipped or usual, WIDTH if shipped else NEW_WIDTH))
     for path in EFFICIENCIES:
         shipped = _value(scenario, path)
         if shipped:
-            found.append(Parameter(name=path, typical=min(shipped, 0.999), width=EFFICIENCY_WIDTH, at_least=0.05, at_most=1.0))
+            found.append(_within(path, min(shipped, 0.999), EFFICIENCY_WIDTH, at_most=1.0))
     return found
+
+
+def _within(path: str, typical: float, width: float, at_most: float = math.inf) -> Parameter:
+    """A number that may leave its typical value by four of its widths."""
+    reach = math.exp(4 * width)
+    return Parameter(name=path, typical=typical, width=width, at_least=typical / reach, at_most=min(at_most, typical * reach))
 
 
 def _with(scenario: Scenario, values: dict[str, float]) -> Scenario:

@@ -158,6 +158,11 @@ HINTS = {
 }
 
 
+def earlier(path: str, tool: str) -> ValidateResult | None:
+    """The earlier run of kvplan itself that a file holds; None for other tools'."""
+    return msgspec.json.decode(Path(path).expanduser().read_bytes(), type=ValidateResult) if tool == "kvplan validate" else None
+
+
 def beside(requests: Sequence[Request], answers: Sequence[Answer], tool: str) -> list[Request]:
     """The trace's requests in the order in which the tool sent them: the i-th answer is of the i-th request, which must be about
     as long.

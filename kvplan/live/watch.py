@@ -20,6 +20,8 @@ from kvplan.scenario import Scenario
 
 LARGE_BYTES = 64 * 2**20
 """Above this mean size the rate of transfers is the link's (start-up below 1 %: microseconds of some milliseconds)."""
+RESTS = 0.05
+"""A direction rests when it moves less than this share of what the other does: both at once run below their rates."""
 SETTINGS = {"loads": "machine.link.h2d_Bps", "stores": "machine.link.d2h_Bps"}
 
 
@@ -80,10 +82,20 @@ def picture(url: str, served: metrics.Served, seen: metrics.Counted, scenario: S
         running=seen.gauges.get("running"),
         waiting=seen.gauges.get("waiting"),
         pool_used=seen.gauges.get("pool_used"),
-        settings={SETTINGS[flow.what]: flow.Bps for flow in flows if flow.Bps and (flow.mean_bytes or 0) >= LARGE_BYTES},
+        settings=_settings(*flows),
         missing=seen.missing,
         warnings=warnings,
     )
+
+
+def _settings(loads: Flow, stores: Flow) -> dict[str, float]:
+    """Rates that may stand for the link's: of large transfers, while the other direction rested."""
+    found = {}
+    for flow, other in ((loads, stores), (stores, loads)):
+        alone = (other.bytes or 0) <= RESTS * (flow.bytes or 0)
+        if flow.Bps and alone and (flow.mean_bytes or 0) >= LARGE_BYTES:
+            found[SETTINGS[flow.what]] = flow.Bps
+    return found
 
 
 def _mean(counted: dict[str, float], total: str, count: str) -> float | None:

@@ -11,7 +11,7 @@ from kvplan.memory.weights import rank_weight_bytes
 LARGE_GPU_BYTES = 70 * 2**30
 
 
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
+class KvPool(msgspec.Struct, frozen=True, kw_only=True):
     """GPU memory of one rank, and the KV pool of all ranks together."""
 
     gpu_bytes: int  # of one GPU, as the driver reports it
@@ -27,7 +27,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, self.rank_kv_bytes) * self.ranks
 
 
-def kv_pool(deployment: Deployment) -> Pool:
+def kv_pool(deployment: Deployment) -> KvPool:
     """The KV pool that the engine makes on the GPUs of a deployment.
 
     GPU memory x fraction - weights - activation peak - context - graphs; the fraction is of total memory, or of
@@ -47,7 +47,7 @@ def kv_pool(deployment: Deployment) -> Pool:
     else:
         usable = int(fraction * gpu.memory_bytes)
         kv = usable - weights - activation - overhead
-    return Pool(
+    return KvPool(
         gpu_bytes=gpu.memory_bytes,
         usable_bytes=usable,
         weight_bytes=weights,

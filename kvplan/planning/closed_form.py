@@ -16,6 +16,7 @@ from kvplan.loading import LONGEST_TOKENS, TAIL_TOKENS, Loading
 from kvplan.provenance import Z95, Source, relative_sigma
 from kvplan.results.plan import Range, TierWorth
 from kvplan.scenario import Scenario
+from kvplan.units import first_true
 
 RATES = {
     "cpu": ("machine.link.h2d_Bps",),
@@ -66,18 +67,19 @@ def _set_by(scenario: Scenario, least: Range, tail_tokens: int, grain: int) -> s
         return ""
     captured = scenario.engine.overhead.captured_tokens
     if least.value <= grain:
-        return f"the smallest piece that is loaded, {grain} tokens: it already wins"
+        return f"loading wins from the smallest piece on, {grain} tokens"
     if least.value + tail_tokens - grain <= captured < least.value + tail_tokens:
+        engine = scenario.engine.title or scenario.engine.name
         return (
-            f"{scenario.engine.name}'s CUDA graphs, which hold steps of up to {captured} tokens, {tail_tokens} new ones included: "
-            "a longer step is launched layer by layer, and loading wins at once, by more than the rates are uncertain"
+            f"{engine}: steps of up to {captured} tokens start at a small fixed cost, longer ones at a higher one, so that loading wins "
+            "from there on, whatever the rates"
         )
-    return "whole blocks: its uncertainty is less than one"
+    return "the uncertainty is less than one block"
 
 
-def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 0.0) -> float:
+def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 0.0, *, loading: Loading | None = None) -> float:
     """Seconds to the first token of one request on an idle machine that finds a share of its prompt in a tier."""
-    overhead, loading = scenario.deployment.overhead, Loading(scenario.deployment)
+    overhead, loading = scenario.deployment.overhead, loading or Loading(scenario.deployment)
     prefix = loading.below.whole(min(int(prompt_tokens * hit), prompt_tokens - 1)) if tier else 0
     front_s = overhead.entry_s(prompt_tokens) + overhead.first_token_s
     moved_s = loading.load_s(tier, prefix) if prefix else 0.0
@@ -87,17 +89,18 @@ def ttft_s(scenario: Scenario, prompt_tokens: int, tier: str = "", hit: float = 
 def prompt_for(scenario: Scenario, tier: str, speedup: float, hit: float = 1.0) -> int | None:
     """The shortest prompt whose first token comes `speedup` times sooner when a share of it lies in a tier.
 
-    None when no prompt that the model can take does. To a sixteenth of an octave: the ratio grows with the length, but
-    for steps where launches set the pace.
+    None when no prompt that the model can take does. To a sixteenth of an octave, by bisection: the ratio grows with the length.
     """
     longest = scenario.model.max_context_tokens or LONGEST_TOKENS
-    lengths = (int(2 ** (octave / 16)) for octave in range(16 * 7, 16 * 21))
-    for tokens in lengths:
-        if tokens > longest:
-            return None
-        if ttft_s(scenario, tokens) >= speedup * ttft_s(scenario, tokens, tier, hit):
-            return tokens
-    return None
+    loading = Loading(scenario.deployment)
+
+    def sooner(step: int) -> bool:
+        tokens = int(2 ** (step / 16))
+        return ttft_s(scenario, tokens, loading=loading) >= speedup * ttft_s(scenario, tokens, tier, hit, loading=loading)
+
+    highest = int(16 * math.log2(longest))
+    found = first_true(16 * 7, highest, sooner)
+    return int(2 ** (found / 16)) if found <= highest else None
 
 
 def interval(scenario: Scenario, tier: str, answer: Callable[[Scenario], float]) -> Range:

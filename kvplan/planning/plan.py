@@ -135,7 +135,9 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     """
     goal = space.target.goal or ("limits" if space.target.clauses else "ttft")
     found = search(space, run, goal)
-    if needs_eight_bits(space, found):
+    if needs_eight_bits(space, found) and space.is_long:  # both placements have been simulated with it: that must do
+        space = narrowed(space)
+    elif needs_eight_bits(space, found):
         wide, space = found, narrowed(space)
         found = search(space, run, goal)
         kept = [at for at, one in enumerate(wide.options) if one.placement not in [other.placement for other in found.options]]
@@ -204,7 +206,7 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
         provenance=_provenance(space),
-        warnings=tuple(dict.fromkeys((*base.notes, *notes))),
+        warnings=tuple(dict.fromkeys((*base.notes, *base.model.notes, *notes))),
         **answer,  # type: ignore[arg-type]
     )
 

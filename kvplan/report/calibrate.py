@@ -23,9 +23,11 @@ def _number(value: float, unit: str) -> str:
 
 
 def _interval(figure: Figure) -> str:
-    """Half of the interval's width in percent of the value."""
+    """Half of the interval's width in percent of the value; both ends where that is wide."""
     half = (figure.hi - figure.lo) / (2 * figure.value) if figure.value else 0.0
-    return "" if half == 0 else f"±{half:.1%}" if half < 10 else "one block"
+    if half >= 0.5:
+        return f"{_number(figure.lo, figure.unit)} to {_number(figure.hi, figure.unit)}"
+    return f"±{half:.1%}" if half else ""
 
 
 def render(result: CalibrateResult, console: Console) -> None:

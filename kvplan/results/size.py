@@ -99,7 +99,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     streamed_tokens_per_s: float  # of the batch
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
+class OffloadRow(msgspec.Struct, frozen=True, kw_only=True):
     """Where the KV of the batch lies, and which share of GPU memory that saves."""
 
     placement: str
@@ -129,7 +129,7 @@ class SizeResult(msgspec.Struct, frozen=True, kw_only=True):
     weights: Weights
     engine: Engine
     fit: Fit
-    offload: tuple[Placement, ...]
+    offload: tuple[OffloadRow, ...]
     tier_bytes_per_token: dict[str, float]
     provenance: dict[str, Source]
     warnings: tuple[str, ...]

@@ -175,6 +175,7 @@ class Builder:
             )
         tree = PrefixTree(key_tokens=self.trace.block_tokens, grain_tokens=grain)
         facts = Facts(capacity, self._recompute_s)
+        facts.every_touch = self.scenario.engine.offload.arc_every_touch and name == "cpu"
         if policy == "belady":
             facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
         return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain, seed=self.scenario.run.seed)

@@ -16,7 +16,7 @@ from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, state_
 from kvplan.memory.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source
-from kvplan.results.size import Engine, Kv, LayerLine, Placement, SizeResult, Weights
+from kvplan.results.size import Engine, Kv, LayerLine, OffloadRow, SizeResult, Weights
 from kvplan.settings import replaced
 from kvplan.sizing.offload import placements
 from kvplan.sizing.question import Question, check
@@ -147,7 +147,7 @@ def _provenance(question: Question) -> dict[str, Source]:
     return found
 
 
-def _overfull(question: Question, offload: tuple[Placement, ...]) -> tuple[str, ...]:
+def _overfull(question: Question, offload: tuple[OffloadRow, ...]) -> tuple[str, ...]:
     """A warning when a placement asks for more host memory than the machine can pin."""
     if question.machine is None:
         return ()

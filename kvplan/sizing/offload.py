@@ -14,13 +14,13 @@ from kvplan.hardware.timing import IN, disk_s, transfer_s
 from kvplan.loading import Loading
 from kvplan.memory.formats import logical_format, state_dtype
 from kvplan.memory.kv import kept_tokens, sequence_bytes, state_bytes, token_bytes
-from kvplan.results.size import Placement, Price
+from kvplan.results.size import OffloadRow, Price
 from kvplan.sizing.question import Question
 from kvplan.step_time import StepCost
 from kvplan.units import format_tokens
 
 
-def placements(question: Question, keep_tokens: int) -> tuple[Placement, ...]:
+def placements(question: Question, keep_tokens: int) -> tuple[OffloadRow, ...]:
     """The placement table of the batch, against everything on the GPU in the question's KV dtype.
 
     Sizes are logical: K and V once, without the engine's rounding, so that shares are comparable between engines.
@@ -41,9 +41,9 @@ def placements(question: Question, keep_tokens: int) -> tuple[Placement, ...]:
     return _folded(_placement(question, name, dtype, off, disk, baseline) for name, dtype, off, disk in rows)
 
 
-def _folded(rows: Iterable[Placement]) -> tuple[Placement, ...]:
+def _folded(rows: Iterable[OffloadRow]) -> tuple[OffloadRow, ...]:
     """Rows of the same bytes as one (8-bit dtypes differ in nothing but their scales); the first names the others."""
-    found: dict[tuple[str, int, int, int], Placement] = {}
+    found: dict[tuple[str, int, int, int], OffloadRow] = {}
     for row in rows:
         key = (row.placement, row.gpu_bytes, row.cpu_bytes, row.disk_bytes)
         known = found.get(key)
@@ -84,12 +84,12 @@ def _kept_bytes(question: Question, keep_tokens: int) -> int:
     )
 
 
-def _placement(question: Question, name: str, dtype: str, off_bytes: int, disk_share: float, baseline: int) -> Placement:
+def _placement(question: Question, name: str, dtype: str, off_bytes: int, disk_share: float, baseline: int) -> OffloadRow:
     total = question.batch * _total(question, logical_format(dtype, question.engine))
     disk = round(off_bytes * disk_share)
     gpu = total - off_bytes
     price = price_of(question.changed(kv_dtype=dtype), off_bytes, disk) if question.machine and off_bytes else None
-    return Placement(
+    return OffloadRow(
         placement=name,
         kv_dtype=dtype,
         gpu_bytes=gpu,

@@ -13,7 +13,7 @@ from kvplan.hardware.spec import Machine
 from kvplan.memory.formats import logical_format, resolve_kv_dtype, state_dtype, stored_kv_dtype
 from kvplan.memory.kv import sequence_bytes
 from kvplan.memory.layout import Layout, layout
-from kvplan.memory.pool import Pool, kv_pool
+from kvplan.memory.pool import KvPool, kv_pool
 from kvplan.model import ModelSpec
 
 
@@ -64,7 +64,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return layout(self.deployment)
 
     @cached_property
-    def pool(self) -> Pool | None:
+    def pool(self) -> KvPool | None:
         """Where the GPU memory goes; None without a machine."""
         return kv_pool(self.deployment) if self.machine else None
 

@@ -73,6 +73,11 @@ def test_nothing_fails(standard: tuple[Path, CalibrateResult]) -> None:
     assert set(status.values()) == {"done"}
 
 
+def test_no_table_has_two_columns_of_one_name(standard: tuple[Path, CalibrateResult]) -> None:
+    for name, table in standard[1].machine.calibration["tables"].items():  # type: ignore[attr-defined]
+        assert len(set(table["columns"])) == len(table["columns"]), name
+
+
 def test_held_out_points_are_predicted(standard: tuple[Path, CalibrateResult]) -> None:
     quality = standard[1].quality
     assert quality.accepted
@@ -255,3 +260,22 @@ def test_wrong_content_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(MissingError, match="G06: piece 3 did not arrive, while measuring scatter .*no figure of this server"):
         fake(output=tmp_path / "my.toml")
     assert not (tmp_path / "my.toml").exists()
+
+
+def test_a_host_of_two_speeds_is_said_and_a_part_without_held_out_points_is_no_failure() -> None:
+    class Shared(FakeInstrument):
+        def measure(self, point: Point, samples: int) -> list[Sample]:
+            taken = super().measure(point, samples)
+            return [msgspec.structs.replace(s, notes={"fast_s": 1.3e-6, "slow_s": 2.6e-6}) for s in taken]
+
+    from kvplan.calibrate.probes import MODES, Context, probes
+    from kvplan.calibrate.shapes import shape
+
+    context = Context(mode=MODES["quick"], model=shape("llama-3.1-8b"))
+    job = runner.Assignment(context=context, probes=tuple(probes("host")[:1]), base=TRUTH, fake=True)
+    result = runner.run(job, {"gpu": Shared()}, progress=lambda _: None, clock=lambda: 0.0)
+    assert [remark.code for remark in result.warnings if remark.level == "warning"] == ["H01"]
+    assert "1.30 µs to 2.61 µs" in next(remark.text for remark in result.warnings if remark.code == "H01")
+    source = result.machine.source("host.python_s")
+    assert source.lo == pytest.approx(1.3e-6, rel=0.06)
+    assert source.hi == pytest.approx(2.6e-6, rel=0.06)

@@ -10,6 +10,8 @@ import pytest
 
 from kvplan import catalog
 from kvplan.deployment import Tiers
+from kvplan.fit.joint import fit_jointly, spread
+from kvplan.fit.least_squares import Parameter
 from kvplan.live import fitting, probe, sent
 from kvplan.live.records import Answer, Replay
 from kvplan.live.validate import Attempt
@@ -96,6 +98,31 @@ def test_a_slower_server_is_learned_and_predicted(tmp_path: Path, monkeypatch: p
     assert machine.host.launch_s == pytest.approx(host.value, rel=1e-4)
     assert machine.provenance["host.launch_s"].kind == "measured"
     assert engine.provenance["kernel_share"].lo == pytest.approx(share.lo)
+
+
+def test_a_number_at_its_bound_still_has_a_spread() -> None:
+    """An efficiency fitted close to 1 must not be tried above it."""
+    tried: list[float] = []
+
+    def predict(values: dict[str, float]) -> list[float]:
+        tried.append(values["share"])
+        return [1 / values["share"], 2 / values["share"]]
+
+    found = fit_jointly(predict, [Parameter(name="share", typical=0.9, width=0.15, at_most=1.0)], [1.0, 2.0], [0.01, 0.01])
+    assert found.values["share"] == pytest.approx(1.0, abs=0.01)
+    tried.clear()
+    assert all(half > 0.019 for half in spread(found, predict, [0.01, 0.01]))
+    assert max(tried) <= 1.0
+
+
+def test_a_burst_counts_once(tmp_path: Path) -> None:
+    plan = small(tmp_path)
+    attempt = measured(scenario(tmp_path, {}), plan, noise=0.0)
+    columns = sent.run(attempt.scenario, plan.requests, probe.BLOCK)[1]
+    points = fitting._points(attempt.run.answers, plan, columns, 16)
+    assert len({(point.probe, point.column) for point in points}) == len(points)
+    assert max(len(point.rows) for point in points) == 8
+    assert all(point.of(columns) == pytest.approx(point.seconds) for point in points)
 
 
 def test_a_fit_that_does_not_beat_the_shipped_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

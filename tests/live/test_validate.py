@@ -259,6 +259,7 @@ def test_an_earlier_run_can_be_predicted_anew(honest: str, trace: Path, tmp_path
     path.write_bytes(msgspec.json.encode(first))
     again = kvplan.validate(f"{honest}/table", trace, machine=MACHINE, results=str(path), tolerance=0.25)
     assert again.measured.ttft_s == first.measured.ttft_s
+    assert again.client == first.client
     assert again.predicted.ttft_s.mean == pytest.approx(first.predicted.ttft_s.mean, rel=1e-3)
     slower = kvplan.validate(f"{honest}/table", trace, machine="l4", results=str(path))
     assert slower.verdict == "off" and (slower.error.ttft_mean or 0) > 1

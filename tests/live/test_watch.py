@@ -38,6 +38,18 @@ def test_a_real_page_against_nothing_before(tmp_path: Path) -> None:
     assert any("disk_hit_tokens" in text for text in found.missing)
 
 
+def test_a_real_page_of_a_server_with_a_cpu_tier() -> None:
+    """vLLM 0.24 with 32 GiB of host memory on an H200 after 177 chat requests: loads and stores go on beside each other, so that
+    neither rate is the link's."""
+    page = parse((Path(__file__).parent / "vllm-0.24-tier-metrics.txt").read_text(), 150.0)
+    found = picture("http://x", SERVED, metrics.window(parse("", 0.0), page), None, "")
+    loads, stores = found.flows
+    assert found.hit_rate == {"gpu": pytest.approx(479_056 / 1_238_199), "cpu": pytest.approx(453_808 / 1_238_199)}
+    assert (loads.count, stores.count) == (84, 180)
+    assert loads.Bps == pytest.approx(36.8e9, rel=1e-2) and stores.Bps == pytest.approx(52.1e9, rel=1e-2)
+    assert found.settings == {}
+
+
 def test_two_readings_of_an_idle_server(server: str) -> None:
     found = watch(Endpoint(url=f"{server}/idle"), "", 0.05, Given())
     assert found.prompt_tokens == 0 and found.hit_rate == {}

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from kvplan.errors import InputError
 from kvplan.request import Request
 from kvplan.sim.cache.eviction.by_name import POLICIES
+from kvplan.sim.cache.eviction.ghosts import Arc
+from kvplan.sim.cache.eviction.policy import Facts
 from kvplan.sim.cache.eviction.user_policy import maker
+from kvplan.sim.cache.prefix import Entry, PrefixTree
 from tests.sim.untimed import missed_blocks
 
 SIZES = (20, 40, 80, 160, 320, 640, 1280, 2560)
@@ -381,3 +384,23 @@ GOLDEN: dict[str, list[int]] = {
 }
 GOLDEN["retention"] = GOLDEN["lru"]  # all content of one priority
 """Of 6,407 blocks asked for, 2,910 of them different."""
+
+
+def test_arc_where_every_touch_is_a_reuse() -> None:
+    # vLLM up to 0.26: a run that its own request touches again moves to the second list, and one whose name is remembered comes back into
+    # the first; since 0.33 as in the textbook, by the request.
+    for every, lists in ((True, (True, True)), (False, (False, False))):
+        facts = Facts(64)
+        facts.every_touch = every
+        policy = Arc(facts)
+        tree = PrefixTree(key_tokens=16, grain_tokens=16)
+        entry = Entry(tree.path((1,), 16), 16)
+        policy.append(entry)
+        policy.touch(entry, True)
+        assert (entry.meta is policy._more) == lists[0]
+        again = Entry(tree.path((2,), 16), 16)
+        policy.append(again)
+        policy.remove(again)
+        back = Entry(tree.path((2,), 16), 16)
+        policy.append(back)
+        assert (back.meta is policy._once) == lists[1]

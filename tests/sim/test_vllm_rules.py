@@ -122,3 +122,20 @@ def test_no_hit_rate_above_the_ceiling() -> None:
     result, world_of_it = run(trace)
     assert result.prompt_tokens.gpu_hit == 48
     assert world_of_it.arrivals.ceiling.rate == pytest.approx(48 / 128)
+
+
+def test_a_prompt_larger_than_host_memory_reaches_the_tier_behind_it() -> None:
+    # Prompts of 8 blocks, host memory of 4, a disk. Where stores stream past host memory the disk has all of A; where promotions take as
+    # much as there is room for, 4 blocks of it come back: 64 tokens. Without the first nothing is stored, without the second none loaded.
+    trace = [request(index, 40.0 * index, 128, 1, *range(10 * index, 10 * index + 8)) for index in range(3)]
+    again = request(3, 400.0, 128, 1, *range(8))
+    for streams, part, expected in ((True, True, (64, 64)), (False, True, (0, 128)), (True, False, (0, 128))):
+        built = by_hand(
+            [*trace, again],
+            gpu_blocks=10,
+            cpu_blocks=4,
+            disk_blocks=100,
+            engine={"step_tokens": 8192},
+            offload={"streams_stores": streams, "promotes_part": part},
+        )
+        assert rows(built, "disk_hit_tokens", "computed_tokens")[3] == expected

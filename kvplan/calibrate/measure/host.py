@@ -21,7 +21,7 @@ class HostInstrument:
         pass
 
     def measure(self, point: Point, samples: int) -> list[Sample]:
-        count, span_s = point.number("blocks"), float(point.params["span_s"])
+        count, span_s = point.number("hashes"), float(point.params["span_s"])
         return [levels(lambda: hash_blocks_s(count), span_s) for _ in range(samples)]
 
     def facts(self) -> dict[str, Value]:

@@ -148,6 +148,14 @@ class Pool:
         self.tier.expect(gaps)
         return Reservation(self.tier, leaf, gaps, tokens, [Pin(self.tier, leaf)])
 
+    def fitting(self, keys: Keys, start: int, held: int, below: int, *, keep: int) -> int:
+        """Up to which token, at most `below`, there is room for what the pool lacks of tokens [start, below), of which it has `held`."""
+        leaf = self.tree.path(keys, max(below, keep))  # type: ignore[arg-type]
+        room = self.tier.room_tokens - self.tier.pinnable_tokens(span(leaf, 0), leaf.end)
+        room -= _lacking_tokens([gap for gap in self.tier.lacking(leaf, held) if gap[1] >= start])
+        self.tree.prune(leaf)
+        return min(below, held + max(0, room) // self.grain_tokens * self.grain_tokens)
+
     def _reserve_job(self, keys: Keys, start: int, end: int, since: int) -> Reservation | None:
         """The same for a job that protects only its own blocks: others of the request may be evicted for them.
 

@@ -167,6 +167,7 @@ def _warnings(record: RunRecord) -> list[str]:
             f"{record.unstored_tokens:,} tokens were not stored when they were offered: what a tier below held was in use, or waited for a "
             "slower one"
         )
+    found += record.scenario.model.notes
     found += machine_warnings(record.scenario.machine, int(prompts.max(initial=0)))
     if not trace.block_tokens:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")

@@ -37,10 +37,10 @@ class Outcome(enum.Enum):
 class Load:
     """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
 
-    __slots__ = ("leaf", "tier", "start", "end", "waiters")
+    __slots__ = ("leaf", "tier", "start", "end", "waiters", "over")
 
     def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
-        self.leaf, self.tier, self.start, self.end = leaf, tier, start, end
+        self.leaf, self.tier, self.start, self.end, self.over = leaf, tier, start, end, False
         self.waiters: list[tuple[Sequence, Done]] = []
 
 
@@ -205,7 +205,8 @@ class Loads:
             below = lower.pool.look(keys, held, self._limit(seq), again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
-            reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
+            below = self._promotable(seq, held, below)
+            reserved = self.host.pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt) if below > held else None
             if reserved is None:
                 break
             if not reserved.tokens:  # on its way for somebody else
@@ -246,10 +247,17 @@ class Loads:
 
     # -- from lower tiers into host memory ----------------------------------------------------------------------------
 
+    def _promotable(self, seq: Sequence, held: int, below: int) -> int:
+        """Up to which token a lower tier's part comes into host memory, which has `held`."""
+        if not self.rules.promotes_part:
+            return below
+        return self.host.pool.fitting(seq.request.blocks, first_token(self.rules, held), held, below, keep=seq.prompt)
+
     def _promote(self, seq: Sequence, done: Done, lower: TierBelow, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
         pool, keys = self.host.pool, seq.request.blocks
-        reserved = pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt)
+        below = self._promotable(seq, held, below)
+        reserved = pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt) if below > held else None
         if reserved is None:
             return False
         if not reserved.tokens:
@@ -294,7 +302,8 @@ class Loads:
         return load
 
     def _ended(self, load: Load) -> None:
-        """Nobody can join it any more."""
+        """Nobody can join it any more; a run that has left the tier meanwhile may still name it."""
+        load.over = True
         for node in span(load.leaf, 0):
             entry = node.entry
             if entry is not None and entry.load is load:
@@ -310,9 +319,8 @@ class Loads:
     def _wait_for(self, seq: Sequence, done: Done, tier: Tier, path: list[Node], start: int, end: int) -> bool:
         """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
         for node in path:
-            entry = node.entry
-            load: Load | None = entry.load if entry is not None else None
-            if load is not None and max(start, load.start, node.start) < min(end, load.end, node.end):
+            load: Load | None = node.entry.load if node.entry is not None else None
+            if load is not None and not load.over and max(start, load.start, node.start) < min(end, load.end, node.end):
                 seq.waiting_for_remote_kv = True
                 load.waiters.append((seq, done))
                 return True

@@ -70,6 +70,9 @@ class Stores:
         start = max(job.offered_from, job.stored) if self.rules.job_order != "position" else 0
         reserved = pool.store(keys, start, end, keep=job.prompt, since=job.offered_from, retention=job.request.retention)
         if reserved is None:
+            if self.rules.streams_stores and self.lower:
+                self._stream(job, keys, end)
+                return
             self.unstored_tokens += end - job.stored
             if self.rules.offers_again:
                 self.refused[job] = upto
@@ -106,6 +109,19 @@ class Stores:
         for send in aside:
             send()
 
+    def _stream(self, job: Sequence, keys: Keys, end: int) -> None:
+        """Through a buffer past host memory, which has no room beside what it has of the prompt."""
+        job.stored = end
+        for lower in self.lower:
+            due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
+            reserved = lower.pool.store(keys, 0, due, keep=job.prompt)
+            if reserved is None:
+                self.unstored_tokens += due
+                continue
+            _, down_s = self.host.path.send(OUT, self.clock.now, reserved.tokens) if reserved.tokens else (0.0, self.clock.now)
+            done_s = lower.path.send(OUT, down_s, reserved.tokens)[1] if reserved.tokens else down_s
+            self.clock.at(done_s, partial(reserved.commit, None))
+
     def offer_again(self) -> None:
         """A step has ended: what was refused is offered again by those that still run."""
         refused, self.refused = self.refused, {}
@@ -122,8 +138,8 @@ class Stores:
         for done_s, keys, first, last in self._under_copy:
             shared = min(end, last)
             if max(start, first) < shared:
-                at = (shared - 1) // key_tokens
-                if keys[at] == node.keys[at - node.start // key_tokens]:
+                at, there = (shared - 1) // key_tokens, (shared - 1) // key_tokens - node.start // key_tokens
+                if at < len(keys) and there < len(node.keys) and keys[at] == node.keys[there]:  # a last, partial block has no name
                     self.space_s = max(self.space_s, done_s)
 
     def _sent_s(self, tokens: int) -> float:

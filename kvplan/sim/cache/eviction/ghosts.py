@@ -115,7 +115,7 @@ class Arc:
     early leavers."""
 
     def __init__(self, facts: Facts) -> None:
-        self._once, self._more = Lru(), Lru()
+        self._once, self._more, self._every_touch = Lru(), Lru(), facts.every_touch
         self._once_tokens = 0
         self._target = 0.0  # tokens that entries used once may have
         self._capacity = facts.capacity_tokens
@@ -123,7 +123,7 @@ class Arc:
 
     def append(self, entry: Entry) -> None:
         if entry.meta is None:
-            entry.meta = self._more if self._adapt(entry) else self._once
+            entry.meta = self._more if self._adapt(entry) and not self._every_touch else self._once
         entry.meta.append(entry)
         if entry.order is self._once:
             self._once_tokens += entry.tokens
@@ -145,7 +145,7 @@ class Arc:
     def touch(self, entry: Entry, again: bool) -> None:
         line = entry.order
         line.remove(entry)
-        if not again and line is self._once:
+        if line is self._once and (self._every_touch or not again):
             self._once_tokens -= entry.tokens
             line = entry.meta = self._more
         line.append(entry)

@@ -47,7 +47,7 @@ class Sized(Protocol):
 class Facts:
     """What a policy may ask about the tier and the run it serves."""
 
-    __slots__ = ("capacity_tokens", "recompute_s", "next_use_s")
+    __slots__ = ("capacity_tokens", "recompute_s", "next_use_s", "every_touch")
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Facts:
         next_use_s: Callable[[Node], float] = lambda node: math.inf,
     ) -> None:
         self.capacity_tokens = capacity_tokens
+        self.every_touch = False  # ARC: is every later touch a reuse, a request's own too, and a name that comes back as new as any
         self.recompute_s = recompute_s  # seconds of prefill for tokens [start, end) of a prompt
         self.next_use_s = next_use_s  # when the trace asks for a run again; infinite: never, or not known
 
