@@ -133,7 +133,7 @@ def cpu_tiers(space: Space) -> Found:
     least = 2 * pool if write_through else pool / 2
     if limit < least:
         why = (
-            f"{format_bytes(limit)} may be used, the GPU's pool is {format_bytes(pool)}: under "
+            f"{_room(limit, space.cpu_limit_bytes)}, the GPU's pool is {format_bytes(pool)}: under "
             "write-through a tier below twice the pool mostly repeats it"
         )
         return [], [Pruned(what="CPU", why=why)]
@@ -152,6 +152,13 @@ def cpu_tiers(space: Space) -> Found:
     if limit > ALIKE * max(rungs):
         rungs.add(limit)
     return _thin(space, sorted({tier_bytes(space, rung) for rung in rungs}))
+
+
+def _room(limit: int, given: int) -> str:
+    """What of the host memory that is given a tier can ask for."""
+    if limit == given:
+        return f"{format_bytes(limit)} may be used"
+    return f"{format_bytes(limit)} can be asked for within {format_bytes(given)} (a larger tier is rounded up beyond it)"
 
 
 def tier_bytes(space: Space, wanted: float) -> int:
