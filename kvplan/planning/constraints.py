@@ -45,7 +45,10 @@ def obstacle(engine: EngineSpec, placement: Placement) -> Obstacle | None:
         return Obstacle("use a remote tier by its address alone", "emit lmcache, or set its remote store up by hand")
     if 0 < placement.cpu_bytes < able.cpu_step_bytes * placement.tp:
         return Obstacle("use so small a CPU tier", f"it takes steps of {able.cpu_step_bytes:,} bytes on each rank")
-    return next((found for field, found in _FIXED.items() if field in able.fixed and not _stays(engine, placement, field)), None)
+    field = next((field for field in _FIXED if field in able.fixed and not _stays(engine, placement, field)), "")
+    if field == "store_generated" and placement.store_generated:
+        return Obstacle("store generated tokens", "--set engine.offload.store_generated=false")
+    return _FIXED.get(field)
 
 
 def _stays(engine: EngineSpec, placement: Placement, field: str) -> bool:

@@ -65,7 +65,7 @@ def test_the_same_800_gib_is_a_different_number_for_each_engine() -> None:
     _, sglang = script(emit(BASE, "sglang"))
     assert sglang["--hicache-size"] == "107"  # whole GB of 10^9, rounded down
     assert document(emit(change(store="on_evict"), "trtllm"))["kv_cache_config"]["host_cache_size"] == 107_374_182_400
-    exports, _ = script(emit(BASE, "dynamo"))
+    exports, _ = script(emit(change(store_generated=False), "dynamo"))
     assert exports["DYN_KVBM_CPU_CACHE_GB"] == "858.9934592"
 
 
@@ -146,7 +146,7 @@ def test_trtllm_without_offload_says_so() -> None:
 
 
 def test_dynamo_tiers_and_connector() -> None:
-    exports, flags = script(emit(change(disk_bytes=2 * 10**12, disk_path="/mnt/kv"), "dynamo"))
+    exports, flags = script(emit(change(disk_bytes=2 * 10**12, disk_path="/mnt/kv", store_generated=False), "dynamo"))
     assert exports["DYN_KVBM_DISK_CACHE_GB"] == "2000"
     assert exports["DYN_KVBM_DISK_CACHE_DIR"] == "/mnt/kv"
     assert json.loads(flags["--kv-transfer-config"])["kv_connector"] == "DynamoConnector"
@@ -155,7 +155,7 @@ def test_dynamo_tiers_and_connector() -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_each_line_says_which_decision_it_is_and_for_which_version(name: str) -> None:
     store = "on_evict" if name == "trtllm" else "write_through"
-    for part in emit(change(store=store), name).parts:
+    for part in emit(change(store=store, store_generated=name != "dynamo"), name).parts:
         first, *lines = [line for line in part.text.splitlines() if not line.startswith("#!")]
         assert f"{TARGETS[name].dialect.title} {engine_for(name).version}" in first
         for before, line in zip([first, *lines], lines, strict=False):
@@ -188,6 +188,7 @@ def test_no_tier_means_no_offload_setting(name: str) -> None:
         ("trtllm", {"store": "on_evict", "disk_bytes": 1, "disk_path": "/d"}, "keep KV on disk"),
         ("trtllm", {}, "cannot store by the rule write_through"),
         ("dynamo", {"store": "selective"}, "cannot store by the rule selective"),
+        ("dynamo", {}, "cannot store generated tokens"),
         ("vllm", {"disk_bytes": 1}, "both a size and a directory"),
         ("vlm", {}, "no engine to configure is named 'vlm'"),
     ],

@@ -62,6 +62,9 @@ def notices_of(placement: Placement) -> list[Notice]:
 def read(reading: Reading) -> None:
     command_line(reading)
     environment = reading.config.environment
+    if "kv_connector_config" not in reading.config.document:  # TensorRT-LLM hands its generated tokens over as well
+        reading.fields["store_generated"] = False
+        reading.mean("(always)", "", "prompt blocks are stored as they fill; vLLM does not hand generated tokens over")
     reading.unknown([name for name in environment if name.startswith("DYN_KVBM")], "variables", level="warning")
     if "DYN_KVBM_CPU_CACHE_GB" in environment:
         reading.tier("cpu", "DYN_KVBM_CPU_CACHE_GB", environment["DYN_KVBM_CPU_CACHE_GB"])
