@@ -51,6 +51,7 @@ def _in_play(engine: EngineSpec, path: str, value: object) -> bool:
         "offload.prefetch_timeout": rules.prefetch != "timeout",
         "offload.store_after_lookups": rules.store != "selective",
         "offload.lower_store_after_lookups": rules.lower_store != "selective",
+        "offload.arc_": rules.policy != "arc",
         "offload.disk_": not engine.abilities.disk,
         "offload.disk_policy": not engine.abilities.disk_bounded,
         "offload.copy_layers": rules.copies != "engine",
