@@ -32,7 +32,14 @@ ORDER = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 CALIBRATE_MAY_IMPORT = {*(room for rooms in ORDER[:6] for room in rooms), "calibrate"}
-ONLY_IN = {"huggingface_hub": {"catalog"}, "aiohttp": {"live"}, "torch": {"calibrate"}, "simpy": {"sim"}, "rich": {"cli", "report"}}
+ONLY_IN = {
+    "huggingface_hub": {"catalog"},
+    "aiohttp": {"live"},
+    "torch": {"calibrate"},
+    "simpy": {"sim"},
+    "rich": {"cli", "report"},
+    "typer": {"cli"},
+}
 CLOCKS_AND_GLOBAL_RANDOM = {"random", "time.time", "time.monotonic", "datetime.datetime.now", "datetime.now"}
 
 

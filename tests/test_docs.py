@@ -59,12 +59,11 @@ def page_of(title: str, command: Any) -> str:
     """A command's page: what it does, its options in tables, examples."""
     doc = inspect.getdoc(command) or ""
     lines = [f"# kvplan {title}", "", *doc.splitlines(), ""]
-    known = parser.parameters(command)
-    arguments = [one for one in known if isinstance(one.info, parser.Word)]
+    arguments, options = parser.parameters(command)
     if arguments:
-        lines += ["| argument | |", "| --- | --- |", *(f"| `{one.title}` | {_cell(one.info.help)} |" for one in arguments), ""]
+        lines += ["| argument | |", "| --- | --- |", *(f"| `{parser.title_of(one)}` | {_cell(one.help)} |" for one in arguments), ""]
     lines += ["| option | |", "| --- | --- |"]
-    lines += [f"| `{parser.flags_of(one)}` | {_cell(parser.described(one))} |" for one in known if isinstance(one.info, parser.Flag)]
+    lines += [f"| `{parser.flags_of(one)}` | {_cell(parser.described(one))} |" for one in options]
     examples = _examples(command).strip()
     if examples:
         lines += ["", "```", examples, "```"]

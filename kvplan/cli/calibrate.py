@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import typer
 
 from kvplan import catalog, defaults, outputs
 from kvplan.catalog.machines import of_gpu
 from kvplan.cli.console import Exit, emit_json, err, note, out, warn
 from kvplan.cli.options import Quiet
-from kvplan.cli.parser import Flag
 from kvplan.cli.server import KEY_VARIABLE, address
 from kvplan.errors import InputError, MissingError
 from kvplan.hardware.spec import Gpu
@@ -29,29 +29,35 @@ STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the 
 
 
 def calibrate(
-    output: Annotated[Path | None, Flag("--output", "-o", help="Write the machine profile here [machine.toml].")] = None,
-    only: Annotated[str, Flag(help="Measure one part: gpu, compute, disk or host.")] = "",
-    disk_path: Annotated[Path, Flag(help="Folder on the disk to measure.")] = Path(),
-    quick: Annotated[bool, Flag("--quick", help="Measure coarsely, in about 90 s.")] = False,
-    full: Annotated[bool, Flag("--full", help="Measure finely, in about 20 min.")] = False,
-    as_json: Annotated[bool, Flag("--json", help="Print one JSON document.")] = False,
-    model: Annotated[str, Flag(help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", panel=ADVANCED)] = "llama-3.1-8b",
-    device: Annotated[str, Flag(help="cuda, or fake: no hardware.", panel=ADVANCED)] = "cuda",
-    merge: Annotated[str, Flag(help="Machine that supplies what is not measured.", panel=ADVANCED)] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the machine profile here [machine.toml].")] = None,
+    only: Annotated[str, typer.Option(help="Measure one part: gpu, compute, disk or host.")] = "",
+    disk_path: Annotated[Path, typer.Option(help="Folder on the disk to measure.")] = Path(),
+    quick: Annotated[bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Measure finely, in about 20 min.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    model: Annotated[
+        str, typer.Option(help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", rich_help_panel=ADVANCED)
+    ] = "llama-3.1-8b",
+    device: Annotated[str, typer.Option(help="cuda, or fake: no hardware.", rich_help_panel=ADVANCED)] = "cuda",
+    merge: Annotated[str, typer.Option(help="Machine that supplies what is not measured.", rich_help_panel=ADVANCED)] = "",
     compare: Annotated[
         tuple[Path, Path] | None,
-        Flag(help="Compare two profiles instead.", metavar="A B", panel=ADVANCED),
+        typer.Option(help="Compare two profiles instead.", metavar="A B", rich_help_panel=ADVANCED),
     ] = None,
     from_log: Annotated[
         list[Path] | None,
-        Flag(help="Read a running engine's logs instead.", metavar="FILE", panel=ADVANCED),
+        typer.Option(help="Read a running engine's logs instead.", metavar="FILE", rich_help_panel=ADVANCED),
     ] = None,
-    from_metrics: Annotated[str, Flag(help="Read a running engine's metrics twice instead.", metavar="URL", panel=ADVANCED)] = "",
-    window: Annotated[str, Flag(help="Between the two readings of --from-metrics.", metavar="T", panel=ADVANCED)] = "30s",
-    machine: Annotated[str, Flag(help="With --from-metrics: what to predict by.", metavar="NAME", panel=ADVANCED)] = "",
-    resume: Annotated[bool, Flag("--resume", help="Go on with an interrupted run.", panel=ADVANCED)] = False,
-    busy_ok: Annotated[bool, Flag("--busy-ok", help="Measure a GPU that is in use.", panel=ADVANCED)] = False,
-    remember: Annotated[bool, Flag("--remember", help="Make it the machine of this folder, in kvplan.toml.", panel=ADVANCED)] = False,
+    from_metrics: Annotated[
+        str, typer.Option(help="Read a running engine's metrics twice instead.", metavar="URL", rich_help_panel=ADVANCED)
+    ] = "",
+    window: Annotated[str, typer.Option(help="Between the two readings of --from-metrics.", metavar="T", rich_help_panel=ADVANCED)] = "30s",
+    machine: Annotated[str, typer.Option(help="With --from-metrics: what to predict by.", metavar="NAME", rich_help_panel=ADVANCED)] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=ADVANCED)] = False,
+    busy_ok: Annotated[bool, typer.Option("--busy-ok", help="Measure a GPU that is in use.", rich_help_panel=ADVANCED)] = False,
+    remember: Annotated[
+        bool, typer.Option("--remember", help="Make it the machine of this folder, in kvplan.toml.", rich_help_panel=ADVANCED)
+    ] = False,
     quiet: Quiet = False,
 ) -> int:
     """Measure this server's link, disk and compute, and write the profile that --machine takes."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
+import typer
+
 from kvplan.cli.console import Exit
 from kvplan.cli.options import one_of
-from kvplan.cli.parser import Word
 from kvplan.errors import InputError, did_you_mean
 
 EXAMPLES = """
@@ -39,7 +40,7 @@ complete -c kvplan -a '(__kvplan)'
 """Shell -> what it reads."""
 
 
-def completion(shell: Annotated[str, Word(metavar="SHELL", help="bash, zsh or fish.", complete=one_of(*SCRIPTS))]) -> int:
+def completion(shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.", autocompletion=one_of(*SCRIPTS))]) -> int:
     """Print a script that completes kvplan in a shell."""
     if shell not in SCRIPTS:
         raise InputError(f"no completion for {shell!r}", hint=did_you_mean(shell, SCRIPTS))

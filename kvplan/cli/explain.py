@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import typer
+
 from kvplan.cli.console import Exit, out
-from kvplan.cli.parser import Word
 from kvplan.errors import InputError, did_you_mean
 from kvplan.report.terms import TERMS
 
@@ -18,10 +19,10 @@ kvplan explain
 def explain(
     term: Annotated[
         list[str] | None,
-        Word(
+        typer.Argument(
             metavar="TERM",
             help="A word or column of a report; none: all of them.",
-            complete=lambda text: [one for one in TERMS if one.startswith(text)],
+            autocompletion=lambda incomplete: [one for one in TERMS if one.startswith(incomplete)],
         ),
     ] = None,
 ) -> int:

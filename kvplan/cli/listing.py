@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import typer
+
 from kvplan import catalog
 from kvplan.cli.console import Exit, emit_json, out
 from kvplan.cli.options import As_json, one_of
-from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError, did_you_mean
 
 EXAMPLES = """
@@ -19,9 +20,11 @@ KINDS = ("models", "machines", "engines", "policies", "scenarios")
 
 
 def listing(
-    kind: Annotated[str, Word(metavar="KIND", help="models, machines, engines, policies or scenarios.", complete=one_of(*KINDS))] = "",
-    words: Annotated[list[str] | None, Word(metavar="WORD...", help="Only names with all of these.")] = None,
-    verbose: Annotated[bool, Flag("--verbose", "-v", help="Of engines, each simulated fact and how it is known.")] = False,
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="models, machines, engines, policies or scenarios.", autocompletion=one_of(*KINDS))
+    ] = "",
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORD...", help="Only names with all of these.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Of engines, each simulated fact and how it is known.")] = False,
     as_json: As_json = False,
 ) -> int:
     """List what kvplan knows by name."""

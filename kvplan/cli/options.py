@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
+import typer
+
 from kvplan import catalog
-from kvplan.cli.parser import Complete, Flag
+
+Complete = Callable[[str], list[str]]
 
 
 def named(kind: str) -> Complete:
     """Completes names of the catalog."""
-    return lambda text: [name for name in catalog.names(kind) if name.startswith(text.lower())]
+    return lambda incomplete: [name for name in catalog.names(kind) if name.startswith(incomplete.lower())]
 
 
 def one_of(*words: str) -> Complete:
     """Completes one of a few words."""
-    return lambda text: [word for word in words if word.startswith(text)]
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 scenarios = named("scenarios")
@@ -30,37 +34,44 @@ def policies(text: str) -> list[str]:
 
 Model = Annotated[
     str | None,
-    Flag(
+    typer.Option(
         metavar="NAME[,NAME]",
         help="Model: a catalog name, a Hugging Face id or a config.json. Several are compared.",
-        complete=named("models"),
+        autocompletion=named("models"),
     ),
 ]
 Machine = Annotated[
     str | None,
-    Flag(metavar="NAME[,NAME]", help="Machine: a catalog name or a .toml file. Several are compared.", complete=named("machines")),
+    typer.Option(
+        metavar="NAME[,NAME]", help="Machine: a catalog name or a .toml file. Several are compared.", autocompletion=named("machines")
+    ),
 ]
 Engine = Annotated[
     str | None,
-    Flag(metavar="NAME[,NAME]", help="Engine: a catalog name or a .toml file. Several are compared.", complete=named("engines")),
+    typer.Option(
+        metavar="NAME[,NAME]", help="Engine: a catalog name or a .toml file. Several are compared.", autocompletion=named("engines")
+    ),
 ]
 Engine_version = Annotated[
-    str | None, Flag(metavar="V", help="Version of the engine, such as 0.24. Default: the one with measured runs.", panel="Advanced")
+    str | None,
+    typer.Option(metavar="V", help="Version of the engine, such as 0.24. Default: the one with measured runs.", rich_help_panel="Advanced"),
 ]
-Tp = Annotated[str | None, Flag(metavar="N[,N]", help="Tensor-parallel ranks of a replica. Several are compared.")]
+Tp = Annotated[str | None, typer.Option(metavar="N[,N]", help="Tensor-parallel ranks of a replica. Several are compared.")]
 Kv_dtype = Annotated[
     str | None,
-    Flag(
+    typer.Option(
         metavar="D[,D]",
         help="KV dtype: auto, bf16, fp8, ... Several are compared.",
-        complete=one_of("auto", "bf16", "fp16", "fp8", "int8", "int4"),
+        autocompletion=one_of("auto", "bf16", "fp16", "fp8", "int8", "int4"),
     ),
 ]
 Set = Annotated[
     list[str] | None,
-    Flag("--set", metavar="PATH=VALUE", help="Any field, such as machine.disk.read_Bps=1.7GB/s.", panel="Advanced"),
+    typer.Option("--set", metavar="PATH=VALUE", help="Any field, such as machine.disk.read_Bps=1.7GB/s.", rich_help_panel="Advanced"),
 ]
-Isolated = Annotated[bool, Flag("--isolated", help="Take no names from a kvplan.toml in this folder.", panel="Advanced")]
-Export = Annotated[str | None, Flag(metavar="FILE", help="Write the table as .csv, .parquet or .md, in base units.", panel="Advanced")]
-As_json = Annotated[bool, Flag("--json", help="One JSON document on stdout, in base units.")]
-Quiet = Annotated[bool, Flag("--quiet", "-q", help="No progress, no warnings.", panel="Advanced")]
+Isolated = Annotated[bool, typer.Option("--isolated", help="Take no names from a kvplan.toml in this folder.", rich_help_panel="Advanced")]
+Export = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Write the table as .csv, .parquet or .md, in base units.", rich_help_panel="Advanced")
+]
+As_json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, in base units.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel="Advanced")]

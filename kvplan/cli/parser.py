@@ -1,139 +1,99 @@
-"""The one parser of the command line: reads a command's options from its signature, and writes its help.
+"""How kvplan uses typer: reads a command line by a command's typer options, says what is wrong with it, and writes its help.
 
-A command is a function whose parameters are `Annotated[type, Flag(...)]` or `Annotated[type, Word(...)]`; types are str, int,
-float, bool (a switch), Path, `X | None`, `list[X]` (given several times), and `tuple[X, X]` (so many words).
+A command is a function whose parameters are `Annotated[type, typer.Option(...)]` or `Annotated[type, typer.Argument(...)]`.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import shutil
 import textwrap
-import types
-import typing
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.main import get_command
 
 from kvplan.errors import InputError, did_you_mean
 
-Complete = Callable[[str], Iterable[str]]
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises for a command line that is wrong."""
 
 
-class Flag:
-    """An option: its flags (none: the parameter's name), what its value is called, and one line of help."""
+def typer_command(command: Callable[..., int]) -> Any:
+    """A command as typer sees it. Invoked, it gives the keyword arguments instead of running."""
 
-    __slots__ = ("complete", "flags", "help", "metavar", "panel")
+    @functools.wraps(command)
+    def given(**values: Any) -> dict[str, Any]:
+        return values
 
-    def __init__(self, *flags: str, help: str, metavar: str = "", panel: str = "", complete: Complete | None = None) -> None:
-        self.flags, self.help, self.metavar, self.panel, self.complete = flags, help, metavar, panel, complete
-
-
-class Word:
-    """A word without a flag, by its place."""
-
-    __slots__ = ("complete", "help", "metavar")
-
-    def __init__(self, *, help: str, metavar: str = "", complete: Complete | None = None) -> None:
-        self.help, self.metavar, self.complete = help, metavar, complete
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(add_help_option=False, context_settings={"allow_extra_args": True})(given)
+    return get_command(app)
 
 
-class _Parameter(NamedTuple):
-    """A parameter of a command as the command line fills it."""
-
-    name: str
-    kind: type  # of one word
-    words: int  # of one value; 0: a switch
-    many: bool  # may it be given several times, or take all words that are left
-    default: Any  # inspect.Parameter.empty: it must be given
-    info: Flag | Word
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        return (self.info.flags or (f"--{self.name.replace('_', '-')}",)) if isinstance(self.info, Flag) else ()
-
-    @property
-    def title(self) -> str:
-        """The name of its value in messages."""
-        return self.info.metavar or self.name.upper()
+def parameters(command: Callable[..., int]) -> tuple[list[Any], list[Any]]:
+    """Typer's arguments and options of a command, in the order of its signature."""
+    known = typer_command(command).params
+    return [one for one in known if not _is_option(one)], [one for one in known if _is_option(one)]
 
 
-def parameters(command: Callable[..., int]) -> list[_Parameter]:
-    """The parameters of a command in the order of its signature."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    found = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        annotation, info = typing.get_args(hints[name])[:2]
-        found.append(_Parameter(name, *_kind(annotation), parameter.default, info))
-    return found
+def _is_option(one: Any) -> bool:
+    return bool(one.param_type_name == "option")
 
 
-def _kind(annotation: Any) -> tuple[type, int, bool]:
-    """The type of one word, how many words make a value, and whether there may be several values."""
-    if isinstance(annotation, types.UnionType):
-        annotation = next(one for one in typing.get_args(annotation) if one is not type(None))
-    inner = typing.get_args(annotation)
-    if typing.get_origin(annotation) is list:
-        return inner[0], 1, True
-    if typing.get_origin(annotation) is tuple:
-        return inner[0], len(inner), False
-    return annotation, 0 if annotation is bool else 1, False
+def _by_flag(known: list[Any]) -> dict[str, Any]:
+    return {flag: one for one in known if _is_option(one) for flag in one.opts}
+
+
+def title_of(one: Any) -> str:
+    """The name of a parameter's value."""
+    return str(one.metavar or one.name.upper())
 
 
 def parse(command: Callable[..., int], words: list[str], title: str) -> dict[str, Any]:
     """Keyword arguments of a command from the words after its name. Raises InputError naming the word that is wrong."""
-    known = parameters(command)
-    options = {flag: one for one in known for flag in one.flags}
-    found: dict[str, Any] = {}
-    values: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if word == "--":
-            values += rest
-            break
-        if word == "-" or not word.startswith("-"):
-            values.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        if name not in options:
-            hint = did_you_mean(name, (*options, "--help")) if name.startswith("--") else ""
-            raise InputError(f"kvplan {title} has no option {name}", hint=f"{hint} kvplan {title} --help lists them".strip())
-        one = options[name]
-        if one.words == 0:
-            if equals:
-                raise InputError(f"{name} takes no value", hint=f"write {name} alone")
-            found[one.name] = True
-            continue
-        given = [value] if equals else rest[: one.words]
-        del rest[: 0 if equals else one.words]
-        if len(given) < one.words or any(text.startswith("--") and text in options for text in given):
-            raise InputError(f"{name} needs {one.title}", hint=_sentence(one.info.help))
-        converted = [_converted(one, name, text) for text in given]
-        entry = converted[0] if one.words == 1 else tuple(converted)
-        found[one.name] = [*found.get(one.name, []), entry] if one.many else entry
-    return _placed(known, values, found, title)
-
-
-def _placed(known: list[_Parameter], values: list[str], found: dict[str, Any], title: str) -> dict[str, Any]:
-    """The words without a flag to the arguments, in order."""
-    for one in (one for one in known if isinstance(one.info, Word)):
-        if one.many and values:
-            found[one.name], values = [_converted(one, one.title, text) for text in values], []
-        elif values:
-            found[one.name] = _converted(one, one.title, values.pop(0))
-        elif one.default is inspect.Parameter.empty:
-            raise InputError(f"kvplan {title}: {one.title} is missing", hint=_sentence(one.info.help))
-    if values:
-        raise InputError(f"kvplan {title}: one word too many: {values[0]!r}", hint=f"kvplan {title} --help shows what it takes")
-    return found
-
-
-def _converted(one: _Parameter, name: str, text: str) -> Any:
+    read = typer_command(command)
+    options = _by_flag(read.params)
+    _need_values(words, options)
     try:
-        return one.kind(text)
-    except ValueError:
-        what = {int: "a whole number", float: "a number"}.get(one.kind, one.title)
-        raise InputError(f"{name} {text}: not {what}") from None
+        context = read.make_context(title, list(words))
+    except USAGE_ERROR as error:
+        raise _in_a_sentence(error, options, title) from None
+    if context.args:
+        raise InputError(f"kvplan {title}: one word too many: {context.args[0]!r}", hint=f"kvplan {title} --help shows what it takes")
+    return dict(read.invoke(context))
+
+
+def _need_values(words: list[str], options: dict[str, Any]) -> None:
+    """Typer would take an option's name for the value of the option before it."""
+    rest = list(words[: words.index("--")] if "--" in words else words)
+    while rest:
+        one = options.get(name := rest.pop(0))
+        if one is not None and not one.is_flag:
+            if any(word.startswith("--") and word.partition("=")[0] in options for word in rest[: one.nargs]):
+                raise _needs(one, name)
+            del rest[: one.nargs]
+
+
+def _needs(one: Any, name: str) -> InputError:
+    return InputError(f"{name} needs {title_of(one)}", hint=_sentence(one.help))
+
+
+def _in_a_sentence(error: Any, options: dict[str, Any], title: str) -> InputError:
+    """Typer's error as kvplan's: what is wrong, and what helps."""
+    name, one = getattr(error, "option_name", None), getattr(error, "param", None)
+    if name in options:
+        return InputError(f"{name} takes no value", hint=f"write {name} alone") if options[name].is_flag else _needs(options[name], name)
+    if name:
+        hint = did_you_mean(name, (*options, "--help")) if name.startswith("--") else ""
+        return InputError(f"kvplan {title} has no option {name}", hint=f"{hint} kvplan {title} --help lists them".strip())
+    if one is None:
+        return InputError(f"kvplan {title}: {_sentence(error.format_message())}")
+    if not error.message:
+        return InputError(f"kvplan {title}: {title_of(one)} is missing", hint=_sentence(one.help))
+    return InputError(f"{one.opts[0] if _is_option(one) else title_of(one)}: {_sentence(error.message)}")
 
 
 def _sentence(text: str) -> str:
@@ -142,14 +102,12 @@ def _sentence(text: str) -> str:
 
 def help_text(command: Callable[..., int], title: str, examples: str = "", closing: str = "") -> str:
     """The help of a command: usage, what it does, its arguments and options, examples."""
-    known = parameters(command)
-    arguments = [one for one in known if isinstance(one.info, Word)]
-    usage = " ".join(one.title if one.default is inspect.Parameter.empty else f"[{one.title}]" for one in arguments)
+    arguments, options = parameters(command)
+    usage = " ".join(title_of(one) if one.required else f"[{title_of(one)}]" for one in arguments)
     lines = [f"Usage: kvplan {title} [OPTIONS] {usage}".rstrip(), "", *_wrapped(inspect.getdoc(command) or "")]
-    panels: dict[str, list[tuple[str, str]]] = {"Arguments": [(one.title, one.info.help) for one in arguments]}
-    for one in known:
-        if isinstance(one.info, Flag):
-            panels.setdefault(one.info.panel or "Options", []).append((flags_of(one), described(one)))
+    panels: dict[str, list[tuple[str, str]]] = {"Arguments": [(title_of(one), one.help) for one in arguments]}
+    for one in options:
+        panels.setdefault(one.rich_help_panel or "Options", []).append((flags_of(one), described(one)))
     panels.setdefault("Options", []).append(("-h, --help", "Show this and exit."))
     order = sorted(panels, key=lambda name: name == "Advanced")
     for panel in order:
@@ -161,17 +119,17 @@ def help_text(command: Callable[..., int], title: str, examples: str = "", closi
     return "\n".join(lines) + "\n"
 
 
-def flags_of(one: _Parameter) -> str:
+def flags_of(one: Any) -> str:
     """An option's flags and what its value is called."""
-    value = f" {one.title}" if one.words else ""
-    return ", ".join(sorted(one.flags, key=len)) + value
+    value = "" if one.is_flag else f" {title_of(one)}"
+    return ", ".join(sorted(one.opts, key=len)) + value
 
 
-def described(one: _Parameter) -> str:
+def described(one: Any) -> str:
     """An option's help with its default."""
-    if one.words == 0 or one.default in (None, "", 0, 0.0, inspect.Parameter.empty) or "Default" in one.info.help:
-        return one.info.help
-    return f"{one.info.help} Default: {one.default}."
+    if one.is_flag or one.default in (None, "", 0, 0.0) or "Default" in one.help:
+        return str(one.help)
+    return f"{one.help} Default: {one.default}."
 
 
 def _width() -> int:
@@ -205,24 +163,23 @@ def commands_text(rows: list[tuple[str, str]], title: str, about: str, closing: 
 
 def candidates(command: Callable[..., int], words: list[str]) -> list[str]:
     """What the last of the words after a command's name may become."""
-    known = parameters(command)
-    options = {flag: one for one in known for flag in one.flags}
+    read = typer_command(command)
+    options = _by_flag(read.params)
+    context = read.make_context("", [], resilient_parsing=True)
     *before, last = words or [""]
     name, equals, value = last.partition("=")
     if equals and name in options:
-        return [f"{name}={one}" for one in _completed(options[name], value)]
+        return [f"{name}={one}" for one in _completed(options[name], context, value)]
     if last.startswith("-"):
         return [flag for flag in options if flag.startswith(last) and flag.startswith("--")]
     previous = options.get(before[-1]) if before else None
-    if previous is not None and previous.words:
-        return _completed(previous, last)
-    places = [one for one in known if isinstance(one.info, Word)]
-    return [one for place in places[:1] for one in _completed(place, last)]
+    if previous is not None and not previous.is_flag:
+        return _completed(previous, context, last)
+    places = [one for one in read.params if not _is_option(one)]
+    return [one for place in places[:1] for one in _completed(place, context, last)]
 
 
-def _completed(one: _Parameter, text: str) -> list[str]:
+def _completed(one: Any, context: Any, text: str) -> list[str]:
     """Candidates for a value; of several separated by commas, for the last."""
-    if one.info.complete is None:
-        return []
     done, comma, last = text.rpartition(",")
-    return [f"{done}{comma}{found}" for found in one.info.complete(last)]
+    return [f"{done}{comma}{item.value}" for item in one.shell_complete(context, last) if item.type == "plain"]

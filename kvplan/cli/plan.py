@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Annotated
 
 import msgspec
+import typer
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
@@ -25,7 +26,6 @@ from kvplan.cli.options import (
     one_of,
     scenarios,
 )
-from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.units import parse_capacity
 
@@ -54,7 +54,9 @@ _ADVANCED = "Advanced"
 def plan(
     source: Annotated[
         str,
-        Word(metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name.", complete=scenarios),
+        typer.Argument(
+            metavar="TRACE|SCENARIO", help="A trace file, a scenario .toml, or a shipped scenario's name.", autocompletion=scenarios
+        ),
     ] = "",
     model: Model = None,
     machine: Machine = None,
@@ -64,7 +66,7 @@ def plan(
     kv_dtype: Kv_dtype = None,
     sessions: Annotated[
         str | None,
-        Flag(
+        typer.Option(
             metavar="S",
             help="Traffic from numbers instead of a trace: users=10,turns=6,input=500,output=300,think=60s,shared=512,document=0,"
             "documents=0 (the defaults); --sessions help explains each.",
@@ -72,44 +74,44 @@ def plan(
     ] = None,
     target: Annotated[
         str | None,
-        Flag(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.'),
+        typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms", throughput, or cost; a miss exits 1.'),
     ] = None,
     max_cpu: Annotated[
         str | None,
-        Flag(metavar="SIZE", help="Host memory that the replica may use. Default: its share of the machine's."),
+        typer.Option(metavar="SIZE", help="Host memory that the replica may use. Default: its share of the machine's."),
     ] = None,
     max_disk: Annotated[
         str | None,
-        Flag(metavar="SIZE", help="Disk that the replica may use. Default: its share of the machine's."),
+        typer.Option(metavar="SIZE", help="Disk that the replica may use. Default: its share of the machine's."),
     ] = None,
     emit: Annotated[
         str | None,
-        Flag(
+        typer.Option(
             metavar="ENGINE",
             help="Configure an engine or its Kubernetes objects: vllm, sglang, llm-d, ... (completed).",
-            complete=one_of(*EMITTED),
+            autocompletion=one_of(*EMITTED),
         ),
     ] = None,
-    output: Annotated[str | None, Flag(metavar="DIR", help="Write the configuration's files into a folder.")] = None,
+    output: Annotated[str | None, typer.Option(metavar="DIR", help="Write the configuration's files into a folder.")] = None,
     explain_config: Annotated[
         str | None,
-        Flag(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
+        typer.Option(metavar="FILE", help="Say what an engine's configuration means and what is wrong with it."),
     ] = None,
     gpu_kv: Annotated[
         str | None,
-        Flag(
+        typer.Option(
             metavar="SIZE",
             help="GPU memory for KV, over all ranks. Default: what the engine leaves.",
-            panel=_ADVANCED,
+            rich_help_panel=_ADVANCED,
         ),
     ] = None,
     price: Annotated[
         str | None,
-        Flag(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", panel=_ADVANCED),
+        typer.Option(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED),
     ] = None,
     sets: Set = None,
     isolated: Isolated = False,
-    verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,

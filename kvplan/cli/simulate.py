@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import typer
 
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
@@ -28,7 +29,6 @@ from kvplan.cli.options import (
     policies,
     scenarios,
 )
-from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.outputs import replaced
 from kvplan.results.simulate import SimResult
@@ -47,10 +47,10 @@ kvplan simulate trace.jsonl --model llama-3.1-8b --machine h100-sxm --gpu-kv 8Gi
 def simulate(
     sources: Annotated[
         list[str],
-        Word(
+        typer.Argument(
             metavar="TRACE|SCENARIO...",
             help="A trace file, a scenario .toml, or a shipped scenario's name. Several are compared.",
-            complete=scenarios,
+            autocompletion=scenarios,
         ),
     ],
     model: Model = None,
@@ -61,38 +61,38 @@ def simulate(
     kv_dtype: Kv_dtype = None,
     gpu_kv: Annotated[
         str | None,
-        Flag(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves."),
+        typer.Option(metavar="SIZE", help="GPU memory for KV, over all ranks. Default: what the engine leaves."),
     ] = None,
-    cpu: Annotated[str | None, Flag(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
-    disk: Annotated[str | None, Flag(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
-    remote: Annotated[str | None, Flag(metavar="SIZE", help="Remote pool behind the CPU tier, shared by replicas.")] = None,
+    cpu: Annotated[str | None, typer.Option(metavar="SIZE", help="CPU tier, such as 64GiB.")] = None,
+    disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk tier behind the CPU tier.")] = None,
+    remote: Annotated[str | None, typer.Option(metavar="SIZE", help="Remote pool behind the CPU tier, shared by replicas.")] = None,
     policy: Annotated[
-        str | None, Flag(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.", complete=policies)
+        str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.", autocompletion=policies)
     ] = None,
-    speedup: Annotated[float | None, Flag(metavar="X", help="Replay the arrivals X times as fast.")] = None,
-    limit: Annotated[int | None, Flag(metavar="N", help="Only the first N requests.")] = None,
-    max_input: Annotated[int | None, Flag(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,
-    target: Annotated[str | None, Flag(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')] = None,
-    replicas: Annotated[int | None, Flag(metavar="N", help="Servers behind a router.", panel="Advanced")] = None,
+    speedup: Annotated[float | None, typer.Option(metavar="X", help="Replay the arrivals X times as fast.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
+    max_input: Annotated[int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,
+    target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')] = None,
+    replicas: Annotated[int | None, typer.Option(metavar="N", help="Servers behind a router.", rich_help_panel="Advanced")] = None,
     router: Annotated[
         str | None,
-        Flag(
+        typer.Option(
             metavar="NAME",
             help="round_robin, least_loaded, prefix_aware or session_sticky.",
-            complete=one_of(*ROUTER_NAMES),
-            panel="Advanced",
+            autocompletion=one_of(*ROUTER_NAMES),
+            rich_help_panel="Advanced",
         ),
     ] = None,
     max_users: Annotated[
         bool,
-        Flag("--max-users", help="How many sessions can be open at once within --target.", panel="Advanced"),
+        typer.Option("--max-users", help="How many sessions can be open at once within --target.", rich_help_panel="Advanced"),
     ] = False,
-    seed: Annotated[int | None, Flag(metavar="N", help="Seed of what is random.", panel="Advanced")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of what is random.", rich_help_panel="Advanced")] = None,
     sets: Set = None,
     isolated: Isolated = False,
     requests_out: Annotated[
         str | None,
-        Flag(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", panel="Advanced"),
+        typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"),
     ] = None,
     export: Export = None,
     as_json: As_json = False,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
+import typer
 
 from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
 from kvplan.cli.export import exported
 from kvplan.cli.options import As_json, Engine, Engine_version, Export, Isolated, Kv_dtype, Machine, Quiet, Set, Tp, named
-from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.results.size import SizeTable
 from kvplan.sizing.answer import ask
@@ -24,15 +24,15 @@ kvplan size llama-3.1-8b deepseek-v3 --ctx 8k,32k,128k
 
 Names = Annotated[
     list[str] | None,
-    Word(
+    typer.Argument(
         metavar="MODEL...",
         help="Catalog names, or paths of a config.json; with --list, words to search for.",
-        complete=named("models"),
+        autocompletion=named("models"),
     ),
 ]
 Tokens = Annotated[
     str | None,
-    Flag(
+    typer.Option(
         "--ctx",
         metavar="TOKENS",
         help="Context: 8192, 128k, or several as 8k,32k,128k. Default: the model's, up to 128k.",
@@ -44,40 +44,48 @@ _ADVANCED = "Advanced"
 def size(
     models: Names = None,
     ctx: Tokens = None,
-    batch: Annotated[int, Flag(metavar="N", help="Sequences at once.")] = 1,
+    batch: Annotated[int, typer.Option(metavar="N", help="Sequences at once.")] = 1,
     machine: Machine = None,
     engine: Engine = None,
     engine_version: Engine_version = None,
     kv_dtype: Kv_dtype = None,
-    dtype: Annotated[str, Flag(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
     tp: Tp = None,
-    pp: Annotated[int, Flag(metavar="N", help="Pipeline stages.", panel=_ADVANCED)] = 1,
+    pp: Annotated[int, typer.Option(metavar="N", help="Pipeline stages.", rich_help_panel=_ADVANCED)] = 1,
     ep: Annotated[
         int,
-        Flag(
+        typer.Option(
             metavar="N",
             help="Ranks that share the experts. Default: the tensor-parallel ones.",
-            panel=_ADVANCED,
+            rich_help_panel=_ADVANCED,
         ),
     ] = 0,
     gpu_fraction: Annotated[
         float,
-        Flag(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", panel=_ADVANCED),
+        typer.Option(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", rich_help_panel=_ADVANCED),
     ] = 0.0,
-    gpu_kv: Annotated[str, Flag(metavar="SIZE", help="KV pool over all ranks, where known.", panel=_ADVANCED)] = "",
-    step_tokens: Annotated[str, Flag(metavar="TOKENS", help="Token budget of a step. Default: the engine's.", panel=_ADVANCED)] = "",
+    gpu_kv: Annotated[str, typer.Option(metavar="SIZE", help="KV pool over all ranks, where known.", rich_help_panel=_ADVANCED)] = "",
+    step_tokens: Annotated[
+        str, typer.Option(metavar="TOKENS", help="Token budget of a step. Default: the engine's.", rich_help_panel=_ADVANCED)
+    ] = "",
     sets: Set = None,
-    keep: Annotated[str, Flag(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", panel=_ADVANCED)] = "1k",
+    keep: Annotated[str, typer.Option(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", rich_help_panel=_ADVANCED)] = "1k",
     as_family: Annotated[
-        str, Flag("--as", metavar="FAMILY", help="Read a config of an unknown model_type as one of this family.", panel=_ADVANCED)
+        str,
+        typer.Option(
+            "--as", metavar="FAMILY", help="Read a config of an unknown model_type as one of this family.", rich_help_panel=_ADVANCED
+        ),
     ] = "",
     explain: Annotated[
-        bool, Flag("--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", panel=_ADVANCED)
+        bool,
+        typer.Option(
+            "--explain", help="Show how a config.json is read; with --json the file that the catalog would keep.", rich_help_panel=_ADVANCED
+        ),
     ] = False,
-    verbose: Annotated[bool, Flag("--verbose", "-v", help="Also what offload frees and what it costs.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what offload frees and what it costs.")] = False,
     export: Export = None,
     isolated: Isolated = False,
-    listing: Annotated[bool, Flag("--list", help="List models and machines instead.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List models and machines instead.")] = False,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.export import check_export, exported
 from kvplan.cli.options import Export
-from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 from kvplan.outputs import replaced
 from kvplan.traces.formats import FORMATS
@@ -41,15 +42,15 @@ _ADVANCED = "Advanced"
 
 _FORMATS = ", ".join(FORMATS)
 
-TracePath = Annotated[str, Word(metavar="TRACE", help="A file or folder; its format is recognised.")]
-Json = Annotated[bool, Flag("--json", help="Write one JSON document.")]
-Model = Annotated[str | None, Flag(help="Show sizes in GiB for this model.")]
-Limit = Annotated[int | None, Flag(help="Read the first requests only.")]
-Format = Annotated[str | None, Flag(help=f"Format, where not recognised: {_FORMATS}.", panel=_ADVANCED)]
-BlockTokens = Annotated[int | None, Flag(help="Tokens of a block.", panel=_ADVANCED)]
-TimeUnit = Annotated[str | None, Flag(help="Unit of the times: s, ms, us, ns.", panel=_ADVANCED)]
-Tokenizer = Annotated[str | None, Flag(help="tokenizer.json for text.", panel=_ADVANCED)]
-MaxInput = Annotated[int | None, Flag(help="Drop longer prompts (tokens).", panel=_ADVANCED)]
+TracePath = Annotated[str, typer.Argument(metavar="TRACE", help="A file or folder; its format is recognised.")]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.")]
+Model = Annotated[str | None, typer.Option(help="Show sizes in GiB for this model.")]
+Limit = Annotated[int | None, typer.Option(help="Read the first requests only.")]
+Format = Annotated[str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)]
+BlockTokens = Annotated[int | None, typer.Option(help="Tokens of a block.", rich_help_panel=_ADVANCED)]
+TimeUnit = Annotated[str | None, typer.Option(help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
+Tokenizer = Annotated[str | None, typer.Option(help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
+MaxInput = Annotated[int | None, typer.Option(help="Drop longer prompts (tokens).", rich_help_panel=_ADVANCED)]
 
 
 def inspect(
@@ -73,14 +74,14 @@ def inspect(
 
 def curve(
     trace: TracePath,
-    policy: Annotated[str, Flag(help="lru, fifo, opt; commas.")] = "lru",
-    capacity: Annotated[str, Flag(help="Blocks, or GiB with --model; commas.")] = "",
-    warmup: Annotated[float, Flag(help="Share of the requests left out of the rates.")] = 0.0,
+    policy: Annotated[str, typer.Option(help="lru, fifo, opt; commas.")] = "lru",
+    capacity: Annotated[str, typer.Option(help="Blocks, or GiB with --model; commas.")] = "",
+    warmup: Annotated[float, typer.Option(help="Share of the requests left out of the rates.")] = 0.0,
     model: Model = None,
-    tiers: Annotated[str, Flag(help="Tiers from the top down, as --capacity.")] = "",
+    tiers: Annotated[str, typer.Option(help="Tiers from the top down, as --capacity.")] = "",
     json: Json = False,
     export: Export = None,
-    kv_dtype: Annotated[str, Flag(help="KV dtype, for sizes.", panel=_ADVANCED)] = "auto",
+    kv_dtype: Annotated[str, typer.Option(help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
     limit: Limit = None,
     format: Format = None,
     block_tokens: BlockTokens = None,
@@ -105,8 +106,8 @@ def curve(
 
 def convert(
     trace: TracePath,
-    output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, Flag(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[str, typer.Option(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -128,10 +129,10 @@ def convert(
 
 
 def generate(
-    spec: Annotated[str, Word(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
-    output: Annotated[str, Word(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, Flag(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
-    seed: Annotated[int | None, Flag(help="In place of the specification's.")] = None,
+    spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
+    to: Annotated[str, typer.Option(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
+    seed: Annotated[int | None, typer.Option(help="In place of the specification's.")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.
 
@@ -155,14 +156,14 @@ def generate(
 
 
 def record(
-    source: Annotated[str, Word(metavar="SOURCE", help="A log, or a folder of logs; its format is recognised.")],
-    output: Annotated[str, Flag("--output", "-o", metavar="OUT", help="The trace to write; .gz or .zst compresses.")] = "",
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A log, or a folder of logs; its format is recognised.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="The trace to write; .gz or .zst compresses.")] = "",
     format: Annotated[
-        str | None, Flag(metavar="NAME", help="lmcache-hashes, dynamo, vllm-log, sglang-log or openai, where not recognised.")
+        str | None, typer.Option(metavar="NAME", help="lmcache-hashes, dynamo, vllm-log, sglang-log or openai, where not recognised.")
     ] = None,
-    tokenizer: Annotated[str | None, Flag(metavar="FILE", help="tokenizer.json, for logs that hold text.")] = None,
-    output_tokens: Annotated[int, Flag(metavar="N", help="Length of answers, where the log holds none.")] = 0,
-    to: Annotated[str, Flag(help="native, mooncake, kvcache-simulator, azure or vidur.", panel=_ADVANCED)] = "native",
+    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="tokenizer.json, for logs that hold text.")] = None,
+    output_tokens: Annotated[int, typer.Option(metavar="N", help="Length of answers, where the log holds none.")] = 0,
+    to: Annotated[str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel=_ADVANCED)] = "native",
     block_tokens: BlockTokens = None,
 ) -> int:
     """Record a trace from what an engine or cache has logged: times, lengths and salted hashes of blocks, never text.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
+import typer
+
 from kvplan import units
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.options import As_json, Quiet, Set, named
-from kvplan.cli.parser import Flag, Word
 from kvplan.cli.server import KEY_VARIABLE, address
 from kvplan.errors import InputError, MissingError
 
@@ -22,49 +23,56 @@ _SERVER, _BOUNDS, _ADVANCED = "The server", "Bounds", "Advanced"
 
 
 def validate(
-    url: Annotated[str, Word(metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000.")],
-    source: Annotated[str, Word(metavar="TRACE|SCENARIO", help="What to replay. Default: a designed probe of a few minutes.")] = "",
+    url: Annotated[str, typer.Argument(metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000.")],
+    source: Annotated[
+        str, typer.Argument(metavar="TRACE|SCENARIO", help="What to replay. Default: a designed probe of a few minutes.")
+    ] = "",
     model: Annotated[
-        str, Flag(metavar="NAME", help="Model, where the catalog does not know the served name.", complete=named("models"))
+        str, typer.Option(metavar="NAME", help="Model, where the catalog does not know the served name.", autocompletion=named("models"))
     ] = "",
     machine: Annotated[
-        str, Flag(metavar="NAME", help="Its machine: a catalog name or a calibrated .toml file.", complete=named("machines"))
+        str, typer.Option(metavar="NAME", help="Its machine: a catalog name or a calibrated .toml file.", autocompletion=named("machines"))
     ] = "",
     engine: Annotated[
-        str, Flag(metavar="NAME", help="Engine, where the server does not say, or a fitted .toml file.", complete=named("engines"))
-    ] = "",
-    fit: Annotated[str, Flag(metavar="ENGINE.toml", help="Fit the engine's overheads on a probe and write them here.")] = "",
-    tolerance: Annotated[str, Flag(metavar="P", help="How far a prediction may be off, such as 10%.")] = "10%",
-    served_model: Annotated[str, Flag(metavar="NAME", help="Where it serves several.", panel=_SERVER)] = "",
-    key_env: Annotated[str, Flag(metavar="NAME", help="Variable that holds the key.", panel=_SERVER)] = KEY_VARIABLE,
-    ca: Annotated[str, Flag(metavar="FILE", help="Certificates to trust.", panel=_SERVER)] = "",
-    insecure: Annotated[bool, Flag("--insecure", help="Do not check the certificate.", panel=_SERVER)] = False,
-    metrics: Annotated[str, Flag(metavar="URL", help="Its metrics, where not at /metrics.", panel=_SERVER)] = "",
-    prompts: Annotated[str, Flag(metavar="KIND", help="ids, text or chat. Default: the first that works.", panel=_SERVER)] = "",
-    gpu_kv: Annotated[str, Flag(metavar="SIZE", help="Its GPU memory for KV, over all ranks.", panel=_SERVER)] = "",
-    cpu: Annotated[str, Flag(metavar="SIZE", help="Its CPU tier.", panel=_SERVER)] = "",
-    disk: Annotated[str, Flag(metavar="SIZE", help="Its disk tier.", panel=_SERVER)] = "",
-    remote: Annotated[str, Flag(metavar="SIZE", help="Its remote pool.", panel=_SERVER)] = "",
-    tp: Annotated[int, Flag(metavar="N", help="Its tensor parallel ranks.", panel=_SERVER)] = 0,
-    kv_dtype: Annotated[str, Flag(metavar="D", help="Its KV dtype.", panel=_SERVER)] = "",
-    limit: Annotated[int, Flag(metavar="N", help="At most N requests.", panel=_BOUNDS)] = 1000,
-    max_tokens: Annotated[str, Flag(metavar="N", help="At most N tokens in all.", panel=_BOUNDS)] = "20000000",
-    max_seconds: Annotated[str, Flag(metavar="T", help="Send nothing later.", panel=_BOUNDS)] = "10min",
-    max_errors: Annotated[int, Flag(metavar="N", help="Stop after N failures.", panel=_BOUNDS)] = 5,
-    silence: Annotated[str, Flag(metavar="T", help="A stream silent so long has failed.", panel=_BOUNDS)] = "2min",
-    speedup: Annotated[float, Flag(metavar="X", help="Replay the arrivals X times as fast.", panel=_BOUNDS)] = 0.0,
-    max_input: Annotated[int, Flag(metavar="N", help="Drop longer prompts.", panel=_BOUNDS)] = 0,
-    processes: Annotated[int, Flag(metavar="N", help="Client processes. Default: by streams.", panel=_ADVANCED)] = 0,
-    results: Annotated[
         str,
-        Flag(
-            metavar="FILE",
-            help="Read results of aiperf, guidellm, vllm bench serve or kvplan validate instead.",
-            panel=_ADVANCED,
+        typer.Option(
+            metavar="NAME", help="Engine, where the server does not say, or a fitted .toml file.", autocompletion=named("engines")
         ),
     ] = "",
-    cold: Annotated[bool, Flag("--no-warm-up", help="Send no requests beforehand.", panel=_ADVANCED)] = False,
-    seed: Annotated[int, Flag(metavar="N", help="Seed of the probe's choice.", panel=_ADVANCED)] = 0,
+    fit: Annotated[str, typer.Option(metavar="ENGINE.toml", help="Fit the engine's overheads on a probe and write them here.")] = "",
+    tolerance: Annotated[str, typer.Option(metavar="P", help="How far a prediction may be off, such as 10%.")] = "10%",
+    served_model: Annotated[str, typer.Option(metavar="NAME", help="Where it serves several.", rich_help_panel=_SERVER)] = "",
+    key_env: Annotated[str, typer.Option(metavar="NAME", help="Variable that holds the key.", rich_help_panel=_SERVER)] = KEY_VARIABLE,
+    ca: Annotated[str, typer.Option(metavar="FILE", help="Certificates to trust.", rich_help_panel=_SERVER)] = "",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Do not check the certificate.", rich_help_panel=_SERVER)] = False,
+    metrics: Annotated[str, typer.Option(metavar="URL", help="Its metrics, where not at /metrics.", rich_help_panel=_SERVER)] = "",
+    prompts: Annotated[
+        str, typer.Option(metavar="KIND", help="ids, text or chat. Default: the first that works.", rich_help_panel=_SERVER)
+    ] = "",
+    gpu_kv: Annotated[str, typer.Option(metavar="SIZE", help="Its GPU memory for KV, over all ranks.", rich_help_panel=_SERVER)] = "",
+    cpu: Annotated[str, typer.Option(metavar="SIZE", help="Its CPU tier.", rich_help_panel=_SERVER)] = "",
+    disk: Annotated[str, typer.Option(metavar="SIZE", help="Its disk tier.", rich_help_panel=_SERVER)] = "",
+    remote: Annotated[str, typer.Option(metavar="SIZE", help="Its remote pool.", rich_help_panel=_SERVER)] = "",
+    tp: Annotated[int, typer.Option(metavar="N", help="Its tensor parallel ranks.", rich_help_panel=_SERVER)] = 0,
+    kv_dtype: Annotated[str, typer.Option(metavar="D", help="Its KV dtype.", rich_help_panel=_SERVER)] = "",
+    limit: Annotated[int, typer.Option(metavar="N", help="At most N requests.", rich_help_panel=_BOUNDS)] = 1000,
+    max_tokens: Annotated[str, typer.Option(metavar="N", help="At most N tokens in all.", rich_help_panel=_BOUNDS)] = "20000000",
+    max_seconds: Annotated[str, typer.Option(metavar="T", help="Send nothing later.", rich_help_panel=_BOUNDS)] = "10min",
+    max_errors: Annotated[int, typer.Option(metavar="N", help="Stop after N failures.", rich_help_panel=_BOUNDS)] = 5,
+    silence: Annotated[str, typer.Option(metavar="T", help="A stream silent so long has failed.", rich_help_panel=_BOUNDS)] = "2min",
+    speedup: Annotated[float, typer.Option(metavar="X", help="Replay the arrivals X times as fast.", rich_help_panel=_BOUNDS)] = 0.0,
+    max_input: Annotated[int, typer.Option(metavar="N", help="Drop longer prompts.", rich_help_panel=_BOUNDS)] = 0,
+    processes: Annotated[int, typer.Option(metavar="N", help="Client processes. Default: by streams.", rich_help_panel=_ADVANCED)] = 0,
+    results: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Read results of aiperf, guidellm, vllm bench serve or kvplan validate instead.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = "",
+    cold: Annotated[bool, typer.Option("--no-warm-up", help="Send no requests beforehand.", rich_help_panel=_ADVANCED)] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the probe's choice.", rich_help_panel=_ADVANCED)] = 0,
     sets: Set = None,
     as_json: As_json = False,
     quiet: Quiet = False,

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import typer
 
 from kvplan.cli import parser
 from kvplan.cli.main import COMMANDS, complete, find, main
 from kvplan.cli.options import one_of
-from kvplan.cli.parser import Flag, Word
 from kvplan.errors import InputError
 
 
 def command(
-    names: Annotated[list[str] | None, Word(help="Names.")] = None,
-    tp: Annotated[int, Flag(help="Ranks.")] = 1,
-    share: Annotated[float, Flag("--share", "-s", help="A share.")] = 0.5,
-    sets: Annotated[list[str] | None, Flag("--set", help="Settings.")] = None,
-    pair: Annotated[tuple[Path, Path] | None, Flag(help="Two files.", metavar="A B")] = None,
-    engine: Annotated[str, Flag(help="An engine.", complete=one_of("vllm", "sglang"))] = "",
-    as_json: Annotated[bool, Flag("--json", help="JSON.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Names.")] = None,
+    tp: Annotated[int, typer.Option(help="Ranks.")] = 1,
+    share: Annotated[float, typer.Option("--share", "-s", help="A share.")] = 0.5,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Settings.")] = None,
+    pair: Annotated[tuple[Path, Path] | None, typer.Option(help="Two files.", metavar="A B")] = None,
+    engine: Annotated[str, typer.Option(help="An engine.", autocompletion=one_of("vllm", "sglang"))] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
 ) -> int:
     """Does it.
 
@@ -30,7 +31,7 @@ def command(
     return 0
 
 
-def one(name: Annotated[str, Word(help="The file to read.", metavar="FILE")]) -> int:
+def one(name: Annotated[str, typer.Argument(help="The file to read.", metavar="FILE")]) -> int:
     return 0
 
 
@@ -48,13 +49,14 @@ def one(name: Annotated[str, Word(help="The file to read.", metavar="FILE")]) ->
     ],
 )
 def test_a_command_line_is_read(words: list[str], expected: dict[str, Any]) -> None:
-    assert parser.parse(command, words, "it") == expected
+    defaults = {name: one.default for name, one in inspect.signature(command).parameters.items()}
+    assert parser.parse(command, words, "it") == defaults | expected
 
 
 @pytest.mark.parametrize(
     ("words", "said", "hint"),
     [
-        (["--tp", "1.5"], "--tp 1.5: not a whole number", ""),
+        (["--tp", "1.5"], "--tp: '1.5' is not a valid integer", ""),
         (["--tp"], "--tp needs TP", "ranks"),
         (["--tp", "--json"], "--tp needs TP", "ranks"),
         (["--jsn"], "kvplan it has no option --jsn", "--json"),
