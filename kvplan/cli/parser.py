@@ -9,6 +9,7 @@ import functools
 import inspect
 import shutil
 import textwrap
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -57,13 +58,37 @@ def parse(command: Callable[..., int], words: list[str], title: str) -> dict[str
     read = typer_command(command)
     options = _by_flag(read.params)
     _need_values(words, options)
+    context = typer.Context(read, info_name=title)
     try:
-        context = read.make_context(title, list(words))
+        given, left, _ = read.make_parser(context).parse_args(args=list(words))
     except USAGE_ERROR as error:
         raise _in_a_sentence(error, options, title) from None
-    if context.args:
-        raise InputError(f"kvplan {title}: one word too many: {context.args[0]!r}", hint=f"kvplan {title} --help shows what it takes")
-    return dict(read.invoke(context))
+    kinds = typing.get_type_hints(command)
+    values = {}
+    for one in read.params:
+        value = given.get(one.name)
+        if isinstance(value, str | bool | list | tuple) and value != ():
+            values[one.name] = _converted(one, kinds[one.name], value, context)
+        elif one.required:
+            raise InputError(f"kvplan {title}: {title_of(one)} is missing", hint=_sentence(one.help))
+    if left:
+        raise InputError(f"kvplan {title}: one word too many: {left[0]!r}", hint=f"kvplan {title} --help shows what it takes")
+    return dict(read.callback(**values))
+
+
+_TEXT = (str, str | None, list[str], list[str] | None)
+
+
+def _converted(one: Any, kind: Any, value: Any, context: typer.Context) -> Any:
+    """A value as its type. Typer loads pydantic to convert one (0.1 s and more), so what is text already stays as it is."""
+    if kind in _TEXT or kind is bool:
+        return list(value) if isinstance(value, tuple) else value
+    try:
+        return one.process_value(context, value)
+    except USAGE_ERROR:
+        what = {int: "a whole number", float: "a number"}.get(next(iter(typing.get_args(kind)), kind), title_of(one))
+        shown = value if isinstance(value, str) else " ".join(value)
+        raise InputError(f"{one.opts[0] if _is_option(one) else title_of(one)} {shown}: not {what}") from None
 
 
 def _need_values(words: list[str], options: dict[str, Any]) -> None:
@@ -83,17 +108,13 @@ def _needs(one: Any, name: str) -> InputError:
 
 def _in_a_sentence(error: Any, options: dict[str, Any], title: str) -> InputError:
     """Typer's error as kvplan's: what is wrong, and what helps."""
-    name, one = getattr(error, "option_name", None), getattr(error, "param", None)
+    name = getattr(error, "option_name", "")
     if name in options:
         return InputError(f"{name} takes no value", hint=f"write {name} alone") if options[name].is_flag else _needs(options[name], name)
     if name:
         hint = did_you_mean(name, (*options, "--help")) if name.startswith("--") else ""
         return InputError(f"kvplan {title} has no option {name}", hint=f"{hint} kvplan {title} --help lists them".strip())
-    if one is None:
-        return InputError(f"kvplan {title}: {_sentence(error.format_message())}")
-    if not error.message:
-        return InputError(f"kvplan {title}: {title_of(one)} is missing", hint=_sentence(one.help))
-    return InputError(f"{one.opts[0] if _is_option(one) else title_of(one)}: {_sentence(error.message)}")
+    return InputError(f"kvplan {title}: {_sentence(error.format_message())}")
 
 
 def _sentence(text: str) -> str:
@@ -165,7 +186,7 @@ def candidates(command: Callable[..., int], words: list[str]) -> list[str]:
     """What the last of the words after a command's name may become."""
     read = typer_command(command)
     options = _by_flag(read.params)
-    context = read.make_context("", [], resilient_parsing=True)
+    context = typer.Context(read)
     *before, last = words or [""]
     name, equals, value = last.partition("=")
     if equals and name in options:

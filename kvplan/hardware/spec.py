@@ -38,7 +38,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     gemm_overhead_s: Seconds = 4e-6
     weight_read_efficiency: Share = 0.85
     attention_efficiency: Share = 0.55
-    attention_n0_tokens: Annotated[float, Meta(ge=0.0, le=1e6)] = 600.0
+    attention_n0_tokens: Annotated[float, Meta(ge=0, le=1e6)] = 600.0
     attention_overhead_s: Seconds = 12e-6
     kv_read_efficiency: Share = 0.88
     layer_overhead_s: Seconds = 10e-6  # norms, activations, residuals, per layer and step

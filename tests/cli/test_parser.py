@@ -56,7 +56,7 @@ def test_a_command_line_is_read(words: list[str], expected: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("words", "said", "hint"),
     [
-        (["--tp", "1.5"], "--tp: '1.5' is not a valid integer", ""),
+        (["--tp", "1.5"], "--tp 1.5: not a whole number", ""),
         (["--tp"], "--tp needs TP", "ranks"),
         (["--tp", "--json"], "--tp needs TP", "ranks"),
         (["--jsn"], "kvplan it has no option --jsn", "--json"),
