@@ -25,6 +25,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_generated: bool = True  # are tokens generated while decoding stored as well
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
+    remote_store: Literal["", "write_through", "selective", "on_evict"] = ""  # into a remote pool; empty: as lower_store
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
     # when a whole load begins that is scheduled while a step runs: now, when that ends, or when the step ends that it is scheduled with
     load_start: Literal["at_once", "step_end", "next_step_end"] = "at_once"

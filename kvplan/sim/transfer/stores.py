@@ -13,7 +13,7 @@ from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import OUT, HostLink
-from kvplan.sim.transfer.paths import TierBelow
+from kvplan.sim.transfer.paths import REMOTE, TierBelow
 
 SPILL_BLOCKS = 64
 """Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single blocks. Assumed: a whole
@@ -113,7 +113,7 @@ class Stores:
         """Through a buffer past host memory, which has no room beside what it has of the prompt."""
         job.stored = end
         for lower in self.lower:
-            due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
+            due = self._due(lower, keys, end)
             reserved = lower.pool.store(keys, 0, due, keep=job.prompt)
             if reserved is None:
                 self.unstored_tokens += due
@@ -157,8 +157,13 @@ class Stores:
         """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
         meanwhile."""
         for lower in self.lower:
-            due = DUE[self.rules.lower_store](lower.pool, keys, end, self.rules.lower_store_after_lookups)
+            due = self._due(lower, keys, end)
             self._write(lower, keys, min(start, due), due, keep)
+
+    def _due(self, lower: TierBelow, keys: Keys, end: int) -> int:
+        """Leading tokens, of `end` that host memory was given, which are due in a tier behind it."""
+        rule = self.rules.remote_store if lower.slot == REMOTE and self.rules.remote_store else self.rules.lower_store
+        return DUE[rule](lower.pool, keys, end, self.rules.lower_store_after_lookups)
 
     def _write(self, lower: TierBelow, keys: Keys, start: int, end: int, keep: int) -> None:
         pool, above = lower.pool, self.host.pool
