@@ -124,7 +124,7 @@ class Ceiling:
         """Leading tokens that the session's last turn named or generated, when this prompt goes on from there."""
         before = self._last.get(request.session)
         self._last[request.session] = request
-        if before is None:
+        if before is None or not self.key_tokens:  # a trace may name no content
             return 0
         whole = before.prompt_tokens // self.key_tokens
         if request.blocks[:whole] != before.blocks[:whole]:
