@@ -38,6 +38,7 @@ _SETTINGS = ("max_batch", "max_context_tokens", "gpu_fraction")
 _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.streamed_share": (0.0,),
     "offload.exclusive": (),
+    "offload.remote_store": ("",),
     "host_pool.tensor_per_layer": ((),),
 }
 """Facts that are absent at these values."""
