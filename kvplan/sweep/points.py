@@ -38,7 +38,7 @@ ABSENT = {"none", "off", "no"}
 """Words for a tier that is not there."""
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class Common(msgspec.Struct, frozen=True, kw_only=True):
     """What all runs have in common: the scenario or trace, what is named for it, and settings as `--set` takes them."""
 
     source: str
@@ -55,7 +55,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-def resolve(given: Given, points: Sequence[Point]) -> list[Resolved]:
+def resolve(given: Common, points: Sequence[Point]) -> list[Resolved]:
     """The scenario of each point. A point that no machine or model can take is kept with the reason.
 
     Raises InputError for names, settings and values that there are not, and when no point can be run.
@@ -71,7 +71,7 @@ def resolve(given: Given, points: Sequence[Point]) -> list[Resolved]:
     return [one if one.scenario is None else msgspec.structs.replace(one, scenario=_own_pool(one.scenario)) for one in found]
 
 
-def _resolved(given: Given, point: Point, bases: dict[tuple[str | None, ...], Scenario]) -> Resolved:
+def _resolved(given: Common, point: Point, bases: dict[tuple[str | None, ...], Scenario]) -> Resolved:
     names = {**given.named, **{name: point[name] for name in NAMED if name in point}}
     key = (point.get("trace"), *(names.get(name) for name in NAMED))
     if key not in bases:
@@ -85,7 +85,7 @@ def _resolved(given: Given, point: Point, bases: dict[tuple[str | None, ...], Sc
         return Resolved(point=point, error=error.message)
 
 
-def _base(given: Given, names: Mapping[str, str | None], trace: str | None) -> Scenario:
+def _base(given: Common, names: Mapping[str, str | None], trace: str | None) -> Scenario:
     source = given.source if trace is None or scenario.is_scenario(given.source) else trace
     loaded = scenario.load(
         source,

@@ -9,7 +9,7 @@ import msgspec
 
 from kvplan import catalog
 from kvplan.errors import InputError, did_you_mean
-from kvplan.sweep.points import NAMED, Given
+from kvplan.sweep.points import NAMED, Common
 from kvplan.sweep.sweep import SweepQuestion
 from kvplan.sweep.values import axes_of, axis_of, parse_axis
 
@@ -45,7 +45,7 @@ def question_of(source: str, options: Options) -> SweepQuestion:
         raise InputError("what is to be varied?", hint="for example --vary cpu=0,8GiB,64GiB; `kvplan simulate` runs a single point")
     named = {name: None if name in several else options.named.get(name) for name in NAMED}
     fixed = tuple(f"{path}={value}" for path, value in written.set.items()) if written else ()
-    given = Given(
+    given = Common(
         source=_beside(source, written.scenario) if written else source,
         named=named,
         sets=(*fixed, *options.sets),

@@ -9,7 +9,7 @@ import msgspec
 from kvplan import __version__
 from kvplan.executor import Executor
 from kvplan.results.sweep import SweepResult
-from kvplan.sweep.points import Given, Resolved, resolve
+from kvplan.sweep.points import Common, Resolved, resolve
 from kvplan.sweep.run import Watch, runs
 from kvplan.sweep.values import Axis, grid_points
 
@@ -17,7 +17,7 @@ from kvplan.sweep.values import Axis, grid_points
 class SweepQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """What is common to all runs, and what is varied."""
 
-    given: Given
+    given: Common
     axes: tuple[Axis, ...]
     zipped: bool = False
 
