@@ -111,7 +111,7 @@ def test_light_and_dark_are_readable(results: dict[str, Any], shown: Callable[..
     contrast = (
         "(() => { const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : "
         "((v + .055) / 1.055) ** 2.4 }); return .2126 * r + .7152 * g + .0722 * b }; const under = getComputedStyle("
-        "document.querySelector('section')).backgroundColor; return [...document.querySelectorAll('p, h1, h2, dt, td, summary, .xtick text')]"
+        "document.querySelector('section')).backgroundColor; return [...document.querySelectorAll('p, h2, dt, td, summary, .xtick text')]"
         ".map(e => { const s = getComputedStyle(e), [a, b] = [light(s[e.namespaceURI.endsWith('svg') ? 'fill' : 'color']), light(under)];"
         " return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) }).reduce((a, b) => Math.min(a, b)) })()"
     )
