@@ -143,13 +143,8 @@ class Loads:
         source.release(moved_from=load.start if self.rules.exclusive else None)
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
-<<<<<<< HEAD
         self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
-        self._ended(load)
-=======
-        self._weigh(seq, load.start, load.end)
         ended(load)
->>>>>>> main
         waiters = [waiter for waiter, _ in load.waiters]
         for each in (seq, *waiters):
             each.waiting_for_remote_kv = False
