@@ -55,6 +55,12 @@ class Scheduler:
         self.blocks_in_flight = engine.offload.blocks_in_flight if transfers.stores is not None else "freed"
         self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
+        if engine.reserve_in_flight:
+            gpu.promised_tokens = self._promised_tokens
+
+    def _promised_tokens(self, seq: Sequence) -> int:
+        """What prompts that are computed or loaded still take of the pool."""
+        return sum(self.gpu.outstanding_tokens(other) for other in (*self.prefilling, *self.loading) if other is not seq)
 
     # -- queues ------------------------------------------------------------------------------------------------------------
 
@@ -305,9 +311,6 @@ class Scheduler:
 
     def _allocate_waiting(self, seq: Sequence, budget: int) -> int | None:
         """Tokens that a waiting sequence computes in this step; 0: it waits for a load; None: it does not fit now."""
-        if self.engine.reserve_in_flight:
-            admitted = (*self.prefilling, *self.loading)
-            self.gpu.promised_tokens = sum(self.gpu.outstanding_tokens(other) for other in admitted if other is not seq)
         if seq.blocks:  # what it waited for is in place
             return self._extend(seq, budget)
         path = self.gpu.find(seq)

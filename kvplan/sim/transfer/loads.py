@@ -123,7 +123,7 @@ class Loads:
             return Outcome.NOTHING
         if self._wait_for(seq, done, self.gpu.tier, path, reach, held):
             return Outcome.WAITS
-        if not self.gpu.hold(seq, path, reach, held):
+        if not self.gpu.hold(seq, path, reach, held, loaded=True):
             return Outcome.NO_ROOM
         load = self._under_way(seq, self.gpu.tier, path, reach, held)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
