@@ -39,15 +39,15 @@ def show(console: Console, comparison: Comparison) -> None:
         if not run.requests.completed:
             console.print(f"[red]✗[/] {escape(name)} serves nothing")
     for handover in comparison.handovers:
-        console.print(escape(_handover(handover)))
+        console.print(escape(handover_words(handover)))
     console.print("\n[bold]Why[/], the largest difference first")
-    for one in comparison.figures[:WHYS]:
+    for one in comparison.differences[:WHYS]:
         console.print(Padding(f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", (0, 0, 0, 2), expand=False))
     explained = [difference for difference in comparison.settings if difference.reason]
     if explained:
         console.print()
         rows: Rows = [["put in differently", *(escape(name) for name in comparison.names)]]
-        rows += [[one.what.removeprefix("engine."), *(_shown(one.what, value) for value in one.values)] for one in explained]
+        rows += [[one.what.removeprefix("engine."), *(escape(shown(one.what, value)) for value in one.values)] for one in explained]
         print_rows(console, rows)
         for one in explained:
             console.print(f"[dim]{escape(one.what.removeprefix('engine.'))}: {escape(one.reason)}[/]")
@@ -73,7 +73,8 @@ def _time(value: float | None) -> str:
     return "–" if value is None else units.format_seconds(value)
 
 
-def _handover(found: Handover) -> str:
+def handover_words(found: Handover) -> str:
+    """What prefill apart gains, in a sentence."""
     verb = "gains" if found.gain_s >= 0 else "loses"
     moved = f"{units.format_bytes(round(found.prompt_bytes))} a prompt in {units.format_seconds(found.transfer_s)}"
     ends = "no network makes it gain"
@@ -82,13 +83,14 @@ def _handover(found: Handover) -> str:
     return f"prefill apart ({found.name}) {verb} {units.format_seconds(abs(found.gain_s))} a request: {moved}; {ends}"
 
 
-def _shown(what: str, value: object) -> str:
+def shown(what: str, value: object) -> str:
+    """A setting or figure in its unit, without markup."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return escape(value)
+        return value
     assert isinstance(value, int | float)
     if what.endswith("_bytes"):
         return units.format_bytes(int(value))
