@@ -194,7 +194,9 @@ def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, in
     """Take a scenario's own GPU pool out where another model, machine, engine or width is given; the sentence that says so."""
     own = {"model": written.model, "machine": written.machine, "engine": written.engine, "engine_version": ""}
     own["tp"] = written.parallel.get("tp", written.run.get("tp", 1))
-    changed = [str(value) for name, value in asked.items() if value is not None and str(value) != str(own[name])]
+    changed = [
+        f"TP {value}" if name == "tp" else str(value) for name, value in asked.items() if value is not None and str(value) != str(own[name])
+    ]
     if not changed or "gpu_kv_bytes" not in sizes:
         return ()
     pool = units.format_bytes(sizes.pop("gpu_kv_bytes"))
@@ -237,7 +239,10 @@ def _known_sizes(written: _File, source: str) -> list[tuple[str, str | int]]:
 
 
 def _positive_size(key: str, value: str | int) -> int:
-    size = units.parse_capacity(value)
+    try:
+        size = units.parse_capacity(value)
+    except InputError as error:
+        raise InputError(f"--{key.replace('_', '-')} {error.message}", hint=error.hint) from None
     if size <= 0:
         raise InputError(
             f"--{key.replace('_', '-')} {value}: a capacity must be above zero",

@@ -140,6 +140,11 @@ def format_tokens(tokens: float) -> str:
     return f"{tokens:,.0f}"
 
 
+def format_count(number: int, noun: str) -> str:
+    """So many of something: `1 GPU`, `2 GPUs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_true(low: int, high: int, ok: Callable[[int], bool]) -> int:
     """The first whole number in [low, high] for which `ok`, which holds for all after it; high + 1 when for none."""
     high += 1

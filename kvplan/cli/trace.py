@@ -65,11 +65,11 @@ def inspect(
     max_input: MaxInput = None,
 ) -> int:
     """Show rates, lengths, sessions, sharing and quirks of a trace."""
-    from kvplan.report.trace import inspect_view
+    from kvplan.report.trace import show_inspect
     from kvplan.traces.reuse.inspect import inspect as inspect_trace
 
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
-    return _emit(inspect_trace(opened), inspect_view, json, export)
+    return _emit(inspect_trace(opened), show_inspect, json, export)
 
 
 def curve(
@@ -89,7 +89,7 @@ def curve(
     tokenizer: Tokenizer = None,
 ) -> int:
     """Show the hit rate at every capacity of a cache."""
-    from kvplan.report.trace import curve_view
+    from kvplan.report.trace import show_curve
     from kvplan.traces.reuse.curve import curve as curve_of
 
     result = curve_of(
@@ -101,7 +101,7 @@ def curve(
         model=model,
         kv_dtype=kv_dtype,
     )
-    return _emit(result, curve_view, json, export)
+    return _emit(result, show_curve, json, export)
 
 
 def convert(
@@ -217,7 +217,7 @@ def _emit(result: Any, view: Any, json: bool, export: str | None) -> int:
     if json:
         emit_json(result)
     else:
-        out().print(view(result))
+        view(out(), result)
     exported(result, export, quiet=False)
     return Exit.DONE
 
