@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "kvplan").rglob("*.py"))
 
 # A room may import those on earlier lines, and its own line.
 ORDER = [
-    {"errors", "units", "provenance", "outputs", "toml_text", "settings"},
+    {"errors", "units", "provenance", "outputs", "toml_text", "settings", "executor"},
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
@@ -37,6 +37,7 @@ ONLY_IN = {
     "aiohttp": {"live"},
     "torch": {"calibrate"},
     "simpy": {"sim"},
+    "joblib": {"executor"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
 }
