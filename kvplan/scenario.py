@@ -11,7 +11,7 @@ import msgspec
 from kvplan import catalog, defaults, units
 from kvplan.deployment import DEPLOYED, Deployment, Parallel, Remote, Tiers
 from kvplan.engine.spec import EngineSpec
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, did_you_mean, misfit
 from kvplan.hardware.spec import Machine
 from kvplan.model import ModelSpec
 from kvplan.settings import parse_value, replaced
@@ -219,17 +219,13 @@ def _read(source: str) -> _File:
     try:
         written = msgspec.toml.decode(catalog.read_text(path), type=_File)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}", hint=did_you_mean(_unknown(str(error)), _File.__struct_fields__)) from None
+        raise misfit(error, path, _File.__struct_fields__) from None
     except msgspec.DecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     trace = written.trace
     if not Path(trace).expanduser().is_absolute():
         trace = str(path.parent / trace)
     return msgspec.structs.replace(written, trace=trace, name=written.name or path.stem)
-
-
-def _unknown(message: str) -> str:
-    return message.split("`")[1] if "`" in message else ""
 
 
 def _known_sizes(written: _File, source: str) -> list[tuple[str, str | int]]:
@@ -265,8 +261,7 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     try:
         return msgspec.convert({key: parse_value(key, value) for key, value in settings.items()}, kind, strict=False)
     except msgspec.ValidationError as error:
-        problem, _, at = str(error).partition(" - at `$.")
-        raise InputError(f"{where}.{at.rstrip('`')}: {problem}" if at else f"{where}: {error}") from None
+        raise misfit(error, where) from None
 
 
 def checked(scenario: Scenario) -> Scenario:

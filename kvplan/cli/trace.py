@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -129,7 +128,9 @@ def convert(
 
 
 def generate(
-    spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale; or a shipped one's name, such as rag.")
+    ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
     to: Annotated[str, typer.Option(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
     seed: Annotated[int | None, typer.Option(help="In place of the specification's.")] = None,
@@ -143,13 +144,13 @@ def generate(
     Examples lie in scenarios/traces.
     """
     from kvplan.traces.generate.generate import generate as requests_of
-    from kvplan.traces.generate.spec import load_spec
+    from kvplan.traces.generate.spec import load_spec, spec_file
     from kvplan.traces.write import convert as write
     from kvplan.traces.write import format_for
 
     to = format_for(output, to)
     wanted = load_spec(spec, seed=seed)
-    block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
+    block_tokens, requests = requests_of(wanted, folder=spec_file(spec).parent)
     old = replaced(output)
     _written(output + old, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to, source=spec))
     return Exit.DONE

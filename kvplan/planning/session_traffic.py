@@ -94,8 +94,7 @@ PARSERS: dict[str, Callable[[str], int | float]] = {
 
 def explained() -> str:
     """Every key with its default and meaning, a line each."""
-    defaults = SessionMix()
-    return "\n".join(f"{key + '=' + format(getattr(defaults, key), 'g'):<14} {MEANING[key]}" for key in PARSERS)
+    return "\n".join(f"{part:<14} {MEANING[part.partition('=')[0]]}" for part in SessionMix().text.split(","))
 
 
 def parse_sessions(text: str) -> SessionMix:
@@ -107,6 +106,8 @@ def parse_sessions(text: str) -> SessionMix:
             raise InputError(f"--sessions: {part!r} is not name=value", hint="such as users=40,turns=8")
         if name not in PARSERS:
             raise InputError(f"--sessions has no key {name!r}", hint=f"{did_you_mean(name, PARSERS)} --sessions help explains them")
+        if name in found:
+            raise InputError(f"--sessions gives {name} twice", hint=f"{name}: {MEANING[name]}")
         try:
             found[name] = PARSERS[name](value)
         except InputError as error:

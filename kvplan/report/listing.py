@@ -11,7 +11,7 @@ from rich.markup import escape
 from kvplan import catalog, scenario
 from kvplan.engine.facts import facts, known_share
 from kvplan.report.size import model_rows
-from kvplan.report.tables import print_rows, say
+from kvplan.report.tables import print_rows, print_terms, say
 from kvplan.sim.cache.eviction.by_name import POLICIES
 from kvplan.units import format_bytes, format_tokens
 
@@ -48,15 +48,17 @@ def _known(engine: str) -> dict[str, Any]:
 
 
 def _about(policy: str) -> str:
-    text = POLICIES[policy].__doc__ or ""
-    return text.split(". ")[0].split("\n")[0].rstrip(".")
+    return " ".join((POLICIES[policy].__doc__ or "").split()).rstrip(".")
 
 
 def show(console: Console, kind: str, names: Sequence[str], *, verbose: bool = False) -> None:
     """Print one kind as a table."""
     rows = records(kind, names, verbose=verbose)
     if not rows:
-        console.print(f"no {kind} match")
+        say(console, f"no {kind} match")
+        return
+    if kind == "policies":
+        print_terms(console, [(row["name"], row["about"]) for row in rows])
         return
     columns = [key for key in rows[0] if key not in ("family", "active_parameters", "facts", "known")]
     left = [at for at, key in enumerate(columns) if not isinstance(rows[0][key], int | float)]

@@ -149,21 +149,20 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
 def _served(result: PlanResult, found: Capacity) -> str:
     """Load within the limits per GPU, with and without: in users where the traffic is so many of them, else in requests."""
     gpus = result.placement.tp
+    unit = "users per GPU" if found.without.users else "requests/s per GPU"
 
     def rate(load: Load) -> str:
         if not load.factor:
-            return "nothing"
-        least = "at least " if load.at_least else ""
-        if load.users:
-            return f"{least}{load.users / gpus:.3g} users per GPU"
-        return f"{least}{load.requests_per_s / gpus:.2g} requests/s per GPU"
+            return "none"
+        size = f"{load.users / gpus:.3g}" if load.users else f"{load.requests_per_s / gpus:.2g}"
+        return f"at least {size}" if load.at_least else size
 
     if found.ttft_p95_s is not None and found.chosen:
         more = f"{found.chosen.factor / found.without.factor:.2g} times the traffic"
-        return f"{rate(found.chosen)} instead of {rate(found.without)} at the same time to first token (p95), {more}"
+        return f"{rate(found.chosen)} {unit} instead of {rate(found.without)} at the same time to first token (p95), {more}"
     if found.chosen:
-        return f"{rate(found.chosen)} within the target; {rate(found.without)} without"
-    return f"{rate(found.without)} within the target"
+        return f"{rate(found.chosen)} {unit} within the target, {rate(found.without)} without"
+    return f"{rate(found.without)} {unit} within the target"
 
 
 def _caveats(result: PlanResult) -> Iterator[Line]:

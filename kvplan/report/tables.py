@@ -44,6 +44,13 @@ def print_rows(console: Console, rows: Rows, *, indent: int = 0, left: Sequence[
         say(console, " · ".join(named), indent=indent + NARROW_INDENT)
 
 
+def print_terms(console: Console, terms: Sequence[tuple[str, str]], *, indent: int = 0) -> None:
+    """Print names, each with words that may take several lines."""
+    width = max((len(name) for name, _ in terms), default=0) + GAP
+    for name, words in terms:
+        say(console, f"{escape(name):<{width}}{escape(words)}", indent=indent, hang=width)
+
+
 def say(console: Console, markup: str, *, indent: int = 0, hang: int = 0) -> None:
     """Print a paragraph between `indent` and the console's width, its further lines `hang` columns deeper."""
     text = Text.from_markup(markup)
