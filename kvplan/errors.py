@@ -93,8 +93,10 @@ def misfit(error: Exception, where: object = "", fields: Iterable[str] = ()) -> 
             break
     place = at.rstrip("`").removeprefix("$").removeprefix(".")
     joined = f"{place}.{problem}" if place and unknown else f"{place}: {problem}" if place else problem
-    known = tuple(fields)
-    return InputError(f"{where}: {joined}" if where else joined, hint=did_you_mean(unknown[1], known) if unknown and known else "")
+    known, hint = tuple(fields), ""
+    if unknown and known:
+        hint = f"{unknown[1]} belongs in another table of it" if unknown[1] in known else did_you_mean(unknown[1], known)
+    return InputError(f"{where}: {joined}" if where else joined, hint=hint)
 
 
 def _kind(names: str) -> str:

@@ -210,7 +210,8 @@ def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
     if path in ("model", "machine", "engine"):
         raise InputError(f"--set {path}={value}: a {path} is named by an option", hint=f"--{path} {value}")
     if first not in SECTIONS:
-        raise InputError(f"{path} is not a setting", hint=f"settings start with {', '.join(SECTIONS)}")
+        hint = f"--{path} {value}" if path in Parallel.__struct_fields__ else f"settings start with {', '.join(SECTIONS)}"
+        raise InputError(f"{path} is not a setting", hint=hint)
     return replaced(scenario, [*SECTIONS[first], *rest.split(".")] if rest else [*SECTIONS[first]], value, path)
 
 

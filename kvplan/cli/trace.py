@@ -9,7 +9,7 @@ import typer
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.export import check_export, exported
-from kvplan.cli.options import Export
+from kvplan.cli.options import Export, named, scenarios
 from kvplan.errors import InputError
 from kvplan.outputs import replaced
 from kvplan.traces.formats import FORMATS
@@ -41,15 +41,20 @@ _ADVANCED = "Advanced"
 
 _FORMATS = ", ".join(FORMATS)
 
-TracePath = Annotated[str, typer.Argument(metavar="TRACE", help="A file or folder; its format is recognised.")]
+TracePath = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRACE", help="A file or folder, whose format is recognised; or a shipped scenario's.", autocompletion=scenarios
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.")]
-Model = Annotated[str | None, typer.Option(help="Show sizes in GiB for this model.")]
-Limit = Annotated[int | None, typer.Option(help="Read the first requests only.")]
-Format = Annotated[str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)]
-BlockTokens = Annotated[int | None, typer.Option(help="Tokens of a block.", rich_help_panel=_ADVANCED)]
-TimeUnit = Annotated[str | None, typer.Option(help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
-Tokenizer = Annotated[str | None, typer.Option(help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
-MaxInput = Annotated[int | None, typer.Option(help="Drop longer prompts (tokens).", rich_help_panel=_ADVANCED)]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="Show sizes in GiB for this model.", autocompletion=named("models"))]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Read the first N requests only.")]
+Format = Annotated[str | None, typer.Option(metavar="NAME", help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)]
+BlockTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens of a block.", rich_help_panel=_ADVANCED)]
+TimeUnit = Annotated[str | None, typer.Option(metavar="UNIT", help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
+Tokenizer = Annotated[str | None, typer.Option(metavar="FILE", help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
+MaxInput = Annotated[int | None, typer.Option(metavar="N", help="Drop longer prompts (tokens).", rich_help_panel=_ADVANCED)]
 
 
 def inspect(
@@ -73,14 +78,14 @@ def inspect(
 
 def curve(
     trace: TracePath,
-    policy: Annotated[str, typer.Option(help="lru, fifo, opt; commas.")] = "lru",
-    capacity: Annotated[str, typer.Option(help="Blocks, or GiB with --model; commas.")] = "",
-    warmup: Annotated[float, typer.Option(help="Share of the requests left out of the rates.")] = 0.0,
+    policy: Annotated[str, typer.Option(metavar="P[,P]", help="lru, fifo, opt.")] = "lru",
+    capacity: Annotated[str, typer.Option(metavar="N[,N]", help="Capacities in blocks, or sizes such as 64GiB with --model.")] = "",
+    warmup: Annotated[float, typer.Option(metavar="F", help="Share of the requests left out of the rates.")] = 0.0,
     model: Model = None,
-    tiers: Annotated[str, typer.Option(help="Tiers from the top down, as --capacity.")] = "",
+    tiers: Annotated[str, typer.Option(metavar="N[,N]", help="Tiers from the top down, as --capacity.")] = "",
     json: Json = False,
     export: Export = None,
-    kv_dtype: Annotated[str, typer.Option(help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
+    kv_dtype: Annotated[str, typer.Option(metavar="D", help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
     limit: Limit = None,
     format: Format = None,
     block_tokens: BlockTokens = None,
@@ -106,7 +111,7 @@ def curve(
 def convert(
     trace: TracePath,
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -132,8 +137,8 @@ def generate(
         str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale; or a shipped one's name, such as rag.")
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
-    seed: Annotated[int | None, typer.Option(help="In place of the specification's.")] = None,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
+    seed: Annotated[int | None, typer.Option(metavar="N", help="In place of the specification's.")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.
 
@@ -164,7 +169,9 @@ def record(
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="tokenizer.json, for logs that hold text.")] = None,
     output_tokens: Annotated[int, typer.Option(metavar="N", help="Length of answers, where the log holds none.")] = 0,
-    to: Annotated[str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel=_ADVANCED)] = "native",
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel=_ADVANCED)
+    ] = "native",
     block_tokens: BlockTokens = None,
 ) -> int:
     """Record a trace from what an engine or cache has logged: times, lengths and salted hashes of blocks, never text.

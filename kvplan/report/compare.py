@@ -68,7 +68,7 @@ def overview(comparison: Comparison) -> Rows:
         times = [seconds(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.mean, run.itl_s.p95)]
         shares = [f"{tokens / total:.1%}" for tokens in (run.prompt_tokens.gpu_hit, below, run.prompt_tokens.computed)]
         mark = "[red]overloaded[/] " if run.overload else ""
-        rows.append([f"{mark}{escape(name)}", *times, f"{run.throughput.requests_per_s:,.2f}", *shares])
+        rows.append([f"{mark}{escape(name)}", *times, units.format_number(run.throughput.requests_per_s), *shares])
     return rows
 
 
@@ -94,7 +94,7 @@ def _shown(what: str, value: object) -> str:
     if what.endswith("_bytes"):
         return units.format_bytes(int(value))
     if what.endswith("_per_s"):
-        return f"{value:,.2f}"
+        return units.format_number(value)
     if what.endswith("_s"):
         return units.format_seconds(value)
     if what.endswith(("_rate", "_share")):

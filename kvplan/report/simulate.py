@@ -20,7 +20,7 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     for note in scenario.notes:
         say(console, f"[dim]{escape(note)}[/]")
     if requests.rejected and requests.completed:
-        lost = f"{requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens"
+        lost = f"{units.format_count(requests.rejected, 'request')} with {requests.rejected_prompt_tokens:,} prompt tokens"
         say(console, f"[yellow]rejected {lost}: they can never fit[/]")
     if not requests.completed and not result.partial:
         say(console, "[bold]✗ Nothing was served[/]: no request fits the GPU's pool and the model's context.")
@@ -48,8 +48,8 @@ def _headline(result: SimResult, scenario: Scenario) -> str:
 def _loads(loads: LoadCounts, scenario: Scenario) -> str:
     """How the loads did, and why some lost."""
     if not loads.losing:
-        return f"{loads.count:,} loads from below the GPU, each faster than computing again"
-    lost = f"{loads.losing:,} of {loads.count:,} loads took longer than computing again ({units.format_seconds(loads.losing_s)} lost)"
+        return f"{units.format_count(loads.count, 'load')} from below the GPU, each faster than computing again"
+    lost = f"{loads.losing:,} of {units.format_count(loads.count, 'load')} took longer than computing again ({units.format_seconds(loads.losing_s)} lost)"
     waits = scenario.engine.offload.loads_exclude_steps
     return f"{lost}: {'loads wait for running steps in this engine, and for one another' if waits else 'they waited for one another'}"
 
@@ -92,8 +92,8 @@ def _lines(console: Console, result: SimResult, scenario: Scenario) -> None:
         say(console, f"hits of all prompt tokens {hits:.1%}; the trace allows {result.ideal_hit_rate:.1%} at best")
     say(
         console,
-        f"{rate.requests_per_s:,.2f} requests/s · {rate.prompt_tokens_per_s:,.0f} prompt tokens/s · "
-        f"{rate.output_tokens_per_s:,.0f} output tokens/s",
+        f"{units.format_number(rate.requests_per_s)} requests/s · {units.format_number(rate.prompt_tokens_per_s)} prompt tokens/s · "
+        f"{units.format_number(rate.output_tokens_per_s)} output tokens/s",
     )
     known = result.interval
     if known.ttft_mean_s is not None:
@@ -103,14 +103,14 @@ def _lines(console: Console, result: SimResult, scenario: Scenario) -> None:
     if loads.count:
         say(console, _loads(loads, scenario))
     if result.requests.preempted:
-        say(console, f"preempted {result.requests.preempted:,} requests")
+        say(console, f"preempted {units.format_count(result.requests.preempted, 'request')}")
     for check in result.targets:
         value = "–" if check.value_s is None else units.format_seconds(check.value_s)
         limit = units.format_seconds(check.limit_s)
         say(console, f"{'✓ met' if check.met else '✗ missed'}: {check.name} {value}, target {limit}")
     if result.goodput is not None:
         good = result.goodput
-        say(console, f"goodput {good.requests_per_s:,.2f} requests/s: {good.share:.1%} of the requests meet every limit")
+        say(console, f"goodput {units.format_number(good.requests_per_s)} requests/s: {good.share:.1%} of the requests meet every limit")
     if result.largest_cause:
         say(console, result.largest_cause)
     say(console, f"[dim]simulated in {result.wall_s:.1f} s · seed {result.provenance['seed']} · --json for everything[/]")

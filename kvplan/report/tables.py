@@ -39,7 +39,7 @@ def print_rows(console: Console, rows: Rows, *, indent: int = 0, left: Sequence[
             _print(console, line, style="bold" if headed and not number else "")
         return
     for row in rows[1:]:
-        say(console, row[0] or "–", indent=indent)
+        say(console, (row[0] if 0 in left else f"{row[0]} {rows[0][0]}".strip()) or "–", indent=indent)
         named = [f"{head} {value}".strip() for head, value in zip(rows[0][1:], row[1:], strict=True) if value.strip()]
         say(console, " · ".join(named), indent=indent + NARROW_INDENT)
 

@@ -14,6 +14,7 @@ from kvplan.sim.outcome import attribution, slo
 from kvplan.sim.outcome.record import Histogram, RunRecord
 from kvplan.sim.outcome.uncertainty import interval
 from kvplan.sim.outcome.warming import warming
+from kvplan.units import format_count
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -152,7 +153,7 @@ def _warnings(record: RunRecord) -> list[str]:
     rejected = record.columns["status"] == 1
     if rejected.any():
         found.append(
-            f"{int(rejected.sum())} requests with {int(prompts[rejected].sum()):,} prompt tokens were rejected: longer than the context of "
+            f"{format_count(int(rejected.sum()), 'request')} with {int(prompts[rejected].sum()):,} prompt tokens rejected: longer than the context of "
             f"{record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens"
         )
     if stamps.gap_s and not record.scenario.run.jitter_s:
@@ -161,7 +162,12 @@ def _warnings(record: RunRecord) -> list[str]:
             f"queueing shorter than that is an artefact (spread it with --set run.jitter_s={stamps.gap_s:.3g})"
         )
     if record.clipped:
-        found.append(f"{record.clipped} requests reach the end of the context: their output was cut there")
+        found.append(f"the output of {format_count(record.clipped, 'request')} was cut at the end of the context")
+    found += [
+        f"the link of the {tier.name} tier is busy {tier.busy_s / record.finished_s:.0%} of the time: what waits for it holds memory of the GPU"
+        for tier in record.tiers
+        if tier.name != "gpu" and tier.busy_s > BUSY_SHARE * record.finished_s
+    ]
     if record.unstored_tokens > UNSTORED_SHARE * prompts.sum():
         found.append(
             f"{record.unstored_tokens:,} tokens were not stored when they were offered: what a tier below held was in use, or waited for a "
@@ -173,6 +179,9 @@ def _warnings(record: RunRecord) -> list[str]:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
     return found
 
+
+BUSY_SHARE = 0.9
+"""Of the time: a link that is busier is what the traffic waits for."""
 
 UNSTORED_SHARE = 0.01
 """Of the prompt tokens: what is refused less often is not worth a word."""
