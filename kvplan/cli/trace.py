@@ -41,12 +41,9 @@ _ADVANCED = "Advanced"
 
 _FORMATS = ", ".join(FORMATS)
 
-TracePath = Annotated[
-    str,
-    typer.Argument(
-        metavar="TRACE", help="A file or folder, whose format is recognised; or a shipped scenario's.", autocompletion=scenarios
-    ),
-]
+_WRITTEN = "native, mooncake, kvcache-simulator, azure or vidur."
+_TRACE = "A file or folder, whose format is recognised; or a shipped scenario's name."
+TracePath = Annotated[str, typer.Argument(metavar="TRACE", help=_TRACE, autocompletion=scenarios)]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.")]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="Show sizes in GiB for this model.", autocompletion=named("models"))]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Read the first N requests only.")]
@@ -111,7 +108,7 @@ def curve(
 def convert(
     trace: TracePath,
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=f"{_WRITTEN} Default: native.")] = "",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -137,7 +134,7 @@ def generate(
         str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale; or a shipped one's name, such as rag.")
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=f"{_WRITTEN} Default: native.")] = "",
     seed: Annotated[int | None, typer.Option(metavar="N", help="In place of the specification's.")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.
@@ -169,9 +166,7 @@ def record(
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="tokenizer.json, for logs that hold text.")] = None,
     output_tokens: Annotated[int, typer.Option(metavar="N", help="Length of answers, where the log holds none.")] = 0,
-    to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel=_ADVANCED)
-    ] = "native",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=_WRITTEN, rich_help_panel=_ADVANCED)] = "native",
     block_tokens: BlockTokens = None,
 ) -> int:
     """Record a trace from what an engine or cache has logged: times, lengths and salted hashes of blocks, never text.

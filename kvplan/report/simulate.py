@@ -47,11 +47,12 @@ def _headline(result: SimResult, scenario: Scenario) -> str:
 
 def _loads(loads: LoadCounts, scenario: Scenario) -> str:
     """How the loads did, and why some lost."""
+    count = units.format_count(loads.count, "load")
     if not loads.losing:
-        return f"{units.format_count(loads.count, 'load')} from below the GPU, each faster than computing again"
-    lost = f"{loads.losing:,} of {units.format_count(loads.count, 'load')} took longer than computing again ({units.format_seconds(loads.losing_s)} lost)"
+        return f"{count} from below the GPU, each faster than computing again"
     waits = scenario.engine.offload.loads_exclude_steps
-    return f"{lost}: {'loads wait for running steps in this engine, and for one another' if waits else 'they waited for one another'}"
+    why = "loads wait for running steps in this engine, and for one another" if waits else "they waited for one another"
+    return f"{loads.losing:,} of {count} took longer than computing again ({units.format_seconds(loads.losing_s)} lost): {why}"
 
 
 def _latencies(result: SimResult) -> Rows:

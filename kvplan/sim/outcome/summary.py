@@ -152,10 +152,8 @@ def _warnings(record: RunRecord) -> list[str]:
     found = [f"{trace.name}: {text}" for text in trace.report.warnings]
     rejected = record.columns["status"] == 1
     if rejected.any():
-        found.append(
-            f"{format_count(int(rejected.sum()), 'request')} with {int(prompts[rejected].sum()):,} prompt tokens rejected: longer than the context of "
-            f"{record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens"
-        )
+        lost = f"{format_count(int(rejected.sum()), 'request')} with {int(prompts[rejected].sum()):,} prompt tokens rejected"
+        found.append(f"{lost}: longer than the context of {record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens")
     if stamps.gap_s and not record.scenario.run.jitter_s:
         found.append(
             f"arrivals are quantised: {stamps.requests:,} requests on {stamps.distinct:,} stamps, {stamps.gap_s:.3g} s apart on average; "
@@ -163,11 +161,10 @@ def _warnings(record: RunRecord) -> list[str]:
         )
     if record.clipped:
         found.append(f"the output of {format_count(record.clipped, 'request')} was cut at the end of the context")
-    found += [
-        f"the link of the {tier.name} tier is busy {tier.busy_s / record.finished_s:.0%} of the time: what waits for it holds memory of the GPU"
-        for tier in record.tiers
-        if tier.name != "gpu" and tier.busy_s > BUSY_SHARE * record.finished_s
-    ]
+    for tier in record.tiers:
+        if tier.name != "gpu" and tier.busy_s > BUSY_SHARE * record.finished_s:
+            busy = f"the link of the {tier.name} tier is busy {min(1.0, tier.busy_s / record.finished_s):.0%} of the time"
+            found.append(f"{busy}: what waits for it holds memory of the GPU")
     if record.unstored_tokens > UNSTORED_SHARE * prompts.sum():
         found.append(
             f"{record.unstored_tokens:,} tokens were not stored when they were offered: what a tier below held was in use, or waited for a "
