@@ -262,7 +262,8 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     try:
         return msgspec.convert({key: parse_value(key, value) for key, value in settings.items()}, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise misfit(error, where) from None
+        found = misfit(error)
+        raise InputError(f"{where}.{found.message}", hint=found.hint) from None
 
 
 def checked(scenario: Scenario) -> Scenario:

@@ -15,7 +15,7 @@ from kvplan.planning.runs import Runner, Simulation, realise
 from kvplan.planning.sensitivity import Pair
 from kvplan.planning.space import Space, windowed
 from kvplan.results.placement import Placement
-from kvplan.results.plan import Capacity, Load
+from kvplan.results.plan import Capacity, ServedLoad
 from kvplan.results.simulate import SimResult
 from kvplan.sim.outcome.slo import Clause
 
@@ -44,7 +44,7 @@ def capacity(space: Space, run: Runner, pair: Pair) -> Capacity | None:
         if isinstance(now, KvplanError) or not now.ttft_s.p95 or now.overload:
             return None
         limits = Objective(clauses=(Clause(metric="ttft", statistic="p95", limit_s=KEPT * now.ttft_s.p95),))
-        without = Load(factor=1.0, requests_per_s=now.throughput.requests_per_s, users=_at(space, bare, 1.0)[1])
+        without = ServedLoad(factor=1.0, requests_per_s=now.throughput.requests_per_s, users=_at(space, bare, 1.0)[1])
         chosen = _most(space, run, limits, [tiered])[tiered]
     else:
         found = _most(space, run, limits, list(dict.fromkeys((bare, tiered))))
@@ -60,7 +60,7 @@ class _Bracket:
     """The fastest arrivals that met the limits, and the slowest that did not."""
 
     def __init__(self) -> None:
-        self.met: Load | None = None
+        self.met: ServedLoad | None = None
         self.missed = math.inf
 
     def next(self) -> float:
@@ -77,16 +77,16 @@ class _Bracket:
         if isinstance(result, KvplanError) or result.requests.rejected or limits.missed(result):
             self.missed = factor
         else:
-            self.met = Load(factor=factor, requests_per_s=result.throughput.requests_per_s, users=users)
+            self.met = ServedLoad(factor=factor, requests_per_s=result.throughput.requests_per_s, users=users)
 
-    def load(self) -> Load:
+    def load(self) -> ServedLoad:
         """The answer."""
         if self.met is None:
-            return Load(factor=0.0, requests_per_s=0.0)
+            return ServedLoad(factor=0.0, requests_per_s=0.0)
         return msgspec.structs.replace(self.met, at_least=math.isinf(self.missed))
 
 
-def _most(space: Space, run: Runner, limits: Objective, placements: Sequence[Placement]) -> dict[Placement, Load]:
+def _most(space: Space, run: Runner, limits: Objective, placements: Sequence[Placement]) -> dict[Placement, ServedLoad]:
     """The most load that each placement serves within the limits."""
     brackets = {one: _Bracket() for one in placements}
     while wanted := [(one, factor) for one, bracket in brackets.items() if (factor := bracket.next())]:

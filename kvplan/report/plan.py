@@ -14,7 +14,7 @@ from kvplan.report import plan_tables
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice
-from kvplan.results.plan import Capacity, Load, PlanResult
+from kvplan.results.plan import Capacity, PlanResult, ServedLoad
 from kvplan.units import format_bytes, format_seconds
 
 MARKS = {
@@ -147,11 +147,11 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
 
 
 def _served(result: PlanResult, found: Capacity) -> str:
-    """Load within the limits per GPU, with and without: in users where the traffic is so many of them, else in requests."""
+    """ServedLoad within the limits per GPU, with and without: in users where the traffic is so many of them, else in requests."""
     gpus = result.placement.tp
     unit = "users per GPU" if found.without.users else "requests/s per GPU"
 
-    def rate(load: Load) -> str:
+    def rate(load: ServedLoad) -> str:
         if not load.factor:
             return "none"
         size = f"{load.users / gpus:.3g}" if load.users else f"{load.requests_per_s / gpus:.2g}"

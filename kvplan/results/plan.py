@@ -137,7 +137,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     hit_change: float
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class ServedLoad(msgspec.Struct, frozen=True, kw_only=True):
     """The most of a traffic that a replica serves within limits."""
 
     factor: float  # of the arrivals as they are; 0: not even the least that was tried
@@ -150,8 +150,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     """Load within limits, without tiers and with what was chosen: within the target, or at the time to first token as it is without."""
 
     ttft_p95_s: float | None = None  # the limit where no target was given
-    without: Load
-    chosen: Load | None = None  # null: no tier was chosen
+    without: ServedLoad
+    chosen: ServedLoad | None = None  # null: no tier was chosen
 
 
 class ReplicaLayout(msgspec.Struct, frozen=True, kw_only=True):
