@@ -52,7 +52,7 @@ def document(source: TraceSource, kind: type[_T]) -> _T:
 def problem(error: Exception) -> str:
     """What msgspec found wrong, in words."""
     if isinstance(error, msgspec.ValidationError):
-        return misfit(error).message
+        return misfit(error).message.replace("is not a setting", "is not a field of a row")
     return f"not valid JSON ({error})"
 
 
