@@ -40,6 +40,10 @@ def build(
         part, _, name = path.partition(".")
         document.setdefault(part, {})[name] = round(fitted.value) if name.endswith("_bytes") else fitted.value
         provenance[path] = Source(kind=kind, source=f"kvplan calibrate, {fitted.source}", lo=fitted.lo, hi=fitted.hi)  # type: ignore[arg-type]
+    if found.curves:
+        document["interconnect"]["curves"] = msgspec.to_builtins(found.curves)
+        text = "kvplan calibrate, collectives of NCCL by message size and number of GPUs"
+        provenance["interconnect.curves"] = Source(kind=kind, source=text)  # type: ignore[arg-type]
     missing = [part for part in ("gpu", "link", "disk") if not _complete(part, document)]
     if missing:
         raise InputError(
