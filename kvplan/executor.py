@@ -16,6 +16,9 @@ from kvplan.errors import KvplanError
 
 Task = Callable[[Any], Any]
 
+SMALL_REQUESTS = 3000
+"""So few requests in all are replayed sooner than processes start."""
+
 
 class Executor(msgspec.Struct, frozen=True, kw_only=True):
     """Where tasks run: `loky` is processes of this machine; 0 workers are one for each core, 1 is this process itself."""
@@ -27,6 +30,12 @@ class Executor(msgspec.Struct, frozen=True, kw_only=True):
     def processes(self) -> int:
         """Workers on this machine."""
         return self.workers or os.cpu_count() or 1
+
+
+def fitting(executor: Executor, requests: int) -> Executor:
+    """The same, or this process alone where so few requests in all are to be replayed."""
+    small = executor.backend == "loky" and not executor.workers and requests < SMALL_REQUESTS
+    return Executor(workers=1) if small else executor
 
 
 def run_all(function: Task, tasks: Sequence[Any], executor: Executor = Executor()) -> Iterator[tuple[int, Any]]:

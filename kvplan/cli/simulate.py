@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -29,10 +30,13 @@ from kvplan.cli.options import (
     policies,
     scenarios,
 )
-from kvplan.errors import InputError
+from kvplan.errors import InputError, KvplanError
 from kvplan.outputs import replaced
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
+
+if TYPE_CHECKING:
+    from kvplan.traces.shared import SharedTrace
 
 ROUTER_NAMES = ("least_loaded", "prefix_aware", "round_robin", "session_sticky")
 
@@ -178,16 +182,10 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
 def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.sim.outcome.compare import compare
-    from kvplan.sim.simulate import simulate as run
 
     if requests_out:
         raise InputError("--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine")
-    results = []
-    for one in wanted:
-        began = time.perf_counter()
-        with progress.requests(hidden=quiet) as watch:
-            result, _ = run(one, progress=watch)
-        results.append(msgspec.structs.replace(result, wall_s=time.perf_counter() - began))
+    results = _all_of(wanted, quiet=quiet)
     comparison = compare(wanted, results)
     if as_json:
         emit_json(comparison)
@@ -198,3 +196,33 @@ def _compare(wanted: list[Scenario], requests_out: str | None, export: str | Non
         for text in result.warnings:
             warn(f"{name}: {text}")
     return _code(*results)
+
+
+def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
+    """A result for each scenario, in their order. Raises what makes one of them impossible."""
+    from kvplan.executor import Executor, fitting, run_all
+    from kvplan.traces.shared import shared
+
+    found: dict[int, SimResult] = {}
+    keys = [(one.trace, one.run.limit, one.run.max_input_tokens) for one in wanted]
+    with shared(keys) as traces, progress.runs(hidden=quiet, title="simulating") as watch:
+        requests = {key: one.requests for key, one in zip(dict.fromkeys(keys), traces, strict=True)}
+        executor = fitting(Executor(), sum(requests[key] for key in keys))
+        for at, outcome in run_all(partial(_timed, traces), wanted, executor):
+            if isinstance(outcome, KvplanError):
+                raise outcome
+            found[at] = outcome
+            watch(len(found), len(wanted), "")
+    return [found[at] for at in range(len(wanted))]
+
+
+def _timed(traces: tuple[SharedTrace, ...], one: Scenario) -> SimResult:
+    from kvplan.sim.simulate import simulate as run
+    from kvplan.traces.shared import attach
+
+    attach(traces)
+    began = time.perf_counter()
+    result, _ = run(one)
+    if result.partial:
+        raise KeyboardInterrupt
+    return msgspec.structs.replace(result, wall_s=time.perf_counter() - began)

@@ -26,6 +26,7 @@ class SharedTrace(msgspec.Struct, frozen=True, kw_only=True):
     max_input: int
     file: str
     digest: str
+    requests: int
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ def _write(file: Path, path: str, limit: int, max_input: int) -> SharedTrace:
             stream.write(column)
             stream.write(bytes(_aligned(column.nbytes) - column.nbytes))
     digest.update(repr(packed.session_names).encode())
-    return SharedTrace(path=path, limit=limit, max_input=max_input, file=str(file), digest=digest.hexdigest())
+    return SharedTrace(path=path, limit=limit, max_input=max_input, file=str(file), digest=digest.hexdigest(), requests=len(packed))
 
 
 def _aligned(size: int) -> int:

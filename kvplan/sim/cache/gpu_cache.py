@@ -21,7 +21,7 @@ class GpuCache:
         self.tier, self.footprint, self.block, self.step_tokens = tier, footprint, footprint.unit, step_tokens
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
-        self.promised_tokens = 0  # of the pool, to sequences that were admitted before: not for the one that is being admitted
+        self.promised_tokens = 0  # of the pool, to sequences in flight: not for a load that is being admitted
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class GpuCache:
         """Allocate up to token `upto` for a waiting sequence that has blocks; False, and nothing done: no room."""
         wanted = self._wanted(seq, upto)
         beside = max(0, self._beside(wanted, wanted - seq.computed) - seq.beside)
-        if self._missing_tokens(seq, wanted) + beside > self.tier.room_tokens - self.promised_tokens:
+        if self._missing_tokens(seq, wanted) + beside > self.tier.room_tokens:
             return False
         return self.allocate(seq, upto, upto - seq.computed)
 
