@@ -8,7 +8,8 @@ import msgspec
 
 from kvplan import __version__
 from kvplan.calibrate.datasheet import promised_link_Bps
-from kvplan.calibrate.fits import RUN_TO_RUN, Findings
+from kvplan.calibrate.findings import Findings
+from kvplan.calibrate.fits import RUN_TO_RUN
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.names import SHOWN, unit
 from kvplan.calibrate.profile import tables
