@@ -10,7 +10,7 @@ from kvplan import __version__
 from kvplan.executor import Executor
 from kvplan.results.sweep import SweepResult
 from kvplan.sweep.points import Common, Resolved, resolve
-from kvplan.sweep.run import Watch, runs
+from kvplan.sweep.run import Kept, Watch, runs
 from kvplan.sweep.values import Axis, grid_points
 
 
@@ -22,10 +22,10 @@ class SweepQuestion(msgspec.Struct, frozen=True, kw_only=True):
     zipped: bool = False
 
 
-def sweep(question: SweepQuestion, *, executor: Executor, watch: Watch) -> SweepResult:
-    """Every point of the grid. Raises InputError for what cannot be asked."""
+def sweep(question: SweepQuestion, *, executor: Executor, watch: Watch, kept: Kept | None = None) -> SweepResult:
+    """Every point of the grid; runs that are kept are not made again. Raises InputError for what cannot be asked."""
     wanted = resolve(question.given, grid_points(question.axes, zipped=question.zipped))
-    with runs(wanted, executor, watch) as run:
+    with runs(wanted, executor, watch, kept) as run:
         rows = tuple(run(wanted))
     first = next(one.scenario for one in wanted if one.scenario is not None)
     warnings = dict.fromkeys(text for one in wanted if one.scenario for text in (*one.scenario.notes, *one.scenario.model.notes))
@@ -35,6 +35,7 @@ def sweep(question: SweepQuestion, *, executor: Executor, watch: Watch) -> Sweep
         target=first.run.target,
         rows=rows,
         simulated=run.simulated,
+        known=run.known,
         failed=sum(bool(row.error) for row in rows),
         provenance=_provenance(wanted),
         warnings=tuple(warnings),
