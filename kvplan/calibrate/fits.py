@@ -10,7 +10,7 @@ import msgspec
 
 from kvplan.calibrate.findings import Findings, Rows
 from kvplan.calibrate.predict import DIRECTIONS, PREDICT, kv_bytes, with_values
-from kvplan.calibrate.records import Estimate
+from kvplan.calibrate.records import Estimate, Value
 from kvplan.calibrate.shapes import shape
 from kvplan.fit.least_squares import Fitted, Model, Parameter, direct, fit, ratio, solve
 from kvplan.hardware.spec import Curve, Disk, Gpu, Host, Interconnect, Link, Machine
