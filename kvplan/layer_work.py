@@ -27,6 +27,11 @@ TRITON_LAUNCH = 2
 """Launches of the framework's own that one Triton kernel costs on the host (12.9 to 20 us against 8 to 11 us on two hosts)."""
 
 
+ALL_REDUCE_LAUNCHES = 0.3
+"""The same that one eager all-reduce costs on the host: 23 to 26 us for 128 KiB in vLLM on H100 and H200 servers, of which the GPU takes 4
+to 6 (operator tables of AISimulate 0.13), where a launch of the engine's eager layer takes 91 us on the slower host of its measurements."""
+
+
 class Launches(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels of one layer, or of a part of it."""
 
@@ -60,9 +65,10 @@ def ffn_launches(group: Ffn) -> Launches:
     return Launches(small=7, host=7 + 1 + 2 * TRITON_LAUNCH) + shared
 
 
-def launches(model: ModelSpec) -> Launches:
-    """Kernels of all layers."""
+def launches(model: ModelSpec, tp: int = 1) -> Launches:
+    """Kernels of all layers on one of `tp` ranks; what collectives take on the GPU is counted by their bytes."""
     total = sum((mixer_launches(layer, model.family) * layer.count for layer in model.layers), Launches())
     total = sum((ffn_launches(group) * group.count for group in model.ffn), total)
     sandwich = 4.0 * model.depth if model.family.startswith(SANDWICH) else 0.0
-    return total + Launches(small=sandwich)
+    collectives = 2.0 * model.depth * ALL_REDUCE_LAUNCHES if tp > 1 else 0.0
+    return total + Launches(small=sandwich, host=collectives)

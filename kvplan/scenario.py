@@ -141,13 +141,14 @@ def load(
     run: dict[str, Any] | None = None,
     sets: typing.Sequence[str] = (),
     isolated: bool = False,
+    check: bool = True,
 ) -> Scenario:
     """A scenario from a TOML file or a trace, with what is given here laid over it.
 
     What neither says comes from `kvplan.defaults`; `isolated` leaves the folder's kvplan.toml out. Where model, machine,
     engine or ranks are given, a scenario's own GPU pool is derived anew. `tiers` maps gpu_kv, cpu, disk, remote to sizes;
     `sets` are `path=value` for any field, such as `machine.disk.read_Bps=1.7GB/s`. Raises InputError naming the field that
-    is unknown, missing or out of range.
+    is unknown, missing or out of range; without `check`, `checked` is left to the caller.
     """
     written = _read(source) if is_scenario(source) else _File(trace=source, model="", machine="", engine="")
     given = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version}
@@ -187,7 +188,7 @@ def load(
         if not equals:
             raise InputError(f"--set {text}: write path=value", hint="for example --set machine.disk.read_Bps=1.7GB/s")
         scenario = with_setting(scenario, path.strip(), value.strip())
-    return _sane(scenario)
+    return checked(scenario) if check else scenario
 
 
 def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, int]) -> tuple[str, ...]:
@@ -263,8 +264,8 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
         raise InputError(f"{where}.{at.rstrip('`')}: {problem}" if at else f"{where}: {error}") from None
 
 
-def _sane(scenario: Scenario) -> Scenario:
-    """Raises InputError for a deployment that cannot be simulated."""
+def checked(scenario: Scenario) -> Scenario:
+    """The scenario with what the user should know about it. Raises InputError for a deployment that cannot be simulated."""
     if scenario.deployment.parallel.pp > 1:
         raise InputError("parallel.pp: pipeline stages are sized but not simulated", hint="`kvplan size --pp` shows the memory")
     scenario.deployment.check_gpus()

@@ -14,7 +14,8 @@ from functools import cached_property
 import msgspec
 
 from kvplan.deployment import Deployment
-from kvplan.hardware.timing import all_reduce_s, elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
+from kvplan.hardware.collectives import collective_s
+from kvplan.hardware.timing import elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
 from kvplan.layer_work import PLAIN_LAUNCHES, PLAIN_SMALL, SANDWICH, launches
 from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
@@ -62,7 +63,7 @@ class StepCost:
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
         self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
-        self.launches = launches(self.model)
+        self.launches = launches(self.model, self.tp)
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
         self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
         self.overhead = deployment.overhead
@@ -169,11 +170,10 @@ class StepCost:
         return 2.0 * sum(group.count * state_bytes(group, self.model.dtype, self.tp, default) for group in self.model.layers)
 
     def _collective_s(self, tokens: int) -> float:
-        """Two ring all-reduces of the hidden state per layer."""
-        link = self.machine.interconnect
-        if link is None:
-            return 0.0
-        return 2 * all_reduce_s(link, self.tp, tokens * self.model.hidden * 2)
+        """Two all-reduces of the hidden state in a layer, by the engine's own kernels."""
+        size = tokens * self.model.hidden * self.activation_bytes
+        least_s = self.machine.gpu.layer_overhead_s / PLAIN_SMALL
+        return 2 * collective_s(self.machine.interconnect, "all_reduce", self.tp, size, library="engine", least_s=least_s)
 
     def head_s(self, sequences: int) -> float:
         """Seconds of the output head for the sequences that sample a token."""

@@ -15,12 +15,12 @@ FILES = sorted((ROOT / "kvplan").rglob("*.py"))
 
 # A room may import those on earlier lines, and its own line.
 ORDER = [
-    {"errors", "units", "provenance", "outputs", "toml_text", "settings"},
+    {"errors", "units", "provenance", "outputs", "toml_text", "settings", "executor"},
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
     {"step_time", "loading", "layer_work"},
-    {"results"},
+    {"results", "figures"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},
     {"traces"},
@@ -37,8 +37,10 @@ ONLY_IN = {
     "aiohttp": {"live"},
     "torch": {"calibrate"},
     "simpy": {"sim"},
+    "joblib": {"executor"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
+    "plotly": {"figures"},
 }
 CLOCKS_AND_GLOBAL_RANDOM = {"random", "time.time", "time.monotonic", "datetime.datetime.now", "datetime.now"}
 

@@ -28,6 +28,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "plan": Command("kvplan.cli.plan:plan", "When, where and how much to offload; writes the engine's configuration."),
     "simulate": Command("kvplan.cli.simulate:simulate", "Replay traffic: time to first token, hits, bytes moved."),
+    "sweep": Command("kvplan.cli.sweep:sweep", "A grid of simulations, one row a run; resumes, exports."),
     "size": Command("kvplan.cli.size:size", "Bytes of KV, weights and pool; what fits; what offload frees."),
     "trace": Command("kvplan.cli.trace:COMMANDS", "Inspect, convert, generate traces; hit rate against capacity."),
     "calibrate": Command("kvplan.cli.calibrate:calibrate", "Measure this server for --machine."),

@@ -21,9 +21,9 @@ def requests(*, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 @contextmanager
-def runs(*, hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
+def runs(*, hidden: bool, title: str = "planning") -> Iterator[Callable[[int, int, str], None]]:
     """A watch for many simulations: runs done, about how many there will be, and the answer so far."""
-    with _shown("planning", hidden=hidden) as update:
+    with _shown(title, hidden=hidden) as update:
         yield update or (lambda done, about, so_far: None)
 
 

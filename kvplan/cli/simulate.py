@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -13,11 +14,13 @@ import typer
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
+from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
     Engine,
     Engine_version,
     Export,
+    Html,
     Isolated,
     Kv_dtype,
     Machine,
@@ -29,10 +32,13 @@ from kvplan.cli.options import (
     policies,
     scenarios,
 )
-from kvplan.errors import InputError
+from kvplan.errors import InputError, KvplanError
 from kvplan.outputs import replaced
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
+
+if TYPE_CHECKING:
+    from kvplan.traces.shared import SharedTrace
 
 ROUTER_NAMES = ("least_loaded", "prefix_aware", "round_robin", "session_sticky")
 
@@ -94,6 +100,7 @@ def simulate(
         str | None,
         typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"),
     ] = None,
+    html: Html = None,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -122,6 +129,7 @@ def simulate(
     )
     if export:
         check_export(export)
+    check_html(html)
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
@@ -129,7 +137,7 @@ def simulate(
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
-        result, record = run(wanted[0], progress=watch)
+        result, record = run(wanted[0], progress=watch, history=bool(html))
         result = with_ends(wanted[0], result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if as_json:
@@ -140,6 +148,7 @@ def simulate(
     for text in [] if quiet else result.warnings:
         warn(text)
     exported(result, export, quiet=quiet)
+    reported(result, html, quiet=quiet)
     if requests_out:
         old = replaced(requests_out)
         rows.write(Path(requests_out), record)
@@ -178,16 +187,10 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
 def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.sim.outcome.compare import compare
-    from kvplan.sim.simulate import simulate as run
 
     if requests_out:
         raise InputError("--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine")
-    results = []
-    for one in wanted:
-        began = time.perf_counter()
-        with progress.requests(hidden=quiet) as watch:
-            result, _ = run(one, progress=watch)
-        results.append(msgspec.structs.replace(result, wall_s=time.perf_counter() - began))
+    results = _all_of(wanted, quiet=quiet)
     comparison = compare(wanted, results)
     if as_json:
         emit_json(comparison)
@@ -198,3 +201,33 @@ def _compare(wanted: list[Scenario], requests_out: str | None, export: str | Non
         for text in result.warnings:
             warn(f"{name}: {text}")
     return _code(*results)
+
+
+def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
+    """A result for each scenario, in their order. Raises what makes one of them impossible."""
+    from kvplan.executor import Executor, fitting, run_all
+    from kvplan.traces.shared import shared
+
+    found: dict[int, SimResult] = {}
+    keys = [(one.trace, one.run.limit, one.run.max_input_tokens) for one in wanted]
+    with shared(keys) as traces, progress.runs(hidden=quiet, title="simulating") as watch:
+        requests = {key: one.requests for key, one in zip(dict.fromkeys(keys), traces, strict=True)}
+        executor = fitting(Executor(), sum(requests[key] for key in keys))
+        for at, outcome in run_all(partial(_timed, traces), wanted, executor):
+            if isinstance(outcome, KvplanError):
+                raise outcome
+            found[at] = outcome
+            watch(len(found), len(wanted), "")
+    return [found[at] for at in range(len(wanted))]
+
+
+def _timed(traces: tuple[SharedTrace, ...], one: Scenario) -> SimResult:
+    from kvplan.sim.simulate import simulate as run
+    from kvplan.traces.shared import attach
+
+    attach(traces)
+    began = time.perf_counter()
+    result, _ = run(one)
+    if result.partial:
+        raise KeyboardInterrupt
+    return msgspec.structs.replace(result, wall_s=time.perf_counter() - began)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -94,10 +94,37 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A network: between GPUs of one server (all-reduce) or to a remote pool."""
+    """A network to a remote pool or between servers."""
 
     Bps: Rate
     latency_s: Seconds
+
+
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "dispatch", "combine", "send"]
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Measured seconds of one collective by message size (`hardware.collectives` says what counts), sizes rising."""
+
+    op: Operation
+    gpus: Annotated[int, Meta(ge=2, le=4096)]
+    library: str = "nccl"  # or `engine`: the engines' own kernels in a CUDA graph; `low_latency`, `normal`: exchanges of experts
+    size_bytes: Annotated[tuple[Rate, ...], Meta(min_length=1)]
+    seconds: Annotated[tuple[Latency, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if len(self.size_bytes) != len(self.seconds) or any(a >= b for a, b in zip(self.size_bytes, self.size_bytes[1:], strict=False)):
+            raise ValueError("a curve needs as many seconds as sizes, and rising sizes")
+
+
+class Interconnect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What joins the GPUs of one server. `Bps` and `latency_s`, per GPU and direction, count where no curve is known."""
+
+    Bps: Rate
+    latency_s: Seconds
+    table: str = ""  # interconnect whose measured curves hold here: a system in hardware/collectives.jsonl
+    table_rate: Annotated[float, Meta(ge=0.01, le=100.0)] = 1.0  # bandwidth here for one there
+    curves: tuple[Curve, ...] = ()  # of this server itself
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -113,7 +140,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     link: Link
     host: Host
     disk: Disk
-    interconnect: Network | None = None  # between the GPUs, per GPU and direction
+    interconnect: Interconnect | None = None
     network: Network | None = None  # to a remote pool
     notes: tuple[str, ...] = ()
     provenance: dict[str, Source] = {}

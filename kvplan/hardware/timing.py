@@ -1,6 +1,7 @@
-"""The rates that follow from a machine's records. Each formula has its only home here: step times, transfers and calibration call it.
+"""The rates that follow from a machine's records. Each formula has its only home here (collectives: beside,
+in `collectives`): step times, transfers and calibration call it.
 
-Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, collectives, the host; pure
+Attention kernels and matrix products on a GPU, copies over a link, reads and writes of a disk, networks, the host; pure
 functions of the records and of what is moved or computed. Times are seconds of undisturbed work; `both_ways_s` is what the other
 direction adds.
 """
@@ -141,11 +142,6 @@ def objects_s(network: Network, size: float, *, object_bytes: float, parallel: i
     """
     rounds = -(-size // (object_bytes * parallel))
     return network.latency_s + max(size / network.Bps, (rounds - 1) * network.latency_s + object_bytes / network.Bps)
-
-
-def all_reduce_s(network: Network, ranks: int, size: float) -> float:
-    """Seconds of one ring all-reduce of `size` bytes: each rank sends and receives 2 (r - 1) / r of them (Patarasu and Yuan 2009)."""
-    return network.latency_s + 2 * (ranks - 1) / ranks * size / network.Bps if ranks > 1 else 0.0
 
 
 # -- host ----------------------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def scenarios(
     every = combinations(given)
     found: list[Scenario] = []
     for source in sources:
-        _exists(source)
+        check_source(source)
         for one in every:
             spread = {**(run or {}), "tp": ranks(one.get("tp")), "kv_dtype": one.get("kv_dtype")}
             loaded = scenario.load(
@@ -87,7 +87,8 @@ def ranks(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _exists(source: str) -> None:
+def check_source(source: str) -> None:
+    """Raises InputError for a source that is neither a file nor a shipped scenario."""
     if source == "-" or scenario.is_scenario(source) or Path(source).expanduser().exists():
         return
     raise InputError(f"{source}: no such file, and no scenario of that name", hint=did_you_mean(source, catalog.names("scenarios")))

@@ -48,7 +48,14 @@ class Trace:
         self.name, self.format = name, format
         self.declared_block_tokens, self._rows = block_tokens, rows
         self._packed: PackedRequests | None = None
-        self._facts: _Facts | None = None
+        self._facts: TraceFacts | None = None
+
+    @classmethod
+    def packed(cls, name: str, format: str, block_tokens: int, requests: PackedRequests, facts: TraceFacts) -> Trace:
+        """A trace whose requests are at hand."""
+        trace = cls(name, format, block_tokens, lambda notes: iter(()))
+        trace._packed, trace._facts = requests, facts
+        return trace
 
     @property
     def block_tokens(self) -> int:
@@ -67,7 +74,7 @@ class Trace:
         return self.facts.first_s
 
     @property
-    def facts(self) -> _Facts:
+    def facts(self) -> TraceFacts:
         if self._facts is None:
             self.requests()
         assert self._facts is not None
@@ -101,7 +108,7 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
+class TraceFacts:
     """What is known of a file once it has been read."""
 
     report: ReadReport
@@ -146,12 +153,12 @@ class _Scan:
                 latest_s = request.arrival_s
         self._latest_s = latest_s
 
-    def facts(self) -> _Facts:
+    def facts(self) -> TraceFacts:
         """What the whole pass has met. Raises InputError when it gave no request."""
         report = self._notes.report(requests=self._requests)
         if not self._requests:
             raise InputError(f"{self._name}: {'no request is left' if report.rows_read else 'the trace is empty'}")
-        return _Facts(report, self._first_s, self._names_content, self._names_sessions)
+        return TraceFacts(report, self._first_s, self._names_content, self._names_sessions)
 
 
 def _too_wide(blocks: tuple[int, ...]) -> bool:
@@ -198,10 +205,22 @@ def open_trace(
 
 
 _held: dict[tuple[object, ...], Trace] = {}
+_adopted: dict[tuple[str, int, int], Trace] = {}
+
+
+def adopt(path: str, limit: int, max_input: int, trace: Trace | None) -> None:
+    """From now on, `open_once` gives this trace instead of reading the file; None: it reads the file again."""
+    if trace is None:
+        _adopted.pop((path, limit, max_input), None)
+    else:
+        _adopted[path, limit, max_input] = trace
 
 
 def open_once(path: str, *, limit: int | None, max_input: int | None) -> Trace:
     """The same; the last one is kept, so that many replays read it once. Processes forked from this one share it."""
+    adopted = _adopted.get((path, limit or 0, max_input or 0))
+    if adopted is not None:
+        return adopted
     file = Path(path).expanduser()
     found = file.stat() if file.is_file() else None
     key = (path, limit, max_input, *((found.st_mtime_ns, found.st_size) if found else ()))

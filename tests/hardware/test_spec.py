@@ -8,7 +8,7 @@ import pytest
 
 from kvplan import catalog, scenario
 from kvplan.errors import InputError
-from kvplan.hardware.spec import Disk, Gpu, Host, Link, Machine, Network
+from kvplan.hardware.spec import Disk, Gpu, Host, Interconnect, Link, Machine, Network
 
 SHIPPED = catalog.resolve("machines", "h100-sxm").read_text()
 
@@ -17,6 +17,8 @@ def numbers(kind: Any, prefix: str = "") -> list[str]:
     """Dotted paths of every number of a record."""
     found = []
     for field in msgspec.structs.fields(kind):
+        if getattr(field.type, "__origin__", None) is tuple:  # curves: no setting reaches into them
+            continue
         inner = [t for t in getattr(field.type, "__args__", ()) if hasattr(t, "__struct_fields__")]
         inner += [field.type] if hasattr(field.type, "__struct_fields__") else []
         if inner:
@@ -44,7 +46,7 @@ BASE = scenario.load("none.jsonl", model="llama-3.1-8b", machine="h100-sxm")
 
 def test_every_number_has_bounds() -> None:
     assert len(NUMBERS) >= 44
-    records = [Machine, Gpu, Link, Host, Disk, Network]
+    records = [Machine, Gpu, Link, Host, Disk, Network, Interconnect]
     plain = [f"{kind.__name__}.{field.name}" for kind in records for field in msgspec.structs.fields(kind) if field.type in (int, float)]
     assert plain == []
 
@@ -56,6 +58,17 @@ def test_nonsense_is_refused_with_the_path_of_the_field(path: str, value: str, t
     file.write_text(written(path, value))
     with pytest.raises(InputError, match=path.replace(".", "\\.")):
         catalog.machine(str(file))
+
+
+def test_a_curve_is_refused_where_it_is_nonsense(tmp_path: Path) -> None:
+    good = '{ op = "send", gpus = 2, size_bytes = [1.0], seconds = [1e-5] }'
+    file = tmp_path / "m.toml"
+    file.write_text(written("interconnect.curves", f"[{good}]"))
+    assert catalog.machine(str(file)).interconnect.curves[0].gpus == 2  # type: ignore[union-attr]
+    for bad in ("gpus = -1", "gpus = 1e308", "gpus = 1"):
+        file.write_text(written("interconnect.curves", f"[{good.replace('gpus = 2', bad)}]"))
+        with pytest.raises(InputError, match=r"interconnect.curves\[0\].gpus"):
+            catalog.machine(str(file))
 
 
 def test_a_file_of_an_earlier_calibration_is_read_and_says_what_is_ignored(tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ class Oracle:
         if self.running or self.inflight:
             return
         for seq in reversed(self.held):
-            if seq.blocks and not seq.waits:
+            if seq.blocks and not seq.waits and seq is not self.stuck:
                 self.release(seq)
                 seq.computed = 0
                 self.at(self.now, self.pump)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from kvplan.errors import KvplanError
+from kvplan.errors import InputError, KvplanError
 from kvplan.request import Request
 from kvplan.sim.replica.replica import Replica
+from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.loads import Loads, Outcome
 from tests.sim.oracle import Oracle
 from tests.sim.test_random import options
 from tests.sim.worlds import columns, random_requests, world
@@ -65,6 +67,47 @@ def test_tiny_pools_end(seed: int) -> None:
     assert set(found["status"]) <= {0, 1}
 
 
+def convoy(seed: int, count: int) -> tuple[list[Request], dict[str, Any]]:
+    """Prompts of few heads and few tails that come again and again, through tiers of which none holds them all."""
+    rng, chosen = random.Random(seed), options(seed)
+    heads, tails, head, gap_s = rng.randint(1, 4), rng.randint(2, 9), rng.randint(1, 5), rng.choice([0, 1e-4, 5e-3, 0.05])
+    trace, arrival_s = [], 0.0
+    for index in range(count):
+        first, second = 1000 * (1 + rng.randrange(heads)), 100_000 * (1 + rng.randrange(tails))
+        blocks = (*range(first, first + head), *range(second, second + second // 100_000 * 7 % 5 + rng.choice([0, 0, 1])))
+        trace.append(request(index, arrival_s, len(blocks) * 16, rng.choice([1, 5, 40]), *blocks))
+        arrival_s += rng.random() * gap_s
+    chosen |= {"gpu_blocks": rng.randint(5, 14), "key_tokens": 16, "model": "llama-3.1-8b"}
+    chosen |= {"cpu_blocks": rng.choice([1, 2, 4, 8, 20]), "disk_blocks": rng.choice([30, 300])}
+    chosen["engine"]["max_batch"] = rng.choice([1, 2, 8, 128])
+    chosen["engine"]["prefix_caching"] = seed % 7 > 0
+    rules = {
+        "job_order": ["position", "arbitrary", "arbitrary", "rank"],
+        "blocks_in_flight": ["freed", "cascade", "wait"],
+        "promotes_part": [True, False],
+        "offers_again": [True, False],
+        "load": ["whole_request", "whole_request", "layerwise", "blocking"],
+        "load_start": ["at_once", "step_end", "next_step_end"],
+        "prefetch": ["none", "none", "none", "best_effort", "wait_complete", "timeout"],
+        "store": ["write_through", "write_through", "write_through", "selective", "on_evict"],
+        "lower_store": ["write_through", "write_through", "write_through", "selective", "on_evict"],
+        "policy": ["lru", "lru", "lru", "arc", "fifo"],
+    }
+    chosen["offload"] |= {name: rng.choice(some) for name, some in rules.items()}
+    return trace, chosen
+
+
+@pytest.mark.parametrize("seed", range(3000, 3060))
+def test_convoys_through_tiny_tiers_end(seed: int) -> None:
+    trace, chosen = convoy(seed, 40)
+    try:
+        found = columns(world(trace, **chosen))
+    except InputError as refused:  # a host memory of less than a chunk
+        assert "less than one block" in str(refused)
+        return
+    assert set(found["status"]) <= {0, 1}
+
+
 @pytest.mark.parametrize("seed", range(2000, 2150))
 def test_tiny_pools_agree_with_the_oracle(seed: int) -> None:
     trace, chosen = tiny(seed)
@@ -84,6 +127,17 @@ def test_a_run_that_cannot_go_on_names_the_request(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Replica, "_alarm", lambda self, delay, action: None)
     with pytest.raises(KvplanError, match="request 0"):
         world([request(0, 0.0, 64, 2, 1, 2, 3, 4)]).run()
+
+
+def test_a_run_in_which_nobody_gets_anywhere_names_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No scenario is known that does; here every load ends with nothing in place.
+    def begin(self: Loads, seq: Sequence, *others: Any) -> Outcome:
+        self.clock.after(0.001, lambda: others[-1](False))
+        return Outcome.WAITS
+
+    monkeypatch.setattr(Loads, "begin", begin)
+    with pytest.raises(KvplanError, match=r"request 0 .* and 1 others were asked for"):
+        world([request(0, 0.0, 64, 2, 1, 2, 3, 4), request(1, 0.0, 64, 2, 5, 6)], cpu_blocks=10).run()
 
 
 def test_what_a_preempted_request_generated_is_reused_while_stores_run() -> None:

@@ -26,6 +26,9 @@ from kvplan.sim.transfer.transfers import Transfers
 MOST_FRUITLESS = 100
 """Preemptions in a row between which a sequence may get no token before the run is given up."""
 
+MOST_EMPTY = 50
+"""Times per waiting sequence that a replica may look for one to run and find none before the run is given up."""
+
 
 class Scheduler:
     """The queues of a replica: `waiting`, `skipped` (set aside: loading, or waiting for somebody's load) and `running`."""
@@ -53,8 +56,15 @@ class Scheduler:
         self.leaving: list[Sequence] = []  # preempted, with a step in flight whose token they still get
         self.no_room: Sequence | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self.blocks_in_flight = engine.offload.blocks_in_flight if transfers.stores is not None else "freed"
+        self.empty_steps = 0  # in a row in which somebody waited and nobody ran
         self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
+        if engine.reserve_in_flight:
+            gpu.promised_tokens = self._promised_tokens
+
+    def _promised_tokens(self, seq: Sequence) -> int:
+        """What prompts that are computed or loaded still take of the pool."""
+        return sum(self.gpu.outstanding_tokens(other) for other in (*self.prefilling, *self.loading) if other is not seq)
 
     # -- queues ------------------------------------------------------------------------------------------------------------
 
@@ -127,7 +137,7 @@ class Scheduler:
         seq.computed = seq.stored = seq.offered_from = 0
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
-        seq.preemptions += 1
+        seq.preemptions, seq.held_below = seq.preemptions + 1, -1
         self._check_progress(seq)
         self.order.rejoin(self.waiting, seq)
         self.no_room = None
@@ -139,6 +149,17 @@ class Scheduler:
             raise KvplanError(
                 f"request {seq.request.index} ({seq.prompt:,} prompt tokens) was preempted {seq.fruitless:,} times without a new token",
                 hint="please report this trace; a larger GPU pool avoids it",
+            )
+
+    def _check_admission(self, step: ScheduledStep) -> None:
+        left = len(self.waiting) + len(self.skipped)
+        self.empty_steps = self.empty_steps + 1 if step.empty and left else 0
+        if self.empty_steps > MOST_EMPTY * (left + 10):
+            first = self.skipped[0] if self.skipped else self.waiting[0]
+            raise KvplanError(
+                f"request {first.request.index} ({first.prompt:,} prompt tokens) and {left - 1:,} others were asked for "
+                f"{self.empty_steps:,} times and none of them could run",
+                hint="please report this trace; a larger tier of host memory avoids it",
             )
 
     def handled(self, now: float) -> None:
@@ -176,6 +197,7 @@ class Scheduler:
                 budget -= new
         if not self.leaving and (not self.preempted or step.empty):  # after a preemption nobody is admitted in the same step
             self._admit(step, budget)
+        self._check_admission(step)
 
     def _allocate_decodes(self) -> bool:
         """Blocks for the next token of every decoding sequence; False when the step ends at one that cannot have them."""
@@ -243,7 +265,7 @@ class Scheduler:
                 return
             new = self._allocate_waiting(seq, budget)
             if new is None:
-                self.no_room = seq
+                self.no_room, seq.held_below = seq, -1
                 break
             if self.waiting and self.waiting[0] is seq:
                 self.waiting.popleft()
@@ -282,13 +304,12 @@ class Scheduler:
         return any(not seq.waiting_for_remote_kv for seq in takewhile(lambda seq: seq is not self.no_room, self.skipped))
 
     def _reclaim(self) -> None:
-        """Nothing runs and the head does not fit: sequences that hold loaded blocks while they wait give them back, newest first."""
+        """Nothing runs and the head does not fit: others that hold loaded blocks while they wait give them back, newest first."""
         for seq in reversed(self.skipped):
-            if seq.blocks and not seq.waiting_for_remote_kv:
+            if seq.blocks and not seq.waiting_for_remote_kv and seq is not self.no_room:
                 self._release(seq)
                 del self.loading[seq]
                 seq.computed = 0
-
                 self.clock.after(0.0, partial(self._loaded(seq), False))
                 return
 
@@ -305,9 +326,6 @@ class Scheduler:
 
     def _allocate_waiting(self, seq: Sequence, budget: int) -> int | None:
         """Tokens that a waiting sequence computes in this step; 0: it waits for a load; None: it does not fit now."""
-        if self.engine.reserve_in_flight:
-            admitted = (*self.prefilling, *self.loading)
-            self.gpu.promised_tokens = sum(self.gpu.outstanding_tokens(other) for other in admitted if other is not seq)
         if seq.blocks:  # what it waited for is in place
             return self._extend(seq, budget)
         path = self.gpu.find(seq)

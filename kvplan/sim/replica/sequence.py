@@ -19,7 +19,7 @@ class Sequence:
         "computed", "planned", "emitted", "blocks", "beside", "shared_tokens", "stored", "offered_from", "hits", "counted", "running",
         "fruitless", "emitted_before",
         "waiting_for_remote_kv", "preemptions", "seen_step", "joined", "left",
-        "promoted", "weighed_s", "looked", "following", "whole", "held_s", "paused_s",
+        "promoted", "held_below", "weighed_s", "looked", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
 
     def __init__(self, request: Request, output: int, enter_s: float) -> None:
@@ -35,6 +35,7 @@ class Sequence:
         self.held_s = 0.0  # its first token waited so long behind stores
         self.weighed_s = 0.0  # of load_s, what has been compared with computing again
         self.promoted: dict[int, range] = {}  # by lower tier, tokens that came into host memory for it
+        self.held_below = -1  # what host memory had of its prompt when the last read from below began; -1: none since it was put off
         self.looked = False  # has it asked the tiers below before
         self.following: Request | None = None  # the next turn of its session, whose prompt may go on with this one's answer
         self.whole: Sequence | None = None  # the request whose prompt this sequence computes for another replica

@@ -15,9 +15,9 @@ from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation, span
 from kvplan.sim.cache.prefix import Node
-from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
 from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
@@ -32,16 +32,6 @@ class Outcome(enum.Enum):
     WAITS = enum.auto()
     IN_STEP = enum.auto()  # it is admitted, and its step waits
     NO_ROOM = enum.auto()
-
-
-class Load:
-    """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
-
-    __slots__ = ("leaf", "tier", "start", "end", "waiters", "over")
-
-    def __init__(self, leaf: Node, tier: Tier, start: int, end: int) -> None:
-        self.leaf, self.tier, self.start, self.end, self.over = leaf, tier, start, end, False
-        self.waiters: list[tuple[Sequence, Done]] = []
 
 
 class Loads:
@@ -63,6 +53,7 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
         self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._probed_s = 0.0  # when lower tiers have been asked for all chunks so far
@@ -91,9 +82,9 @@ class Loads:
             return self._in_step(seq, path, reach, held, budget)
         for lower in self.lower if rules.prefetch == "none" else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
-            if below > held and self._worth(seq, reach, below, [(lower, below - held)]):
+            if below > held > seq.held_below and self._worth(seq, reach, below, [(lower, below - held)]):
                 leaf = pool.tree.path(keys, below)
-                waits = self._wait_for(seq, done, pool.tier, span(leaf, 0), held, below)
+                waits = wait_for(seq, done, span(leaf, 0), held, below)
                 pool.tree.prune(leaf)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
@@ -121,11 +112,11 @@ class Loads:
         least = self.host.pool.grain_tokens if self.rules.load_whole_chunks else self.engine.block_tokens
         if held - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
             return Outcome.NOTHING
-        if self._wait_for(seq, done, self.gpu.tier, path, reach, held):
+        if wait_for(seq, done, path, reach, held):
             return Outcome.WAITS
-        if not self.gpu.hold(seq, path, reach, held):
+        if not self.gpu.hold(seq, path, reach, held, loaded=True):
             return Outcome.NO_ROOM
-        load = self._under_way(seq, self.gpu.tier, path, reach, held)
+        load = under_way(seq, path, reach, held)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
         if self.rules.load_start == "next_step_end":
             begins = self.clock.event()
@@ -152,8 +143,8 @@ class Loads:
         source.release(moved_from=load.start if self.rules.exclusive else None)
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
-        self._weigh(seq, load.start, load.end)
-        self._ended(load)
+        self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
+        ended(load)
         waiters = [waiter for waiter, _ in load.waiters]
         for each in (seq, *waiters):
             each.waiting_for_remote_kv = False
@@ -229,13 +220,13 @@ class Loads:
             for lower, reserved, _ in load.parts:
                 _, ready_s = lower.path.send(IN, ready_s, reserved.tokens)
             tokens = load.held - load.reach
-            began_s, done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
-            first_s, last_s = min(first_s, began_s), max(last_s, done_s)
-            self.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
+            began_s, load.done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
+            first_s, last_s = min(first_s, began_s), max(last_s, load.done_s)
+            self.clock.at(load.done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
         duration_s = IN_STEP[self.rules.load](start_s, step_s, first_s, last_s, self.cost.model.depth)
         for load in loads:
             load.seq.load_s += duration_s - step_s
-            self._weigh(load.seq, load.reach, load.held)
+            self._weigh(load.seq, load.reach, load.held, load.done_s)
         return duration_s
 
     def _step_loaded(self, load: StepLoad) -> None:
@@ -256,6 +247,7 @@ class Loads:
     def _promote(self, seq: Sequence, done: Done, lower: TierBelow, held: int, below: int) -> bool:
         """Read tokens [held, below) of a lower tier into host memory, for which there must be room."""
         pool, keys = self.host.pool, seq.request.blocks
+        self._ask_again()
         below = self._promotable(seq, held, below)
         reserved = pool.reserve(keys, first_token(self.rules, held), below, keep=seq.prompt) if below > held else None
         if reserved is None:
@@ -263,11 +255,20 @@ class Loads:
         if not reserved.tokens:
             reserved.commit()
             return False
-        load = self._under_way(seq, pool.tier, span(reserved.leaf, 0), held, below)
+        load = under_way(seq, span(reserved.leaf, 0), held, below)
+        self._promoted_for[seq] = reserved.leaf
+        if pool.order != "position":  # while it waits others may take what it had, and it theirs: it asks again for more, not for the same
+            seq.held_below = held
         source = lower.pool.pin(keys, below)
         _, done_s = lower.path.send(IN, self.clock.now, reserved.tokens)
         self.clock.process(self._promoting(seq, load, lower, reserved, source, done_s, done))
         return True
+
+    def _ask_again(self) -> None:
+        """Who waits for a lower tier is asked for with every step, which marks all of its content as used: the first in line first."""
+        if self.host.pool.order == "arbitrary":
+            for leaf in self._promoted_for.values():
+                self.host.pool.tier.touch(span(leaf, 0), again=True)
 
     def _promoting(
         self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done_s: float, done: Done
@@ -275,56 +276,19 @@ class Loads:
         """From a lower tier into host memory."""
         began_s = self.clock.now
         yield self.clock.until(done_s)
-        self._ended(load)
+        ended(load)
+        del self._promoted_for[seq]
         reserved.commit()
         source.release(moved_from=load.start if self.rules.exclusive else None)
         lower.pool.tier.loaded_tokens += reserved.tokens
         note_promoted(seq, lower, load.start, load.end)
         seq.load_s += self.clock.now - began_s
-        self._let_go(load, seq)
+        let_go(load, seq)
         done(False)
 
     def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
         """A request enters the queue, of whose prompt the GPU has `reach` tokens."""
         self.prefetches.start(seq, reach, done)
-
-    # -- waiting for a load of somebody else --------------------------------------------------------------------------
-
-    def _under_way(self, seq: Sequence, tier: Tier, path: list[Node], start: int, end: int) -> Load:
-        """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a seq."""
-        leaf = path[-1] if path else seq.leaf
-        assert leaf is not None
-        load = Load(leaf, tier, start, end)
-        seq.waiting_for_remote_kv = True
-        for node in path:
-            if node.end > start and node.start < end and node.entry is not None:
-                node.entry.load = load
-        return load
-
-    def _ended(self, load: Load) -> None:
-        """Nobody can join it any more; a run that has left the tier meanwhile may still name it."""
-        load.over = True
-        for node in span(load.leaf, 0):
-            entry = node.entry
-            if entry is not None and entry.load is load:
-                entry.load = None
-
-    def _let_go(self, load: Load, seq: Sequence) -> None:
-        """Whom it was for, and who joined it, can go on."""
-        seq.waiting_for_remote_kv = False
-        for waiter, done in load.waiters:
-            waiter.waiting_for_remote_kv = False
-            done(False)
-
-    def _wait_for(self, seq: Sequence, done: Done, tier: Tier, path: list[Node], start: int, end: int) -> bool:
-        """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
-        for node in path:
-            load: Load | None = node.entry.load if node.entry is not None else None
-            if load is not None and not load.over and max(start, load.start, node.start) < min(end, load.end, node.end):
-                seq.waiting_for_remote_kv = True
-                load.waiters.append((seq, done))
-                return True
-        return False
 
     # -- worth --------------------------------------------------------------------------------------------------------
 
@@ -343,8 +307,8 @@ class Loads:
         seconds += sum(lower.path.wait_s(IN) + lower.path.service_s(IN, tokens) for lower, tokens in parts)
         return seconds < self.recompute_s(seq, start, end)
 
-    def _weigh(self, seq: Sequence, start: int, end: int) -> None:
-        """Compare what a load took, its promotion included, with computing tokens [start, end) again."""
+    def _weigh(self, seq: Sequence, start: int, end: int, sent_s: float) -> None:
+        """Compare what a load took, its promotion included, with computing tokens [start, end) again; its bytes came at `sent_s`."""
         seconds = seq.load_s - seq.weighed_s
         seq.weighed_s = seq.load_s
-        self.tally.weigh(seconds, self.recompute_s(seq, start, end))
+        self.tally.weigh(seq, end - start, seconds, self.recompute_s(seq, start, end), sent_s)

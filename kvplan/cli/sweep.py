@@ -1,0 +1,124 @@
+"""`kvplan sweep`: grids of simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvplan.cli import progress
+from kvplan.cli.console import Exit, emit_json, note, out, warn
+from kvplan.cli.export import check_export, exported
+from kvplan.cli.options import (
+    As_json,
+    Engine,
+    Engine_version,
+    Export,
+    Isolated,
+    Kv_dtype,
+    Machine,
+    Model,
+    Quiet,
+    Set,
+    Tp,
+    scenarios,
+)
+from kvplan.errors import InputError
+
+if TYPE_CHECKING:
+    from kvplan.sweep.store import Store
+
+EXAMPLES = """
+kvplan sweep chat --vary cpu=0,4..64GiB:x2
+kvplan sweep chat --vary cpu=8GiB,32GiB --vary engine=vllm,lmcache --vary speedup=1..4:x2 --export grid.csv
+kvplan sweep chat --vary machine=l4,l40s --vary tp=1,2 --zip
+"""
+
+
+def sweep(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRACE|SCENARIO|SWEEP", help="A trace, a scenario, or a .toml file that says what to vary.", autocompletion=scenarios
+        ),
+    ],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=V,V",
+            help="A setting and its values: any that --set takes, and model, machine, engine, tp, trace, speedup, policy, cpu, disk, ...; "
+            "ranges 1..64GiB:x2 and 0..8:+2.",
+        ),
+    ] = None,
+    zip: Annotated[bool, typer.Option("--zip", help="The first values together, then the second ones: not all combinations.")] = False,
+    model: Model = None,
+    machine: Machine = None,
+    engine: Engine = None,
+    engine_version: Engine_version = None,
+    tp: Tp = None,
+    kv_dtype: Kv_dtype = None,
+    target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms".')] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
+    sets: Set = None,
+    isolated: Isolated = False,
+    db: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The SQLite file that keeps the runs: what is in it is not run again. Default: one a source and version in the user's "
+            "cache; none keeps nothing.",
+            rich_help_panel="Advanced",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Processes that simulate side by side. Default: one a core.", rich_help_panel="Advanced")
+    ] = 0,
+    export: Export = None,
+    as_json: As_json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Simulate every combination of values, on all cores: one row a run."""
+    from kvplan.executor import Executor
+    from kvplan.report import sweep as report
+    from kvplan.sweep.question import Options, question_of
+    from kvplan.sweep.sweep import sweep as answer
+
+    if workers < 0:
+        raise InputError(f"--workers {workers}: at least 1", hint="leave it out for one a core")
+    if export:
+        check_export(export)
+    names = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": tp, "kv_dtype": kv_dtype}
+    fixed = {"run.target": target, "run.limit": limit}
+    sets = [*(sets or []), *(f"{path}={value}" for path, value in fixed.items() if value is not None)]
+    question = question_of(source, Options(vary=tuple(vary or ()), zipped=zip, named=names, sets=tuple(sets), isolated=isolated))
+    with _kept(db, source) as kept, progress.runs(hidden=quiet, title="sweeping") as watch:
+        try:
+            result = answer(question, executor=Executor(workers=workers), watch=watch, kept=kept)
+        except KeyboardInterrupt:
+            if kept:
+                note(f"what has been run is in {kept.path}: the same command goes on from there", quiet=quiet)
+            raise
+    if result.known:
+        note(f"{result.known:,} runs were there already, {result.simulated:,} are new", quiet=quiet)
+    if as_json:
+        emit_json(result)
+    else:
+        report.show(out(), result)
+    exported(result, export, quiet=quiet)
+    for text in [] if quiet else result.warnings:
+        warn(text)
+    return Exit.DONE if any(row.result and row.result.requests.completed and not row.missed for row in result.rows) else Exit.NO
+
+
+@contextmanager
+def _kept(db: str | None, source: str) -> Iterator[Store | None]:
+    """The store that was asked for, else the source's own in the user's cache."""
+    from kvplan.sweep.store import default_file, opened
+
+    if db == "none":
+        yield None
+        return
+    with opened(db or default_file(source)) as store:
+        yield store

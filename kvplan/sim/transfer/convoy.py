@@ -1,0 +1,58 @@
+"""Loads under way, and those who wait for somebody else's (the convoy)."""
+
+from __future__ import annotations
+
+from kvplan.sim.cache.pool import span
+from kvplan.sim.cache.prefix import Node
+from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.prefetch import Done
+
+
+class Load:
+    """Tokens [start, end) of the path to `leaf` on their way to a tier; `waiters` go on when they have come."""
+
+    __slots__ = ("leaf", "start", "end", "waiters", "over")
+
+    def __init__(self, leaf: Node, start: int, end: int) -> None:
+        self.leaf, self.start, self.end, self.over = leaf, start, end, False
+        self.waiters: list[tuple[Sequence, Done]] = []
+
+
+def under_way(seq: Sequence, path: list[Node], start: int, end: int) -> Load:
+    """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a seq."""
+    leaf = path[-1] if path else seq.leaf
+    assert leaf is not None
+    load = Load(leaf, start, end)
+    seq.waiting_for_remote_kv = True
+    for node in path:
+        if node.end > start and node.start < end and node.entry is not None:
+            node.entry.load = load
+    return load
+
+
+def ended(load: Load) -> None:
+    """Nobody can join it any more; a run that has left the tier meanwhile may still name it."""
+    load.over = True
+    for node in span(load.leaf, 0):
+        entry = node.entry
+        if entry is not None and entry.load is load:
+            entry.load = None
+
+
+def let_go(load: Load, seq: Sequence) -> None:
+    """Whom it was for, and who joined it, can go on."""
+    seq.waiting_for_remote_kv = False
+    for waiter, done in load.waiters:
+        waiter.waiting_for_remote_kv = False
+        done(False)
+
+
+def wait_for(seq: Sequence, done: Done, path: list[Node], start: int, end: int) -> bool:
+    """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
+    for node in path:
+        load: Load | None = node.entry.load if node.entry is not None else None
+        if load is not None and not load.over and max(start, load.start, node.start) < min(end, load.end, node.end):
+            seq.waiting_for_remote_kv = True
+            load.waiters.append((seq, done))
+            return True
+    return False
