@@ -74,7 +74,7 @@ _KINDS = {
 _FORMS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"Object contains unknown field `(.+)`", lambda found: f"{found[1]} is not a setting"),
     (r"Object missing required field `(.+)`", lambda found: f"{found[1]} is missing"),
-    (r"Expected `(.+)`, got `(.+)`", lambda found: f"{_kind(found[1])} is expected, not {_kind(found[2])}"),
+    (r"Expected `(.+)`, got `(.+)`", lambda found: f"{_kind(found[1])} is expected, not {_kind(found[2], given=True)}"),
     (r"Expected `(.+)` (>=|<=|>|<) (\S+)", lambda found: f"{_kind(found[1])} {found[2]} {_plain_number(found[3])} is expected"),
     (r"Invalid enum value (.+)", lambda found: f"{found[1]} is not one of the words for it"),
 )
@@ -99,8 +99,9 @@ def misfit(error: Exception, where: object = "", fields: Iterable[str] = ()) -> 
     return InputError(f"{where}: {joined}" if where else joined, hint=hint)
 
 
-def _kind(names: str) -> str:
-    return " or ".join(_KINDS.get(name, name) for name in names.split(" | "))
+def _kind(names: str, *, given: bool = False) -> str:
+    kinds = names.removesuffix(" | null").split(" | ")
+    return "a fraction" if given and kinds == ["float"] else " or ".join(_KINDS.get(kind, kind) for kind in kinds)
 
 
 def _plain_number(text: str) -> str:
