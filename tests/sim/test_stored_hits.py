@@ -130,8 +130,8 @@ def test_selective_stores_of_sglang_count_while_the_GPU_has_it() -> None:
 
 def test_lmcache_copies_one_prefix_as_often_as_requests_miss_it_in_a_step() -> None:
     # While a prompt of 8,192 tokens (32 chunks) is computed, 8 requests with one new system prompt of 1,024 tokens come. They run in one
-    # step; each has looked in vain, and each copies its 4 chunks: the link carries 32 + 8 x 4 chunks, host memory keeps 32 + 4. One after the
-    # other the first alone copies.
+    # step; each has looked in vain, and each copies its 4 chunks: the link carries 32 + 8 x 4 chunks, host memory keeps 32 + 4. One after
+    # the other the first alone copies.
     def busy_s(every_s: float) -> tuple[float, int]:
         trace = [request(0, 0.0, 8192, 1, *range(1000, 1512))]
         trace += [request(at, 0.1 + every_s * at, 1025, 1, *range(64)) for at in range(1, 9)]
