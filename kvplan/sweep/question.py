@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kvplan import catalog
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, misfit
 from kvplan.sweep.points import NAMED, Common
 from kvplan.sweep.sweep import SweepQuestion
 from kvplan.sweep.values import axes_of, axis_of, parse_axis
@@ -65,8 +65,7 @@ def _read(source: str) -> _SweepFile | None:
             return None
         return msgspec.toml.decode(text, type=_SweepFile)
     except msgspec.ValidationError as error:
-        unknown = str(error).split("`")[1] if "`" in str(error) else ""
-        raise InputError(f"{path}: {error}", hint=did_you_mean(unknown, _SweepFile.__struct_fields__)) from None
+        raise misfit(error, path, _SweepFile.__struct_fields__) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
 
