@@ -9,12 +9,8 @@ import typer
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.export import check_export, exported
-<<<<<<< HEAD
 from kvplan.cli.html import check_html, reported
-from kvplan.cli.options import Export, Html
-=======
-from kvplan.cli.options import Export, named, scenarios
->>>>>>> main
+from kvplan.cli.options import Export, Html, named, scenarios
 from kvplan.errors import InputError
 from kvplan.outputs import replaced
 from kvplan.traces.formats import FORMATS
@@ -84,12 +80,8 @@ def curve(
     capacity: Annotated[str, typer.Option(metavar="N[,N]", help="Capacities in blocks, or sizes such as 64GiB with --model.")] = "",
     warmup: Annotated[float, typer.Option(metavar="F", help="Share of the requests left out of the rates.")] = 0.0,
     model: Model = None,
-<<<<<<< HEAD
-    tiers: Annotated[str, typer.Option(help="Tiers from the top down, as --capacity.")] = "",
-    html: Html = None,
-=======
     tiers: Annotated[str, typer.Option(metavar="N[,N]", help="Tiers from the top down, as --capacity.")] = "",
->>>>>>> main
+    html: Html = None,
     json: Json = False,
     export: Export = None,
     kv_dtype: Annotated[str, typer.Option(metavar="D", help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
@@ -113,13 +105,9 @@ def curve(
         model=model,
         kv_dtype=kv_dtype,
     )
-<<<<<<< HEAD
-    code = _emit(result, curve_view, json, export)
+    code = _emit(result, show_curve, json, export)
     reported(result, html, quiet=False)
     return code
-=======
-    return _emit(result, show_curve, json, export)
->>>>>>> main
 
 
 def convert(

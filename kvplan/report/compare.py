@@ -44,13 +44,8 @@ def show(console: Console, comparison: Comparison, notes: Sequence[str] = ()) ->
     for handover in comparison.handovers:
         console.print(escape(handover_words(handover)))
     console.print("\n[bold]Why[/], the largest difference first")
-<<<<<<< HEAD
     for one in comparison.differences[:WHYS]:
-        console.print(Padding(f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", (0, 0, 0, 2), expand=False))
-=======
-    for one in comparison.figures[:WHYS]:
         say(console, f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", indent=2, hang=2)
->>>>>>> main
     explained = [difference for difference in comparison.settings if difference.reason]
     if explained:
         console.print()
@@ -77,16 +72,8 @@ def overview(comparison: Comparison) -> Rows:
     return rows
 
 
-<<<<<<< HEAD
-def _time(value: float | None) -> str:
-    return "–" if value is None else units.format_seconds(value)
-
-
 def handover_words(found: Handover) -> str:
     """What prefill apart gains, in a sentence."""
-=======
-def _handover(found: Handover) -> str:
->>>>>>> main
     verb = "gains" if found.gain_s >= 0 else "loses"
     moved = f"{units.format_bytes(round(found.prompt_bytes))} a prompt in {units.format_seconds(found.transfer_s)}"
     ends = "no network makes it gain"
