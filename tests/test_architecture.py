@@ -20,7 +20,7 @@ ORDER = [
     {"deployment", "fit"},
     {"memory"},
     {"step_time", "loading", "layer_work"},
-    {"results"},
+    {"results", "figures"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},
     {"economics"},
@@ -41,6 +41,7 @@ ONLY_IN = {
     "joblib": {"executor"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
+    "plotly": {"figures"},
 }
 CLOCKS_AND_GLOBAL_RANDOM = {"random", "time.time", "time.monotonic", "datetime.datetime.now", "datetime.now"}
 

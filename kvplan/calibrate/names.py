@@ -13,6 +13,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "link.small_copy_s": ("link", "one scattered piece"),
     "link.mapped_read_Bps": ("link", "reads by a kernel"),
     "link.mapped_write_Bps": ("link", "writes by a kernel"),
+    "interconnect.Bps": ("link", "from GPU to GPU"),
     "host.pin_s_per_byte": ("host", "pinning, per GiB"),
     "host.python_s": ("host", "hashing one block in Python"),
     "host.launch_s": ("host", "launching one small layer"),

@@ -79,5 +79,8 @@ Isolated = Annotated[bool, typer.Option("--isolated", help="Take no names from a
 Export = Annotated[
     str | None, typer.Option(metavar="FILE", help="Write the table as .csv, .parquet or .md, in base units.", rich_help_panel="Advanced")
 ]
+Html = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Write a report for a browser: one file, charts and tables, no network.")
+]
 As_json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, in base units.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel="Advanced")]

@@ -14,11 +14,13 @@ import typer
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
+from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
     Engine,
     Engine_version,
     Export,
+    Html,
     Isolated,
     Kv_dtype,
     Machine,
@@ -98,6 +100,7 @@ def simulate(
         str | None,
         typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"),
     ] = None,
+    html: Html = None,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -126,6 +129,7 @@ def simulate(
     )
     if export:
         check_export(export)
+    check_html(html)
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
@@ -133,7 +137,7 @@ def simulate(
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
-        result, record = run(wanted[0], progress=watch)
+        result, record = run(wanted[0], progress=watch, history=bool(html))
         result = with_ends(wanted[0], result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if as_json:
@@ -144,6 +148,7 @@ def simulate(
     for text in [] if quiet else result.warnings:
         warn(text)
     exported(result, export, quiet=quiet)
+    reported(result, html, quiet=quiet)
     if requests_out:
         old = replaced(requests_out)
         rows.write(Path(requests_out), record)

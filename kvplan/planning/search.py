@@ -153,6 +153,7 @@ def option(space: Space, placement: Placement, result: SimResult, goal: str) -> 
         completed=result.requests.completed,
         rejected=result.requests.rejected,
         ttft_s=result.ttft_s,
+        ttft_quantiles_s=result.ttft_quantiles_s,
         itl_s=result.itl_s,
         requests_per_s=result.throughput.requests_per_s,
         output_tokens_per_s=result.throughput.output_tokens_per_s,

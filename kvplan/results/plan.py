@@ -106,6 +106,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     completed: int
     rejected: int
     ttft_s: Stats
+    ttft_quantiles_s: tuple[float, ...] = ()  # at results.simulate.QUANTILE_SHARES
     itl_s: Stats
     requests_per_s: float
     output_tokens_per_s: float

@@ -20,7 +20,7 @@ class Entry:
     A pinned entry stays even when it holds nothing. `previous` and `next` belong to the tier's eviction order.
     """
 
-    __slots__ = ("node", "tokens", "coming", "loose", "shuffled", "load", "pins", "previous", "next", "order", "meta")
+    __slots__ = ("node", "tokens", "coming", "loose", "shuffled", "load", "pins", "previous", "next", "order", "meta", "beside")
 
     def __init__(self, node: Node | None, tokens: int) -> None:
         self.node = node
@@ -33,6 +33,7 @@ class Entry:
         self.next: Entry | None = None
         self.order: Any = None  # the waiting line the entry is in; None while pinned
         self.meta: Any = None  # what the policy remembers of it
+        self.beside: Entry | None = None  # space of windows and states that its last user left, for the next one to find
 
 
 class Node:

@@ -152,11 +152,21 @@ class Tier:
         assert entry.pins
         entry.tokens += tokens
 
-    def leave(self, tokens: int) -> None:
-        """Leave `tokens` of content that nobody can find again in the order of eviction."""
-        if tokens:
-            self.policy.append(Entry(None, tokens))
-            self.evictable_tokens += tokens
+    def leave(self, tokens: int) -> Entry | None:
+        """Leave `tokens` of content in the order of eviction that only its entry can find again."""
+        if not tokens:
+            return None
+        entry = Entry(None, tokens)
+        self.policy.append(entry)
+        self.evictable_tokens += tokens
+        return entry
+
+    def reclaim(self, entry: Entry) -> None:
+        """Give back what is still there of content that was left."""
+        if entry.order is not None:
+            self.policy.remove(entry)
+            self.used_tokens -= entry.tokens
+            self.evictable_tokens -= entry.tokens
 
     def give_back(self, tokens: int) -> None:
         """Return tokens that were taken and never filled."""

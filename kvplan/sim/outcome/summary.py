@@ -9,9 +9,10 @@ import numpy as np
 
 from kvplan import __version__
 from kvplan.hardware.spec import Machine
-from kvplan.results.simulate import LoadCounts, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
+from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
 from kvplan.sim.outcome import attribution, slo
 from kvplan.sim.outcome.record import Histogram, RunRecord
+from kvplan.sim.outcome.timeline import timeline
 from kvplan.sim.outcome.uncertainty import interval
 from kvplan.sim.outcome.warming import warming
 
@@ -48,6 +49,7 @@ def summarise(record: RunRecord) -> SimResult:
             preempted=int((columns["preemptions"] > 0).sum()),
         ),
         ttft_s=stats["ttft"],
+        ttft_quantiles_s=quantiles(columns["ttft_s"][kept]),
         itl_s=stats["itl"],
         e2e_s=stats["e2e"],
         queue_s=stats["queue"],
@@ -68,6 +70,9 @@ def summarise(record: RunRecord) -> SimResult:
         warm_requests=warm[0],
         warm_s=warm[1],
         partial=record.partial,
+        timeline=None
+        if record.history is None
+        else timeline(record.history, columns["index"][record.warm], first_token_s=record.cost.overhead.first_token_s),
         duration_s=duration,
         wall_s=0.0,
         provenance=_provenance(record),
@@ -99,6 +104,12 @@ def _stats(values: Any) -> Stats:
     return Stats(
         mean=float(values.mean()), max=float(values.max()), **{name: float(value) for name, value in zip(QUANTILES, quantiles, strict=True)}
     )
+
+
+def quantiles(values: Any) -> tuple[float, ...]:
+    """A distribution at QUANTILE_SHARES; empty where nothing was measured."""
+    values = values[~np.isnan(values)]
+    return tuple(np.quantile(values, QUANTILE_SHARES).tolist()) if len(values) else ()
 
 
 def _histogram_stats(histogram: Histogram) -> Stats:

@@ -59,6 +59,12 @@ class Scheduler:
         self.empty_steps = 0  # in a row in which somebody waited and nobody ran
         self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
+        if engine.reserve_in_flight:
+            gpu.promised_tokens = self._promised_tokens
+
+    def _promised_tokens(self, seq: Sequence) -> int:
+        """What prompts that are computed or loaded still take of the pool."""
+        return sum(self.gpu.outstanding_tokens(other) for other in (*self.prefilling, *self.loading) if other is not seq)
 
     # -- queues ------------------------------------------------------------------------------------------------------------
 
@@ -324,10 +330,7 @@ class Scheduler:
             return self._extend(seq, budget)
         path = self.gpu.find(seq)
         reach = self.gpu.reach(seq, path)
-        if self.engine.reserve_in_flight:
-            self.gpu.promised_tokens = sum(self.gpu.outstanding_tokens(other) for other in (*self.prefilling, *self.loading))
         outcome = self.transfers.begin(seq, path, reach, budget, self.inflight.busy_until_s(self.clock.now), self._loaded(seq))
-        self.gpu.promised_tokens = 0
         if outcome is Outcome.WAITS:
             return 0
         if outcome is Outcome.IN_STEP:

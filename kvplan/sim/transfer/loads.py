@@ -114,7 +114,7 @@ class Loads:
             return Outcome.NOTHING
         if wait_for(seq, done, path, reach, held):
             return Outcome.WAITS
-        if not self.gpu.hold(seq, path, reach, held):
+        if not self.gpu.hold(seq, path, reach, held, loaded=True):
             return Outcome.NO_ROOM
         load = under_way(seq, path, reach, held)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
@@ -143,7 +143,7 @@ class Loads:
         source.release(moved_from=load.start if self.rules.exclusive else None)
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
-        self._weigh(seq, load.start, load.end)
+        self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
         ended(load)
         waiters = [waiter for waiter, _ in load.waiters]
         for each in (seq, *waiters):
@@ -220,13 +220,13 @@ class Loads:
             for lower, reserved, _ in load.parts:
                 _, ready_s = lower.path.send(IN, ready_s, reserved.tokens)
             tokens = load.held - load.reach
-            began_s, done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
-            first_s, last_s = min(first_s, began_s), max(last_s, done_s)
-            self.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
+            began_s, load.done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
+            first_s, last_s = min(first_s, began_s), max(last_s, load.done_s)
+            self.clock.at(load.done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
         duration_s = IN_STEP[self.rules.load](start_s, step_s, first_s, last_s, self.cost.model.depth)
         for load in loads:
             load.seq.load_s += duration_s - step_s
-            self._weigh(load.seq, load.reach, load.held)
+            self._weigh(load.seq, load.reach, load.held, load.done_s)
         return duration_s
 
     def _step_loaded(self, load: StepLoad) -> None:
@@ -307,8 +307,8 @@ class Loads:
         seconds += sum(lower.path.wait_s(IN) + lower.path.service_s(IN, tokens) for lower, tokens in parts)
         return seconds < self.recompute_s(seq, start, end)
 
-    def _weigh(self, seq: Sequence, start: int, end: int) -> None:
-        """Compare what a load took, its promotion included, with computing tokens [start, end) again."""
+    def _weigh(self, seq: Sequence, start: int, end: int, sent_s: float) -> None:
+        """Compare what a load took, its promotion included, with computing tokens [start, end) again; its bytes came at `sent_s`."""
         seconds = seq.load_s - seq.weighed_s
         seq.weighed_s = seq.load_s
-        self.tally.weigh(seconds, self.recompute_s(seq, start, end))
+        self.tally.weigh(seq, end - start, seconds, self.recompute_s(seq, start, end), sent_s)
