@@ -151,9 +151,9 @@ def plan(
         check_export(export)
     priced = price_source(prices, price)
     mix = parse_sessions(sessions) if sessions else None
-    with trace_of(mix) if mix else nullcontext(source) as path:
+    with trace_of(mix) if mix else nullcontext() as made:
         wanted = grid.scenarios(
-            [path],
+            [made.path if made else source],
             given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
@@ -172,6 +172,7 @@ def plan(
                     prices=priced.of(one.machine) if priced else None,
                     max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
                     max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
+                    more=made.more if made else None,
                     watch=watch,
                 )
             return msgspec.structs.replace(found, sessions=mix.text) if mix else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -96,3 +97,34 @@ WORDS = {
     "throughput": "requests served per second",
     "cost": "price per million output tokens",
 }
+
+
+def changed(goal: str, gain: float) -> str:
+    """A gain in what the goal counts, in words: `41% less` time or money, `12% more` requests."""
+    word = _direction(goal, gain)
+    return f"{_share(goal, gain)} {word}" if word else "no change"
+
+
+def between(goal: str, low: float, high: float) -> str:
+    """The 95 % interval of a gain in words: `95%: 31% to 49%`, with the directions where the ends differ."""
+    ends = [changed(goal, end) if (low < 0) != (high < 0) else _share(goal, end) for end in (low, high)]
+    return f"95%: {ends[0]} to {ends[1]}"
+
+
+def _amount(goal: str, gain: float) -> float:
+    """Throughput is scored by the seconds of a request: fewer of these are more requests."""
+    if goal != "throughput":
+        return gain
+    return gain / (1 - gain) if gain < 1 else math.inf
+
+
+def _share(goal: str, gain: float) -> str:
+    size = abs(_amount(goal, gain))
+    return f"{size:.0%}" if size >= 0.0995 else f"{size:.1%}"
+
+
+def _direction(goal: str, gain: float) -> str:
+    if abs(_amount(goal, gain)) < 0.0005:
+        return ""
+    less, more = ("more", "fewer") if goal == "throughput" else ("less", "more")
+    return less if gain > 0 else more

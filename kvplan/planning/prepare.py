@@ -17,7 +17,7 @@ from kvplan.results.plan import HitPoint, TierWorth
 from kvplan.results.trace import ReadReport
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import opened
-from kvplan.units import format_bytes
+from kvplan.units import format_bytes, format_count
 
 LEAST_DOUBT = 1.5
 """A pool that the user gives is doubted when it is this many times what the engine would leave."""
@@ -137,6 +137,6 @@ def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:
             return scenario.changed(tiers=tiers, tp=tp), notes
         tp *= 2
     raise InputError(
-        f"the weights of {scenario.model.name} leave no room for KV on {machine.gpus} GPU(s) of {machine.name}",
+        f"the weights of {scenario.model.name} leave no room for KV on {format_count(machine.gpus, 'GPU')} of {machine.name}",
         hint="name a larger machine, or a model with narrower weights",
     )

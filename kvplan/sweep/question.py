@@ -9,7 +9,7 @@ import msgspec
 
 from kvplan import catalog
 from kvplan.economics.prices import PriceSource
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, misfit
 from kvplan.sweep.goal import parse_front, parse_goal
 from kvplan.sweep.points import NAMED, Common
 from kvplan.sweep.sweep import SweepQuestion
@@ -82,8 +82,7 @@ def _read(source: str) -> _SweepFile | None:
             return None
         return msgspec.toml.decode(text, type=_SweepFile)
     except msgspec.ValidationError as error:
-        unknown = str(error).split("`")[1] if "`" in str(error) else ""
-        raise InputError(f"{path}: {error}", hint=did_you_mean(unknown, _SweepFile.__struct_fields__)) from None
+        raise misfit(error, path, _SweepFile.__struct_fields__) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
 
