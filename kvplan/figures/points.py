@@ -10,7 +10,7 @@ from kvplan.figures.base import MARK, QUIET, RUN_COLOURS, Figure, by_ratios, lab
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 
-class Point(NamedTuple):
+class Dot(NamedTuple):
     """One choice: its name, where it lies, words for the hover, the group that it is coloured by, whether it stands out."""
 
     name: str
@@ -21,7 +21,7 @@ class Point(NamedTuple):
     marked: bool = False
 
 
-class Axis(NamedTuple):
+class Ruler(NamedTuple):
     """What an axis shows, in which unit, how much of the base unit that is, and whether it is drawn by ratios."""
 
     title: str
@@ -30,7 +30,7 @@ class Axis(NamedTuple):
 
 
 def scatter(
-    points: Sequence[Point], x: Axis, y: Axis, *, front: Sequence[Point] = (), front_name: str = "nothing further left is lower"
+    points: Sequence[Dot], x: Ruler, y: Ruler, *, front: Sequence[Dot] = (), front_name: str = "nothing further left is lower"
 ) -> Figure:
     """Points by name; `front` is joined by a line, in the order given."""
     go = plotly()
@@ -76,11 +76,11 @@ MOST_NAMES = 4
 """Of more points only those on the front and those that stand out carry their names, so that names do not cover one another."""
 
 
-def _axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
+def _axis(axis: Ruler, values: Sequence[float]) -> dict[str, Any]:
     return by_ratios(axis.title, [value / axis.scale for value in values]) if axis.ratios else {"title": axis.title, "rangemode": "tozero"}
 
 
-def _words(one: Point) -> str:
+def _words(one: Dot) -> str:
     lines = [f"<b>{label(one.name)}</b>", *(label(line) for line in one.words.splitlines())]
     return "<br>".join(lines)
 

@@ -297,13 +297,13 @@ def _options(plan: PlanResult) -> Figure:
         took = f"below the GPU {format_bytes(_below(option))}, computed {option.computed:.1%}"
         words = f"mean {format_seconds(option.ttft_s.mean or 0.0)}, {took}"
         group = "KV in 8 bits" if option.placement.kv_dtype == "fp8" else "KV as the model stores it"
-        drawn.append(points.Point(option.name, _below(option), option.ttft_s.mean or 0.0, words, group, option == plan.chosen))
-    front: list[points.Point] = []
+        drawn.append(points.Dot(option.name, _below(option), option.ttft_s.mean or 0.0, words, group, option == plan.chosen))
+    front: list[points.Dot] = []
     for one in sorted(drawn, key=lambda one: (one.x, one.y)):
         if not front or one.y < front[-1].y:
             front.append(one)
-    across = points.Axis(f"memory below the GPU, {unit}", scale)
-    return points.scatter(drawn, across, points.Axis(f"mean time to first token, {time}", seconds), front=front)
+    across = points.Ruler(f"memory below the GPU, {unit}", scale)
+    return points.scatter(drawn, across, points.Ruler(f"mean time to first token, {time}", seconds), front=front)
 
 
 def _below(option: Option) -> float:
