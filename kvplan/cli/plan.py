@@ -152,11 +152,8 @@ def plan(
         target_named(emit)
     if export:
         check_export(export)
-<<<<<<< HEAD
-    check_html(html)
-=======
     priced = price_source(prices, price)
->>>>>>> main
+    check_html(html)
     mix = parse_sessions(sessions) if sessions else None
     with trace_of(mix) if mix else nullcontext() as made:
         wanted = grid.scenarios(
