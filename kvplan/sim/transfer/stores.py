@@ -59,6 +59,7 @@ class Stores:
     def after_step(self, job: Sequence, upto: int) -> None:
         """Offer the full blocks of a job's prompt up to a token to host memory."""
         pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
+        pool.tend(self.clock.now)
         assert job.leaf is not None and leaf is not None
         upto = min(upto, job.leaf.end)
         first, end = self.due(pool, job, upto, self.rules.store_after_lookups)
