@@ -109,8 +109,8 @@ class Stores:
 
     def _offered(self, job: Sequence, first: int) -> tuple[int, int]:
         """From which token on a job offers its prompt, and from which token on that counts as used."""
-        if self.rules.job_order == "position":
-            return first, 0
+        if self.rules.job_order == "position":  # what was loaded for this one alone is not stored again
+            return (max(first, job.offered_from) if self.rules.promotes_for_one else first), 0
         since = job.offered_from if self.rules.stores_gpu_hits else max(job.offered_from, job.hits[0])
         return max(first, since, job.stored), since
 
