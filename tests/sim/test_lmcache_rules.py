@@ -94,14 +94,15 @@ def test_a_store_that_finds_the_server_full_is_lost() -> None:
 
 
 def test_what_an_l2_read_brings_leaves_the_server_with_the_load() -> None:
-    # Host memory of 5 blocks, A of 4, B of 5, and one of 8 that does not fit. A is found on the disk twice: the second time it is read from there again. Where it stays it
-    # is found in host memory.
+    # Host memory of 5 blocks, A of 4, B of 5, and one of 8 that does not fit. A is found on the disk twice: the second time it is read from
+    # there again. Where it stays it is found in host memory.
     trace = [request(0, 0.0, 64, 1, 0, 1, 2, 3), request(1, 50.0, 80, 1, 10, 11, 12, 13, 14)]
     for at in (2, 4):
         trace.append(request(at, 50.0 * at, 127, 1, *range(100 * at, 100 * at + 8)))
         trace.append(request(at + 1, 50.0 * at + 50, 65, 1, 0, 1, 2, 3))
     for once, expected in ((True, (0, 64)), (False, (64, 0))):
-        built = by_hand(trace, gpu_blocks=8, cpu_blocks=5, disk_blocks=100, offload={"promotes_for_one": once}, engine={"step_tokens": 8192})
+        rules = {"promotes_for_one": once}
+        built = by_hand(trace, gpu_blocks=8, cpu_blocks=5, disk_blocks=100, offload=rules, engine={"step_tokens": 8192})
         assert rows(built, "cpu_hit_tokens", "disk_hit_tokens")[5] == expected
 
 
