@@ -11,6 +11,7 @@ from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
 from kvplan.hardware.timing import host_factors
 from kvplan.model import ModelSpec
+from kvplan.units import format_count
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0)]
@@ -86,11 +87,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         spread = self.parallel
         if spread.cp > 1:
             raise InputError(
-                f"parallel.cp is {spread.cp}: context parallelism is not built", hint="tensor-parallel ranks are: parallel.tp; or data-parallel ones: parallel.dp"
+                f"parallel.cp is {spread.cp}: context parallelism is not built",
+                hint="tensor-parallel ranks are: parallel.tp; or data-parallel ones: parallel.dp",
             )
         if spread.ep not in (0, spread.tp * spread.dp):
             raise InputError(
-                f"parallel.ep is {spread.ep}: experts are spread over all {spread.tp * spread.dp} tensor- and data-parallel ranks of a stage",
+                f"parallel.ep is {spread.ep}: experts lie on all {spread.tp * spread.dp} tensor- x data-parallel ranks of a stage",
                 hint=f"--ep {spread.tp * spread.dp}, or none: then each rank holds a part of every expert",
             )
         if spread.ep and not any(group.experts for group in self.model.ffn):
@@ -138,11 +140,14 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             needs = f"--tp {spread.tp} x --pp {spread.pp}" + (f" x --dp {spread.dp}" if spread.dp > 1 else "")
             servers = f"{self.nodes} x {self.machine.name} have" if self.nodes > 1 else f"{self.machine.name} has"
             raise InputError(
-                f"{servers} {gpus * self.nodes} GPU(s); {needs} needs {spread.all_gpus}",
+                f"{servers} {format_count(gpus * self.nodes, 'GPU')}; {needs} needs {spread.all_gpus}",
                 hint="choose a larger machine, or --set machine.gpus=N" + (", or --set nodes=N" if spread.pp * spread.dp > 1 else ""),
             )
         if spread.tp > gpus:
-            raise InputError(f"--tp {spread.tp}: a tensor-parallel group stays on one server of {gpus} GPU(s)", hint="--pp and --dp go over several")
+            raise InputError(
+                f"--tp {spread.tp}: a tensor-parallel group stays on one server of {format_count(gpus, 'GPU')}",
+                hint="--pp and --dp go over several",
+            )
 
     def changed(self, **parts: object) -> Deployment:
         """The same with some parts replaced; `tp`, `pp`, `dp` and `ep` belong to `parallel`, `machine` is the server."""

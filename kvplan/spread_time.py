@@ -18,6 +18,11 @@ from kvplan.errors import InputError
 from kvplan.hardware.collectives import collective_s, curves
 from kvplan.hardware.spec import Interconnect, Machine, Operation
 
+SLOWEST_RANK_S = 8e-6
+"""What a collective inside a step waits for the slowest rank, beyond what it takes in a loop of its own: steps of one sequence over 122 to
+188 collectives are 1.0 to 2.3 ms longer than their parts (Qwen3-235B and DeepSeek-R1 on 8 B200, Llama-3.1-70B on 8 A100, SGLang 0.5.6;
+DeepSeek-V3's shape on 2 H100, vLLM 0.24). Engines that fuse the all-reduce with the norm behind it wait less (gpt-oss-120b on 8 B200)."""
+
 DRAWS = 64
 """Placements of experts of uneven popularity over ranks, of which the mean of the fullest counts."""
 
@@ -74,6 +79,7 @@ def layers_collectives_s(deployment: Deployment, tokens: int, joint: int, *, cap
     """Seconds of all collectives of all layers for `tokens` of this rank and `joint` of all data-parallel ranks, `row_bytes` a token."""
     model, machine, spread = deployment.model, deployment.machine, deployment.parallel
     reduced_s = spread_s(machine, "all_reduce", spread.tp, tokens * row_bytes, library="engine", least_s=least_s)
+    reduced_s += SLOWEST_RANK_S if reduced_s else 0.0
     if spread.dp == 1:
         return 2 * model.depth * reduced_s
     sparse = sum(group.count for group in model.ffn if group.experts)
@@ -89,12 +95,12 @@ def _exchange_s(deployment: Deployment, tokens: int, joint: int, *, captured: bo
     if spread.exchange == "all_gather":
         size = joint * row_bytes
         gathered_s = spread_s(machine, "all_gather", ranks, size, least_s=least_s)
-        return gathered_s + spread_s(machine, "reduce_scatter", ranks, size, least_s=least_s)
+        return gathered_s + spread_s(machine, "reduce_scatter", ranks, size, least_s=least_s) + 2 * SLOWEST_RANK_S
     chosen = max((group.experts_per_token for group in deployment.model.ffn if group.experts), default=0)
     sent = max(1.0, joint / ranks) * chosen * row_bytes  # with copies for each expert, bf16; dispatched in fp8
     library = "low_latency" if captured else "normal"
     out_s = spread_s(machine, "dispatch", ranks, sent / 2, library=library, least_s=least_s)
-    return out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s)
+    return out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s) + 2 * SLOWEST_RANK_S
 
 
 class Passes(msgspec.Struct, frozen=True):
@@ -127,14 +133,33 @@ def handed_over_s(deployment: Deployment, tokens: int, row_bytes: float) -> floa
     return (spread.pp - 1) * (sent_s + spread_s(machine, "all_gather", spread.tp, size))
 
 
-def experts_on_rank(deployment: Deployment, experts: int) -> tuple[float, float, float]:
-    """(Experts of a layer on one rank, share of each expert's width that it holds, tokens of the fullest rank over the mean)."""
+class Held(msgspec.Struct, frozen=True):
+    """Experts of a layer on one rank: how many, the share of each one's width, ranks among which they lie, and how full the fullest is of
+    the mean."""
+
+    experts: float
+    width_share: float
+    ranks: int = 1
+    fullest: float = 1.0
+
+    def active(self, chosen: float, tokens: int) -> float:
+        """Experts that at least one of `tokens` chooses, each with probability `chosen`, on the rank that has most of them."""
+        mean = self.experts * -math.expm1(tokens * math.log1p(-chosen)) if chosen < 1 else self.experts
+        return min(self.experts, mean + self._beyond(mean * (1 - mean / self.experts)))
+
+    def routed(self, pairs: float) -> float:
+        """Of `pairs` of a token and its expert, those on the fullest rank."""
+        mean = pairs / self.ranks
+        return min(pairs, self.fullest * mean + self._beyond(mean))
+
+    def _beyond(self, variance: float) -> float:
+        """How far the fullest of the ranks lies above the mean by chance: sqrt(2 ln n) standard deviations of a normal distribution."""
+        return math.sqrt(2 * math.log(self.ranks) * max(0.0, variance))
+
+
+def experts_on_rank(deployment: Deployment, experts: int) -> Held:
+    """The experts of a layer that one rank computes: whole ones with expert parallelism, else a part of each."""
     spread = deployment.parallel
     if not spread.ep:
-        return experts, 1 / (spread.tp * spread.dp), 1.0
-    return experts / spread.ep, 1.0, fullest_share(experts, spread.ep, spread.expert_skew)
-
-
-def active_experts(held: float, share: float, tokens: int) -> float:
-    """Of `held` experts, those that at least one of `tokens` chooses, each with probability `share`."""
-    return held * -math.expm1(tokens * math.log1p(-share)) if share < 1 else held
+        return Held(experts, 1 / (spread.tp * spread.dp))
+    return Held(experts / spread.ep, 1.0, spread.ep, fullest_share(experts, spread.ep, spread.expert_skew))

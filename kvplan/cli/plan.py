@@ -20,6 +20,7 @@ from kvplan.cli.options import (
     Kv_dtype,
     Machine,
     Model,
+    Prices,
     Quiet,
     Set,
     Tp,
@@ -109,6 +110,7 @@ def plan(
         str | None,
         typer.Option(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED),
     ] = None,
+    prices: Prices = None,
     sets: Set = None,
     isolated: Isolated = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
@@ -134,7 +136,8 @@ def plan(
     if not source and not sessions:
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
     from kvplan.deploy.emit import planned, save, target_named
-    from kvplan.planning.objective import parse_prices, parse_target
+    from kvplan.economics.prices import price_source
+    from kvplan.planning.objective import parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.planning.session_traffic import WARMUP, parse_sessions, trace_of
     from kvplan.report import plan as report
@@ -146,10 +149,11 @@ def plan(
         target_named(emit)
     if export:
         check_export(export)
+    priced = price_source(prices, price)
     mix = parse_sessions(sessions) if sessions else None
-    with trace_of(mix) if mix else nullcontext(source) as path:
+    with trace_of(mix) if mix else nullcontext() as made:
         wanted = grid.scenarios(
-            [path],
+            [made.path if made else source],
             given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
@@ -165,9 +169,10 @@ def plan(
                 found = answer(
                     one,
                     target=parse_target(one.run.target if target is None else target),
-                    prices=parse_prices(price) if price else None,
+                    prices=priced.of(one.machine) if priced else None,
                     max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
                     max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
+                    more=made.more if made else None,
                     watch=watch,
                 )
             return msgspec.structs.replace(found, sessions=mix.text) if mix else found

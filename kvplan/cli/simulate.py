@@ -195,7 +195,7 @@ def _compare(wanted: list[Scenario], requests_out: str | None, export: str | Non
     if as_json:
         emit_json(comparison)
     else:
-        report.show(out(), comparison)
+        report.show(out(), comparison, [f"{one.name}: {text}" for one in wanted for text in one.notes])
     exported(comparison, export, quiet=quiet)
     for name, result in zip(comparison.names, [] if quiet else results, strict=False):
         for text in result.warnings:

@@ -138,6 +138,23 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     hit_change: float
 
 
+class ServedLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """The most of a traffic that a replica serves within limits."""
+
+    factor: float  # of the arrivals as they are; 0: not even the least that was tried
+    requests_per_s: float
+    users: int = 0  # sessions open at once, where the traffic is generated from a number of them
+    at_least: bool = False  # the search ended here: more may be served
+
+
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """Load within limits, without tiers and with what was chosen: within the target, or at the time to first token as it is without."""
+
+    ttft_p95_s: float | None = None  # the limit where no target was given
+    without: ServedLoad
+    chosen: ServedLoad | None = None  # null: no tier was chosen
+
+
 class ReplicaLayout(msgspec.Struct, frozen=True, kw_only=True):
     """Some GPUs as replicas of one tensor-parallel width, and what came out."""
 
@@ -211,6 +228,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     simulated: int = 0
     at_load: dict[str, float] = {}  # speed-up of the arrivals -> gain
     overload: float = 0.0  # offered over served work where the arrivals are more than the machine can serve
+    capacity: Capacity | None = None
     splits: tuple[Split, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0

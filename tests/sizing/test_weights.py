@@ -103,7 +103,7 @@ def test_ranks_share_weights() -> None:
     extra = rank_weight_bytes(deployed(model, engine, tp=16)) - weight_bytes(model) / 16
     assert extra == pytest.approx(32 * 4096 * 2 * 128 * (1 - 8 / 16) * 2)
     experts = parameters(catalog.model("mixtral-8x7b")).experts
-    spread = [rank_weight_bytes(deployed("mixtral-8x7b", engine, tp=2, ep=ep)) for ep in (2, 8)]
+    spread = [rank_weight_bytes(deployed("mixtral-8x7b", engine, tp=2, dp=dp, ep=2 * dp)) for dp in (1, 4)]
     assert spread[0] - spread[1] == pytest.approx(2 * experts * (1 / 2 - 1 / 8))
 
 
