@@ -29,8 +29,9 @@ def predicted_s(row: dict[str, Any]) -> float:
         model = msgspec.structs.replace(model, ffn=fewer)
     cost, batch = StepCost(deployed(model, "vllm", row["machine"], **row["parallel"])), row["batch"]
     step_s = cost.step_s([], batch, cost.decode_attention_s([row["context"]] * batch), batch)
-    others_s = (batch - 1) * cost.prefill_s(1024, 0, 8192) / 1024 if "median" not in row["source"] and "concurrency" in row["source"] else 0.0
-    return step_s + others_s
+    if "median" in row["source"] or batch == 1:
+        return step_s
+    return step_s + (batch - 1) * cost.prefill_s(1024, 0, 8192) / 1024
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row['model']} {row['machine']} x{row['batch']} at {row['context']}" for row in ROWS])
