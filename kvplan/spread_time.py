@@ -7,8 +7,8 @@ scattered behind them (`allgather_reducescatter`), or sent to the experts that t
 
 from __future__ import annotations
 
+import hashlib
 import math
-import random
 from functools import cache
 
 import msgspec
@@ -43,11 +43,11 @@ def fullest_share(experts: int, ranks: int, skew: float) -> float:
     """
     if ranks < 2 or not skew:
         return 1.0
-    weights, each, draw = [1 / (place + 1) ** skew for place in range(experts)], experts // ranks, random.Random(0)
+    weights, each = [1 / (place + 1) ** skew for place in range(experts)], experts // ranks
     total, mean = 0.0, sum(weights) / ranks
-    for _ in range(DRAWS):
-        draw.shuffle(weights)
-        total += max(sum(weights[rank * each : (rank + 1) * each]) for rank in range(ranks)) / mean
+    for draw in range(DRAWS):
+        dealt = sorted(range(experts), key=lambda expert: hashlib.sha256(f"{draw} {expert}".encode()).digest())  # noqa: B023
+        total += max(sum(weights[expert] for expert in dealt[rank * each : (rank + 1) * each]) for rank in range(ranks)) / mean
     return total / DRAWS
 
 
