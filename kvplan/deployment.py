@@ -11,6 +11,7 @@ from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
 from kvplan.hardware.timing import host_factors
 from kvplan.model import ModelSpec
+from kvplan.units import format_count
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0)]
@@ -111,7 +112,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.parallel.gpus > self.machine.gpus:
             tp, pp = self.parallel.tp, self.parallel.pp
             raise InputError(
-                f"{self.machine.name} has {self.machine.gpus} GPU(s); --tp {tp} x --pp {pp} needs {tp * pp}",
+                f"{self.machine.name} has {format_count(self.machine.gpus, 'GPU')}; --tp {tp} x --pp {pp} needs {tp * pp}",
                 hint="choose a larger machine, or --set machine.gpus=N",
             )
 

@@ -38,4 +38,12 @@ def unit(path: str) -> str:
 def name(path: str) -> str:
     """The number at a dotted place in words."""
     part, words = SHOWN.get(path, ("", ""))
-    return f"{part}: {words}" if words else path.replace("_", " ").replace(".", ": ", 1)
+    if words:
+        return f"{part}: {words}"
+    stem, _, last = path.rpartition("_")
+    room, _, rest = (stem if last in UNITS else path).partition(".")
+    return f"{ROOMS.get(room, room)}: {rest.replace('_', ' ')}"
+
+
+ROOMS = {"gpu": "compute"}
+"""Part of a machine -> what the tables call it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from kvplan.catalog.shipped import decode_toml, names, resolve
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, did_you_mean, misfit
 from kvplan.hardware.spec import Machine, machine_of
 from kvplan.provenance import Source
 from kvplan.units import GiB
@@ -56,7 +56,7 @@ def _file(name: str) -> Machine:
     try:
         return machine_of(decode_toml(path, dict))
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise misfit(error, path) from None
 
 
 def of_gpu(product: str) -> str:

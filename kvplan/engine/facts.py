@@ -39,7 +39,17 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.streamed_share": (0.0,),
     "offload.exclusive": (),
     "offload.remote_store": ("",),
+    "whole_nodes": (False,),
+    "offload.stores_again": (False,),
+    "offload.stores_gpu_hits": (True,),
+    "offload.keeps_gpu_content": (False,),
+    "offload.lower_counts_tick_s": (0.0,),
     "host_pool.tensor_per_layer": ((),),
+    "overhead.remote_byte_s": (0.0,),
+    "overhead.remote_host_byte_s": (0.0,),
+    "host_pool.ratio": (0.0,),
+    "host_pool.ratio_share": (1.0,),
+    "host_pool.ratio_spare_bytes": (0,),
 }
 """Facts that are absent at these values."""
 
@@ -51,7 +61,9 @@ def _in_play(engine: EngineSpec, path: str, value: object) -> bool:
         "offload.prefetch_": rules.prefetch == "none",
         "offload.prefetch_timeout": rules.prefetch != "timeout",
         "offload.store_after_lookups": rules.store != "selective",
+        "offload.store_counts": rules.store != "selective",
         "offload.lower_store_after_lookups": rules.lower_store != "selective",
+        "offload.lower_counts": rules.lower_store != "selective",
         "offload.arc_": rules.policy != "arc",
         "offload.disk_": not engine.abilities.disk,
         "offload.disk_policy": not engine.abilities.disk_bounded,

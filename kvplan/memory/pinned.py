@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.deployment import Deployment
+from kvplan.engine.spec import HostPool
 from kvplan.memory.below import below
 from kvplan.memory.formats import INDEX_SCALE_BYTES
 from kvplan.memory.layout import layout
@@ -53,6 +54,17 @@ def host_memory(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = Fa
         shm_bytes=taken if shared else 0,
         limit_bytes=limit_bytes(deployment, taken),
     )
+
+
+def default_ratio(rules: HostPool, pool_bytes: int, free_bytes: int = 0) -> float:
+    """A CPU tier whose size nobody asked for, in GPU pools of `pool_bytes`; on a host with `free_bytes` (0: not known) no more than the
+    engine allows itself of them.
+
+    8 ranks with 640 GB of KV on a host with 1 TB free, under SGLang: 0.76 x (1,000 - 10.7) / 640 = 1.17, not 2.
+    """
+    if not free_bytes or not pool_bytes:
+        return rules.ratio
+    return min(rules.ratio, max(0.0, rules.ratio_share * (free_bytes - rules.ratio_spare_bytes) / pool_bytes))
 
 
 def limit_bytes(deployment: Deployment, taken_bytes: int) -> int:

@@ -7,11 +7,13 @@ import math
 import msgspec
 
 from kvplan import __version__
+from kvplan.economics.prices import Prices
 from kvplan.memory.layout import layout
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.capacity import capacity
+from kvplan.planning.objective import Objective
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
@@ -28,7 +30,7 @@ from kvplan.step_time import StepCost
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
 
-ABOUT_RUNS = 24
+ABOUT_RUNS = 32
 """Simulations of a usual plan, for those who wait."""
 
 LEAST_YEARS = 3.0
@@ -43,14 +45,16 @@ def plan(
     prices: Prices | None = None,
     max_cpu_bytes: int | None = None,
     max_disk_bytes: int | None = None,
+    more: places.More | None = None,
     watch: Watch = unwatched,
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
-    Limits that are not given are the replica's share of the machine's host memory and disk. Raises InputError when the
-    scenario cannot be used.
+    Limits that are not given are the replica's share of the machine's host memory and disk; `more` gives generated traffic of more
+    users. Raises InputError when the scenario cannot be used.
     """
     space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
+    space = msgspec.structs.replace(space, more=more)
     early = _without_simulation(space)
     if early:
         placement = places.nothing(space)
@@ -120,6 +124,7 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         pruned=(*found.pruned, *unspread),
         splits=spread,
         at_load=at_loads(space, run, "ttft" if over else found.goal, pair, speedups),
+        capacity=capacity(space, run, Pair(chosen, pair.without)),
         simulated=run.runs,
         overload=over,
         assumptions=tuple(doubts),

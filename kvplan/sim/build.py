@@ -37,6 +37,9 @@ from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource
 
+UNBOUNDED_BYTES = 1e18
+"""Of a disk that the engine never deletes from."""
+
 
 class Server:
     """A replica and what belongs to it: its GPU's tier, those below (a shared one appears in every server), and its network port."""
@@ -165,7 +168,7 @@ class Builder:
             found.append(self._tier_below(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = remote_path(scenario.deployment), self._remote_rate
-            remote = RemotePath(self.clock, network, scenario.remote, rate, self.below, chunk_tokens=self.grain)
+            remote = RemotePath(self.clock, network, scenario.remote, rate, self.loading, self.below, chunk_tokens=self.grain)
             found.append(self._tier_below(self._remote, remote, REMOTE))
         return tuple(found)
 
@@ -175,10 +178,18 @@ class Builder:
         return TierBelow(pool, path, slot)
 
     def _pool(self, name: str, size: float) -> Pool:
-        rules = self.scenario.engine.offload
-        policy = rules.policy if name == "cpu" else rules.disk_policy
-        order = rules.job_order if name == "cpu" and policy == "lru" else "position"
-        return Pool(self._tier(name, size, self.host_token_bytes, policy, self.grain), order=order)
+        rules, host = self.scenario.engine.offload, name == "cpu"
+        policy = rules.policy if host else rules.disk_policy
+        order = rules.job_order if host and policy == "lru" else "position"
+        if name == "disk" and not self.scenario.engine.abilities.disk_bounded:
+            size = UNBOUNDED_BYTES
+        stored, counting = (rules.store, rules.store_counts) if host else (rules.lower_store, rules.lower_counts)
+        return Pool(
+            self._tier(name, size, self.host_token_bytes, policy, self.grain),
+            order=order,
+            counting=counting if stored == "selective" else "",
+            tick_s=0.0 if host else rules.lower_counts_tick_s,
+        )
 
     def _tier(self, name: str, size: float, token_bytes: float, policy: str, grain: int) -> Tier:
         capacity = int(size / token_bytes)
@@ -191,7 +202,10 @@ class Builder:
         facts.every_touch = self.scenario.engine.offload.arc_every_touch and name == "cpu"
         if policy == "belady":
             facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
-        return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain, seed=self.scenario.run.seed)
+        tier = Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain, seed=self.scenario.run.seed)
+        if self.scenario.engine.whole_nodes and name in ("gpu", "cpu"):
+            tier.spill_tokens = self.scenario.engine.step_tokens
+        return tier
 
     def _recompute_s(self, start: int, end: int) -> float:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)

@@ -28,6 +28,7 @@ from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource, Trace, open_once
+from kvplan.units import format_bytes, format_count
 
 Progress = Callable[[int, int], None]
 
@@ -186,8 +187,8 @@ def gpu_pool_bytes(scenario: Scenario) -> int:
     deployed, pool = scenario.deployment, kv_pool(scenario.deployment)
     if pool.kv_bytes <= 0:
         raise InputError(
-            f"{deployed.model.name} does not fit {deployed.tp} GPU(s) of {deployed.machine.name}: "
-            f"the weights take {pool.weight_bytes:,} bytes of each",
+            f"{deployed.model.name} does not fit {format_count(deployed.tp, 'GPU')} of {deployed.machine.name}: "
+            f"the weights take {format_bytes(pool.weight_bytes)} of each",
             hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes

@@ -15,6 +15,7 @@ from kvplan.sim.outcome.record import Histogram, RunRecord
 from kvplan.sim.outcome.timeline import timeline
 from kvplan.sim.outcome.uncertainty import interval
 from kvplan.sim.outcome.warming import warming
+from kvplan.units import format_count
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -162,17 +163,19 @@ def _warnings(record: RunRecord) -> list[str]:
     found = [f"{trace.name}: {text}" for text in trace.report.warnings]
     rejected = record.columns["status"] == 1
     if rejected.any():
-        found.append(
-            f"{int(rejected.sum())} requests with {int(prompts[rejected].sum()):,} prompt tokens were rejected: longer than the context of "
-            f"{record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens"
-        )
+        lost = f"{format_count(int(rejected.sum()), 'request')} with {int(prompts[rejected].sum()):,} prompt tokens rejected"
+        found.append(f"{lost}: longer than the context of {record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens")
     if stamps.gap_s and not record.scenario.run.jitter_s:
         found.append(
             f"arrivals are quantised: {stamps.requests:,} requests on {stamps.distinct:,} stamps, {stamps.gap_s:.3g} s apart on average; "
             f"queueing shorter than that is an artefact (spread it with --set run.jitter_s={stamps.gap_s:.3g})"
         )
     if record.clipped:
-        found.append(f"{record.clipped} requests reach the end of the context: their output was cut there")
+        found.append(f"the output of {format_count(record.clipped, 'request')} was cut at the end of the context")
+    for tier in record.tiers:
+        if tier.name != "gpu" and tier.busy_s > BUSY_SHARE * record.finished_s:
+            busy = f"the link of the {tier.name} tier is busy {min(1.0, tier.busy_s / record.finished_s):.0%} of the time"
+            found.append(f"{busy}: what waits for it holds memory of the GPU")
     if record.unstored_tokens > UNSTORED_SHARE * prompts.sum():
         found.append(
             f"{record.unstored_tokens:,} tokens were not stored when they were offered: what a tier below held was in use, or waited for a "
@@ -184,6 +187,9 @@ def _warnings(record: RunRecord) -> list[str]:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
     return found
 
+
+BUSY_SHARE = 0.9
+"""Of the time: a link that is busier is what the traffic waits for."""
 
 UNSTORED_SHARE = 0.01
 """Of the prompt tokens: what is refused less often is not worth a word."""

@@ -70,11 +70,15 @@ class Loads:
         again, seq.looked = seq.looked, True
         if not again:
             for counted in (pool, *(lower.pool for lower in self.lower)):
-                counted.count(keys)
+                counted.asked(keys)
         if self.prefetches.wait(seq):
             return Outcome.WAITS
         limit = self._limit(seq)
         held = pool.look(keys, reach, limit, again=again, retention=seq.request.retention)
+        if not again:
+            seq.looked_from = reach
+            seq.found_below = pool.look(keys, 0, limit, again=True) if rules.stores_again else held
+        pool.missed(keys, held, limit)
         if self.lower and self.overhead.probe_s and not again:
             self._probe(seq, held, done)
             return Outcome.WAITS
