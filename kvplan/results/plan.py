@@ -8,6 +8,7 @@ import msgspec
 
 from kvplan.results import frames
 from kvplan.results.deploy import Emission
+from kvplan.results.economics import Energy, Flip, Money, Wear
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import LoadCounts, Stats
 
@@ -233,6 +234,11 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0
     disk_life_years: float | None = None
+    wear: Wear | None = None  # where a disk is written
+    energy: Energy | None = None  # an estimate
+    money: Money | None = None  # with what was chosen; null without prices
+    money_without: Money | None = None
+    price_flips: tuple[Flip, ...] = ()  # prices at which the other of the two is the cheaper one per output token
     notices: tuple[Notice, ...] = ()
     emission: Emission | None = None
     asked: EngineFigures | None = None  # the scenario's engine, where the configuration is for another
