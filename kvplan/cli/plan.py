@@ -11,11 +11,13 @@ import typer
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
+from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
     Engine,
     Engine_version,
     Export,
+    Html,
     Isolated,
     Kv_dtype,
     Machine,
@@ -118,6 +120,7 @@ def plan(
     sets: Set = None,
     isolated: Isolated = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
+    html: Html = None,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -154,6 +157,7 @@ def plan(
     if export:
         check_export(export)
     priced = price_source(prices, price)
+    check_html(html)
     mix = parse_sessions(sessions) if sessions else None
     with trace_of(mix) if mix else nullcontext() as made:
         wanted = grid.scenarios(
@@ -193,6 +197,7 @@ def plan(
     else:
         report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results)
     exported(whole, export, quiet=quiet)
+    reported(whole, html, quiet=quiet)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
     return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO
