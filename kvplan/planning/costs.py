@@ -9,7 +9,7 @@ from kvplan.economics.prices import flips, money
 from kvplan.economics.wear import too_short, wear, with_alternatives
 from kvplan.planning.runs import realise
 from kvplan.planning.space import Space
-from kvplan.results.economics import Energy, Flip, Money, Wear
+from kvplan.results.economics import Costs, Flip, Money, Wear
 from kvplan.results.plan import Option
 from kvplan.results.simulate import SimResult
 
@@ -64,6 +64,14 @@ def worn_out(space: Space, option: Option) -> str:
     return "" if space.allow_wear else too_short(wear_of(space, option))
 
 
-def energy_of(space: Space, option: Option, result: SimResult) -> Energy | None:
-    """The estimate for a placement and its run."""
-    return energy(realise(space.base, option.placement), result)
+def costs_of(space: Space, offload: Option, without: Option, chosen: Option, options: Sequence[Option], result: SimResult) -> Costs:
+    """What the chosen of two placements costs; `result` is its run."""
+    costs = [(space.cost_per_hour(one.placement) or 0.0) / max(1e-12, one.output_tokens_per_s) for one in (offload, without)]
+    cheaper, other = (offload, without) if costs[0] <= costs[1] else (without, offload)
+    return Costs(
+        money=money_for(space, chosen),
+        money_without=money_for(space, without),
+        price_flips=price_flips(space, cheaper, other),
+        wear=wear_beside(space, chosen, options),
+        energy=energy(realise(space.base, chosen.placement), result),
+    )

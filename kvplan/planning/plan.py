@@ -14,7 +14,7 @@ from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.capacity import capacity
-from kvplan.planning.costs import energy_of, money_for, price_flips, wear_beside, wear_of
+from kvplan.planning.costs import costs_of, wear_of
 from kvplan.planning.objective import Objective
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
@@ -108,7 +108,7 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
     placement = chosen.placement
-    worn_by = wear_beside(space, chosen, found.options)
+    beside = costs_of(space, pair.offload, pair.without, chosen, found.options, found.results[found.options.index(chosen)])
     spread, unspread = splits(space, run, found.goal, chosen)
     return _finish(
         space,
@@ -129,12 +129,8 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         overload=over,
         assumptions=tuple(doubts),
         target_met=not chosen.missed,
-        disk_life_years=worn_by.years.value if worn_by and worn_by.years else None,
-        wear=worn_by,
-        energy=energy_of(space, chosen, found.results[found.options.index(chosen)]),
-        money=money_for(space, chosen),
-        money_without=money_for(space, pair.without),
-        price_flips=price_flips(space, *_by_price(space, pair)),
+        disk_life_years=beside.wear.years.value if beside.wear and beside.wear.years else None,
+        costs=beside,
         notices=_notices(space, placement),
     )
 
@@ -160,15 +156,6 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
         found = rescored(space, found, "throughput")
     return space, found, over
-
-
-def _by_price(space: Space, pair: Pair) -> tuple[Option, Option]:
-    """The two placements, the cheaper one per output token first."""
-    return tuple(
-        sorted(
-            (pair.offload, pair.without), key=lambda one: (space.cost_per_hour(one.placement) or 0.0) / max(1e-12, one.output_tokens_per_s)
-        )
-    )  # type: ignore[return-value]
 
 
 def _flips(doubts: list[Assumption]) -> bool:

@@ -6,23 +6,22 @@ from collections.abc import Iterator
 
 from rich.markup import escape
 
-from kvplan.results.economics import Amount, Energy, Flip, Money, Wear
-from kvplan.results.plan import PlanResult
+from kvplan.results.economics import Amount, Costs, Energy, Flip, Money, Wear
 from kvplan.units import format_traffic
 
 MOST_FLIPS = 3
 
 
-def lines(result: PlanResult) -> Iterator[tuple[str, str]]:
-    """Label and sentence of each that a plan knows."""
-    if result.money:
-        yield "costs", money(result.money) + (f"; without: {each(result.money_without)}" if result.money_without else "")
-        for flip in result.price_flips[:MOST_FLIPS]:
+def lines(found: Costs) -> Iterator[tuple[str, str]]:
+    """Label and sentence of each that is known."""
+    if found.money:
+        yield "costs", money(found.money) + (f"; without: {each(found.money_without)}" if found.money_without else "")
+        for flip in found.price_flips[:MOST_FLIPS]:
             yield "price", price_flip(flip)
-    if result.wear:
-        yield "wear", wear(result.wear)
-    if result.energy:
-        yield "energy", energy(result.energy)
+    if found.wear:
+        yield "wear", wear(found.wear)
+    if found.energy:
+        yield "energy", energy(found.energy)
 
 
 def money(found: Money) -> str:

@@ -138,7 +138,7 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
     over = f", over the {placement.tp} GPUs of a replica" if placement.tp > 1 else ""
     pinned = f"; pinning it adds about {format_seconds(result.pin_s)} to each start" if result.pin_s >= 1 else ""
     yield "takes", f"{takes}{over}{pinned}"
-    yield from costs.lines(result)
+    yield from costs.lines(result.costs)
     if chosen.warm_requests is not None:
         when = f"{chosen.warm_requests:,} requests ({format_seconds(chosen.warm_s or 0.0)})"
         yield "restart", f"an empty tier serves 90% of its steady hits after {when}"

@@ -68,3 +68,13 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
     per_request_J: Amount | None
     parts_W: dict[str, float]  # gpu_busy, gpu_idle, memory, disk, link, network -> mean watts, at their values
     saved_prefill_J_per_request: Amount | None = None  # what the hits below the GPU would have taken to compute
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan costs beside time."""
+
+    money: Money | None = None  # with what was chosen; null without prices
+    money_without: Money | None = None
+    price_flips: tuple[Flip, ...] = ()  # prices at which the other of the two is the cheaper one per output token
+    wear: Wear | None = None  # where a disk is written
+    energy: Energy | None = None  # an estimate

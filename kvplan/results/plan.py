@@ -11,7 +11,7 @@ from kvplan.figures.base import TIER_COLOURS, Figure, size_unit, time_unit
 from kvplan.provenance import Z95, plus_minus
 from kvplan.results import frames
 from kvplan.results.deploy import Emission
-from kvplan.results.economics import Energy, Flip, Money, Wear
+from kvplan.results.economics import Costs
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, Stats
 from kvplan.units import format_bytes, format_rate, format_seconds
@@ -249,11 +249,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0
     disk_life_years: float | None = None
-    wear: Wear | None = None  # where a disk is written
-    energy: Energy | None = None  # an estimate
-    money: Money | None = None  # with what was chosen; null without prices
-    money_without: Money | None = None
-    price_flips: tuple[Flip, ...] = ()  # prices at which the other of the two is the cheaper one per output token
+    costs: Costs = Costs()
     notices: tuple[Notice, ...] = ()
     emission: Emission | None = None
     asked: EngineFigures | None = None  # the scenario's engine, where the configuration is for another

@@ -41,9 +41,9 @@ def test_a_disk_that_wears_out_is_recommended_only_when_asked_for(endurance: flo
     found = plan(one, allow_wear=asked)
     assert any(option.placement.disk_bytes for option in found.options)
     assert bool(found.placement.disk_bytes) == taken, found.verdict.sentence
-    assert (found.wear is not None) == taken
+    assert (found.costs.wear is not None) == taken
     if not taken:
         assert any("--allow-wear" in pruned.why for pruned in found.pruned)
     if asked:
-        assert found.wear is not None and found.wear.years is not None and found.wear.years.value < 3
+        assert found.costs.wear is not None and found.costs.wear.years is not None and found.costs.wear.years.value < 3
         assert any("wears them out" in reservation for reservation in found.verdict.reservations)
