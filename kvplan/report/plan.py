@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kvplan.planning.objective import changed
-from kvplan.report import plan_tables
+from kvplan.report import costs, plan_tables
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice
@@ -141,6 +141,7 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
     if host := result.host:
         asked = f"the tier {host.words}; " if host.taken_bytes != host.asked_bytes or host.shm_bytes else ""
         yield "limit", f"{asked}a container needs {format_bytes(host.limit_bytes)} of memory, weights and processes included"
+    yield from costs.lines(result.costs)
     if chosen.warm_requests is not None:
         when = f"{chosen.warm_requests:,} requests ({format_seconds(chosen.warm_s or 0.0)})"
         yield "restart", f"an empty tier serves 90% of its steady hits after {when}"

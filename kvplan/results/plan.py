@@ -12,6 +12,7 @@ from kvplan.memory.pinned import HostMemory
 from kvplan.provenance import Z95, plus_minus
 from kvplan.results import frames
 from kvplan.results.deploy import Emission
+from kvplan.results.economics import Costs
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, Stats
 from kvplan.units import format_bytes, format_rate, format_seconds
@@ -250,6 +251,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     pin_s: float = 0.0
     host: HostMemory | None = None  # what the CPU tier really takes, and the memory limit that a container needs
     disk_life_years: float | None = None
+    costs: Costs = Costs()
     notices: tuple[Notice, ...] = ()
     emission: Emission | None = None
     asked: EngineFigures | None = None  # the scenario's engine, where the configuration is for another
