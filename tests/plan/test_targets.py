@@ -283,6 +283,13 @@ def test_an_engine_told_fewer_sequences_leaves_more_for_kv() -> None:
     assert pool_bytes(told(deployment, placement), placement) > pool_bytes(deployment, placement)
 
 
+def test_what_is_not_written_is_refused_with_the_reason() -> None:
+    with pytest.raises(InputError, match="S3FIFO"):
+        engine_for("aibrix")
+    with pytest.raises(InputError, match="no engine to configure is named 'vlm'"):
+        engine_for("vlm")
+
+
 def test_a_manifest_needs_to_know_what_is_served() -> None:
     with pytest.raises(InputError, match="the memory limit of its container"):
         emit(Placement(model="m", cpu_bytes=TiB, store_generated=False), "kserve")
