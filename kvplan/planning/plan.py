@@ -12,7 +12,7 @@ from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.capacity import capacity
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.objective import Objective, Prices, changed
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
@@ -102,6 +102,8 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
+    if answer.kind == "offload" and (narrow := _narrow_instead(found, pair.offload)):
+        answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, narrow))
     life = _disk_life(space, pair.offload)
     if answer.kind == "offload" and life is not None and life < LEAST_YEARS:
         worn = f"it wears out this replica's share of the disk in {life * 365.25:,.0f} days"
@@ -154,6 +156,16 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
         found = rescored(space, found, "throughput")
     return space, found, over
+
+
+def _narrow_instead(found: Simulated, best: Option) -> str:
+    """That an 8-bit KV does more without any tier; empty where it does not, or where the KV has 8 bits already."""
+    for one in found.options:
+        gain = 1 - one.score / best.score if best.score else 0.0
+        alone = one.placement.kv_dtype == places.EIGHT_BITS != best.placement.kv_dtype and not one.placement.offloads
+        if alone and not one.missed and one.rejected <= best.rejected and gain > verdicts.WORTH:
+            return f"an 8-bit KV without any tier does better: another {changed(found.goal, gain)}, at the price of some accuracy"
+    return ""
 
 
 def _flips(doubts: list[Assumption]) -> bool:
