@@ -34,6 +34,9 @@ ABOUT_RUNS = 32
 
 LEAST_YEARS = 3.0
 
+SIMULATED = ("small_tier",)
+"""Traps that a plan has looked at by simulation: what the tier repeats is in its figures."""
+
 SECONDS_PER_YEAR = 365.25 * 86400
 
 
@@ -256,7 +259,7 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
         prefix_sharers=known.prefix_sharers,
         shared_prefix_tokens=known.shared_prefix_tokens,
     )
-    return warnings(
+    found = warnings(
         Case(
             deployment=realise(base, placement).deployment,
             placement=placement,
@@ -267,6 +270,7 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
             replicas=base.machine.gpus // placement.tp,
         )
     )
+    return tuple(one for one in found if one.code not in SIMULATED)
 
 
 def _provenance(space: Space) -> dict[str, object]:
