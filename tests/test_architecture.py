@@ -23,6 +23,7 @@ ORDER = [
     {"results", "figures"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},
+    {"economics"},
     {"traces"},
     {"sim"},
     {"planning", "sweep", "live"},

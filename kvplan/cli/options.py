@@ -65,6 +65,12 @@ Kv_dtype = Annotated[
         autocompletion=one_of("auto", "bf16", "fp16", "fp8", "int8", "int4"),
     ),
 ]
+Prices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST", help="Prices from a file, or `public`: the list that comes with kvplan, with its dates.", rich_help_panel="Advanced"
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Any field, such as machine.disk.read_Bps=1.7GB/s.", rich_help_panel="Advanced"),

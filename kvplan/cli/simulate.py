@@ -133,7 +133,7 @@ def simulate(
     if max_users:
         return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
-        return _compare(wanted, requests_out, export, as_json=as_json, quiet=quiet)
+        return _compare(wanted, requests_out, export, html, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
@@ -184,26 +184,27 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
     return Exit.DONE if result.users else Exit.NO
 
 
-def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, *, as_json: bool, quiet: bool) -> int:
+def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, html: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.sim.outcome.compare import compare
 
     if requests_out:
         raise InputError("--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine")
-    results = _all_of(wanted, quiet=quiet)
+    results = _all_of(wanted, history=bool(html), quiet=quiet)
     comparison = compare(wanted, results)
     if as_json:
         emit_json(comparison)
     else:
         report.show(out(), comparison, [f"{one.name}: {text}" for one in wanted for text in one.notes])
     exported(comparison, export, quiet=quiet)
+    reported(comparison, html, quiet=quiet)
     for name, result in zip(comparison.names, [] if quiet else results, strict=False):
         for text in result.warnings:
             warn(f"{name}: {text}")
     return _code(*results)
 
 
-def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
+def _all_of(wanted: list[Scenario], *, history: bool, quiet: bool) -> list[SimResult]:
     """A result for each scenario, in their order. Raises what makes one of them impossible."""
     from kvplan.executor import Executor, fitting, run_all
     from kvplan.traces.shared import shared
@@ -213,7 +214,7 @@ def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
     with shared(keys) as traces, progress.runs(hidden=quiet, title="simulating") as watch:
         requests = {key: one.requests for key, one in zip(dict.fromkeys(keys), traces, strict=True)}
         executor = fitting(Executor(), sum(requests[key] for key in keys))
-        for at, outcome in run_all(partial(_timed, traces), wanted, executor):
+        for at, outcome in run_all(partial(_timed, traces, history), wanted, executor):
             if isinstance(outcome, KvplanError):
                 raise outcome
             found[at] = outcome
@@ -221,13 +222,13 @@ def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
     return [found[at] for at in range(len(wanted))]
 
 
-def _timed(traces: tuple[SharedTrace, ...], one: Scenario) -> SimResult:
+def _timed(traces: tuple[SharedTrace, ...], history: bool, one: Scenario) -> SimResult:
     from kvplan.sim.simulate import simulate as run
     from kvplan.traces.shared import attach
 
     attach(traces)
     began = time.perf_counter()
-    result, _ = run(one)
+    result, _ = run(one, history=history)
     if result.partial:
         raise KeyboardInterrupt
     return msgspec.structs.replace(result, wall_s=time.perf_counter() - began)

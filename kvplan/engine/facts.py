@@ -45,6 +45,8 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.keeps_gpu_content": (False,),
     "offload.lower_counts_tick_s": (0.0,),
     "host_pool.tensor_per_layer": ((),),
+    "overhead.remote_byte_s": (0.0,),
+    "overhead.remote_host_byte_s": (0.0,),
     "host_pool.ratio": (0.0,),
     "host_pool.ratio_share": (1.0,),
     "host_pool.ratio_spare_bytes": (0,),

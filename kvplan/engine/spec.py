@@ -109,6 +109,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
+    remote_byte_s: Seconds = 0.0  # per byte of a rank that its own client of a remote pool receives or sends
+    remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
     def on(self, python: float, launch: float | None = None) -> Overhead:
         """The same on a host that takes `python` times as long for each token, chunk or byte, and `launch` times (None: as often) for the

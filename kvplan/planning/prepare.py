@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from kvplan.economics.prices import Prices
 from kvplan.errors import InputError
 from kvplan.memory.below import below
 from kvplan.memory.layout import layout
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.objective import Objective
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan import HitPoint, TierWorth

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from kvplan.economics.prices import Prices, Used, per_hour
 from kvplan.memory.formats import stored_format
 from kvplan.memory.pinned import filled, largest_tier
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.objective import Objective
 from kvplan.planning.runs import WINDOW_REQUESTS
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
@@ -72,13 +73,14 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         """Share of the prompt tokens that lies in a cache of a capacity and beyond the GPU's pool."""
         return hit_at(self.traffic, capacity_bytes) - hit_at(self.traffic, self.pool_below_bytes)
 
+    def used(self, placement: Placement) -> Used:
+        """What a replica with its tiers takes."""
+        sizes = {name: getattr(placement, name) for name in ("cpu_bytes", "disk_bytes", "remote_bytes")}
+        return Used(gpus=placement.tp, **sizes)
+
     def cost_per_hour(self, placement: Placement) -> float | None:
         """Price of a replica and its tiers; None without prices."""
-        prices = self.prices
-        if prices is None:
-            return None
-        tiers = placement.cpu_bytes * prices.cpu + placement.disk_bytes * prices.disk
-        return placement.tp * prices.gpu + tiers / GiB
+        return per_hour(self.prices, self.used(placement)).value if self.prices else None
 
     def expense(self, placement: Placement) -> float:
         """What to save among equals: money when there are prices, else bytes of host memory and a twentieth of those

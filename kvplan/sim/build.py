@@ -168,7 +168,7 @@ class Builder:
             found.append(self._tier_below(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = remote_path(scenario.deployment), self._remote_rate
-            remote = RemotePath(self.clock, network, scenario.remote, rate, self.below, chunk_tokens=self.grain)
+            remote = RemotePath(self.clock, network, scenario.remote, rate, self.loading, self.below, chunk_tokens=self.grain)
             found.append(self._tier_below(self._remote, remote, REMOTE))
         return tuple(found)
 
