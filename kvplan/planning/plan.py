@@ -13,11 +13,7 @@ from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.capacity import capacity
-<<<<<<< HEAD
-from kvplan.planning.objective import Objective, Prices, changed
-=======
-from kvplan.planning.objective import Objective
->>>>>>> main
+from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
