@@ -60,12 +60,12 @@ class Loading:
     def host_copy_s(self, direction: int, moved: Moved) -> float:
         """Seconds of one transfer between host memory and the GPUs, by what the engine's connector copies with."""
         link, overhead, copies = self.machine.link, self.overhead, self.engine.offload.copies
-        if copies == "engine":
-            return transfer_s(link, direction, moved.rank_bytes, moved.pieces)
         chunks = -(-moved.keys * self.below.layout.block_tokens // max(1, self.engine.offload.chunk_tokens))
         byte_s, chunk_s = (
             (overhead.load_byte_s, overhead.load_chunk_s) if direction == IN else (overhead.store_byte_s, overhead.store_chunk_s)
         )
+        if copies == "engine":
+            return chunks * chunk_s + transfer_s(link, direction, moved.rank_bytes, moved.pieces)
         if copies == "kernel":
             ranks = self.below.layout.ranks
             return chunks * chunk_s + mapped_s(link, self.machine.host, direction, moved.rank_bytes, ranks)

@@ -38,10 +38,18 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     # when a whole load begins that is scheduled while a step runs: now, when that ends, or when the step ends that it is scheduled with
     load_start: Literal["at_once", "step_end", "next_step_end"] = "at_once"
     store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
+    # does what only a lower tier holds come into host memory before the step that the load runs in; if not, in that step
+    lower_loads_first: bool = False
+    lookup_passes: Count = 0  # scheduling passes that a request waits for the answer of a lookup, a miss too
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
     exclusive: bool = False  # does content leave a tier when it moves up
+    promotes_for_one: bool = False  # does what came into host memory from a lower tier leave it with the load it came for
+    sweep_s: Seconds = 0.0  # host memory is emptied every so many seconds, not by what comes; 0: by what comes
+    sweep_full: Share = 1.0  # from this share of its size on,
+    sweep_lost: Share = 0.0  # by this share of what it holds
+    one_copy_at_a_time: bool = False  # do loads and stores of a replica wait for each other
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: Count = 0
     prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long,
@@ -102,6 +110,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
     submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
     load_chunk_s: Seconds = 0.0  # once per chunk of a load

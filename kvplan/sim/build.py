@@ -20,6 +20,7 @@ from kvplan.sim.cache.footprint import footprint
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
+from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.dispatch import Replicas
@@ -184,12 +185,15 @@ class Builder:
         if name == "disk" and not self.scenario.engine.abilities.disk_bounded:
             size = UNBOUNDED_BYTES
         stored, counting = (rules.store, rules.store_counts) if host else (rules.lower_store, rules.lower_counts)
-        return Pool(
+        pool = Pool(
             self._tier(name, size, self.host_token_bytes, policy, self.grain),
             order=order,
             counting=counting if stored == "selective" else "",
             tick_s=0.0 if host else rules.lower_counts_tick_s,
         )
+        if host and rules.sweep_s:
+            pool.sweep = Sweep(pool.tier, every_s=rules.sweep_s, full=rules.sweep_full, lost=rules.sweep_lost)
+        return pool
 
     def _tier(self, name: str, size: float, token_bytes: float, policy: str, grain: int) -> Tier:
         capacity = int(size / token_bytes)

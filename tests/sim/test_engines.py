@@ -55,7 +55,8 @@ def half_cached(load: str) -> tuple[float, float]:
         output_tokens=1,
         blocks=(*first.blocks, *range(10**6, 10**6 + 1024)),
     )
-    sets = {"engine.offload.load": load, "engine.offload.copies": "engine", "engine.offload.store_in_step": False}
+    sets: dict[str, Any] = {"engine.offload.load": load, "engine.offload.copies": "engine", "engine.offload.store_in_step": False}
+    sets["engine.overhead.load_chunk_s"] = 0.0
     _, world = run([first, other, later], engine="lmcache", version="0.5.3", gpu_kv="4.02GiB", cpu="64GiB", sets=sets)
     assert column(world, "cpu_hit_tokens")[2] > 16_000
     return float(column(world, "ttft_s")[2]), float(column(world, "load_s")[2])

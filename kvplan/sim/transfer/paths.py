@@ -62,6 +62,8 @@ class HostPath:
         return self.loading.host_copy_s(direction, moved)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
+        if self.loading.engine.offload.one_copy_at_a_time:
+            ready_s = max(ready_s, *self.link.free_at)
         return self.link.send(direction, ready_s, self.service_s(direction, tokens))
 
 

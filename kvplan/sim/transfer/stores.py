@@ -59,6 +59,7 @@ class Stores:
     def after_step(self, job: Sequence, upto: int) -> None:
         """Offer the full blocks of a job's prompt up to a token to host memory."""
         pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
+        pool.tend(self.clock.now)
         assert job.leaf is not None and leaf is not None
         upto = min(upto, job.leaf.end)
         first, end = self.due(pool, job, upto, self.rules.store_after_lookups)
@@ -108,8 +109,8 @@ class Stores:
 
     def _offered(self, job: Sequence, first: int) -> tuple[int, int]:
         """From which token on a job offers its prompt, and from which token on that counts as used."""
-        if self.rules.job_order == "position":
-            return first, 0
+        if self.rules.job_order == "position":  # what was loaded for this one alone is not stored again
+            return (max(first, job.offered_from) if self.rules.promotes_for_one else first), 0
         since = job.offered_from if self.rules.stores_gpu_hits else max(job.offered_from, job.hits[0])
         return max(first, since, job.stored), since
 
