@@ -57,13 +57,15 @@ class ScheduledStep:
 class StepsInFlight:
     """Steps that are scheduled and whose results are not handled yet, oldest first; one of them may run on the GPU."""
 
-    __slots__ = ("steps", "executing", "started", "handled_s")
+    __slots__ = ("steps", "executing", "started", "handled_s", "decoded_s", "fresh")
 
     def __init__(self) -> None:
         self.steps: deque[ScheduledStep] = deque()
         self.executing: ScheduledStep | None = None
         self.started = 0
         self.handled_s = 0.0  # when the results of the last step were seen
+        self.decoded_s = 0.0  # and of the last one in which somebody decoded
+        self.fresh: list[tuple[float, int]] = []  # since then: when how many sequences got their first token
 
     @property
     def reported(self) -> int:
