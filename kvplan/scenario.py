@@ -268,6 +268,8 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
 
 def checked(scenario: Scenario) -> Scenario:
     """The scenario with what the user should know about it. Raises InputError for a deployment that cannot be simulated."""
+    if scenario.deployment.parallel.dp > 1:
+        raise InputError("parallel.dp: data-parallel ranks are sized but not simulated", hint="cluster.replicas counts replicas")
     if scenario.deployment.parallel.pp > 1:
         raise InputError("parallel.pp: pipeline stages are sized but not simulated", hint="`kvplan size --pp` shows the memory")
     scenario.deployment.check_gpus()

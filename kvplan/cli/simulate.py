@@ -32,6 +32,7 @@ from kvplan.cli.options import (
     policies,
     scenarios,
 )
+from kvplan.cli.perfetto import timeline_written, window_of
 from kvplan.errors import InputError, KvplanError
 from kvplan.outputs import replaced
 from kvplan.results.simulate import SimResult
@@ -101,6 +102,14 @@ def simulate(
         typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"),
     ] = None,
     html: Html = None,
+    perfetto: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a timeline for ui.perfetto.dev: requests, steps, transfers; .gz compresses."),
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="T", help="Start of the timeline's window, such as 90s.", rich_help_panel="Advanced")
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="T", help="End of the timeline's window.", rich_help_panel="Advanced")] = None,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -130,14 +139,17 @@ def simulate(
     if export:
         check_export(export)
     check_html(html)
+    window = window_of(perfetto, from_, to)
+    if perfetto and (max_users or len(wanted) > 1):
+        raise InputError("--perfetto writes the timeline of one run", hint="leave it out, or give one scenario and one engine")
     if max_users:
-        return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
+        return _users(wanted, requests_out, html, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
         return _compare(wanted, requests_out, export, html, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
-        result, record = run(wanted[0], progress=watch, history=bool(html))
+        result, record = run(wanted[0], progress=watch, history=bool(html or perfetto))
         result = with_ends(wanted[0], result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if as_json:
@@ -149,6 +161,8 @@ def simulate(
         warn(text)
     exported(result, export, quiet=quiet)
     reported(result, html, quiet=quiet)
+    if perfetto:
+        timeline_written(perfetto, record, window, quiet=quiet)
     if requests_out:
         old = replaced(requests_out)
         rows.write(Path(requests_out), record)
@@ -167,7 +181,7 @@ def _code(*results: SimResult) -> int:
     return Exit.DONE if served and all(check.met for one in results for check in one.targets) else Exit.NO
 
 
-def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+def _users(wanted: list[Scenario], requests_out: str | None, html: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import users as report
     from kvplan.sim.cluster.users import most_users
 
@@ -179,6 +193,7 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
         emit_json(result)
     else:
         report.show(out(), result)
+    reported(result.run, html, quiet=quiet)
     for text in [] if quiet else result.run.warnings:
         warn(text)
     return Exit.DONE if result.users else Exit.NO

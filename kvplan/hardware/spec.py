@@ -143,6 +143,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk: Disk
     interconnect: Interconnect | None = None
     network: Network | None = None  # to a remote pool
+    fabric: Network | None = None  # between servers, of one GPU and direction; absent: the network
     notes: tuple[str, ...] = ()
     provenance: dict[str, Source] = {}
     calibration: dict[str, object] = {}  # what `kvplan calibrate` adds: when, how, raw tables, quality
