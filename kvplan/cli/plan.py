@@ -113,6 +113,10 @@ def plan(
         typer.Option(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED),
     ] = None,
     prices: Prices = None,
+    allow_wear: Annotated[
+        bool,
+        typer.Option("--allow-wear", help="Also recommend a disk that is worn out within three years.", rich_help_panel=_ADVANCED),
+    ] = False,
     sets: Set = None,
     isolated: Isolated = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
@@ -177,6 +181,7 @@ def plan(
                     max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
                     max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
                     more=made.more if made else None,
+                    allow_wear=allow_wear,
                     watch=watch,
                 )
             return msgspec.structs.replace(found, sessions=mix.text) if mix else found

@@ -185,6 +185,10 @@ def _each(hour: Amount, tokens_per_s: float) -> Amount | None:
     return _times(hour, 1e6 / 3600 / tokens_per_s) if tokens_per_s > 0 else None
 
 
+NO_PRICE = 1e-3
+"""A price that falls below this share of itself is no price any more."""
+
+
 def flips(prices: Prices, chosen: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> tuple[Flip, ...]:
     """For each price, the nearest change at which another choice is cheaper than the chosen one, dearer and cheaper apart.
 
@@ -201,7 +205,7 @@ def flips(prices: Prices, chosen: Mapping[str, float], others: Mapping[str, Mapp
             factor = 1 + (sum(other.values()) - total) / slope
             up = factor > 1
             best = found.get((what, up))
-            if factor > 0 and factor != 1 and (best is None or abs(factor - 1) < abs(best.factor - 1)):
+            if factor > NO_PRICE and factor != 1 and (best is None or abs(factor - 1) < abs(best.factor - 1)):
                 found[what, up] = Flip(what=what, factor=factor, to=name, inside=_inside(getattr(prices, what), factor))
     return tuple(sorted(found.values(), key=lambda one: max(one.factor, 1 / one.factor)))
 

@@ -8,11 +8,13 @@ import msgspec
 
 from kvplan import __version__
 from kvplan.economics.prices import Prices
+from kvplan.economics.wear import too_short
 from kvplan.memory.layout import layout
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.capacity import capacity
+from kvplan.planning.costs import costs_of, wear_of
 from kvplan.planning.objective import Objective
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
@@ -33,10 +35,6 @@ HEADLINES = (3.0, 10.0, 14.0)
 ABOUT_RUNS = 32
 """Simulations of a usual plan, for those who wait."""
 
-LEAST_YEARS = 3.0
-
-SECONDS_PER_YEAR = 365.25 * 86400
-
 
 def plan(
     scenario: Scenario,
@@ -46,15 +44,17 @@ def plan(
     max_cpu_bytes: int | None = None,
     max_disk_bytes: int | None = None,
     more: places.More | None = None,
+    allow_wear: bool = False,
     watch: Watch = unwatched,
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
-    Limits that are not given are the replica's share of the machine's host memory and disk; `more` gives generated traffic of more
+    Limits that are not given are the replica's share of the machine's host memory and disk; `allow_wear` lets a disk be recommended
+    that is worn out within three years; `more` gives generated traffic of more
     users. Raises InputError when the scenario cannot be used.
     """
     space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
-    space = msgspec.structs.replace(space, more=more)
+    space = msgspec.structs.replace(space, more=more, allow_wear=allow_wear)
     early = _without_simulation(space)
     if early:
         placement = places.nothing(space)
@@ -103,12 +103,12 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
-    life = _disk_life(space, pair.offload)
-    if answer.kind == "offload" and life is not None and life < LEAST_YEARS:
-        worn = f"it wears out this replica's share of the disk in {life * 365.25:,.0f} days"
+    worn = too_short(wear_of(space, pair.offload))
+    if answer.kind == "offload" and worn:
         answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
     placement = chosen.placement
+    beside = costs_of(space, pair.offload, pair.without, chosen, found.options, found.results[found.options.index(chosen)])
     spread, unspread = splits(space, run, found.goal, chosen)
     return _finish(
         space,
@@ -129,7 +129,8 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         overload=over,
         assumptions=tuple(doubts),
         target_met=not chosen.missed,
-        disk_life_years=_disk_life(space, chosen),
+        disk_life_years=beside.wear.years.value if beside.wear and beside.wear.years else None,
+        costs=beside,
         notices=_notices(space, placement),
     )
 
@@ -223,18 +224,6 @@ def _claims(base: Scenario) -> tuple[Claim, ...]:
         for speedup in HEADLINES
         for hit in (1.0, 0.9)
     )
-
-
-def _disk_life(space: Space, chosen: Option) -> float | None:
-    """Years until the disk's share for this replica has been written as often as it endures; None when it is not
-    written.
-    """
-    disk = space.base.machine.disk
-    written = chosen.stored_bytes.get("disk", 0)
-    if not written or not disk.endurance_bytes:
-        return None
-    share = space.base.deployment.tp / space.base.machine.gpus
-    return disk.endurance_bytes * share / (written / chosen.duration_s) / SECONDS_PER_YEAR
 
 
 def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:

@@ -11,6 +11,7 @@ from kvplan.errors import KvplanError
 from kvplan.planning import rules
 from kvplan.planning import space as places
 from kvplan.planning.constraints import obstacle
+from kvplan.planning.costs import worn_out
 from kvplan.planning.objective import GOALS, Judged, changed
 from kvplan.planning.runs import WINDOW_REQUESTS, Runner, Simulation, realise
 from kvplan.planning.space import Space, windowed
@@ -63,6 +64,9 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
     if places.can_narrow(space):
         wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best.placement))]
     _try(space, run, found, wanted)
+    found.pruned.extend(
+        Pruned(what=one.name, why=f"{why} (--allow-wear takes it)") for one in found.options if (why := worn_out(space, one))
+    )
     return found
 
 
@@ -213,7 +217,7 @@ def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
     asked for.
     """
     asked = [one for one in found.options if one.placement.kv_dtype == space.base.deployment.kv_dtype]
-    plain = [one for one in asked if rules.within_reach(space, one.placement)]
+    plain = [one for one in asked if rules.within_reach(space, one.placement) and not worn_out(space, one)]
     best = choose(space, [one for one in plain if one.placement.offloads] or plain)
     return best, found.of(places.nothing(space))
 

@@ -54,6 +54,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     prices: Prices | None
     cpu_limit_bytes: int
     disk_limit_bytes: int
+    allow_wear: bool = False  # may a disk be recommended that is worn out within years
     more: More | None = None
 
     @property

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kvplan.planning.objective import changed
-from kvplan.report import plan_tables, plots
+from kvplan.report import costs, plan_tables, plots
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice
@@ -149,6 +149,7 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
     over = f", over the {placement.tp} GPUs of a replica" if placement.tp > 1 else ""
     pinned = f"; pinning it adds about {format_seconds(result.pin_s)} to each start" if result.pin_s >= 1 else ""
     yield "takes", f"{takes}{over}{pinned}"
+    yield from costs.lines(result.costs)
     if chosen.warm_requests is not None:
         when = f"{chosen.warm_requests:,} requests ({format_seconds(chosen.warm_s or 0.0)})"
         yield "restart", f"an empty tier serves 90% of its steady hits after {when}"

@@ -28,11 +28,21 @@ def show(console: Console, sweep: SweepResult) -> None:
     lead = [""] if marks else []
     money = next((row.money for row in sweep.rows if row.money), None)
     heads += [f"{money.currency}/month".strip("/"), "per M out"] if money else []
+    heads += ["J/token"] if "energy" in (*sweep.front_of, *sweep.goal.split()) else []
     rows: Rows = [[*lead, *(escape(path) for path in paths), *heads, *(["target"] if sweep.target else [])]]
     for mark, row in shown:
         settings = [escape(row.point[path]) for path in paths]
         if row.result:
-            rows.append([*([mark] if marks else []), *settings, *_figures(row.result), *_money(sweep, row), *_target(sweep, row)])
+            rows.append(
+                [
+                    *([mark] if marks else []),
+                    *settings,
+                    *_figures(row.result),
+                    *_money(sweep, row),
+                    *_energy(sweep, row),
+                    *_target(sweep, row),
+                ]
+            )
     print_rows(console, rows)
     if len(done) > len(shown):
         console.print(f"[dim]and {len(done) - len(shown):,} rows more: --export FILE.csv writes them all[/]")
@@ -83,6 +93,13 @@ def _money(sweep: SweepResult, row: SweepRow) -> list[str]:
     if row.money is None or row.money.per_million_output_tokens is None:
         return ["–", "–"]
     return [f"{row.money.per_month.value:,.0f}", f"{row.money.per_million_output_tokens.value:,.3g}"]
+
+
+def _energy(sweep: SweepResult, row: SweepRow) -> list[str]:
+    if "energy" not in (*sweep.front_of, *sweep.goal.split()):
+        return []
+    found = row.energy.per_output_token_J if row.energy else None
+    return [f"{found.value:.3g}" if found else "–"]
 
 
 def _figures(run: SimResult) -> list[str]:

@@ -11,6 +11,7 @@ from kvplan.figures.base import TIER_COLOURS, Figure, size_unit, time_unit
 from kvplan.provenance import Z95, plus_minus
 from kvplan.results import frames, notebook
 from kvplan.results.deploy import Emission
+from kvplan.results.economics import Costs
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, Stats
 from kvplan.results.traffic import Traffic
@@ -225,6 +226,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0
     disk_life_years: float | None = None
+    costs: Costs = Costs()
     notices: tuple[Notice, ...] = ()
     emission: Emission | None = None
     asked: EngineFigures | None = None  # the scenario's engine, where the configuration is for another

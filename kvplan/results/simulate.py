@@ -140,6 +140,7 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     goodput: Goodput | None = None
     largest_cause: str = ""
     ideal_hit_rate: float | None = None  # of all prompt tokens, with memory for everything; the ceiling of the tiers' hit rates together
+    gpu_busy: float = 0.0  # share of the replicas' time in steps
     overload: float = 0.0  # time that serving takes over the time of arrival, where the queue grows all along; 0: it keeps up
     warm_requests: int | None = None  # until the tiers below the GPU serve 90 % of their steady share
     warm_s: float | None = None

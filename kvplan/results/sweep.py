@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvplan.results import frames
-from kvplan.results.economics import Flip, Money
+from kvplan.results.economics import Energy, Flip, Money, Wear
 from kvplan.results.simulate import SimResult
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
     point: dict[str, str]  # setting -> value, as given
     error: str = ""
     result: SimResult | None = None  # its provenance is left out: the sweep's holds
-    money: Money | None = None
+    money: Money | None = None  # null without prices
+    wear: Wear | None = None  # where a disk is written
+    energy: Energy | None = None  # an estimate
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -64,7 +66,12 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
                 "error": row.error or None,
                 "front": at in self.front,
                 **(frames.flat(row.result) if row.result else {}),
-                **(frames.flat(row.money) if row.money else {}),
+                **{
+                    f"{name}.{figure}": value
+                    for name in ("money", "wear", "energy")
+                    if (part := getattr(row, name))
+                    for figure, value in frames.flat(part).items()
+                },
             }
             for at, row in enumerate(self.rows)
         )

@@ -10,7 +10,8 @@ from kvplan.errors import InputError, did_you_mean
 from kvplan.results.simulate import SimResult
 from kvplan.sim.outcome import slo
 
-HIGHER_IS_BETTER = {"throughput"}
+HIGHER = {"throughput"}
+"""Figures of which more is better."""
 
 
 class SweepGoal(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +47,7 @@ def parse_front(text: str) -> tuple[str, ...]:
 
 
 _STATISTIC = re.compile(rf"^({'|'.join(slo.METRICS)})_(mean|p50|p90|p95|p99|max)$")
-OTHERS = ("cost", "throughput")
+OTHERS = ("cost", "energy", "throughput")
 
 
 def figure_named(what: str) -> None:
@@ -55,12 +56,10 @@ def figure_named(what: str) -> None:
         raise InputError(f"{what!r} is no figure of a run", hint=did_you_mean(what, [*OTHERS, "ttft_p95", "itl_p95", "e2e_p95"]))
 
 
-def figure(result: SimResult, what: str, cost: float | None) -> float:
-    """A figure of a run, smaller is better; infinite where nothing was served."""
-    if what == "cost":
-        return float("inf") if cost is None else cost
+def figure(result: SimResult, what: str) -> float:
+    """A figure of a run by itself; infinite where nothing was measured."""
     if what == "throughput":
-        return -result.throughput.requests_per_s
+        return result.throughput.requests_per_s
     match = _STATISTIC.match(what)
     assert match is not None
     value = getattr(getattr(result, f"{match[1]}_s"), match[2])

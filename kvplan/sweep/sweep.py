@@ -9,15 +9,18 @@ from typing import Any
 import msgspec
 
 from kvplan import __version__
+from kvplan.economics.energy import energy
 from kvplan.economics.prices import Prices, PriceSource, flips, money_of, per_hour, used
+from kvplan.economics.wear import wear
 from kvplan.errors import InputError, did_you_mean
 from kvplan.executor import Executor
-from kvplan.results.economics import Flip, Money
+from kvplan.results.economics import Flip, Wear
+from kvplan.results.simulate import SimResult
 from kvplan.results.sweep import LeftOut, SweepResult, SweepRow
 from kvplan.scenario import Scenario
 from kvplan.sim.outcome import slo
 from kvplan.sweep.bounds import Demand, all_fit, demand, hopeless, refused
-from kvplan.sweep.goal import OTHERS, SweepGoal, figure, figure_named
+from kvplan.sweep.goal import HIGHER, OTHERS, SweepGoal, figure, figure_named
 from kvplan.sweep.points import NAMED, SHORT, Common, Resolved, resolve
 from kvplan.sweep.run import Kept, Runs, Watch, runs, trace_key
 from kvplan.sweep.search import Search, candidate, front
@@ -77,7 +80,7 @@ class _Sweep:
         """The result."""
         looking = self.question.goal is not None or self.question.front_of
         rows, best = self._looked_for() if looking else (dict(enumerate(self._run(self.wanted))), None)
-        rows = {at: msgspec.structs.replace(row, money=self._money(at, row)) for at, row in sorted(rows.items())}
+        rows = {at: self._with_costs(at, row) for at, row in sorted(rows.items())}
         places = {at: place for place, at in enumerate(rows)}
         ahead = front({at: row for at, row in rows.items() if self._meets(at, row)}, self._figures) if self.question.front_of else ()
         warnings = dict.fromkeys(text for one in self.wanted if one.scenario for text in (*one.scenario.notes, *one.scenario.model.notes))
@@ -198,23 +201,35 @@ class _Sweep:
         tokens_per_s = facts.output_tokens / facts.span_s * one.run.speedup if facts.span_s else 1.0
         return per_hour(prices, used(one)).value / 3600 / max(1e-9, tokens_per_s) * 1e6
 
-    def _money(self, at: int, row: SweepRow) -> Money | None:
-        one = self.wanted[at].scenario
-        prices = self._prices(one) if one is not None and row.result else None
-        return money_of(prices, one, row.result) if prices and one is not None and row.result else None
+    def _with_costs(self, at: int, row: SweepRow) -> SweepRow:
+        """A row with its money, wear and energy."""
+        one, result = self.wanted[at].scenario, row.result
+        if one is None or result is None:
+            return row
+        prices = self._prices(one)
+        return msgspec.structs.replace(
+            row,
+            money=money_of(prices, one, result) if prices else None,
+            wear=_wear(one, result),
+            energy=energy(one, result),
+        )
 
     def _figure(self, at: int, row: SweepRow, what: str) -> float:
-        assert row.result is not None
-        one = self.wanted[at].scenario
-        cost = self._cost(one) if one is not None and what == "cost" else None
-        if what == "cost" and cost is None and row.money and row.money.per_million_output_tokens:
-            cost = row.money.per_million_output_tokens.value
-        return abs(figure(row.result, what, cost)) if what == "throughput" else figure(row.result, what, cost)
+        """A figure of a row, smaller is better but for those of HIGHER."""
+        one, result = self.wanted[at].scenario, row.result
+        assert one is not None and result is not None
+        if what == "energy":
+            found = energy(one, result)
+            return found.per_output_token_J.value if found and found.per_output_token_J else float("inf")
+        if what == "cost":
+            cost, prices = self._cost(one), self._prices(one)
+            each = money_of(prices, one, result).per_million_output_tokens if prices else None
+            return cost if cost is not None else each.value if each else float("inf")
+        return figure(result, what)
 
     def _figures(self, row: SweepRow) -> tuple[float, ...]:
-        assert row.result is not None
         at = next(at for at, one in enumerate(self.wanted) if one.point == row.point)
-        return tuple(figure(row.result, what, self._figure(at, row, "cost") if what == "cost" else None) for what in self.question.front_of)
+        return tuple((-1.0 if what in HIGHER else 1.0) * self._figure(at, row, what) for what in self.question.front_of)
 
     def _flips(self, rows: Mapping[int, SweepRow], best: int | None) -> tuple[Flip, ...]:
         """Which price makes another row that meets the limits the cheaper one."""
@@ -230,6 +245,15 @@ class _Sweep:
             if at != best and row.money and self._meets(at, row)
         }
         return flips(prices, mine.parts_per_hour, others) if prices else ()
+
+
+def _wear(one: Scenario, result: SimResult) -> Wear | None:
+    """Wear of the replicas' shares of their machines' disks."""
+    written = next((tier.stored_bytes for tier in result.tiers if tier.name == "disk"), 0)
+    if not written or not result.duration_s:
+        return None
+    share = one.deployment.parallel.gpus * one.cluster.replicas / one.machine.gpus
+    return wear(one.machine.disk, share=share, written_Bps=written / result.duration_s)
 
 
 def _tier_of(path: str) -> str:
