@@ -10,12 +10,13 @@ from kvplan import __version__
 from kvplan.economics.prices import Prices
 from kvplan.economics.wear import too_short
 from kvplan.memory.layout import layout
+from kvplan.memory.pinned import HostMemory, host_memory
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.capacity import capacity
 from kvplan.planning.costs import costs_of, wear_of
-from kvplan.planning.objective import Objective
+from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
@@ -34,6 +35,9 @@ HEADLINES = (3.0, 10.0, 14.0)
 
 ABOUT_RUNS = 32
 """Simulations of a usual plan, for those who wait."""
+
+SIMULATED = ("small_tier",)
+"""Traps that a plan has looked at by simulation: what the tier repeats is in its figures."""
 
 
 def plan(
@@ -103,6 +107,8 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
+    if answer.kind == "offload" and (narrow := _narrow_instead(found, pair.offload)):
+        answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, narrow))
     worn = too_short(wear_of(space, pair.offload))
     if answer.kind == "offload" and worn:
         answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
@@ -158,6 +164,16 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     return space, found, over
 
 
+def _narrow_instead(found: Simulated, best: Option) -> str:
+    """That an 8-bit KV does more without any tier; empty where it does not, or where the KV has 8 bits already."""
+    for one in found.options:
+        gain = 1 - one.score / best.score if best.score else 0.0
+        alone = one.placement.kv_dtype == places.EIGHT_BITS != best.placement.kv_dtype and not one.placement.offloads
+        if alone and not one.missed and one.rejected <= best.rejected and gain > verdicts.WORTH:
+            return f"an 8-bit KV without any tier does better: another {changed(found.goal, gain)}, at the price of some accuracy"
+    return ""
+
+
 def _flips(doubts: list[Assumption]) -> bool:
     """Does any single assumption change the sign of the gain within its own 95 % interval."""
     return any(one.flips_at is not None and abs(math.log(one.flips_at)) < Z95 * one.sigma_rel for one in doubts)
@@ -211,10 +227,19 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         claims=_claims(base),
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
+        host=_host(base, placement),
         provenance=_provenance(space),
         warnings=tuple(dict.fromkeys((*base.notes, *base.model.notes, *notes))),
         **answer,  # type: ignore[arg-type]
     )
+
+
+def _host(base: Scenario, placement: Placement) -> HostMemory | None:
+    """What the CPU tier takes; None without one."""
+    if not placement.cpu_bytes:
+        return None
+    placed = base.deployment.changed(tp=placement.tp, kv_dtype=placement.kv_dtype)
+    return host_memory(placed, placement.cpu_bytes, lower_tier=bool(placement.disk_bytes or placement.remote_bytes))
 
 
 def _claims(base: Scenario) -> tuple[Claim, ...]:
@@ -234,7 +259,7 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
         prefix_sharers=known.prefix_sharers,
         shared_prefix_tokens=known.shared_prefix_tokens,
     )
-    return warnings(
+    found = warnings(
         Case(
             deployment=realise(base, placement).deployment,
             placement=placement,
@@ -245,6 +270,7 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
             replicas=base.machine.gpus // placement.tp,
         )
     )
+    return tuple(one for one in found if one.code not in SIMULATED)
 
 
 def _provenance(space: Space) -> dict[str, object]:

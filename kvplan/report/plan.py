@@ -149,6 +149,9 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
     over = f", over the {placement.tp} GPUs of a replica" if placement.tp > 1 else ""
     pinned = f"; pinning it adds about {format_seconds(result.pin_s)} to each start" if result.pin_s >= 1 else ""
     yield "takes", f"{takes}{over}{pinned}"
+    if host := result.host:
+        asked = f"the tier {host.words}; " if host.taken_bytes != host.asked_bytes or host.shm_bytes else ""
+        yield "limit", f"{asked}a container needs {format_bytes(host.limit_bytes)} of memory, weights and processes included"
     yield from costs.lines(result.costs)
     if chosen.warm_requests is not None:
         when = f"{chosen.warm_requests:,} requests ({format_seconds(chosen.warm_s or 0.0)})"
@@ -184,7 +187,9 @@ def _caveats(result: PlanResult) -> Iterator[Line]:
     for reason in result.verdict.reservations:
         yield "[yellow]but[/]" + " " * (LABEL - 3), escape(reason)
     if chosen_anew(result):
-        yield "fp8 KV", f"is part of it: as it is, the KV of running requests fills the GPU's pool of {format_bytes(result.pool_bytes)}"
+        now = next((one for one in result.options if one.placement.kv_dtype != "fp8" and not one.placement.offloads), None)
+        slow = f" ({seconds(now.ttft_s.mean)} to the first token in the mean)" if now else ""
+        yield "fp8 KV", f"is part of it: as it is, the KV of running requests fills the GPU's pool{slow}"
     if result.overload:
         replicas = math.ceil(result.overload + 0.5)
         yield (
