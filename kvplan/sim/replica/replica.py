@@ -250,7 +250,8 @@ class Replica:
         for seq in step.sampled:
             self._first_token(seq, step)
         if step.decodes:
-            self._intervals(step)
+            for since_s, count in inflight.gaps(now, step.decodes, apart=self.engine.prefill_apart):
+                self._interval(step, now - since_s, count)
         elif step.sampled:
             inflight.fresh.append((now, sum(seq.emitted < seq.output for seq in step.sampled)))
         inflight.handled_s = now
@@ -271,22 +272,6 @@ class Replica:
             seq.paused_s = -1.0
         if seq.emitted >= seq.output:
             self._finish(seq)
-
-    def _intervals(self, step: ScheduledStep) -> None:
-        """A decode step has been handled: its tokens come after those of the decode step before it, or after first tokens since."""
-        inflight, now, left = self.inflight, self.clock.now, step.decodes
-        if not self.engine.prefill_apart:
-            self._interval(step, now - inflight.handled_s, left)
-            return
-        for first_s, count in inflight.fresh:
-            count = min(count, left)
-            if count:
-                self._interval(step, now - first_s, count)
-            left -= count
-        if left:
-            self._interval(step, now - inflight.decoded_s, left)
-        inflight.decoded_s = now
-        inflight.fresh.clear()
 
     def _interval(self, step: ScheduledStep, seconds: float, tokens: int) -> None:
         """A step has given `tokens` tokens that came `seconds` after the ones before them."""
@@ -333,8 +318,7 @@ class Replica:
             self._taken(jump, steps)
             if self.watch is not None:
                 self.watch.jumped(jump, steps, len(batch))
-            inflight.handled_s = inflight.decoded_s = jump.handled_s(steps)
-            inflight.fresh.clear()
+            inflight.jumped(jump.handled_s(steps))
             second.contexts = [each.total for each in batch.sums]
             second.last_tokens = batch.ended()
         self.busy_s += jump.elapsed_s(steps)
