@@ -28,7 +28,7 @@ def show(console: Console, sweep: SweepResult) -> None:
         done = [one for one in done if one[0]] + sorted((one for one in done if not one[0]), key=lambda one: bool(one[1].missed))
     shown = done[: max(MOST_BESIDE, len(marks)) if marks else MOST_ROWS]
     paths = list(sweep.axes)
-    heads = ["TTFT", "p95", "ITL", "p95", "requests/s", "below", "computed"]
+    heads = ["TTFT", "p95", "ITL p95", "requests/s", "below", "computed"]
     lead = [""] if marks else []
     money = next((row.money for row in sweep.rows if row.money), None)
     heads += [f"{money.currency}/month".strip("/"), "per M out"] if money else []
@@ -131,8 +131,8 @@ def _figures(run: SimResult) -> list[str]:
     tokens = run.prompt_tokens
     total = max(1, tokens.total)
     below = tokens.cpu_hit + tokens.disk_hit + tokens.remote_hit
-    times = [time(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.mean, run.itl_s.p95)]
-    rate = f"{run.throughput.requests_per_s:,.2f}" if run.requests.completed else "serves nothing"
+    times = [time(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.p95)]
+    rate = f"{run.throughput.requests_per_s:,.3g}" if run.requests.completed else "serves nothing"
     if run.overload:
         rate = f"[red]overloaded[/] {rate}"
     return [*times, rate, *(f"{part / total:.1%}" for part in (below, tokens.computed))]
