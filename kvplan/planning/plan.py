@@ -10,6 +10,7 @@ from kvplan import __version__
 from kvplan.economics.prices import Prices
 from kvplan.economics.wear import too_short
 from kvplan.memory.layout import layout
+from kvplan.memory.pinned import HostMemory, host_memory
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
@@ -211,10 +212,19 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         claims=_claims(base),
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
+        host=_host(base, placement),
         provenance=_provenance(space),
         warnings=tuple(dict.fromkeys((*base.notes, *base.model.notes, *notes))),
         **answer,  # type: ignore[arg-type]
     )
+
+
+def _host(base: Scenario, placement: Placement) -> HostMemory | None:
+    """What the CPU tier takes; None without one."""
+    if not placement.cpu_bytes:
+        return None
+    placed = base.deployment.changed(tp=placement.tp, kv_dtype=placement.kv_dtype)
+    return host_memory(placed, placement.cpu_bytes, lower_tier=bool(placement.disk_bytes or placement.remote_bytes))
 
 
 def _claims(base: Scenario) -> tuple[Claim, ...]:

@@ -138,6 +138,9 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
     over = f", over the {placement.tp} GPUs of a replica" if placement.tp > 1 else ""
     pinned = f"; pinning it adds about {format_seconds(result.pin_s)} to each start" if result.pin_s >= 1 else ""
     yield "takes", f"{takes}{over}{pinned}"
+    if host := result.host:
+        asked = f"the tier {host.words}; " if host.taken_bytes != host.asked_bytes or host.shm_bytes else ""
+        yield "limit", f"{asked}a container needs {format_bytes(host.limit_bytes)} of memory, weights and processes included"
     yield from costs.lines(result.costs)
     if chosen.warm_requests is not None:
         when = f"{chosen.warm_requests:,} requests ({format_seconds(chosen.warm_s or 0.0)})"

@@ -8,6 +8,7 @@ import msgspec
 
 from kvplan.figures import bars, curves, points
 from kvplan.figures.base import TIER_COLOURS, Figure, size_unit, time_unit
+from kvplan.memory.pinned import HostMemory
 from kvplan.provenance import Z95, plus_minus
 from kvplan.results import frames
 from kvplan.results.deploy import Emission
@@ -248,6 +249,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     splits: tuple[Split, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0
+    host: HostMemory | None = None  # what the CPU tier really takes, and the memory limit that a container needs
     disk_life_years: float | None = None
     costs: Costs = Costs()
     notices: tuple[Notice, ...] = ()
