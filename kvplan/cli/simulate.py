@@ -17,14 +17,17 @@ from kvplan.cli.export import check_export, exported
 from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
+    Dp,
     Engine,
     Engine_version,
+    Ep,
     Export,
     Html,
     Isolated,
     Kv_dtype,
     Machine,
     Model,
+    Pp,
     Quiet,
     Set,
     Tp,
@@ -65,6 +68,9 @@ def simulate(
     engine: Engine = None,
     engine_version: Engine_version = None,
     tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    ep: Ep = None,
     kv_dtype: Kv_dtype = None,
     gpu_kv: Annotated[
         str | None,
@@ -127,12 +133,13 @@ def simulate(
     settings = [*(sets or [])]
     for path, value in (("engine.offload.policy", policy), ("cluster.replicas", replicas), ("cluster.router", router)):
         settings += [] if value is None else [f"{path}={value}"]
+    how = {"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target}
     wanted = grid.scenarios(
         sources,
         given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
         engine_version=engine_version,
         tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
-        run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
+        run={"pp": pp, "dp": dp, "ep": ep, **how},
         sets=settings,
         isolated=isolated,
     )

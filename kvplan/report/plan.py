@@ -176,7 +176,9 @@ def _caveats(result: PlanResult) -> Iterator[Line]:
     for reason in result.verdict.reservations:
         yield "[yellow]but[/]" + " " * (LABEL - 3), escape(reason)
     if chosen_anew(result):
-        yield "fp8 KV", f"is part of it: as it is, the KV of running requests fills the GPU's pool of {format_bytes(result.pool_bytes)}"
+        now = next((one for one in result.options if one.placement.kv_dtype != "fp8" and not one.placement.offloads), None)
+        slow = f" ({seconds(now.ttft_s.mean)} to the first token in the mean)" if now else ""
+        yield "fp8 KV", f"is part of it: as it is, the KV of running requests fills the GPU's pool{slow}"
     if result.overload:
         replicas = math.ceil(result.overload + 0.5)
         yield (

@@ -38,7 +38,7 @@ def _headline(result: SimResult, scenario: Scenario) -> str:
     first = "the first " if scenario.run.limit else ""
     served = f"{requests.completed:,} of {first}{requests.total:,} requests"
     words = [f"{escape(scenario.model.name)} on {escape(scenario.machine.name)}", scenario.engine.label, served]
-    if result.overload:
+    if result.overload and not result.partial:
         words.append(f"[bold red]overloaded: this traffic is {result.overload:.1f} times what the machine serves[/]")
     elif requests.completed:
         words.append(units.format_seconds(result.duration_s))

@@ -256,7 +256,7 @@ def _wear(one: Scenario, result: SimResult) -> Wear | None:
     written = next((tier.stored_bytes for tier in result.tiers if tier.name == "disk"), 0)
     if not written or not result.duration_s:
         return None
-    share = one.deployment.parallel.gpus * one.cluster.replicas / one.machine.gpus
+    share = one.deployment.parallel.all_gpus * one.cluster.replicas / one.machine.gpus
     return wear(one.machine.disk, share=share, written_Bps=written / result.duration_s)
 
 

@@ -20,7 +20,7 @@ class ScheduledStep:
 
     __slots__ = (
         "chunks", "decodes", "index", "version", "contexts", "uneven", "attention_s", "sampled", "last_tokens", "loads", "begins",
-        "admitted_tokens", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
+        "admitted_tokens", "drain_s", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
     def __init__(self, made_s: float, ready_s: float) -> None:
@@ -39,6 +39,7 @@ class ScheduledStep:
         self.begins: list[Event] = []  # loads that begin when it ends
         self.admitted_tokens = 0  # of the prompts that it schedules first
         self.duration_s = 0.0
+        self.drain_s = 0.0  # after it, until a pipeline has passed on what it computed
         self.stall_s = 0.0  # of the duration, what the step waits for transfers
         self.held_s = 0.0  # its tokens waited so long behind stores
         self.paused = False
