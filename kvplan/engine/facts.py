@@ -40,6 +40,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.exclusive": (),
     "offload.remote_store": ("",),
     "whole_nodes": (False,),
+    "ranks_share_budget": (False,),
     "offload.stores_again": (False,),
     "offload.lower_loads_first": (False,),
     "offload.lookup_passes": (0,),
