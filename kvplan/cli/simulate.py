@@ -116,6 +116,9 @@ def simulate(
         str | None, typer.Option("--from", metavar="T", help="Start of the timeline's window, such as 90s.", rich_help_panel="Advanced")
     ] = None,
     to: Annotated[str | None, typer.Option(metavar="T", help="End of the timeline's window.", rich_help_panel="Advanced")] = None,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Also how full the tiers were, which links were busy and who waited, over time.")
+    ] = False,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -156,13 +159,13 @@ def simulate(
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
-        result, record = run(wanted[0], progress=watch, history=bool(html or perfetto))
+        result, record = run(wanted[0], progress=watch, history=bool(html or perfetto or plot))
         result = with_ends(wanted[0], result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if as_json:
         emit_json(result)
     else:
-        report.show(out(), result, wanted[0])
+        report.show(out(), result, wanted[0], plot=plot)
     sys.stdout.flush()  # the answer is there, whatever becomes of the rows
     for text in [] if quiet else result.warnings:
         warn(text)

@@ -52,8 +52,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     one_copy_at_a_time: bool = False  # do loads and stores of a replica wait for each other
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: Count = 0
-    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long,
-    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token,
+    prefetch_batch_blocks: Count = 0  # what is cut short keeps whole batches of so many blocks; 0: every token that has come
+    prefetch_share: Share = 1.0  # of host memory that reads under way may take
+    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long from when the scheduler first asks,
+    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token that was not found above,
     prefetch_timeout_most_s: Seconds = 0.0  # and never longer than this
     policy: str = "lru"
     disk_policy: str = "lru"
@@ -80,6 +82,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
+    store_copies: Literal["", "engine", "kernel", "host"] = ""  # stores by another means than loads; empty: by the same
+    spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     store_in_step: bool = False  # does a step end only when its stores are down
@@ -118,6 +122,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
+    disk_byte_s: Seconds = 0.0  # per byte of a rank that it reads from or writes to a disk: buffers, a second copy
     remote_byte_s: Seconds = 0.0  # per byte of a rank that its own client of a remote pool receives or sends
     remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
@@ -224,6 +229,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     null_blocks: Count = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     reserve_in_flight: bool = False  # and beside what prompts that are computed or loaded still need
+    prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
+    reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block

@@ -196,19 +196,28 @@ class Builder:
 
     def _cache(self, gpu: Tier) -> GpuCache:
         engine = self.scenario.engine
-        return GpuCache(
+        cache = GpuCache(
             gpu,
             self.footprint,
             step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
+        cache.reserve_output = engine.reserve_output > 0
+        return cache
 
     def _lower(self) -> tuple[TierBelow, ...]:
         """The tiers behind host memory."""
         scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
         if scenario.tiers.disk_bytes:
-            path = DiskPath(self.clock, DiskQueue(scenario.machine.disk), self.below, chunk_tokens=self.grain, rules=rules)
+            path = DiskPath(
+                self.clock,
+                DiskQueue(scenario.machine.disk),
+                self.below,
+                chunk_tokens=self.grain,
+                rules=rules,
+                byte_s=self.overhead.disk_byte_s,
+            )
             found.append(self._tier_below(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = remote_path(scenario.deployment), self._remote_rate

@@ -61,6 +61,7 @@ class Replica:
         self._timer = 0
         self._drained_s = -1.0
         transfers.on_freed(self._freed)
+        transfers.on_busy(lambda: self.inflight.busy_until_s(clock.now))
 
     # -- life of a sequence ------------------------------------------------------------------------------------------------
 
@@ -249,7 +250,10 @@ class Replica:
         for seq in step.sampled:
             self._first_token(seq, step)
         if step.decodes:
-            self._interval(step, now - inflight.handled_s, step.decodes)
+            for since_s, count in inflight.gaps(now, step.decodes, apart=self.engine.prefill_apart):
+                self._interval(step, now - since_s, count)
+        elif step.sampled:
+            inflight.fresh.append((now, sum(seq.emitted < seq.output for seq in step.sampled)))
         inflight.handled_s = now
         if self.scheduler.leaving:
             self.scheduler.handled(now)
@@ -314,7 +318,7 @@ class Replica:
             self._taken(jump, steps)
             if self.watch is not None:
                 self.watch.jumped(jump, steps, len(batch))
-            inflight.handled_s = jump.handled_s(steps)
+            inflight.jumped(jump.handled_s(steps))
             second.contexts = [each.total for each in batch.sums]
             second.last_tokens = batch.ended()
         self.busy_s += jump.elapsed_s(steps)

@@ -53,7 +53,7 @@ class Loads:
         self.loading, self.cost = loading, loading.cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
-        self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.prefetches = Prefetches(clock, engine.offload, host, lower, block_tokens=engine.block_tokens)
         self.answers = Answers(clock, engine, overhead, lower=bool(lower))
         self._promotes = engine.offload.prefetch == "none" and (engine.offload.load not in IN_STEP or engine.offload.lower_loads_first)
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes

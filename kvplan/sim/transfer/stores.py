@@ -42,6 +42,7 @@ class Stores:
         self.due = due(rules.store, rules.store_counts)
         self.mirror = Mirror(gpu, host.pool) if rules.keeps_gpu_content and rules.store != "on_evict" else None
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
+        self.busy_until_s: Callable[[], float] = lambda: clock.now  # when the step in progress ends
         self.unstored_tokens = 0
         self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
@@ -223,7 +224,8 @@ class Stores:
         if not reserved.tokens:
             reserved.commit()
             return
-        _, self.space_s = self.host.path.send(OUT, self.clock.now, reserved.tokens)
+        ready_s = self.busy_until_s() if self.rules.spills_behind_step else self.clock.now
+        _, self.space_s = self.host.path.send(OUT, ready_s, reserved.tokens)
 
         def stored() -> None:
             reserved.commit()
