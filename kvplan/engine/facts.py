@@ -40,12 +40,9 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.exclusive": (),
     "offload.remote_store": ("",),
     "whole_nodes": (False,),
-<<<<<<< HEAD
     "ranks_share_budget": (False,),
-=======
     "prefill_apart": (False,),
     "reserve_output": (0.0,),
->>>>>>> main
     "offload.stores_again": (False,),
     "offload.store_copies": ("",),
     "offload.spills_behind_step": (False,),
