@@ -40,6 +40,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.exclusive": (),
     "offload.remote_store": ("",),
     "whole_nodes": (False,),
+    "ranks_share_budget": (False,),
     "prefill_apart": (False,),
     "reserve_output": (0.0,),
     "offload.stores_again": (False,),
