@@ -20,7 +20,7 @@ def test_a_block_is_copied_down_when_it_is_taken() -> None:
 
 
 def test_content_of_a_low_priority_is_not_offloaded() -> None:
-    # Priority 20 lies under the 30 from which blocks are offloaded, the default 35 above: pushed out of the GPU, only the latter comes back.
+    # Priority 20 lies under the 30 from which blocks are offloaded, the default 35 above: only the latter comes back.
     def hit(retention: int) -> int:
         first = Request(index=0, arrival_s=0.0, prompt_tokens=128, output_tokens=1, blocks=tuple(range(8)), retention=retention)
         other = Request(index=1, arrival_s=10.0, prompt_tokens=250, output_tokens=1, blocks=tuple(range(100, 116)))
