@@ -192,6 +192,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_blocks: Count = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
+    batches_in_flight: AtLeastOne = 1  # steps whose tokens windows and chunks keep blocks for; with more, at least one for each stage
+    tiered_pages: tuple[str, ...] = ()  # families (model_type) whose compressed tiers, windows and rings have pages of their own
     profile_batch: Count = 0  # sequences for which activations are profiled; 0: the engine's largest batch
     large_profile_batch: Count = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: Amount = 0.0
