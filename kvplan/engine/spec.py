@@ -40,6 +40,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
     # does what only a lower tier holds come into host memory before the step that the load runs in; if not, in that step
     lower_loads_first: bool = False
+    lower_direct: bool = False  # does what only a lower tier holds go to the GPU past host memory, and not into it
+    loads_in_turn: bool = False  # does a load, from whatever tier, begin when the one before is over
+    waits_for_prompts: bool = False  # does the host wait for the last layer of a step with prompts before it goes on to the next
     lookup_passes: Count = 0  # scheduling passes that a request waits for the answer of a lookup, a miss too
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
@@ -219,6 +222,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
+    # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
+    hands_over: Literal["whole", "chunks"] = "whole"
+    ranks_share_budget: bool = False  # is the token budget of a step divided among data-parallel ranks
     rank_router: Literal["round_robin", "least_loaded"] = "least_loaded"  # to which data-parallel rank a request goes, whatever its prefix
     rank_stale_s: Seconds = 0.0  # how old the counts may be by which it goes there
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
