@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvplan.figures.points import Dot, Ruler, scatter
 from kvplan.report import costs
 from kvplan.report.html.panel import Cell, Grid, KeyNumber, Panel, WebPage, grid
 from kvplan.report.html.words import counted, share, time_cell
 from kvplan.results.economics import Amount
 from kvplan.results.sweep import SweepResult, SweepRow
-
-RULERS = {
-    "cost": Ruler("price of a million output tokens"),
-    "energy": Ruler("joules an output token (estimate)"),
-    "throughput": Ruler("requests/s"),
-}
-"""Figure -> its axis; times are in seconds."""
 
 
 def page(result: SweepResult, *, command: str = "") -> WebPage:
@@ -35,14 +27,9 @@ def page(result: SweepResult, *, command: str = "") -> WebPage:
     )
 
 
-def words(row: SweepRow) -> str:
-    """A row's settings in a few words."""
-    return ", ".join(f"{path} {value}" for path, value in row.point.items())
-
-
 def _answer(result: SweepResult) -> str:
     if result.goal:
-        return f"{result.goal}: {words(result.rows[result.best])}." if result.best is not None else f"{result.goal}: no point meets it."
+        return f"{result.goal}: {result.rows[result.best].words}." if result.best is not None else f"{result.goal}: no point meets it."
     if result.front_of:
         return f"{counted(len(result.front), 'row')} on the front of {' and '.join(result.front_of)}."
     return f"{counted(len(result.rows), 'run')}, {counted(result.failed, 'failure')}."
@@ -58,13 +45,10 @@ def _numbers(result: SweepResult) -> Iterator[KeyNumber]:
 
 
 def _panels(result: SweepResult) -> Iterator[Panel]:
-    x, y = (result.front_of or ("throughput", "ttft_p95"))[:2]
-    dots = {at: dot for at, row in enumerate(result.rows) if (dot := _dot(result, at, row, x, y))}
-    front = [dots[at] for at in sorted((at for at in result.front if at in dots), key=lambda at: dots[at].x)]
     yield Panel(
         title="What is given up for what?",
-        lead="Rows on the line are beaten by no other in one figure without losing in another." if front else "",
-        figure=scatter(list(dots.values()), _ruler(x), _ruler(y), front=front) if dots else None,
+        lead="Rows on the line are beaten by no other in one figure without losing in another." if result.front else "",
+        figure=result.figures().get("choices"),
         grid=_rows(result),
         shown=True,
         notes=tuple(f"{one.points:,} not run: {one.why}" for one in result.left_out),
@@ -73,40 +57,10 @@ def _panels(result: SweepResult) -> Iterator[Panel]:
         yield Panel(title="Which price changes the answer?", notes=tuple(costs.price_flip(one) for one in result.price_flips))
     worn = [(row, row.wear) for row in result.rows if row.wear]
     if worn:
-        yield Panel(title="How long do the disks last?", notes=tuple(f"{words(row)}: {costs.wear(wear)}" for row, wear in worn[:MOST_WORN]))
+        yield Panel(title="How long do the disks last?", notes=tuple(f"{row.words}: {costs.wear(wear)}" for row, wear in worn[:MOST_WORN]))
 
 
 MOST_WORN = 12
-
-
-def _ruler(what: str) -> Ruler:
-    return RULERS.get(what, Ruler(f"{what}, s"))
-
-
-def _dot(result: SweepResult, at: int, row: SweepRow, x: str, y: str) -> Dot | None:
-    across, up = value_of(row, x), value_of(row, y)
-    if across is None or up is None:
-        return None
-    return Dot(words(row), across, up, group="misses the target" if row.missed else "", marked=at == result.best)
-
-
-def value_of(row: SweepRow, what: str) -> float | None:
-    """A figure of a row; None where it has none."""
-    if row.result is None or not row.result.requests.completed:
-        return None
-    if what == "cost":
-        return _middle(row.money.per_million_output_tokens if row.money else None)
-    if what == "energy":
-        return _middle(row.energy.per_output_token_J if row.energy else None)
-    if what == "throughput":
-        return row.result.throughput.requests_per_s
-    metric, _, statistic = what.partition("_")
-    value: float | None = getattr(getattr(row.result, f"{metric}_s"), statistic)
-    return value
-
-
-def _middle(amount: Amount | None) -> float | None:
-    return amount.value if amount else None
 
 
 def _rows(result: SweepResult) -> Grid:
