@@ -40,6 +40,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
     # does what only a lower tier holds come into host memory before the step that the load runs in; if not, in that step
     lower_loads_first: bool = False
+    lower_direct: bool = False  # does what only a lower tier holds go to the GPU past host memory, and not into it
+    loads_in_turn: bool = False  # does a load, from whatever tier, begin when the one before is over
+    waits_for_prompts: bool = False  # does the host wait for the last layer of a step with prompts before it goes on to the next
     lookup_passes: Count = 0  # scheduling passes that a request waits for the answer of a lookup, a miss too
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0

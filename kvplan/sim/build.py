@@ -84,7 +84,7 @@ class Builder:
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
         self.senders: Senders = {} if senders is None else senders
         for name, size in (("disk", tiers.disk_bytes), ("remote", tiers.remote_bytes)):
-            if size and not tiers.cpu_bytes:
+            if size and not tiers.cpu_bytes and not (name == "disk" and engine.offload.lower_direct):
                 raise InputError(
                     f"a {name} tier needs a CPU tier in front of it",
                     hint=f"{engine.name} promotes through host memory: add --cpu SIZE",
@@ -127,14 +127,21 @@ class Builder:
         cache = self._cache(gpu)
         link, below = HostLink(scenario.machine.link), tuple[TierBelow, ...]()
         transfers = Transfers(engine.offload)
-        if scenario.tiers.cpu_bytes:
-            pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
-            host, lower = self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
+        if scenario.tiers.cpu_bytes or scenario.tiers.disk_bytes:
+            host, *behind = [*self._host(link), *self._lower()]
+            lower = tuple(behind)
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
             loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
         return self._watched(Server(replica, gpu, below))
+
+    def _host(self, link: HostLink) -> list[TierBelow]:
+        """Host memory, where there is any."""
+        if not self.scenario.tiers.cpu_bytes:
+            return []
+        pool = self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes)
+        return [self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU)]
 
     def behind_router(self, servers: list[Server]) -> Replicas:
         """Servers of one kind, behind the router that the scenario names."""

@@ -60,8 +60,7 @@ class Replica:
         self._jump: Jump | None = None
         self._timer = 0
         self._drained_s = -1.0
-        transfers.on_freed(self._freed)
-        transfers.on_busy(lambda: self.inflight.busy_until_s(clock.now))
+        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
 
     # -- life of a sequence ------------------------------------------------------------------------------------------------
 
@@ -234,6 +233,7 @@ class Replica:
             self._drained_s = free_s + step.drain_s  # nothing overtakes it in the pipeline
         seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
         if following is not None:
+            self.transfers.hold_back(step, following, now)
             self._execute(following)
         if seen_s <= now:
             self._handle(step)
