@@ -86,6 +86,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
     store_copies: Literal["", "engine", "kernel", "host"] = ""  # stores by another means than loads; empty: by the same
+    spill_blocks: AtLeastOne = 64  # of a run that on-evict stores give up at once, at least
+    spill_min_retention: Count = 0  # content of a lower retention priority is given up without being stored
     spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
@@ -190,6 +192,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_blocks: Count = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
+    batches_in_flight: AtLeastOne = 1  # steps whose tokens windows and chunks keep blocks for; with more, at least one for each stage
+    tiered_pages: tuple[str, ...] = ()  # families (model_type) whose compressed tiers, windows and rings have pages of their own
     profile_batch: Count = 0  # sequences for which activations are profiled; 0: the engine's largest batch
     large_profile_batch: Count = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: Amount = 0.0
