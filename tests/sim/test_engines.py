@@ -349,8 +349,8 @@ def test_lmcache_stores_inside_the_step(version: str) -> None:
 
 
 def test_one_workload_on_which_the_engines_differ() -> None:
-    """Twelve documents of 2,048 tokens, each asked twice in a row and then all again in reverse: a GPU pool of 4, host memory of 8, and a decoding
-    request beside. What each engine finds differs by what it stores (SGLang not what host memory cannot give up, Dynamo not twice, the
+    """Twelve documents of 2,048 tokens, each asked twice in a row and then all again in reverse: a GPU pool of 4, host memory of 8, and a
+    decoding request beside. What each engine finds differs by what it stores (SGLang not what host memory cannot give up, Dynamo not twice, the
     server of LMCache not above 0.8 of its pool, TensorRT-LLM only what leaves the GPU), and so does how long it takes."""
     once = documents(12, 2048, every_s=0.0)
     order = [document for document in once for _ in range(2)] + once[::-1]
