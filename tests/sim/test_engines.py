@@ -349,9 +349,9 @@ def test_lmcache_stores_inside_the_step(version: str) -> None:
 
 
 def test_one_workload_on_which_the_engines_differ() -> None:
-    """Twelve documents of 2,048 tokens, each asked twice in a row and then all again in reverse: a GPU pool of 4, host memory of 8, and a
-    decoding request beside. What each engine finds differs by what it stores (SGLang not what host memory cannot give up, Dynamo not twice, the
-    server of LMCache not above 0.8 of its pool, TensorRT-LLM only what leaves the GPU), and so does how long it takes."""
+    """Twelve documents of 2,048 tokens, each asked twice in a row, then all again in reverse; a GPU pool of 4, host memory of 8, and a
+    request that decodes beside. What an engine finds differs by what it stores: SGLang not what host memory cannot give up, Dynamo not
+    twice, LMCache's server not above 0.8 of its pool, TensorRT-LLM only what leaves the GPU. So does how long it takes."""
     once = documents(12, 2048, every_s=0.0)
     order = [document for document in once for _ in range(2)] + once[::-1]
     trace = [Request(index=0, arrival_s=0.0, prompt_tokens=64, output_tokens=2000, blocks=tuple(range(9000_000, 9000_004)))]
