@@ -19,7 +19,7 @@ ORDER = [
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
-    {"step_time", "loading", "layer_work"},
+    {"step_time", "loading", "host_time", "layer_work"},
     {"results", "figures"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},

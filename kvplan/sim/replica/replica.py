@@ -58,6 +58,7 @@ class Replica:
         self.watch: StepWatch | None = None
         self._jump: Jump | None = None
         self._timer = 0
+        self._launching_s = 0.0  # until when the host launches a step with prefill
         transfers.on_freed(self._freed)
 
     # -- life of a sequence ------------------------------------------------------------------------------------------------
@@ -122,13 +123,16 @@ class Replica:
     # -- steps -------------------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Schedule steps until as many are in flight as the engine allows."""
+        """Schedule steps until as many are in flight as the engine allows; the host launches one before it schedules the next."""
         inflight = self.inflight
-        while len(inflight.steps) < self.depth:
+        while len(inflight.steps) < self.depth and self.clock.now >= self._launching_s:
             step = self._schedule()
             if step is None:
                 break
             inflight.steps.append(step)
+            if step.chunks and self.depth > 1:
+                self._launching_s = step.launched_s
+                self.clock.at(step.launched_s, self._wake)
             if inflight.executing is None:
                 self._execute(step)
         if self.jump and inflight.executing is not None:
@@ -137,7 +141,7 @@ class Replica:
     def _schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can run."""
         now = self.clock.now
-        prepare_s = self.overhead.prepare_s if self.inflight.executing is None else 0.0
+        prepare_s = self.overhead.prepare_s if self.inflight.busy_until_s(now) <= now else 0.0
         step = ScheduledStep(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         self.scheduler.schedule(step)
         step.begins = self.transfers.begins()
@@ -161,7 +165,8 @@ class Replica:
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, step.decodes)
         chunks = [(new, context) for _, new, context in step.chunks]
-        admit_s = self.overhead.admit_token_s * step.admitted_tokens + max(0.0, self.transfers.submitted_s() - self.clock.now)
+        admit_s = cost.schedule_s(step.admitted_tokens, sum(new for new, _ in chunks))
+        admit_s += max(0.0, self.transfers.submitted_s() - self.clock.now)
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += admit_s
         step.launched_s += admit_s + host_s
@@ -195,14 +200,15 @@ class Replica:
 
     def _executed(self) -> None:
         """The GPU has finished a step: start the next one that is scheduled, and hand the results over when they reach the host."""
-        step, now = self.inflight.executing, self.clock.now
+        inflight, now = self.inflight, self.clock.now
+        step = inflight.executing
         assert step is not None
-        self.inflight.executing = None
+        inflight.executing = None
         self.busy_s += now - step.start_s
         if self.watch is not None:
             self.watch.stepped(step, now)
         free_s = self.transfers.outputs_seen_s(now)
-        following = self.inflight.behind(step)
+        following = inflight.behind(step)
         for load in step.begins:
             load.succeed()
         self.transfers.step_ended()
@@ -215,9 +221,11 @@ class Replica:
         free_s = max(free_s, self.transfers.stored_s(now))
         step.held_s = free_s - now
         seen_s = free_s + self.overhead.collect_s
+        if following is not None and following.chunks:  # which the host launches first
+            seen_s = max(seen_s, following.launched_s)
         if following is not None:
             self._execute(following)
-        if seen_s <= now:
+        if seen_s <= now and inflight.steps[0] is step:
             self._handle(step)
         else:
             self.clock.at(seen_s, lambda: self._handle(step))

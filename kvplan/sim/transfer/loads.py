@@ -134,7 +134,7 @@ class Loads:
     def _sent_s(self, ready_s: float, tokens: int) -> float:
         """When a load is over that is handed over now and can start at `ready_s`."""
         now = self.clock.now
-        self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.engine.block_tokens
+        self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(tokens)
         return self.host.path.send(IN, self._built(ready_s, tokens), tokens)[1] + self.overhead.load_s
 
     def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Event) -> Steps:
