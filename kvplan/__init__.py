@@ -32,6 +32,7 @@ def size(
     dtype: str = "",
     tp: int = 1,
     pp: int = 1,
+    dp: int = 1,
     ep: int = 0,
     gpu_fraction: float = 0.0,
     pool_bytes: int = 0,
@@ -55,6 +56,7 @@ def size(
         dtype=dtype,
         tp=tp,
         pp=pp,
+        dp=dp,
         ep=ep,
         gpu_fraction=gpu_fraction,
         pool_bytes=pool_bytes,
@@ -70,6 +72,9 @@ class Asked(TypedDict, total=False):
     engine: str | None
     engine_version: str | None
     tp: int | None
+    pp: int | None
+    dp: int | None
+    ep: int | None
     kv_dtype: str | None
     gpu_kv: str | int | None
     cpu: str | int | None
@@ -94,6 +99,9 @@ def scenario_of(
     engine: str | None = None,
     engine_version: str | None = None,
     tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
     kv_dtype: str | None = None,
     gpu_kv: str | int | None = None,
     cpu: str | int | None = None,
@@ -126,6 +134,9 @@ def scenario_of(
         tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
         run={
             "tp": tp,
+            "pp": pp,
+            "dp": dp,
+            "ep": ep,
             "kv_dtype": kv_dtype,
             "speedup": speedup,
             "limit": limit,
@@ -156,16 +167,19 @@ def plan(
 ) -> PlanResult:
     """When to offload, where to and how much, as `kvplan plan` does; further options are those of `scenario_of`."""
     from kvplan.deploy.emit import planned
-    from kvplan.planning.objective import parse_prices, parse_target
+    from kvplan.economics.prices import price_source
+    from kvplan.planning.objective import parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.scenario import Scenario
     from kvplan.units import parse_capacity
+
+    priced = price_source(None, prices) if "=" in prices else price_source(prices or None, None)
 
     def answered(one: Scenario) -> PlanResult:
         return answer(
             one,
             target=parse_target(one.run.target),
-            prices=parse_prices(prices) if prices else None,
+            prices=priced.of(one.machine) if priced else None,
             max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
             max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
         )

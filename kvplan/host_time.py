@@ -9,6 +9,7 @@ from kvplan.deployment import Deployment
 from kvplan.layer_work import PLAIN_LAUNCHES, launches
 from kvplan.memory.below import below
 from kvplan.memory.layout import layout
+from kvplan.spread_time import passes
 
 Chunk = tuple[int, int]
 """Tokens computed in this step, and tokens of the same sequence already in the cache."""
@@ -24,17 +25,20 @@ class HostTime:
     def step_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
         """Least seconds of a step.
 
-        Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not.
+        Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not. Each stage of a pipeline
+        has a process that launches its layers for every batch.
         """
-        overhead = self.overhead
+        overhead, tokens, spread = self.overhead, decodes + sum(new for new, _ in chunks), self.deployment.parallel
+        through = passes(spread, tokens, decodes, self.engine.step_tokens)
         if not chunks:
-            return max(overhead.step_s, overhead.collect_s)
-        if decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens:
+            return max(overhead.step_s * through.batches, overhead.collect_s)
+        if tokens <= overhead.captured_tokens:
             launch_s = self.launches.captured * overhead.launch_layer_s
         else:
             as_stored = decodes or any(context or new < self.engine.absorbed_tokens for new, context in chunks)
             kernels = self.launches.host + (self.launches.cached if as_stored else 0.0)
             launch_s = kernels / PLAIN_LAUNCHES * overhead.launch_layer_eager_s
+        launch_s *= through.batches / spread.pp
         return overhead.prepare_s + launch_s + self._groups_s + (overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0)
 
     @cached_property

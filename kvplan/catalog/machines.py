@@ -76,7 +76,7 @@ def plain(name: str) -> str:
 def _rented(server: str, facts: RentedServer) -> Machine:
     """The catalog's machine with this server's number of GPUs and host memory."""
     base = _file(facts.machine)
-    source = Source(kind="datasheet", source=f"{server}: {known().source}")
+    source = Source(kind="assumed", source=f"{server}: {known().source}")
     changes: dict[str, object] = {"gpus": facts.gpus, "title": f"{server}: {facts.gpus} x {base.gpu.name}"}
     noted = {"gpus": source}
     if facts.host_GiB:

@@ -20,6 +20,7 @@ from kvplan.cli.options import (
     Kv_dtype,
     Machine,
     Model,
+    Prices,
     Quiet,
     Set,
     Tp,
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 EXAMPLES = """
 kvplan sweep chat --vary cpu=0,4..64GiB:x2
 kvplan sweep chat --vary cpu=8GiB,32GiB --vary engine=vllm,lmcache --vary speedup=1..4:x2 --export grid.csv
-kvplan sweep chat --vary machine=l4,l40s --vary tp=1,2 --zip
+kvplan sweep chat --vary cpu=0,1..64GiB:x2 --vary machine=l4,l40s --goal "min cost: ttft_p95<1.5s" --prices public
+kvplan sweep chat --vary cpu=0,1..64GiB:x2 --vary speedup=1,2,4 --pareto ttft_p95,throughput
 """
 
 
@@ -53,6 +55,16 @@ def sweep(
         ),
     ] = None,
     zip: Annotated[bool, typer.Option("--zip", help="The first values together, then the second ones: not all combinations.")] = False,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="G",
+            help='Search instead of running all: "min cost: ttft_p95<2s", "min cpu: ...", "max speedup: ..."; prunes and bisects.',
+        ),
+    ] = None,
+    pareto: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The front of two or more figures, such as ttft_p95,cost or throughput,itl_p95.")
+    ] = None,
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
@@ -61,6 +73,11 @@ def sweep(
     kv_dtype: Kv_dtype = None,
     target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms".')] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
+    prices: Prices = None,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="Single prices, over the list's, per hour: gpu=2.5,cpu=0.004.", rich_help_panel="Advanced"),
+    ] = None,
     sets: Set = None,
     isolated: Isolated = False,
     db: Annotated[
@@ -80,6 +97,7 @@ def sweep(
     quiet: Quiet = False,
 ) -> int:
     """Simulate every combination of values, on all cores: one row a run."""
+    from kvplan.economics.prices import price_source
     from kvplan.executor import Executor
     from kvplan.report import sweep as report
     from kvplan.sweep.question import Options, question_of
@@ -92,7 +110,17 @@ def sweep(
     names = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": tp, "kv_dtype": kv_dtype}
     fixed = {"run.target": target, "run.limit": limit}
     sets = [*(sets or []), *(f"{path}={value}" for path, value in fixed.items() if value is not None)]
-    question = question_of(source, Options(vary=tuple(vary or ()), zipped=zip, named=names, sets=tuple(sets), isolated=isolated))
+    asked = Options(
+        vary=tuple(vary or ()),
+        zipped=zip,
+        named=names,
+        sets=tuple(sets),
+        isolated=isolated,
+        goal=goal or "",
+        front_of=pareto or "",
+        prices=price_source(prices, price),
+    )
+    question = question_of(source, asked)
     with _kept(db, source) as kept, progress.runs(hidden=quiet, title="sweeping") as watch:
         try:
             result = answer(question, executor=Executor(workers=workers), watch=watch, kept=kept)
@@ -109,6 +137,8 @@ def sweep(
     exported(result, export, quiet=quiet)
     for text in [] if quiet else result.warnings:
         warn(text)
+    if result.goal:
+        return Exit.DONE if result.best is not None else Exit.NO
     return Exit.DONE if any(row.result and row.result.requests.completed and not row.missed for row in result.rows) else Exit.NO
 
 

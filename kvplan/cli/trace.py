@@ -9,7 +9,8 @@ import typer
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.export import check_export, exported
-from kvplan.cli.options import Export, named, scenarios
+from kvplan.cli.html import check_html, reported
+from kvplan.cli.options import Export, Html, named, scenarios
 from kvplan.errors import InputError
 from kvplan.outputs import replaced
 from kvplan.traces.formats import FORMATS
@@ -80,6 +81,7 @@ def curve(
     warmup: Annotated[float, typer.Option(metavar="F", help="Share of the requests left out of the rates.")] = 0.0,
     model: Model = None,
     tiers: Annotated[str, typer.Option(metavar="N[,N]", help="Tiers from the top down, as --capacity.")] = "",
+    html: Html = None,
     json: Json = False,
     export: Export = None,
     kv_dtype: Annotated[str, typer.Option(metavar="D", help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
@@ -93,6 +95,7 @@ def curve(
     from kvplan.report.trace import show_curve
     from kvplan.traces.reuse.curve import curve as curve_of
 
+    check_html(html)
     result = curve_of(
         _open(trace, format, block_tokens, time_unit, tokenizer, limit, None),
         policies=_split(policy),
@@ -102,7 +105,9 @@ def curve(
         model=model,
         kv_dtype=kv_dtype,
     )
-    return _emit(result, show_curve, json, export)
+    code = _emit(result, show_curve, json, export)
+    reported(result, html, quiet=False)
+    return code
 
 
 def convert(

@@ -39,14 +39,24 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     # when a whole load begins that is scheduled while a step runs: now, when that ends, or when the step ends that it is scheduled with
     load_start: Literal["at_once", "step_end", "next_step_end"] = "at_once"
     store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
+    # does what only a lower tier holds come into host memory before the step that the load runs in; if not, in that step
+    lower_loads_first: bool = False
+    lookup_passes: Count = 0  # scheduling passes that a request waits for the answer of a lookup, a miss too
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
     exclusive: bool = False  # does content leave a tier when it moves up
+    promotes_for_one: bool = False  # does what came into host memory from a lower tier leave it with the load it came for
+    sweep_s: Seconds = 0.0  # host memory is emptied every so many seconds, not by what comes; 0: by what comes
+    sweep_full: Share = 1.0  # from this share of its size on,
+    sweep_lost: Share = 0.0  # by this share of what it holds
+    one_copy_at_a_time: bool = False  # do loads and stores of a replica wait for each other
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: Count = 0
-    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long,
-    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token,
+    prefetch_batch_blocks: Count = 0  # what is cut short keeps whole batches of so many blocks; 0: every token that has come
+    prefetch_share: Share = 1.0  # of host memory that reads under way may take
+    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long from when the scheduler first asks,
+    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token that was not found above,
     prefetch_timeout_most_s: Seconds = 0.0  # and never longer than this
     policy: str = "lru"
     disk_policy: str = "lru"
@@ -73,6 +83,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
+    store_copies: Literal["", "engine", "kernel", "host"] = ""  # stores by another means than loads; empty: by the same
+    spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     store_in_step: bool = False  # does a step end only when its stores are down
@@ -104,6 +116,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
     load_piece_s: Seconds = 0.0  # and per block and KV tensor
+    empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
     submit_piece_s: Seconds = 0.0  # per block and KV tensor of a load or a store: descriptors, by the worker before it launches a step
     group_s: Seconds = 0.0  # a step with prefill, per group of layers with blocks of its own beyond the first
@@ -114,10 +127,13 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
+    disk_byte_s: Seconds = 0.0  # per byte of a rank that it reads from or writes to a disk: buffers, a second copy
+    remote_byte_s: Seconds = 0.0  # per byte of a rank that its own client of a remote pool receives or sends
+    remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
     def on(self, python: float, launch: float | None = None) -> Overhead:
-        """The same on a host that takes `python` times as long for each token, key, chunk or byte, and `launch` times (None: as often) for the
-        rest. What the GPU does between steps does not change.
+        """The same on a host that takes `python` times as long for each token, key, chunk or byte, and `launch` times (None: as often)
+        for the rest. What the GPU does between steps does not change.
         """
         other = python if launch is None else launch
         seconds = {}
@@ -211,11 +227,15 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
+    rank_router: Literal["round_robin", "least_loaded"] = "least_loaded"  # to which data-parallel rank a request goes, whatever its prefix
+    rank_stale_s: Seconds = 0.0  # how old the counts may be by which it goes there
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: Count = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     reserve_in_flight: bool = False  # and beside what prompts that are computed or loaded still need
+    prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
+    reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block

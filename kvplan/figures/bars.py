@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kvplan.figures.base import GAIN, LOSS, MARK, QUIET, RUN_COLOURS, TIER_COLOURS, Figure, label, plotly, scaled, styled, time_unit
+from kvplan.figures.base import (
+    GAIN,
+    LOSS,
+    MARK,
+    QUIET,
+    RUN_COLOURS,
+    TIER_COLOURS,
+    Figure,
+    label,
+    plotly,
+    scaled,
+    styled,
+    time_unit,
+)
 from kvplan.units import format_seconds
 
 PHASE_COLOURS = {
@@ -92,3 +105,82 @@ def tornado(rows: Sequence[tuple[str, float, float, str]], *, what: str, unit: s
     figure.update_xaxes(title=what, ticksuffix=f" {unit}" if unit else "")
     figure.update_yaxes(autorange="reversed")
     return styled(figure, barmode="overlay", height=150 + 40 * len(rows), showlegend=False)
+
+
+def seconds_each(rows: Sequence[tuple[str, float, str, str]], *, what: str) -> Figure:
+    """A time a bar: name, seconds, colour, words for the hover."""
+    go = plotly()
+    unit, scale = time_unit(max((row[1] for row in rows), default=1.0))
+    figure = go.Figure()
+    figure.add_bar(
+        y=[label(row[0]) for row in rows],
+        x=scaled([row[1] for row in rows], scale),
+        orientation="h",
+        marker={"color": [row[2] for row in rows]},
+        text=[format_seconds(row[1]) for row in rows],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[row[3] for row in rows],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+    figure.update_xaxes(title=f"{what}, {unit}", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed")
+    return styled(figure, height=150 + 44 * len(rows), showlegend=False, margin={"l": 56, "r": 64, "t": 36, "b": 48})
+
+
+def flips(rows: Sequence[tuple[str, float, float | None, float, str]]) -> Figure:
+    """For each number that an answer rests on: its 95 % interval as factors, and from where on the answer is another one.
+
+    Name, half the width of the interval as a share, the factor from which it flips (None: not up to the last), the factor tested to, words.
+    """
+    go = plotly()
+    figure, names = go.Figure(), [label(row[0]) for row in rows]
+    figure.add_bar(
+        y=names,
+        x=[(1 + row[1]) - 1 / (1 + row[1]) for row in rows],
+        base=[1 / (1 + row[1]) for row in rows],
+        orientation="h",
+        width=0.35,
+        name="95 % interval of what is assumed",
+        marker={"color": RUN_COLOURS[0]},
+        customdata=[row[4] for row in rows],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+    for word, symbol, colour, chosen in (
+        ("the answer is another one from here on", "x", LOSS, [row for row in rows if row[2] is not None]),
+        ("the answer still holds here (no more was tried)", "circle-open", GAIN, [row for row in rows if row[2] is None and row[3] != 1]),
+    ):
+        if chosen:
+            figure.add_scatter(
+                y=[label(row[0]) for row in chosen],
+                x=[row[3] if row[2] is None else row[2] for row in chosen],
+                name=word,
+                mode="markers",
+                marker={"symbol": symbol, "size": 13, "color": colour, "line": {"width": 2}},
+                customdata=[row[4] for row in chosen],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+    figure.add_vline(x=1, line={"color": QUIET, "width": 1})
+    ticks = [0.125, 0.25, 0.5, 1, 2, 4, 8]
+    figure.update_xaxes(
+        title="times what is assumed", type="log", tickvals=ticks, ticktext=["1/8", "1/4", "1/2", "1", "2", "4", "8"], range=[-0.95, 0.95]
+    )
+    figure.update_yaxes(autorange="reversed")
+    return styled(figure, height=190 + 40 * len(rows))
+
+
+def gains(rows: Mapping[str, float], *, what: str) -> Figure:
+    """Shares gained (to the right) or lost, a bar for each name."""
+    go = plotly()
+    figure = go.Figure()
+    figure.add_bar(
+        y=[label(name) for name in rows],
+        x=[100 * gain for gain in rows.values()],
+        orientation="h",
+        marker={"color": [GAIN if gain >= 0 else LOSS for gain in rows.values()]},
+        text=[f"{gain:+.0%}" for gain in rows.values()],
+        hovertemplate="%{y}: %{x:+.1f} %<extra></extra>",
+    )
+    figure.update_xaxes(title=what, ticksuffix=" %", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed")
+    return styled(figure, height=140 + 40 * len(rows), showlegend=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,6 +61,15 @@ def size_unit(largest_bytes: float) -> tuple[str, float]:
         if largest_bytes >= scale:
             return unit, scale
     return "KiB", 2.0**10
+
+
+def by_ratios(title: str, values: Iterable[float]) -> dict[str, Any]:
+    """An axis on which equal ratios are equally far apart, with plain numbers at 1, 2, 5, 10, ... where there is room for them."""
+    known = [value for value in values if value > 0]
+    low, high = (math.log10(least) for least in (min(known, default=1.0), max(known, default=10.0)))
+    digits = (1, 2, 5) if high - low < 2.2 else (1, 3) if high - low < 3.5 else (1,)
+    ticks = [digit * 10.0**power for power in range(math.floor(low) - 1, math.ceil(high) + 1) for digit in digits]
+    return {"title": f"{title} (logarithmic)", "type": "log", "tickvals": ticks, "ticktext": [f"{tick:,.12g}" for tick in ticks]}
 
 
 def scaled(values: Iterable[float], scale: float) -> list[float]:

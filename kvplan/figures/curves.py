@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from kvplan.figures.base import MARK, QUIET, Curves, Figure, dashes, label, plotly, scaled, size_unit, styled, time_unit
+from kvplan.figures.base import DASHES, MARK, QUIET, Curves, Figure, by_ratios, dashes, label, plotly, scaled, size_unit, styled, time_unit
 from kvplan.units import format_bytes, format_seconds
 
 WIDE = 30.0
@@ -15,7 +16,9 @@ def distribution(quantiles_s: Curves, shares: Sequence[float], *, what: str, lim
     """The share of requests that had `what` within a time, a curve for each name; `limits_s` are drawn as upright lines."""
     go = plotly()
     curves = {name: values for name, values in quantiles_s.items() if values}
-    unit, scale = time_unit(max((values[-1] for values in curves.values()), default=1.0))
+    wide = any(values[-1] > WIDE * max(values[len(values) // 10], 1e-9) for values in curves.values())
+    usual = len(shares) // 2 if wide else -1
+    unit, scale = time_unit(max((values[usual] for values in curves.values()), default=1.0))
     percents = [100 * share for share in shares]
     figure = go.Figure()
     lines = dashes(list(curves))
@@ -33,10 +36,9 @@ def distribution(quantiles_s: Curves, shares: Sequence[float], *, what: str, lim
         figure.add_vline(
             x=limit_s / scale, line={"color": MARK, "dash": "dash"}, annotation_text=label(name), annotation_position="top left"
         )
-    wide = any(values[-1] > WIDE * max(values[len(values) // 10], 1e-9) for values in curves.values())
-    figure.update_xaxes(title=f"{what}, {unit}{' (each step ten times the one before)' if wide else ''}", type="log" if wide else "linear")
-    if not wide:
-        figure.update_xaxes(rangemode="tozero")
+    title = f"{what}, {unit}"
+    drawn = [value / scale for values in curves.values() for value in values]
+    figure.update_xaxes(**by_ratios(title, drawn) if wide else {"title": title, "rangemode": "tozero"})
     figure.update_yaxes(title="share of requests", ticksuffix=" %", range=[0, 101])
     return styled(figure, showlegend=len(curves) > 1)
 
@@ -46,10 +48,11 @@ def hit_curve(
     *,
     ideal: float | None = None,
     marks: Sequence[tuple[str, float, float]] = (),
+    sizes: Sequence[tuple[str, float]] = (),
     in_blocks: bool = False,
 ) -> Figure:
     """Share of the prompt tokens that a cache serves against its capacity, as (capacity, share) for each name; `marks` are points with
-    names, capacities in bytes or in blocks."""
+    names, `sizes` upright lines; capacities are bytes, or blocks."""
     go = plotly()
     most = max((capacity for points in curves.values() for capacity, _ in points), default=1.0)
     unit, scale = ("blocks", 1.0) if in_blocks else size_unit(most)
@@ -70,7 +73,12 @@ def hit_curve(
         )
     if ideal is not None:
         text = f"without end: {ideal:.1%}"
-        figure.add_hline(y=100 * ideal, line={"color": QUIET, "dash": "dot"}, annotation_text=text, annotation_position="bottom right")
+        figure.add_hline(y=100 * ideal, line={"color": QUIET, "dash": "dot"}, annotation_text=text, annotation_position="top left")
+    for at, (name, capacity) in enumerate(sizes):
+        figure.add_vline(x=capacity / scale, line={"color": MARK, "dash": DASHES[at % len(DASHES)]})
+        figure.add_annotation(
+            x=math.log10(capacity / scale), y=1, yref="paper", yanchor="bottom", yshift=16 * at, text=label(name), showarrow=False
+        )
     if marks:
         figure.add_scatter(
             x=scaled([capacity for _, capacity, _ in marks], scale),
@@ -85,6 +93,7 @@ def hit_curve(
             hovertemplate="%{text}: %{customdata} serve %{y:.1f} %<extra></extra>",
             showlegend=False,
         )
-    figure.update_xaxes(title=f"capacity, {unit} (each step ten times the one before)", type="log")
+    drawn = [capacity / scale for points in curves.values() for capacity, _ in points]
+    figure.update_xaxes(**by_ratios(f"capacity, {unit}", drawn))
     figure.update_yaxes(title="of all prompt tokens", ticksuffix=" %", rangemode="tozero")
-    return styled(figure, showlegend=len(curves) > 1)
+    return styled(figure, showlegend=len(curves) > 1, margin={"l": 56, "r": 16, "t": 36 + 16 * len(sizes), "b": 48})

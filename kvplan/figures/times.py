@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvplan.figures.bars import phases
@@ -45,6 +45,36 @@ def over_time(timeline: Timeline) -> Figure:
         figure.update_layout({legend: {"orientation": "h", "x": 0, "xanchor": "left", "y": top, "yanchor": "bottom"}})
     figure.update_xaxes(title=f"time since the first arrival, {unit}", row=count, col=1)
     return styled(figure, height=215 * count + 80, hovermode="x", legend={})
+
+
+def side_by_side(timelines: Mapping[str, Timeline]) -> Figure:
+    """Small multiples: how full the tiers of each run were, and its requests, on the same axes."""
+    plotly()
+    from plotly.subplots import make_subplots
+
+    unit, scale = time_unit(max(one.span_s for one in timelines.values()))
+    count = len(timelines)
+    titles = [text for name in timelines for text in (label(name), "")]
+    figure = make_subplots(
+        rows=count,
+        cols=2,
+        shared_xaxes="all",
+        shared_yaxes="columns",
+        subplot_titles=titles,
+        vertical_spacing=0.3 / count,
+        horizontal_spacing=0.09,
+    )
+    for row, one in enumerate(timelines.values(), start=1):
+        for col, series in enumerate((one.tiers, one.queues), start=1):
+            for each in series:
+                if "," not in each.name:
+                    line = _line(each, unit, scale, "legend") | {"legendgroup": each.name, "showlegend": row == 1}
+                    figure.add_trace(line, row=row, col=col)
+    figure.update_yaxes(title="tiers filled", ticksuffix=" %", range=[0, 104], col=1)
+    figure.update_yaxes(title="requests", rangemode="tozero", col=2)
+    figure.update_xaxes(title=f"{unit} since the first arrival", row=count)
+    figure.update_annotations(xanchor="left", x=0, font={"size": 13})
+    return styled(figure, height=170 * count + 110, hovermode="x", legend={"y": 1 + 40 / (170 * count)})
 
 
 def _line(one: TimeSeries, unit: str, scale: float, legend: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kvplan.engine.spec import HostPool
 from kvplan.memory.below import below, kv_tensors
 from kvplan.memory.formats import INDEX_SCALE_BYTES
 from kvplan.memory.weights import rank_weight_bytes
-from kvplan.units import GiB
+from kvplan.units import GiB, format_bytes
 
 SERVER_BYTES = 4 * GiB
 """Host memory of the API server and the engine's own process, assumed; vLLM 0.24 on one H200 took 1.0 GiB for the server."""
@@ -29,6 +29,13 @@ class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def taken_bytes(self) -> int:
         return self.pinned_bytes + self.shm_bytes
+
+    @property
+    def words(self) -> str:
+        """`asks 7.0 GiB, takes 8.0 GiB`, or only what it takes where that is the same."""
+        asked, taken = format_bytes(self.asked_bytes), format_bytes(self.taken_bytes)
+        place = " in /dev/shm" if self.shm_bytes else ""
+        return f"asks {asked}, takes {taken}{place}" if asked != taken else f"takes {taken}{place}"
 
 
 def host_memory(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) -> HostMemory:

@@ -57,7 +57,7 @@ FAMILIES: dict[str, Family] = {
         "orion aquila solar yi minicpm minimax_m2 glm glm4 glm4_moe glm_ocr_text glm4v_text glm4v_moe_text glm4v_moe ernie4_5 ernie4_5_moe "
         "seed_oss smollm3 exaone dots1 bailing_moe bailing_moe_v2 flex_olmo helium vaultgemma "
         "hy_v3 solar_open hyperclovax bailing_moe_v3 sarvam_moe param2moe pangu_embedded telechat telechat3 nanbeige iquestcoder "
-        "minicpmv minicpmo dots_ocr paddleocr_vl paddleocr_vl_text keye keye_vl_1_5 isaac midashenglm gritlm "
+        "minicpmv minicpmo dots_ocr paddleocr_vl paddleocr_vl_text keye KeyeVL1_5 isaac chameleon midashenglm gritlm "
         "diffllama deepseek smolvlm idefics3 llava pixtral aria_text telechat2 mllama_text",
         _PLAIN,
     ),
@@ -68,13 +68,15 @@ FAMILIES: dict[str, Family] = {
         "phi nemotron arcee apertus apertus1p5 apertus1p5_text jais2 nanochat cosmos3_edge cosmos3_edge_text", replace(_PLAIN, matrices=2)
     ),
     **_all("ernie4_5_vl_moe ernie4_5_vl_moe_text ernie4_5_moe_vl", replace(_PLAIN, ffn=two_kinds_of_experts)),
-    **_all("mistral mixtral phi3 phi3_v phi4_multimodal phi4mm phimoe", _SLIDING),
+    **_all("mistral mixtral phi3 phi4_multimodal phimoe", _SLIDING),
+    **_all("phi3_v phi4mm", replace(_SLIDING, omitted="unless its parameters are known, the weights of its vision and audio parts")),
     "voxtral_realtime_text": _SLIDING,
-    **_all("muse_spark_text muse_glimmer_text kolibri1 granite_swa granitemoe_swa mellum beam rnj1 flint", _LISTED),
+    **_all("kolibri1 granite_swa granitemoe_swa mellum beam rnj1 flint", _LISTED),
     "cohere_compass_text": _LISTED,
+    **_all("muse_spark_text muse_glimmer_text", replace(_LISTED, gated=True)),
     "step1": replace(_PLAIN, kv_names=("num_attention_groups",)),
     **_all("molmo2_text molmo2", replace(_PLAIN, width=width_of("intermediate_size"))),
-    "molmo": replace(_PLAIN, width=half_width),
+    "molmo": replace(_PLAIN, width=half_width, omitted="unless its parameters are known, the weights of its vision tower"),
     "plamo3": Family(layers=windowed.plamo3, ffn=ffn),
     "domyn_edge": Family(layers=windowed.domyn_edge, ffn=ffn),
     "ouro": Family(layers=loops.ouro, ffn=ffn),

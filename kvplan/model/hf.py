@@ -60,22 +60,21 @@ def explain(config: dict[str, Any], *, name: str, source: str, params: int = 0, 
     model = _read(fields, name, source, params, as_family)
     looked_at = fields.looked_at | _EVERYWHERE
     read = {key: value for key, value in fields.own.items() if key in looked_at}  # null is a value: it keeps a default away
-    around = {
-        key: fields.outer[key]
-        for key in (*_EVERYWHERE, *VISION, *AUDIO, "spatial_merge_size", "downsample_ratio")
-        if fields.outer.get(key) is not None and key not in read
-    }
-    if fields.outer.get("architectures"):  # what wraps the decoder is told by the outer ones
+    around = {key: fields.outer.get(key) for key in (*_EVERYWHERE, "spatial_merge_size", "downsample_ratio")}
+    around |= {part: fields.around(part) for part in (*VISION, *AUDIO)}
+    around = {key: value for key, value in around.items() if value not in (None, {}) and (key not in read or len(fields.parts) > 1)}
+    if fields.outer.get("architectures") and len(fields.parts) == 1:
         read["architectures"] = fields.outer["architectures"]
     if as_family:
         read["model_type"] = as_family
+    kept = {**around, "text_config": read} if len(fields.parts) > 1 else {**around, **read}
     return Explained(
         model=model,
         known=fields.rules is not UNKNOWN,
         read=read,
         assumed={key: family_defaults()[fields.family][key] for key in sorted(set(fields.defaulted))},
         unread=tuple(sorted(key for key, value in fields.own.items() if key not in read and value is not None)),
-        catalog_file={"source": source, **({"params": params} if params else {}), "config": {**around, **read}},
+        catalog_file={"source": source, **({"params": params} if params else {}), "config": kept},
     )
 
 
@@ -181,7 +180,7 @@ def _tied(fields: Fields) -> bool:
 def _notes(fields: Fields, as_family: str) -> tuple[str, ...]:
     taken = sorted(set(fields.defaulted) - {"tie_word_embeddings", "vocab_size"})
     notes = [f"{', '.join(taken)}: absent from the config, taken from the defaults of {fields.family}"] if taken else []
-    wrapped = str((fields.outer.get("architectures") or [""])[0]).endswith("ConditionalGeneration")
+    wrapped = len(fields.parts) > 1 or str((fields.outer.get("architectures") or [""])[0]).endswith("ConditionalGeneration")
     if wrapped and not fields.rules.encoder and not fields.around(*VISION, *AUDIO):
         notes.append("the config does not describe its vision or audio tower, whose weights are left out")
     notes += [f"the shape of its {tower} tower is not clear: its weights are left out" for tower in towers_left_out(fields)]

@@ -38,6 +38,7 @@ def _vision(fields: Fields) -> int:
     depth = int(_first(vision, "num_hidden_layers", "depth", "vt_num_hidden_layers", "layers", "num_layers"))
     if not width or not depth:
         return 0
+    depth += int(_first(vision, "num_global_layers"))
     kinds = (str(vision.get("model_type")), str(fields.outer.get("model_type")), fields.family)
     gated = any(kind.startswith(_GATED) for kind in kinds)
     ratio = float(_first(vision, "mlp_ratio", "mlp_hidden_ratio") or 4)
@@ -48,7 +49,9 @@ def _vision(fields: Fields) -> int:
         merge = int(_first(vision, "spatial_merge_size") or 2) ** 2
         own = inner if kinds[1].startswith("glm_ocr") else out
         return depth * (4 * width * width + 3 * width * own) + out * out + 3 * out * inner + width * merge * out
-    blocks = depth * (4 * width * width + (3 if gated else 2) * width * inner)
+    heads = int(_first(vision, "num_heads", "num_attention_heads"))
+    kept = int(_first(vision, "num_key_value_heads") or heads) / heads if heads else 1.0
+    blocks = depth * (int((2 + 2 * kept) * width * width) + (3 if gated else 2) * width * inner)
     return blocks + _projector(fields, vision, width, hidden)
 
 

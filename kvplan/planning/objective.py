@@ -12,14 +12,6 @@ from kvplan.results.simulate import SimResult, TargetCheck
 from kvplan.sim.outcome import slo as targets
 
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Per hour: of one GPU, of one GiB of host memory, of one GiB of disk. In any one currency."""
-
-    gpu: float = 0.0
-    cpu: float = 0.0
-    disk: float = 0.0
-
-
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
     """Limits to be met, and the goal by which what meets them is ranked."""
 
@@ -55,20 +47,6 @@ def parse_target(text: str) -> Objective:
         if "<" not in part:
             raise InputError(f"--target: {part!r} is not a goal", hint=did_you_mean(part, ASKED))
     return Objective(clauses=tuple(targets.parse(",".join(limits))), goal="".join(goals))
-
-
-def parse_prices(text: str) -> Prices:
-    """Prices per hour from `gpu=2.5,cpu=0.004,disk=0.0001` (per GPU and per GiB). Raises InputError."""
-    found: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = (word.strip() for word in part.partition("="))
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise InputError(f"--price: {part!r} is not a price", hint="write gpu=2.5,cpu=0.004,disk=0.0001") from None
-        if name not in Prices.__struct_fields__ or found[name] < 0:
-            raise InputError(f"--price: {part!r} is not a price", hint="gpu, cpu and disk have prices, none below 0")
-    return Prices(**found)
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,8 +107,10 @@ def changed(goal: str, gain: float) -> str:
 
 def between(goal: str, low: float, high: float) -> str:
     """The 95 % interval of a gain in words: `95%: 31% to 49%`, with the directions where the ends differ."""
-    ends = [changed(goal, end) if (low < 0) != (high < 0) else _share(goal, end) for end in (low, high)]
-    return f"95%: {ends[0]} to {ends[1]}"
+    if (low < 0) != (high < 0):
+        return f"95%: {changed(goal, low)} to {changed(goal, high)}"
+    first, last = sorted((low, high), key=lambda end: abs(_amount(goal, end)))
+    return f"95%: {_share(goal, first)} to {_share(goal, last)}"
 
 
 def _amount(goal: str, gain: float) -> float:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
+from kvplan.economics.prices import Prices
 from kvplan.errors import InputError
 from kvplan.memory.below import below
 from kvplan.memory.layout import layout
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.objective import Objective
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
-from kvplan.results.plan import HitPoint, TierWorth
+from kvplan.results.plan import TierWorth
 from kvplan.results.trace import ReadReport
+from kvplan.results.traffic import HitPoint
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import opened
 from kvplan.units import format_bytes, format_count

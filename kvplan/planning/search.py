@@ -11,6 +11,7 @@ from kvplan.errors import KvplanError
 from kvplan.planning import rules
 from kvplan.planning import space as places
 from kvplan.planning.constraints import obstacle
+from kvplan.planning.costs import worn_out
 from kvplan.planning.objective import GOALS, Judged, changed
 from kvplan.planning.runs import WINDOW_REQUESTS, Runner, Simulation, realise
 from kvplan.planning.space import Space, windowed
@@ -63,6 +64,9 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
     if places.can_narrow(space):
         wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best.placement))]
     _try(space, run, found, wanted)
+    found.pruned.extend(
+        Pruned(what=one.name, why=f"{why} (--allow-wear takes it)") for one in found.options if (why := worn_out(space, one))
+    )
     return found
 
 
@@ -98,12 +102,18 @@ def _possible(space: Space, found: Simulated, placement: Placement) -> bool:
 
 
 def _between(space: Space, found: Simulated) -> list[Placement]:
-    """The CPU capacity halfway, in ratio, between the one to choose and the next smaller one that does worse."""
+    """The CPU capacity halfway, in ratio, between the one to choose and the next smaller one that does worse; where it is the smallest,
+    half of it, as long as that is more than the GPU's pool.
+    """
     tiers = sorted((one for one in found.options if one.placement.offloads), key=lambda one: one.placement.cpu_bytes)
-    if len(tiers) < 2:
+    if not tiers:
         return []
     best = choose(space, tiers)
     at = tiers.index(best)
+    if not at:
+        half = places.tier_bytes(space, best.placement.cpu_bytes / 2)
+        smaller = space.pool_below_bytes < half < best.placement.cpu_bytes
+        return [msgspec.structs.replace(best.placement, cpu_bytes=half)] if smaller else []
     low, high = tiers[at - 1].placement.cpu_bytes, best.placement.cpu_bytes
     if not at or high < WIDE * low or best.score > tiers[at - 1].score * (1 - SAME):
         return []
@@ -213,7 +223,7 @@ def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
     asked for.
     """
     asked = [one for one in found.options if one.placement.kv_dtype == space.base.deployment.kv_dtype]
-    plain = [one for one in asked if rules.within_reach(space, one.placement)]
+    plain = [one for one in asked if rules.within_reach(space, one.placement) and not worn_out(space, one)]
     best = choose(space, [one for one in plain if one.placement.offloads] or plain)
     return best, found.of(places.nothing(space))
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from kvplan.economics.prices import Prices, Used, per_hour
 from kvplan.memory.formats import stored_format
 from kvplan.memory.pinned import filled, largest_tier
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.objective import Objective
 from kvplan.planning.runs import WINDOW_REQUESTS
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
-from kvplan.results.plan import Pruned, TierWorth, Traffic
+from kvplan.results.plan import Pruned, TierWorth
+from kvplan.results.traffic import Traffic
 from kvplan.scenario import Scenario
 from kvplan.units import GiB, format_bytes, format_rate, format_tokens
 
@@ -52,6 +54,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     prices: Prices | None
     cpu_limit_bytes: int
     disk_limit_bytes: int
+    allow_wear: bool = False  # may a disk be recommended that is worn out within years
     more: More | None = None
 
     @property
@@ -72,13 +75,14 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         """Share of the prompt tokens that lies in a cache of a capacity and beyond the GPU's pool."""
         return hit_at(self.traffic, capacity_bytes) - hit_at(self.traffic, self.pool_below_bytes)
 
+    def used(self, placement: Placement) -> Used:
+        """What a replica with its tiers takes."""
+        sizes = {name: getattr(placement, name) for name in ("cpu_bytes", "disk_bytes", "remote_bytes")}
+        return Used(gpus=placement.tp, **sizes)
+
     def cost_per_hour(self, placement: Placement) -> float | None:
         """Price of a replica and its tiers; None without prices."""
-        prices = self.prices
-        if prices is None:
-            return None
-        tiers = placement.cpu_bytes * prices.cpu + placement.disk_bytes * prices.disk
-        return placement.tp * prices.gpu + tiers / GiB
+        return per_hour(self.prices, self.used(placement)).value if self.prices else None
 
     def expense(self, placement: Placement) -> float:
         """What to save among equals: money when there are prices, else bytes of host memory and a twentieth of those

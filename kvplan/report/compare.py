@@ -42,15 +42,15 @@ def show(console: Console, comparison: Comparison, notes: Sequence[str] = ()) ->
         if not run.requests.completed:
             console.print(f"[red]✗[/] {escape(name)} serves nothing")
     for handover in comparison.handovers:
-        console.print(escape(_handover(handover)))
+        console.print(escape(handover_words(handover)))
     console.print("\n[bold]Why[/], the largest difference first")
-    for one in comparison.figures[:WHYS]:
+    for one in comparison.differences[:WHYS]:
         say(console, f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", indent=2, hang=2)
     explained = [difference for difference in comparison.settings if difference.reason]
     if explained:
         console.print()
         rows: Rows = [["put in differently", *(escape(name) for name in comparison.names)]]
-        rows += [[one.what.removeprefix("engine."), *(_shown(one.what, value) for value in one.values)] for one in explained]
+        rows += [[one.what.removeprefix("engine."), *(escape(shown(one.what, value)) for value in one.values)] for one in explained]
         print_rows(console, rows)
         for one in explained:
             console.print(f"[dim]{escape(one.what.removeprefix('engine.'))}: {escape(one.reason)}[/]")
@@ -72,7 +72,8 @@ def overview(comparison: Comparison) -> Rows:
     return rows
 
 
-def _handover(found: Handover) -> str:
+def handover_words(found: Handover) -> str:
+    """What prefill apart gains, in a sentence."""
     verb = "gains" if found.gain_s >= 0 else "loses"
     moved = f"{units.format_bytes(round(found.prompt_bytes))} a prompt in {units.format_seconds(found.transfer_s)}"
     ends = "no network makes it gain"
@@ -81,13 +82,14 @@ def _handover(found: Handover) -> str:
     return f"prefill apart ({found.name}) {verb} {units.format_seconds(abs(found.gain_s))} a request: {moved}; {ends}"
 
 
-def _shown(what: str, value: object) -> str:
+def shown(what: str, value: object) -> str:
+    """A setting or figure in its unit, without markup."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return escape(value)
+        return value
     assert isinstance(value, int | float)
     if what.endswith("_bytes") and not value:
         return "derived" if what.endswith("gpu_kv_bytes") else "none"

@@ -22,7 +22,7 @@ BAR_CELLS = 24
 
 def show(console: Console, result: SizeResult, *, verbose: bool = False) -> None:
     """Print one model; `verbose` adds what offload frees and costs."""
-    where = f" on {result.tp * result.pp} x {result.machine}" if result.machine else ""
+    where = f" on {result.tp * result.pp * result.dp} x {result.machine}" if result.machine else ""
     say(
         console,
         f"[bold]{escape(result.model)}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · {result.kv_dtype} KV · "
@@ -174,10 +174,12 @@ def _way(way: WayOut) -> tuple[str, str]:
 
 
 def _offload(console: Console, result: SizeResult) -> Rows:
-    rows = [["what offload frees", "KV", "GPU", "CPU", "disk", "saved", ""]]
+    rows = [["what offload frees", "KV", "GPU", "CPU", "takes", "limit", "disk", "saved", ""]]
     everything = max(1, result.offload[0].gpu_bytes)
     for row in result.offload:
-        sizes = [format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.disk_bytes)]
+        sizes = [
+            format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.host_bytes, row.limit_bytes, row.disk_bytes)
+        ]
         share = bar(console, row.gpu_bytes / everything, 12).ljust(12)
         rows.append([_placement(row.placement), ", ".join((row.kv_dtype, *row.same)), *sizes, f"{row.saved_fraction:.1%}", share])
     return rows
@@ -210,6 +212,12 @@ def _prices(result: SizeResult) -> Rows:
 
 
 def _tail(console: Console, result: SizeResult) -> None:
+    if any(row.host_bytes for row in result.offload):
+        say(
+            console,
+            f"Takes: host memory that {result.engine.title or result.engine.name} really takes for a tier of such a size. "
+            "Limit: what a container needs, weights and processes included.",
+        )
     if any(row.price for row in result.offload):
         say(
             console,

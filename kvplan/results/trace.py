@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from kvplan.results import frames
+from kvplan.figures import curves
+from kvplan.figures.base import Figure
+from kvplan.results import frames, notebook
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -101,6 +103,24 @@ class CurveResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a policy and capacity."""
         return frames.rows({"policy": policy, **frames.flat(point)} for policy, points in self.curves.items() for point in points)
+
+    def _repr_html_(self) -> str:
+        points = zip(*self.curves.values(), strict=True)
+        rows = [[f"{row[0].capacity_blocks:,}", *(f"{point.token_hit:.1%}" for point in row)] for row in points]
+        title = f"{self.trace}: a cache without end hits {self.ideal.token_hit:.1%} of the prompt tokens"
+        return notebook.tables(title, (("capacity, blocks", *self.curves), rows))
+
+    def figures(self) -> dict[str, Figure]:
+        """What `--html` draws of it, as plotly figures by name. Raises MissingError without the extra `kvplan[report]`."""
+        scale = self.bytes_per_block or 1
+        lines = {policy: [(point.capacity_blocks * scale, point.token_hit) for point in points] for policy, points in self.curves.items()}
+        marks = [("where it bends", self.knee.capacity_blocks * scale, self.knee.token_hit)] if self.knee else []
+        within, share = [], 0.0
+        for number, tier in enumerate(self.tiers, start=1):
+            share += tier.token_hit
+            within.append((f"tier {number}", tier.capacity_blocks * scale, share))
+        hit = curves.hit_curve(lines, ideal=self.ideal.token_hit, marks=within or marks, in_blocks=not self.bytes_per_block)
+        return {"hit_rate": hit}
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kvplan.engine.spec import Offload
+from kvplan.engine.spec import EngineSpec, Offload
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Network
 from kvplan.loading import Loading, remote_path
@@ -20,9 +20,11 @@ from kvplan.sim.cache.footprint import footprint
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
+from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.dispatch import Replicas
+from kvplan.sim.cluster.lockstep import LockStep
 from kvplan.sim.outcome.history import History, WatchedPath
 from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
@@ -79,11 +81,31 @@ class Builder:
                     f"a {name} tier needs a CPU tier in front of it",
                     hint=f"{engine.name} promotes through host memory: add --cpu SIZE",
                 )
-        self._shared_host = (
-            self._pool("cpu", tiers.cpu_bytes * scenario.cluster.replicas) if scenario.cluster.shared_cpu and tiers.cpu_bytes else None
-        )
+        engines = scenario.cluster.replicas * scenario.deployment.parallel.dp
+        shared = scenario.cluster.shared_cpu and tiers.cpu_bytes
+        self._shared_host = self._pool("cpu", tiers.cpu_bytes * engines) if shared else None
         self._remote = self._pool("remote", tiers.remote_bytes) if tiers.remote_bytes else None
         self._remote_rate = PoolRate(scenario.remote.total_Bps)
+
+    @property
+    def alone(self) -> bool:
+        """May a replica take many decode steps at once: it does not step together with others."""
+        return self.scenario.run.jump and not self.scenario.deployment.in_lockstep
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The engine as its scheduler sees it: a step of a pipeline holds a batch for each stage."""
+        engine, stages = self.scenario.engine, self.scenario.deployment.parallel.pp
+        return engine if stages == 1 else msgspec.structs.replace(engine, step_tokens=engine.step_tokens * stages)
+
+    def ranks(self, servers: list[Server]) -> list[Server]:
+        """The data-parallel ranks of replicas, in order; those of a replica in lock-step where they share experts."""
+        deployment = self.scenario.deployment
+        for first in range(0, len(servers), deployment.parallel.dp) if deployment.in_lockstep else ():
+            group = LockStep(self.clock)
+            for server in servers[first : first + deployment.parallel.dp]:
+                group.join(server.replica)
+        return servers
 
     def server(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica with the scenario's tiers."""
@@ -100,14 +122,17 @@ class Builder:
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
             loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
-        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
         return self._watched(Server(replica, gpu, below))
 
     def behind_router(self, servers: list[Server]) -> Replicas:
         """Servers of one kind, behind the router that the scenario names."""
+        settings, engine = self.scenario.cluster, self.scenario.engine
+        if self.scenario.deployment.parallel.dp > 1 and settings.router == "round_robin":  # the engine's own
+            settings = msgspec.structs.replace(settings, router=engine.rank_router, stale_s=settings.stale_s or engine.rank_stale_s)
         return Replicas(
             self.clock,
-            self.scenario.cluster,
+            settings,
             self.overhead,
             [server.replica for server in servers],
             key_tokens=self.trace.block_tokens,
@@ -130,13 +155,13 @@ class Builder:
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica that only decodes: the KV of a prompt comes over the network from the one that computed it."""
         scenario, port = self.scenario, Duplex(1.0)
-        engine = msgspec.structs.replace(scenario.engine, offload=HANDOVER)
+        engine = msgspec.structs.replace(self.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
         cache = self._cache(gpu)
         network = transfer_network(scenario)
         fetched = Deliveries(self.clock, self.cost, cache, network, port, self.senders, self.tally, token_bytes=self.token_bytes)
         transfers = Transfers(HANDOVER, None, fetched)
-        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
         return self._watched(Server(replica, gpu, port=port))
 
     def _watched(self, server: Server) -> Server:
@@ -152,23 +177,32 @@ class Builder:
 
     def _cache(self, gpu: Tier) -> GpuCache:
         engine = self.scenario.engine
-        return GpuCache(
+        cache = GpuCache(
             gpu,
             self.footprint,
             step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
+        cache.reserve_output = engine.reserve_output > 0
+        return cache
 
     def _lower(self) -> tuple[TierBelow, ...]:
         """The tiers behind host memory."""
         scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
         if scenario.tiers.disk_bytes:
-            path = DiskPath(self.clock, DiskQueue(scenario.machine.disk), self.below, chunk_tokens=self.grain, rules=rules)
+            path = DiskPath(
+                self.clock,
+                DiskQueue(scenario.machine.disk),
+                self.below,
+                chunk_tokens=self.grain,
+                rules=rules,
+                byte_s=self.overhead.disk_byte_s,
+            )
             found.append(self._tier_below(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = remote_path(scenario.deployment), self._remote_rate
-            remote = RemotePath(self.clock, network, scenario.remote, rate, self.below, chunk_tokens=self.grain)
+            remote = RemotePath(self.clock, network, scenario.remote, rate, self.loading, self.below, chunk_tokens=self.grain)
             found.append(self._tier_below(self._remote, remote, REMOTE))
         return tuple(found)
 
@@ -184,12 +218,15 @@ class Builder:
         if name == "disk" and not self.scenario.engine.abilities.disk_bounded:
             size = UNBOUNDED_BYTES
         stored, counting = (rules.store, rules.store_counts) if host else (rules.lower_store, rules.lower_counts)
-        return Pool(
+        pool = Pool(
             self._tier(name, size, self.host_token_bytes, policy, self.grain),
             order=order,
             counting=counting if stored == "selective" else "",
             tick_s=0.0 if host else rules.lower_counts_tick_s,
         )
+        if host and rules.sweep_s:
+            pool.sweep = Sweep(pool.tier, every_s=rules.sweep_s, full=rules.sweep_full, lost=rules.sweep_lost)
+        return pool
 
     def _tier(self, name: str, size: float, token_bytes: float, policy: str, grain: int) -> Tier:
         capacity = int(size / token_bytes)

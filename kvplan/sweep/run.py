@@ -85,12 +85,16 @@ class Runs:
             self._watch(self.simulated, self.simulated + len(left) - sum(key in outcomes for key in left), "")
         return [row_of(one, outcomes.get(key)) for key, one in zip(keys, wanted, strict=True)]
 
+    def facts(self, one: Scenario) -> SharedTrace:
+        """What is known of the requests that a scenario replays."""
+        return self._traces[trace_key(one)]
+
     def _key(self, one: Resolved) -> str:
-        return "" if one.scenario is None else key_of(one.scenario, self._traces[trace_key(one.scenario)].digest)
+        return "" if one.scenario is None else key_of(one.scenario, self.facts(one.scenario).digest)
 
     def _simulated(self, left: Mapping[str, Resolved]) -> Iterator[tuple[str, Outcome]]:
         keys, jobs = list(left), [one.scenario for one in left.values() if one.scenario is not None]
-        executor = fitting(self._executor, sum(self._traces[trace_key(job)].requests for job in jobs))
+        executor = fitting(self._executor, sum(self.facts(job).requests for job in jobs))
         for place, outcome in run_all(partial(run_one, tuple(self._traces.values())), jobs, executor):
             yield keys[place], Failure(outcome.message, lasting=False) if isinstance(outcome, KvplanError) else outcome
 

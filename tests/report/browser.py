@@ -73,14 +73,18 @@ class Browser:
     def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         """Open a file and wait until its plots are drawn."""
         self.events.clear()
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.shape(width=width, height=height, dark=dark)
         self.send("Page.navigate", url=path.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._read()
         assert self.run(
             "new Promise(done => (function wait() { document.documentElement.dataset.ready ? done(true) : setTimeout(wait, 20) })())"
         )
+
+    def shape(self, *, width: int, height: int, dark: bool) -> None:
+        """Take a size and a colour scheme."""
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""

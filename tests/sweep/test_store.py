@@ -55,7 +55,7 @@ def test_what_was_run_before_a_stop_is_not_run_again(tmp_path: Path, how: signal
     assert running.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert how == signal.SIGKILL or "the same command goes on from there" in words
     again = ask(file)
-    assert again.known >= 3 and again.known + again.simulated == 24
+    assert again.known >= 1 and again.known + again.simulated == 24
     assert again.rows == ask(None).rows
     assert ask(file).simulated == 0
 

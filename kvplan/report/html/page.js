@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  const drawn = new Map();
   const plots = [...document.querySelectorAll(".plot")];
 
   function colour(name) {
@@ -20,8 +21,11 @@
     return found;
   }
 
-  function narrowed(layout, width) {
-    return width < 480 ? { "margin.l": 44, "margin.r": 8, "font.size": 11, "xaxis.nticks": 5 } : {};
+  // Margins and letters for a phone, or those that the layout came with.
+  function sized(plot) {
+    const { margin, font } = drawn.get(plot);
+    return plot.clientWidth < 480 ? { "margin.l": 44, "margin.r": Math.min(8, margin.r), "font.size": 11 }
+      : { "margin.l": margin.l, "margin.r": margin.r, "font.size": font.size };
   }
 
   function set(layout, changes) {
@@ -38,7 +42,8 @@
   async function draw(plot) {
     const { data, layout } = JSON.parse(document.getElementById(plot.id.replace("-plot", "-data")).textContent);
     set(layout, themed(layout));
-    set(layout, narrowed(layout, plot.clientWidth));
+    drawn.set(plot, { margin: { ...layout.margin }, font: { ...layout.font } });
+    set(layout, sized(plot));
     await Plotly.newPlot(plot, data, layout, { responsive: true, displaylogo: false, displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
     plot.dataset.drawn = String(data.length);
@@ -71,8 +76,13 @@
     });
   }
 
+  let narrow = innerWidth < 520;
+  addEventListener("resize", () => {
+    if (narrow === innerWidth < 520) return;
+    narrow = !narrow;
+    for (const plot of plots) if (plot.layout) Plotly.relayout(plot, sized(plot));
+  });
   dark.addEventListener("change", recolour);
-  addEventListener("beforeprint", recolour);
-  addEventListener("afterprint", recolour);
+  matchMedia("print").addEventListener("change", recolour);
   Promise.all(plots.map(draw)).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();

@@ -100,6 +100,7 @@ def _panel(number: int, panel: Panel) -> str:
         if panel.figure is not None and not panel.shown:
             table = f"<details><summary>The numbers as a table</summary>{table}</details>"
     more = "".join(f"<details><summary>{escape(one.caption)}</summary>{_grid(one)}</details>" for one in panel.more)
+    more += "".join(f'<h3>{escape(name)}</h3><pre tabindex="0"><code>{escape(text)}</code></pre>' for name, text in panel.texts)
     head = f'<h2 id="{name}">{escape(panel.title)}</h2>'
     return f'<section aria-labelledby="{name}">{head}{lead}{plot}{table}{more}{_listed(panel.notes, "notes")}</section>\n'
 

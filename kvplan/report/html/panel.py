@@ -41,6 +41,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     grid: Grid | None = None
     shown: bool = False
     more: tuple[Grid, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()  # name and content of files that are shown as they are
     notes: tuple[str, ...] = ()
 
 

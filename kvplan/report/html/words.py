@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kvplan.report.html.panel import Cell, Grid, Panel, grid
@@ -56,27 +56,31 @@ def stat_cells(stats: Stats) -> list[Cell]:
     return [time_cell(value) for value in (stats.mean, stats.p50, stats.p90, stats.p95, stats.p99, stats.max)]
 
 
-def assumptions(provenance: Mapping[str, Any]) -> Panel:
+def assumptions(provenance: Mapping[str, Any], *, known: Sequence[tuple[str, str]] = ()) -> Panel:
     """What a result rests on, and how each number is known."""
-    numbers: dict[str, str] = provenance.get("machine", {}).get("numbers", {})
+    machine = provenance.get("machine", {})
+    numbers: dict[str, str] = machine.get("numbers", {}) if isinstance(machine, Mapping) else {}
     by_kind: dict[str, list[str]] = {}
     for path, kind in numbers.items():
         by_kind.setdefault(kind, []).append(path)
     kinds = [kind for kind in KINDS if kind in by_kind]
-    rows = [[Cell(what), Cell(value)] for what, value in _facts(provenance)]
+    rows = [[Cell(what), Cell(value)] for what, value in (*known, *_facts(provenance))]
     rows += [[Cell(f"machine's numbers, {KINDS[kind]}"), Cell(", ".join(by_kind[kind]))] for kind in kinds]
     total = sum(len(paths) for paths in by_kind.values())
-    known = ", ".join(f"{len(by_kind[kind])} {kind}" for kind in kinds)
+    found = ", ".join(f"{len(by_kind[kind])} {kind}" for kind in kinds)
     return Panel(
         title="What does this rest on?",
-        lead=f"Of the machine's {total} numbers: {known}." if total else "",
+        lead=f"Of the machine's {total} numbers: {found}." if total else "",
         grid=grid("Assumptions and where they come from", ("what", "value"), rows, words=("value",)),
     )
 
 
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What was put in, in words."""
-    model, engine, trace, pool = (known.get(part) or {} for part in ("model", "engine", "trace", "gpu_pool"))
+    parts = {name: part for name, part in known.items() if isinstance(part, Mapping)}
+    model, engine, trace, pool, machine = (parts.get(name, {}) for name in ("model", "engine", "trace", "gpu_pool", "machine"))
+    if isinstance(known.get("trace"), str):
+        yield "traffic", known["trace"]
     if trace.get("path"):
         block = f", blocks of {trace['block_tokens']:,} tokens" if trace.get("block_tokens") else ", content unnamed"
         yield "traffic", f"{trace['path']} ({trace.get('format', '')}{block})"
@@ -86,12 +90,12 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "KV of one token", f"{model['kv_bytes_per_token']:,.0f} bytes over all layers and ranks"
     if engine.get("name"):
         yield "engine", f"{engine['name']} {engine.get('version', '')}".strip()
-    if known.get("machine", {}).get("name"):
-        yield "machine", str(known["machine"]["name"])
+    if machine.get("name"):
+        yield "machine", str(machine["name"])
     if pool.get("bytes"):
         yield "GPU memory for KV", f"{format_bytes(pool['bytes'])}, {pool.get('kind', '')}: {pool.get('source', '')}"
-    named = known.get("defaults") or {}
-    chosen = [f"{what} {one.get('value')} ({one.get('source')})" for what, one in named.items() if isinstance(one, Mapping)]
+    named = parts.get("defaults", {}).items()
+    chosen = [f"{what} {one.get('value')} ({one.get('source')})" for what, one in named if isinstance(one, Mapping)]
     if chosen:
         yield "who chose", ", ".join(chosen)
     if "seed" in known:

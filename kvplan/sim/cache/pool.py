@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from kvplan.request import RETENTION
 from kvplan.sim.cache.counts import Counts
 from kvplan.sim.cache.prefix import Node, retain
+from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Gap, Tier
 
 Keys = tuple[Hashable, ...]
@@ -83,6 +84,7 @@ class Pool:
         self.order = order
         self.tier, self.tree, self.grain_tokens = tier, tier.tree, tier.grain_tokens
         self.counting, self.counts = counting, Counts(tick_s=tick_s)
+        self.sweep: Sweep | None = None
 
     def look(self, keys: Keys, start: int, limit: int, *, again: bool, retention: int = RETENTION) -> int:
         """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as
@@ -96,6 +98,11 @@ class Pool:
         end = min(limit, self.tier.reach(path, start))
         self.tree.prune(leaf)
         return max(start, end)
+
+    def tend(self, now: float) -> None:
+        """Do what the pool does by itself and was due by now."""
+        if self.sweep is not None:
+            self.sweep.upto(now)
 
     def asked(self, keys: Keys) -> None:
         """One more request asks for this content."""

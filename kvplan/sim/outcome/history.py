@@ -17,9 +17,11 @@ from kvplan.sim.replica.jump import Jump
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
+from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import Path
 
 TIERS = ("gpu", "cpu", "disk", "remote")
+LINKS = ("", "host memory", "disk", "remote pool")
 COLUMNS = {
     "states": ("at_s", "replica", "waiting", "loading", "running", "gpu_active", *TIERS),  # tokens; -1 where there is no such tier
     "steps": ("start_s", "end_s", "replica", "steps", "prefill_tokens", "decodes", "stall_s"),
@@ -47,6 +49,15 @@ class History:
         names = COLUMNS[kind]
         rows = np.frombuffer(self.rows[kind], dtype=float).reshape(-1, len(names)) if self.rows[kind] else np.empty((0, len(names)))
         return {name: rows[:, at] for at, name in enumerate(names)}
+
+    def sent(self) -> list[int]:
+        """For each load, the transfer into the GPU that brought its last bytes, as its row; -1 where none is known."""
+        sends, loads = self.table("sends"), self.table("loads")
+        inwards = np.flatnonzero((sends["direction"] == IN) & (sends["tier"] == 1))
+        ends = zip(inwards.tolist(), sends["end_s"][inwards].tolist(), sends["tokens"][inwards].tolist(), strict=True)
+        coming = {(round(end_s * 1e8), tokens): row for row, end_s, tokens in ends}
+        keys = zip(loads["sent_s"].tolist(), loads["tokens"].tolist(), strict=True)
+        return [coming.get((round(sent_s * 1e8), tokens), -1) for sent_s, tokens in keys]
 
     def finishing(self, replica: int, done: Callable[[Sequence], None]) -> Callable[[Sequence], None]:
         """`done` of a replica, which also leaves the request's row."""

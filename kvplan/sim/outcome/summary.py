@@ -67,6 +67,7 @@ def summarise(record: RunRecord) -> SimResult:
         goodput=goodput,
         largest_cause=cause,
         ideal_hit_rate=record.ideal_hit_rate,
+        gpu_busy=record.used_share,
         overload=overload(stats["queue"].p50, record.finished_s, _span_s(columns)),
         warm_requests=warm[0],
         warm_s=warm[1],

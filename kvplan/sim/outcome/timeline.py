@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kvplan.results.timeline import LoadPoint, PhaseShare, Timeline, TimeSeries
-from kvplan.sim.outcome.history import TIERS, History
+from kvplan.sim.outcome.history import LINKS, TIERS, History
 from kvplan.sim.transfer.links import IN
 
 BUCKETS = 300
@@ -19,8 +19,6 @@ WINDOWS = 12
 LOADS = 1500
 """Most loads that are listed one by one."""
 
-LINK_NAMES = ("", "host memory", "disk", "remote pool")
-
 Rows = dict[str, Any]
 
 
@@ -29,7 +27,7 @@ def timeline(history: History, warm: Any, *, first_token_s: float) -> Timeline:
     token to the client."""
     states, sends = history.table("states"), history.table("sends")
     span_s = float(max(states["at_s"].max(initial=0.0), sends["end_s"].max(initial=0.0)))
-    points, left_out = _loads(history.table("loads"), sends)
+    points, left_out = _loads(history, history.table("loads"), sends)
     return Timeline(
         span_s=span_s,
         tiers=tuple(_tiers(history, states)),
@@ -102,7 +100,7 @@ def _links(sends: Rows, span_s: float, replicas: int) -> list[TimeSeries]:
             mine = (sends["tier"] == slot) & (sends["direction"] == direction) & (sends["tokens"] > 0)
             if mine.any():
                 busy = np.diff(_busy_before(edges, sends["start_s"][mine], sends["end_s"][mine])) / np.diff(edges) / replicas
-                found.append(_series(f"{word} {LINK_NAMES[slot]}", "share", edges[:-1], np.minimum(1.0, busy), 1.0))
+                found.append(_series(f"{word} {LINKS[slot]}", "share", edges[:-1], np.minimum(1.0, busy), 1.0))
     return found
 
 
@@ -117,7 +115,7 @@ def _busy_before(at_s: Any, starts: Any, ends: Any) -> Any:
     return passed(starts) - passed(ends)
 
 
-def _loads(loads: Rows, sends: Rows) -> tuple[tuple[LoadPoint, ...], int]:
+def _loads(history: History, loads: Rows, sends: Rows) -> tuple[tuple[LoadPoint, ...], int]:
     """Every losing load first, then others evenly over time, up to a bound; and how many that leaves out."""
     count = len(loads["end_s"])
     lost = loads["load_s"] - loads["recompute_s"]
@@ -128,19 +126,12 @@ def _loads(loads: Rows, sends: Rows) -> tuple[tuple[LoadPoint, ...], int]:
     if len(others) > room:
         others = others[np.linspace(0, len(others) - 1, room).astype(int)] if room else others[:0]
     kept = np.sort(np.concatenate((losing, others))).astype(int)
-    inwards = (sends["direction"] == IN) & (sends["tier"] == 1)
-    ends = zip(np.flatnonzero(inwards), sends["end_s"][inwards], sends["tokens"][inwards], strict=True)
-    coming = {_key(end_s, tokens): int(at) for at, end_s, tokens in ends}
-    return tuple(_point(loads, at, sends, coming) for at in kept), count - len(kept)
+    sent = history.sent()
+    return tuple(_point(loads, at, sends, sent[at]) for at in kept), count - len(kept)
 
 
-def _key(end_s: float, tokens: float) -> tuple[int, int]:
-    return round(end_s * 1e8), int(tokens)
-
-
-def _point(loads: Rows, at: int, sends: Rows, coming: dict[tuple[int, int], int]) -> LoadPoint:
+def _point(loads: Rows, at: int, sends: Rows, sent: int) -> LoadPoint:
     load_s, recompute_s = float(loads["load_s"][at]), float(loads["recompute_s"][at])
-    sent = coming.get(_key(loads["sent_s"][at], loads["tokens"][at]))
     return LoadPoint(
         index=int(loads["index"][at]),
         at_s=round(float(loads["end_s"][at]), 6),
@@ -152,10 +143,10 @@ def _point(loads: Rows, at: int, sends: Rows, coming: dict[tuple[int, int], int]
     )
 
 
-def _why(load_s: float, recompute_s: float, sends: Rows, sent: int | None, rest: str) -> str:
+def _why(load_s: float, recompute_s: float, sends: Rows, sent: int, rest: str) -> str:
     if load_s <= recompute_s:
         return "faster"
-    if sent is None:
+    if sent < 0:
         return rest
     moving_s = float(sends["end_s"][sent] - sends["start_s"][sent])
     behind_s = float(sends["start_s"][sent] - sends["ready_s"][sent])

@@ -12,22 +12,16 @@ from functools import partial
 from itertools import takewhile
 
 from kvplan.engine.spec import EngineSpec, Overhead
-from kvplan.errors import KvplanError
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.decode_batch import DecodeBatch
+from kvplan.sim.replica.progress import AdmissionGuard, check_progress
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
 from kvplan.sim.replica.sequence import NEVER, Sequence
 from kvplan.sim.replica.step import Pauses, ScheduledStep, StepsInFlight
 from kvplan.sim.transfer.loads import Outcome
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
-
-MOST_FRUITLESS = 100
-"""Preemptions in a row between which a sequence may get no token before the run is given up."""
-
-MOST_EMPTY = 50
-"""Times per waiting sequence that a replica may look for one to run and find none before the run is given up."""
 
 
 class Scheduler:
@@ -56,7 +50,7 @@ class Scheduler:
         self.leaving: list[Sequence] = []  # preempted, with a step in flight whose token they still get
         self.no_room: Sequence | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self.blocks_in_flight = engine.offload.blocks_in_flight if transfers.stores is not None else "freed"
-        self.empty_steps = 0  # in a row in which somebody waited and nobody ran
+        self.guard = AdmissionGuard()
         self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
         if engine.reserve_in_flight:
@@ -138,29 +132,9 @@ class Scheduler:
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
         seq.preemptions, seq.held_below = seq.preemptions + 1, -1
-        self._check_progress(seq)
+        check_progress(seq)
         self.order.rejoin(self.waiting, seq)
         self.no_room = None
-
-    def _check_progress(self, seq: Sequence) -> None:
-        seq.fruitless = seq.fruitless + 1 if seq.emitted == seq.emitted_before else 0
-        seq.emitted_before = seq.emitted
-        if seq.fruitless > MOST_FRUITLESS:
-            raise KvplanError(
-                f"request {seq.request.index} ({seq.prompt:,} prompt tokens) was preempted {seq.fruitless:,} times without a new token",
-                hint="please report this trace; a larger GPU pool avoids it",
-            )
-
-    def _check_admission(self, step: ScheduledStep) -> None:
-        left = len(self.waiting) + len(self.skipped)
-        self.empty_steps = self.empty_steps + 1 if step.empty and left else 0
-        if self.empty_steps > MOST_EMPTY * (left + 10):
-            first = self.skipped[0] if self.skipped else self.waiting[0]
-            raise KvplanError(
-                f"request {first.request.index} ({first.prompt:,} prompt tokens) and {left - 1:,} others were asked for "
-                f"{self.empty_steps:,} times and none of them could run",
-                hint="please report this trace; a larger tier of host memory avoids it",
-            )
 
     def handled(self, now: float) -> None:
         """The results of a step are there: who was preempted meanwhile waits again."""
@@ -181,6 +155,30 @@ class Scheduler:
                 self.batch.settle(seq)
                 self.batch.join(seq)
         self.preempted = False
+        if self.engine.prefill_apart:
+            self._prefill_or_decode(step)
+        else:
+            self._mix(step)
+        self.guard.check(step, self.skipped, self.waiting)
+
+    def _prefill_or_decode(self, step: ScheduledStep) -> None:
+        """Prompts alone as long as there are any that fit; else all that decode."""
+        budget = self.engine.step_tokens
+        for seq in list(self.prefilling):
+            new = min(seq.target - seq.computed, budget)
+            if new <= 0 or not self._allocate(seq, seq.computed + new, new):
+                break
+            self._chunk(step, seq, new)
+            budget -= new
+        if not self.leaving and not self.preempted:
+            self._admit(step, budget)
+        if not step.chunks:
+            self._allocate_decodes()
+            self._decode(step)
+        step.index, step.version = self.batch.steps, self.batch.version
+
+    def _mix(self, step: ScheduledStep) -> None:
+        """All that decode, then the prompt that is under way and new ones as far as the budget goes."""
         rest = not self._allocate_decodes()
         chunks, budget = [], self.engine.step_tokens - len(self.batch)
         for seq in list(self.prefilling):
@@ -197,7 +195,6 @@ class Scheduler:
                 budget -= new
         if not self.leaving and (not self.preempted or step.empty):  # after a preemption nobody is admitted in the same step
             self._admit(step, budget)
-        self._check_admission(step)
 
     def _allocate_decodes(self) -> bool:
         """Blocks for the next token of every decoding sequence; False when the step ends at one that cannot have them."""
@@ -260,6 +257,9 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------------------------------------
 
     def _admit(self, step: ScheduledStep, budget: int) -> None:
+        if self.engine.reserve_output and (self.waiting or self.skipped):
+            left = sum(seq.output - self.batch.emitted(seq) for seq in self.running)
+            self.gpu.output_tokens = round(self.engine.reserve_output * left)
         for seq in self._candidates():
             if budget <= 0 or len(self.running) >= self.engine.max_batch:
                 return
@@ -322,6 +322,8 @@ class Scheduler:
             self.pauses.admitted(seq.output)
         seq.running = True
         self.running.append(seq)
+        if self.engine.reserve_output:
+            self.gpu.output_tokens += round(self.engine.reserve_output * (seq.output - seq.emitted))
         self._chunk(step, seq, new)
 
     def _allocate_waiting(self, seq: Sequence, budget: int) -> int | None:

@@ -17,6 +17,7 @@ from kvplan.sim.cache.pool import Pin, Reservation, span
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.answers import Answers
 from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
 from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
@@ -52,11 +53,12 @@ class Loads:
         self.loading, self.cost = loading, loading.cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
-        self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.prefetches = Prefetches(clock, engine.offload, host, lower, block_tokens=engine.block_tokens)
+        self.answers = Answers(clock, engine, overhead, lower=bool(lower))
+        self._promotes = engine.offload.prefetch == "none" and (engine.offload.load not in IN_STEP or engine.offload.lower_loads_first)
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
         self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
-        self._probed_s = 0.0  # when lower tiers have been asked for all chunks so far
         self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
@@ -68,6 +70,7 @@ class Loads:
         if rules.load_rule == "never":
             return Outcome.NOTHING
         again, seq.looked = seq.looked, True
+        pool.tend(self.clock.now)
         if not again:
             for counted in (pool, *(lower.pool for lower in self.lower)):
                 counted.asked(keys)
@@ -79,12 +82,10 @@ class Loads:
             seq.looked_from = reach
             seq.found_below = pool.look(keys, 0, limit, again=True) if rules.stores_again else held
         pool.missed(keys, held, limit)
-        if self.lower and self.overhead.probe_s and not again:
-            self._probe(seq, held, done)
+        if self.answers.wait(seq, held, busy_until_s, done):
             return Outcome.WAITS
-        if rules.load in IN_STEP:
-            return self._in_step(seq, path, reach, held, budget)
-        for lower in self.lower if rules.prefetch == "none" else ():
+        in_step = rules.load in IN_STEP
+        for lower in self.lower if self._promotes else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held > seq.held_below and self._worth(seq, reach, below, [(lower, below - held)]):
                 leaf = pool.tree.path(keys, below)
@@ -92,19 +93,7 @@ class Loads:
                 pool.tree.prune(leaf)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
-        return self._whole(seq, path, reach, held, busy_until_s, done)
-
-    def _probe(self, seq: Sequence, held: int, done: Done) -> None:
-        """Lower tiers are asked for every chunk behind a host-memory hit; the answer comes when all before have been asked for."""
-        chunks = max(1, (seq.prompt - held) // (self.rules.chunk_tokens or self.engine.block_tokens))
-        self._probed_s = max(self.clock.now, self._probed_s) + chunks * self.overhead.probe_s
-        seq.waiting_for_remote_kv = True
-
-        def answered() -> None:
-            seq.waiting_for_remote_kv = False
-            done(False)
-
-        self.clock.at(self._probed_s, answered)
+        return self._in_step(seq, path, reach, held, budget) if in_step else self._whole(seq, path, reach, held, busy_until_s, done)
 
     def _limit(self, seq: Sequence) -> int:
         """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
@@ -144,7 +133,7 @@ class Loads:
         yield first
         if self.rules.load_start == "next_step_end":
             yield self.clock.until(self._sent_s(self.clock.now, load.end - load.start))
-        source.release(moved_from=load.start if self.rules.exclusive else None)
+        source.release(moved_from=self._moved_from(seq, load.start))
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
@@ -196,7 +185,7 @@ class Loads:
         """What lower tiers add behind token `held`, on its way through host memory."""
         parts: list[tuple[TierBelow, Reservation, Pin]] = []
         keys = seq.request.blocks
-        for lower in self.lower if self.rules.prefetch == "none" else ():
+        for lower in self.lower if self.rules.prefetch == "none" and not self._promotes else ():
             below = lower.pool.look(keys, held, self._limit(seq), again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
@@ -238,7 +227,17 @@ class Loads:
             reserved.commit()
             lower.pool.tier.loaded_tokens += reserved.tokens
             source.release()
-        load.source.release(moved_from=load.reach if self.rules.exclusive else None)
+        load.source.release(moved_from=self._moved_from(load.seq, load.reach))
+
+    def _moved_from(self, seq: Sequence, start: int) -> int | None:
+        """From which token on what has been loaded leaves host memory; None: it stays."""
+        if self.rules.exclusive:
+            return start
+        if not self.rules.promotes_for_one or not seq.promoted:
+            return None
+        first = max(start, min(came.start for came in seq.promoted.values()))
+        self.host.pool.tree.path(seq.request.blocks, first)  # a run ends here
+        return first
 
     # -- from lower tiers into host memory ----------------------------------------------------------------------------
 

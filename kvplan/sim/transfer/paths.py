@@ -9,7 +9,7 @@ from kvplan.engine.spec import Offload
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import objects_s
 from kvplan.loading import Loading
-from kvplan.memory.below import Below
+from kvplan.memory.below import Below, Moved
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.clock import Clock
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
@@ -66,6 +66,8 @@ class HostPath:
         return self.loading.submit_s(self.below.stored(tokens).keys)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
+        if self.loading.engine.offload.one_copy_at_a_time:
+            ready_s = max(ready_s, *self.link.free_at)
         return self.link.send(direction, ready_s, self.service_s(direction, tokens))
 
 
@@ -76,8 +78,9 @@ class DiskPath:
     queue: small requests add their depths up.
     """
 
-    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload) -> None:
+    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload, byte_s: float = 0.0) -> None:
         self.clock, self.queue, self.below, self.chunk_tokens = clock, queue, below, chunk_tokens
+        self.byte_s = byte_s / below.layout.ranks  # beside the device, for each byte of all ranks
         self.writers = below.layout.ranks if rules.disk_per_rank else 1  # processes with files and threads of their own
         self.threads = (rules.disk_read_threads * self.writers, rules.disk_write_threads * self.writers)
         self.depth = (rules.disk_request_reads * self.writers or self.threads[IN], self.threads[OUT])
@@ -91,11 +94,13 @@ class DiskPath:
 
     def service_s(self, direction: int, tokens: int) -> float:
         size, pieces = self._pieces(direction, tokens)
-        return self.queue.service_s(direction, size, pieces, self.depth[direction])
+        return self.queue.service_s(direction, size, pieces, self.depth[direction]) + size * self.byte_s
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         size, pieces = self._pieces(direction, tokens)
         share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
+        if self.threads[direction] == self.writers:  # one file after the other: the next request waits for all of this one
+            share_s = self.service_s(direction, tokens)
         start_s, free_s = self.queue.send(direction, ready_s, share_s)
         return start_s, max(free_s, start_s + self.service_s(direction, tokens))
 
@@ -120,8 +125,10 @@ class RemotePath:
     trips. Reads and writes do not slow each other (full duplex).
     """
 
-    def __init__(self, clock: Clock, network: Network, remote: Remote, rate: PoolRate, below: Below, *, chunk_tokens: int) -> None:
-        self.clock, self.network, self.rate, self.below = clock, network, rate, below
+    def __init__(
+        self, clock: Clock, network: Network, remote: Remote, rate: PoolRate, loading: Loading, below: Below, *, chunk_tokens: int
+    ) -> None:
+        self.clock, self.network, self.rate, self.loading, self.below = clock, network, rate, loading, below
         self.parallel = remote.parallel
         self.object_bytes = remote.object_bytes or round(chunk_tokens * below.token_bytes)
         self.free_at = [0.0, 0.0]
@@ -135,20 +142,24 @@ class RemotePath:
         return max(0.0, max(self.free_at[direction], self.rate.free_at[direction]) - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
-        return objects_s(self.network, self._bytes(direction, tokens), object_bytes=self.object_bytes, parallel=self.parallel)
+        moved = self._moved(direction, tokens)
+        network_s = objects_s(self.network, moved.tier_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
+        return network_s + self.loading.client_s(moved)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
-        size = self._bytes(direction, tokens)
+        moved = self._moved(direction, tokens)
+        size = moved.tier_bytes
         start_s = max(ready_s, self.free_at[direction], self.rate.free_at[direction])
         if self.rate.Bps:  # the pool serves clients in turn; one slower than the pool leaves it free for others
             self.rate.free_at[direction] = start_s + size / self.rate.Bps
         taken_s = max(size / self.network.Bps, -(-size // self.object_bytes) * self.network.latency_s / self.parallel)
+        taken_s += self.loading.client_s(moved)
         self.free_at[direction] = start_s + taken_s
         self.taken_s[direction] += taken_s
         return start_s, start_s + max(taken_s, self.service_s(direction, tokens))
 
-    def _bytes(self, direction: int, tokens: int) -> int:
-        return (self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)).tier_bytes
+    def _moved(self, direction: int, tokens: int) -> Moved:
+        return self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
 
 
 __all__ = ["CPU", "DISK", "IN", "OUT", "REMOTE", "DiskPath", "HostPath", "Path", "PoolRate", "RemotePath", "TierBelow"]

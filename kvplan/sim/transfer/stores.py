@@ -42,6 +42,7 @@ class Stores:
         self.due = due(rules.store, rules.store_counts)
         self.mirror = Mirror(gpu, host.pool) if rules.keeps_gpu_content and rules.store != "on_evict" else None
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
+        self.busy_until_s: Callable[[], float] = lambda: clock.now  # when the step in progress ends
         self.unstored_tokens = 0
         self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
@@ -59,6 +60,7 @@ class Stores:
     def after_step(self, job: Sequence, upto: int) -> None:
         """Offer the full blocks of a job's prompt up to a token to host memory."""
         pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
+        pool.tend(self.clock.now)
         assert job.leaf is not None and leaf is not None
         upto = min(upto, job.leaf.end)
         first, end = self.due(pool, job, upto, self.rules.store_after_lookups)
@@ -108,8 +110,8 @@ class Stores:
 
     def _offered(self, job: Sequence, first: int) -> tuple[int, int]:
         """From which token on a job offers its prompt, and from which token on that counts as used."""
-        if self.rules.job_order == "position":
-            return first, 0
+        if self.rules.job_order == "position":  # what was loaded for this one alone is not stored again
+            return (max(first, job.offered_from) if self.rules.promotes_for_one else first), 0
         since = job.offered_from if self.rules.stores_gpu_hits else max(job.offered_from, job.hits[0])
         return max(first, since, job.stored), since
 
@@ -222,7 +224,8 @@ class Stores:
         if not reserved.tokens:
             reserved.commit()
             return
-        _, self.space_s = self.host.path.send(OUT, self.clock.now, reserved.tokens)
+        ready_s = self.busy_until_s() if self.rules.spills_behind_step else self.clock.now
+        _, self.space_s = self.host.path.send(OUT, ready_s, reserved.tokens)
 
         def stored() -> None:
             reserved.commit()

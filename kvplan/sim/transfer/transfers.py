@@ -31,6 +31,11 @@ class Transfers:
         if self.stores is not None:
             self.stores.freed = action
 
+    def on_busy(self, until_s: Callable[[], float]) -> None:
+        """Ask `until_s` when the step in progress ends."""
+        if self.stores is not None:
+            self.stores.busy_until_s = until_s
+
     def outputs_seen_s(self, now: float) -> float:
         """When the tokens of a step that ends now reach the host: behind the stores already queued, on the same copy
         engine."""
