@@ -28,6 +28,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stale_s: Seconds = 0.0  # how old the router's knowledge may be
     shared_cpu: bool = False  # one host memory of replicas x its size
     prefill_replicas: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # more replicas that only prefill; the others then only decode
+    prefill_parallel: Parallel | None = None  # how those are spread over GPUs; absent: as the others
     transfer_Bps: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # from a prefill to a decode replica; 0: the machine's network
 
 
@@ -273,8 +274,21 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
 
 def checked(scenario: Scenario) -> Scenario:
     """The scenario with what the user should know about it. Raises InputError for a deployment that cannot be simulated."""
+    if scenario.cluster.prefill_replicas:
+        _check_apart(scenario)
     scenario.deployment.check_gpus()
     return scenario.changed(notes=(*scenario.notes, *scenario.deployment.ranks_apart, *_beyond(scenario)))
+
+
+def _check_apart(scenario: Scenario) -> None:
+    """Raises InputError where prefill and decode replicas are spread so that no engine hands KV from one to the other."""
+    prefill, decode = scenario.cluster.prefill_parallel or scenario.deployment.parallel, scenario.deployment.parallel
+    if decode.pp > 1:
+        sentence = f"parallel.pp is {decode.pp}: replicas that only decode have no pipeline stages"
+        raise InputError(sentence, hint="cluster.prefill_parallel may have them")
+    if prefill.tp % decode.tp and decode.tp % prefill.tp:
+        raise InputError(f"{prefill.tp} ranks that prefill and {decode.tp} that decode do not divide one another")
+    scenario.changed(parallel=prefill).deployment.check_gpus()
 
 
 def _beyond(scenario: Scenario) -> list[str]:

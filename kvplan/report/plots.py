@@ -95,14 +95,14 @@ def over_time(console: Console, timeline: Timeline) -> None:
         return
     say(console, f"over {format_seconds(timeline.span_s)}, each with its largest value")
     for one in series:
-        line = spark(_largest(one, timeline.span_s, columns), one.most or 0.0)
+        line = spark(_largest(one, columns), one.most or 0.0)
         console.print(f"  {one.name:<{width}}  {line:<{columns}}  {_shown(one, max(one.values))}", soft_wrap=True)
 
 
 def _in_numbers(series: Sequence[TimeSeries], span_s: float) -> Rows:
     ends = [span_s * (at + 1) / IN_NUMBERS for at in range(IN_NUMBERS)]
     rows: Rows = [["largest up to", *(format_seconds(end) for end in ends)]]
-    return rows + [[one.name, *(_shown(one, value) for value in _largest(one, span_s, IN_NUMBERS))] for one in series]
+    return rows + [[one.name, *(_shown(one, value) for value in _largest(one, IN_NUMBERS))] for one in series]
 
 
 def _shown(one: TimeSeries, value: float) -> str:
@@ -111,14 +111,7 @@ def _shown(one: TimeSeries, value: float) -> str:
     return f"{value / one.most:.0%}" if one.most else format_bytes(value)
 
 
-def _largest(one: TimeSeries, span_s: float, parts: int) -> list[float]:
-    """The largest value in each part of the time; one that holds from before counts too."""
-    found, at, last = [], 0, one.values[0]
-    for part in range(parts):
-        end, most = span_s * (part + 1) / parts, last
-        while at < len(one.at_s) and (one.at_s[at] <= end or part == parts - 1):
-            last = one.values[at]
-            most = max(most, last)
-            at += 1
-        found.append(most)
-    return found
+def _largest(one: TimeSeries, parts: int) -> list[float]:
+    """The largest value in each of fewer, or as many, parts of the time."""
+    ends = [round(len(one.values) * at / parts) for at in range(parts + 1)]
+    return [max(one.values[start : max(end, start + 1)]) for start, end in zip(ends, ends[1:], strict=False)]

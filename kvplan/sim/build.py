@@ -62,7 +62,15 @@ class Builder:
     if so asked."""
 
     def __init__(
-        self, clock: Clock, scenario: Scenario, trace: RequestSource, cost: StepCost, tally: Tally, history: History | None = None
+        self,
+        clock: Clock,
+        scenario: Scenario,
+        trace: RequestSource,
+        cost: StepCost,
+        tally: Tally,
+        history: History | None = None,
+        *,
+        senders: Senders | None = None,
     ) -> None:
         self.clock, self.scenario, self.trace, self.cost, self.tally, self.history = clock, scenario, trace, cost, tally, history
         engine, tiers = scenario.engine, scenario.tiers
@@ -74,9 +82,9 @@ class Builder:
         self.loading, self.overhead = Loading(scenario.deployment, cost), scenario.deployment.overhead
         self.host_token_bytes = self.below.token_bytes
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
-        self.senders: Senders = {}
+        self.senders: Senders = {} if senders is None else senders
         for name, size in (("disk", tiers.disk_bytes), ("remote", tiers.remote_bytes)):
-            if size and not tiers.cpu_bytes:
+            if size and not tiers.cpu_bytes and not (name == "disk" and engine.offload.lower_direct):
                 raise InputError(
                     f"a {name} tier needs a CPU tier in front of it",
                     hint=f"{engine.name} promotes through host memory: add --cpu SIZE",
@@ -94,9 +102,12 @@ class Builder:
 
     @property
     def engine(self) -> EngineSpec:
-        """The engine as its scheduler sees it: a step of a pipeline holds a batch for each stage."""
-        engine, stages = self.scenario.engine, self.scenario.deployment.parallel.pp
-        return engine if stages == 1 else msgspec.structs.replace(engine, step_tokens=engine.step_tokens * stages)
+        """The engine as its scheduler sees it: a step of a pipeline holds a batch for each stage, that of a rank perhaps its share."""
+        engine, spread = self.scenario.engine, self.scenario.deployment.parallel
+        among = spread.dp if engine.ranks_share_budget else 1
+        if spread.pp == among == 1:
+            return engine
+        return msgspec.structs.replace(engine, step_tokens=max(1, engine.step_tokens // among) * spread.pp)
 
     def ranks(self, servers: list[Server]) -> list[Server]:
         """The data-parallel ranks of replicas, in order; those of a replica in lock-step where they share experts."""
@@ -116,14 +127,21 @@ class Builder:
         cache = self._cache(gpu)
         link, below = HostLink(scenario.machine.link), tuple[TierBelow, ...]()
         transfers = Transfers(engine.offload)
-        if scenario.tiers.cpu_bytes:
-            pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
-            host, lower = self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
+        if scenario.tiers.cpu_bytes or scenario.tiers.disk_bytes:
+            host, *behind = [*self._host(link), *self._lower()]
+            lower = tuple(behind)
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
             loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
         return self._watched(Server(replica, gpu, below))
+
+    def _host(self, link: HostLink) -> list[TierBelow]:
+        """Host memory, where there is any."""
+        if not self.scenario.tiers.cpu_bytes:
+            return []
+        pool = self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes)
+        return [self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU)]
 
     def behind_router(self, servers: list[Server]) -> Replicas:
         """Servers of one kind, behind the router that the scenario names."""
@@ -163,6 +181,14 @@ class Builder:
         transfers = Transfers(HANDOVER, None, fetched)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
         return self._watched(Server(replica, gpu, port=port))
+
+    def prefilling(self) -> Builder:
+        """A builder of the replicas that only prefill, spread over GPUs as the scenario says."""
+        spread = self.scenario.cluster.prefill_parallel
+        if spread is None:
+            return self
+        scenario = self.scenario.changed(parallel=spread)
+        return Builder(self.clock, scenario, self.trace, StepCost(scenario.deployment), self.tally, self.history, senders=self.senders)
 
     def _watched(self, server: Server) -> Server:
         if self.history is not None:

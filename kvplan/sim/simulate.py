@@ -81,11 +81,14 @@ class World:
             for place in range(settings.replicas * dp)
         ]
         self.prefillers: list[Server] = []
-        for place in range(settings.prefill_replicas * dp):  # a prefill replica's part of a request is no request: nobody reads its rows
-            self.prefillers.append(builder.server(self.pool_bytes, Recorder(), partial(self._handed_over, place)))
+        before = builder.prefilling()
+        pool = self.pool_bytes if before is builder else gpu_pool_bytes(before.scenario)
+        # a prefill replica's part of a request is no request: nobody reads its rows
+        for place in range(settings.prefill_replicas * before.scenario.deployment.parallel.dp):
+            self.prefillers.append(before.server(pool, Recorder(), partial(self._handed_over, place)))
         builder.ranks(self.servers)
-        builder.ranks(self.prefillers)
-        prefilling = builder.behind_router(self.prefillers) if self.prefillers else None
+        before.ranks(self.prefillers)
+        prefilling = before.behind_router(self.prefillers) if self.prefillers else None
         if self.history is not None:
             self.history.token_bytes = (self.pool_token_bytes, self.host_token_bytes, self.host_token_bytes, self.host_token_bytes)
         self.dispatch = Dispatch(builder.behind_router(self.servers), prefilling, builder.senders)

@@ -32,6 +32,7 @@ def take(browser: Browser, result: Any, first: int, last: int, scale: float) -> 
         path = Path(folder) / "report.html"
         path.write_text(html(page_of(result)), encoding="utf-8")
         browser.open(path, width=WIDTH)
+        browser.run("document.head.insertAdjacentHTML('beforeend', '<style>.modebar, details { display: none !important }</style>')")
         top, bottom = browser.run(
             f"[{first} ? document.querySelector('#panel-{first}').parentElement.getBoundingClientRect().top - 12 : 0,"
             f" document.querySelector('#panel-{last}').parentElement.getBoundingClientRect().bottom + 12]"

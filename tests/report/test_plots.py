@@ -13,11 +13,19 @@ from kvplan.results.simulate import QUANTILE_SHARES
 from kvplan.results.timeline import Timeline, TimeSeries
 
 EVEN = tuple(share * 2.0 for share in QUANTILE_SHARES)  # seconds, evenly up to 2 s
+
+
+def series(name: str, unit: str, steps: list[tuple[int, float]], most: float | None = None) -> TimeSeries:
+    """A value for each of 80 seconds, as it changes at some of them."""
+    values = tuple(next(value for start, value in reversed(steps) if start <= at) for at in range(80))
+    return TimeSeries(name=name, unit=unit, values=values, means=values, most=most)
+
+
 TIMELINE = Timeline(
     span_s=80.0,
-    tiers=(TimeSeries(name="cpu", unit="bytes", at_s=(0.0, 10.0, 79.0), values=(0.0, 2.0**30, 2.0**31), most=2.0**31),),
+    tiers=(series("cpu", "bytes", [(0, 0.0), (10, 2.0**30), (79, 2.0**31)], 2.0**31),),
     links=(),
-    queues=(TimeSeries(name="waiting", unit="requests", at_s=(0.0, 41.0, 42.0), values=(0.0, 7.0, 0.0)),),
+    queues=(series("waiting", "requests", [(0, 0.0), (41, 7.0), (42, 0.0)]),),
     loads=(),
     loads_left_out=0,
     phases=(),
@@ -68,7 +76,7 @@ def test_pipes_and_other_encodings_get_numbers() -> None:
     for made in (lambda: {"terminal": False}, lambda: {"file": Latin()}):
         lines = printed(lambda console: plots.over_time(console, TIMELINE), **made())
         assert lines[0].split()[:4] == ["largest", "up", "to", "10.0"]
-        assert lines[1].split() == ["cpu", "50%", "50%", "50%", "50%", "50%", "50%", "50%", "100%"]
+        assert lines[1].split() == ["cpu", "0%", *["50%"] * 6, "100%"]
         assert lines[2].split() == ["waiting", "0", "0", "0", "0", "7", "0", "0", "0"]
         assert not printed(lambda console: plots.distributions(console, {"run": EVEN}, title="times"), **made())
 

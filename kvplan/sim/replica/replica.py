@@ -60,8 +60,7 @@ class Replica:
         self._jump: Jump | None = None
         self._timer = 0
         self._launching_s, self._drained_s = 0.0, -1.0  # until when the host launches a step with prefill; when the pipeline is empty
-        transfers.on_freed(self._freed)
-        transfers.on_busy(lambda: self.inflight.busy_until_s(clock.now))
+        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
 
     def submit(self, seq: Sequence) -> None:
         """A sequence enters the waiting queue."""
@@ -234,6 +233,7 @@ class Replica:
         seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
         if following is not None:
             seen_s = max(seen_s, following.launched_s if following.chunks else 0.0)  # it is launched first
+            self.transfers.hold_back(step, following, now)
             self._execute(following)
         if seen_s <= now and inflight.steps[0] is step:
             self._handle(step)

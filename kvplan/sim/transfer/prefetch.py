@@ -112,6 +112,15 @@ class Prefetches:
             read.done(False)
 
 
+def beyond(tiers: tuple[TierBelow, ...], seq: Sequence, held: int, limit: int, *, again: bool) -> tuple[TierBelow, int] | None:
+    """The first of some tiers that goes on where the one above ends, and up to which token."""
+    for lower in tiers:
+        below = lower.pool.look(seq.request.blocks, held, limit, again=again, retention=seq.request.retention)
+        if below > held:
+            return lower, below
+    return None
+
+
 def first_token(rules: Offload, held: int) -> int:
     """From which token on content comes into host memory, which holds `held`: without a gap, unless the GPU's part is meant to be missing
     there."""
