@@ -16,16 +16,13 @@ import msgspec
 from kvplan import kernel_rates
 from kvplan.deployment import Deployment
 from kvplan.hardware.timing import elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
-from kvplan.layer_work import PLAIN_LAUNCHES, PLAIN_SMALL, Launches, compressed_queries, elementwise_bytes, launches, narrowed_inputs
+from kvplan.host_time import Chunk, HostTime
+from kvplan.layer_work import PLAIN_SMALL, Launches, compressed_queries, elementwise_bytes, launches, narrowed_inputs
 from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
 from kvplan.spread_time import Passes, experts_on_rank, handed_over_s, joint_tokens, layers_collectives_s, passes
-
-Chunk = tuple[int, int]
-"""Tokens computed in this step, and tokens of the same sequence already in the cache."""
-
 
 MULTIPLIED: tuple[Part, ...] = ("attention", "dense", "experts", "shared_experts")
 """Parts of a model whose products may be in a narrow dtype."""
@@ -42,6 +39,7 @@ class StepCost:
         self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
         self.launches = launches(self.model, self.tp)
+        self.host = HostTime(deployment)
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
         self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
         self.overhead = deployment.overhead
@@ -83,7 +81,7 @@ class StepCost:
         gpu = self.machine.gpu
         size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
         peak = self._peak_flops("experts")
-        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=gpu.kv_read_efficiency)
+        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency)
         return gemm_s(
             streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=self.kernel_share * self.engine.expert_share
         )
@@ -285,21 +283,12 @@ class StepCost:
         return max(self.host_s(chunks, decodes), self.busy_s(chunks, decodes, decode_attention_s, sampled))
 
     def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
-        """Least seconds of a step: the host prepares and launches it, and collects the one before.
+        """Least seconds of a step: the host prepares and launches it, and collects the one before."""
+        return self.host.step_s(chunks, decodes)
 
-        Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not. Each stage of a pipeline
-        has a process that launches its layers for every batch.
-        """
-        overhead, tokens = self.overhead, decodes + sum(new for new, _ in chunks)
-        through = self._passes(tokens, decodes)
-        if not chunks:
-            return max(overhead.step_s * through.batches, overhead.collect_s)
-        if tokens <= overhead.captured_tokens:
-            launch_s = self.model.depth * overhead.launch_layer_s
-        else:
-            launch_s = self.launches.host / PLAIN_LAUNCHES * overhead.launch_layer_eager_s
-        launch_s *= through.batches / self.spread.pp
-        return overhead.prepare_s + launch_s + (overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0)
+    def schedule_s(self, admitted: int, new: int) -> float:
+        """Seconds of the host in scheduling a step that admits prompts of `admitted` tokens and computes `new` ones."""
+        return self.host.schedule_s(admitted, new)
 
     def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int, joint: int = 0) -> float:
         """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next.

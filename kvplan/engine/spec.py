@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -86,6 +87,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
     store_copies: Literal["", "engine", "kernel", "host"] = ""  # stores by another means than loads; empty: by the same
+    spill_blocks: AtLeastOne = 64  # of a run that on-evict stores give up at once, at least
+    spill_min_retention: Count = 0  # content of a lower retention priority is given up without being stored
     spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
@@ -117,9 +120,13 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    load_piece_s: Seconds = 0.0  # and per block and KV tensor
     empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
-    submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
+    submit_piece_s: Seconds = 0.0  # per block and KV tensor of a load or a store: descriptors, by the worker before it launches a step
+    group_s: Seconds = 0.0  # a step with prefill, per group of layers with blocks of its own beyond the first
+    offer_key_s: Seconds = 0.0  # a step, per key of what it computes that is offered to a tier below
+    admit_key_s: Seconds = 0.0  # the step that first schedules a request, per key by which a tier below names its prompt
     load_chunk_s: Seconds = 0.0  # once per chunk of a load
     store_s: Seconds = 0.0  # once per store that a step waits for
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
@@ -130,8 +137,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
     def on(self, python: float, launch: float | None = None) -> Overhead:
-        """The same on a host that takes `python` times as long for each token, chunk or byte, and `launch` times (None: as often) for the
-        rest. What the GPU does between steps does not change.
+        """The same on a host that takes `python` times as long for each token, key, chunk or byte, and `launch` times (None: as often)
+        for the rest. What the GPU does between steps does not change.
         """
         other = python if launch is None else launch
         seconds = {}
@@ -140,13 +147,17 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 seconds[name] = getattr(self, name) * (python if name.endswith(_PYTHON) else other)
         return msgspec.structs.replace(self, **seconds)
 
+    def times(self, factors: Mapping[str, float]) -> Overhead:
+        """The same with some of its seconds taken so many times."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name) * factor for name, factor in factors.items()})
+
     def entry_s(self, tokens: int) -> float:
         """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
         return self.request_s + self.transit_s + self.input_s + (self.request_token_s + self.input_token_s) * tokens
 
 
 _ON_GPU = ("gap_s", "step_sequence_s")
-_PYTHON = ("_token_s", "_chunk_s", "_byte_s")
+_PYTHON = ("_token_s", "_key_s", "_chunk_s", "_byte_s")
 
 
 class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -154,7 +165,6 @@ class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     rounding: Literal["exact", "power_of_two"] = "exact"  # of each pinned tensor
     shared: Literal["never", "lower_tiers", "always"] = "never"  # is it an exact mapping in /dev/shm instead
-    tensor_per_layer: tuple[str, ...] = ()  # model families with a tensor for each layer; `dense`: all without experts or states
     indexer_beside: bool = False  # do keys of a sparse indexer lie beside the size that is asked for
     per_node: bool = False  # is there one pool for all engines of a node
     ratio: Amount = 0.0  # of the GPU's pool, where no size is asked for; 0: there is no such default
@@ -190,6 +200,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_blocks: Count = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
+    batches_in_flight: AtLeastOne = 1  # steps whose tokens windows and chunks keep blocks for; with more, at least one for each stage
+    tiered_pages: tuple[str, ...] = ()  # families (model_type) whose compressed tiers, windows and rings have pages of their own
     profile_batch: Count = 0  # sequences for which activations are profiled; 0: the engine's largest batch
     large_profile_batch: Count = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: Amount = 0.0
@@ -239,11 +251,18 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
+    # families (model_type) that a second model runner serves, with a KV tensor for each layer; `dense`: all without experts or states
+    second_runner: tuple[str, ...] = ()
+    first_runner: dict[str, Annotated[float, msgspec.Meta(ge=0, le=100)]] = {}  # times `overhead`, field by field: for all others
     memory: Memory = Memory()
     host_pool: HostPool = HostPool()
     abilities: Abilities = Abilities()
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.first_runner) - set(Overhead.__struct_fields__):
+            raise ValueError(f"first_runner: overhead has no {', '.join(sorted(unknown))}")
 
     @property
     def label(self) -> str:

@@ -269,7 +269,7 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
             pool_bytes=space.pool_bytes,
             pool_tokens=space.pool_tokens,
             token_bytes=space.token_bytes,
-            replicas=base.machine.gpus // placement.tp,
+            replicas=max(1, base.machine.gpus // base.deployment.changed(tp=placement.tp).parallel.all_gpus),
         )
     )
     return tuple(one for one in found if one.code not in SIMULATED)

@@ -77,8 +77,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 
     def used(self, placement: Placement) -> Used:
         """What a replica with its tiers takes."""
-        sizes = {name: getattr(placement, name) for name in ("cpu_bytes", "disk_bytes", "remote_bytes")}
-        return Used(gpus=placement.tp, **sizes)
+        spread = self.base.deployment.changed(tp=placement.tp).parallel
+        sizes = {name: getattr(placement, name) * spread.dp for name in ("cpu_bytes", "disk_bytes")}
+        return Used(gpus=spread.all_gpus, remote_bytes=placement.remote_bytes, **sizes)
 
     def cost_per_hour(self, placement: Placement) -> float | None:
         """Price of a replica and its tiers; None without prices."""

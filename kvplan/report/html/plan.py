@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rich.text import Text
+
 from kvplan.planning.objective import between, changed
 from kvplan.provenance import plus_minus
+from kvplan.report import costs
 from kvplan.report.html.panel import Cell, Grid, KeyNumber, Mark, Panel, WebPage, grid
 from kvplan.report.html.words import assumptions, counted, seconds, share, stat_cells, time_cell
 from kvplan.results.plan import Capacity, Option, PlanResult, PlanTable, Range, ServedLoad
@@ -106,6 +109,7 @@ def _panels(result: PlanResult, figures: dict[str, Any]) -> Iterator[Panel]:
             figure=figures.get("options"),
             grid=_options(result),
             shown=True,
+            notes=tuple(_costs(result)),
         )
     if "when" in figures:
         yield Panel(
@@ -145,6 +149,12 @@ def _point(capacity: float, hit: float) -> list[Cell]:
     return [Cell(format_bytes(capacity), capacity), share(hit)]
 
 
+def _costs(result: PlanResult) -> Iterator[str]:
+    """Money, wear and energy, each in a sentence."""
+    for label, sentence in costs.lines(result.costs):
+        yield f"{label.capitalize()}: {Text.from_markup(sentence).plain}."
+
+
 OBJECTIVES = {"ttft": "time to first token", "throughput": "requests served", "cost": "cost"}
 
 
@@ -170,10 +180,12 @@ def _options(result: PlanResult) -> Grid:
     )
     options = list(result.options)
     options += [one for one in (result.without, result.chosen) if one is not None and one not in options]
-    costs = any(one.cost_per_hour is not None for one in options)
-    rows = [_option(one, costs) for one in options]
+    priced = any(one.cost_per_hour is not None for one in options)
+    rows = [_option(one, priced) for one in options]
     marked = options.index(result.chosen) if result.chosen in options else None
-    kept = [at for at, head in enumerate(heads) if (head != "cost/h" or costs) and (head != "misses" or any(one.missed for one in options))]
+    kept = [
+        at for at, head in enumerate(heads) if (head != "cost/h" or priced) and (head != "misses" or any(one.missed for one in options))
+    ]
     return grid(
         "Placements that were simulated, the best first",
         [heads[at] for at in kept],
@@ -184,8 +196,8 @@ def _options(result: PlanResult) -> Grid:
     )
 
 
-def _option(one: Option, costs: bool) -> list[Cell]:
-    cost = Cell(f"{one.cost_per_hour:,.3g}", one.cost_per_hour) if costs and one.cost_per_hour is not None else Cell("–")
+def _option(one: Option, priced: bool) -> list[Cell]:
+    cost = Cell(f"{one.cost_per_hour:,.3g}", one.cost_per_hour) if priced and one.cost_per_hour is not None else Cell("–")
     losing = Cell(f"{one.loads.losing:,} of {one.loads.count:,}", one.loads.losing) if one.loads.count else Cell("–")
     rate = Cell(f"{one.requests_per_s:,.3g}", one.requests_per_s)
     times = [time_cell(value) for value in (one.ttft_s.mean, one.ttft_s.p95, one.itl_s.p95)]

@@ -61,6 +61,10 @@ class HostPath:
         moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
         return self.loading.host_copy_s(direction, moved)
 
+    def submit_s(self, tokens: int) -> float:
+        """Seconds in which the worker hands over a load or a store."""
+        return self.loading.submit_s(self.below.stored(tokens).keys)
+
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         if self.loading.engine.offload.one_copy_at_a_time:
             ready_s = max(ready_s, *self.link.free_at)
