@@ -28,17 +28,18 @@ class HostTime:
         Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not. Each stage of a pipeline
         has a process that launches its layers for every batch.
         """
-        overhead, tokens, spread = self.overhead, decodes + sum(new for new, _ in chunks), self.deployment.parallel
-        through = passes(spread, tokens, decodes, self.engine.step_tokens)
+        overhead, spread = self.overhead, self.deployment.parallel
         if not chunks:
-            return max(overhead.step_s * through.batches, overhead.collect_s)
+            return max(overhead.step_s * min(spread.pp, max(1, decodes)), overhead.collect_s)
+        tokens = decodes + sum(new for new, _ in chunks)
         if tokens <= overhead.captured_tokens:
             launch_s = self.launches.captured * overhead.launch_layer_s
         else:
             as_stored = decodes or any(context or new < self.engine.absorbed_tokens for new, context in chunks)
             kernels = self.launches.host + (self.launches.cached if as_stored else 0.0)
             launch_s = kernels / PLAIN_LAUNCHES * overhead.launch_layer_eager_s
-        launch_s *= through.batches / spread.pp
+        if spread.pp > 1:
+            launch_s *= passes(spread, tokens, decodes, self.engine.step_tokens)[0] / spread.pp
         return overhead.prepare_s + launch_s + self._groups_s + (overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0)
 
     @cached_property

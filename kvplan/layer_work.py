@@ -46,10 +46,10 @@ class Launches(NamedTuple):
     cached: float = 0.0  # of these, more in a step that also attends content as it is stored
     captured: float = 0.0  # calls of attention or of a state beside captured pieces
 
-    def __add__(self, other: Launches) -> Launches:
+    def __add__(self, other: Launches) -> Launches:  # type: ignore[override]
         return Launches(*(one + more for one, more in zip(self, other, strict=True)))
 
-    def __mul__(self, times: float) -> Launches:
+    def __mul__(self, times: float) -> Launches:  # type: ignore[override]
         return Launches(*(one * times for one in self))
 
 

@@ -22,7 +22,7 @@ from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
-from kvplan.spread_time import Passes, experts_on_rank, handed_over_s, joint_tokens, layers_collectives_s, passes
+from kvplan.spread_time import experts_on_rank, handed_over_s, joint_tokens, layers_collectives_s, passes
 
 MULTIPLIED: tuple[Part, ...] = ("attention", "dense", "experts", "shared_experts")
 """Parts of a model whose products may be in a narrow dtype."""
@@ -43,7 +43,7 @@ class StepCost:
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
         self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
         self.overhead = deployment.overhead
-        self.spread = deployment.parallel
+        self.spread, self._stages = deployment.parallel, deployment.parallel.pp
         self.elementwise_bytes = elementwise_bytes(self.model, self.tp, self.activation_bytes)
         self._gemm_cache: dict[tuple[int, int, bool], float] = {}
         self._head_cache: dict[int, float] = {0: 0.0}
@@ -227,7 +227,7 @@ class StepCost:
         Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head; of sequences that differ, the
         longest keep a part of it busy.
         """
-        batches = max(1, min(self.spread.pp, decodes))
+        batches = max(1, min(self._stages, decodes))
         count = max(1, -(-decodes // batches))
         least = self._sequence_rate / count
         rates = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
@@ -273,7 +273,7 @@ class StepCost:
         return (
             self.decode_floor_s
             + reading
-            + kv_read_s(self.machine.gpu, -(-decodes // max(1, min(self.spread.pp, decodes))) * self._state_bytes)
+            + kv_read_s(self.machine.gpu, -(-decodes // max(1, min(self._stages, decodes))) * self._state_bytes)
         )
 
     # -- steps -------------------------------------------------------------------------------------------------------------
@@ -298,28 +298,32 @@ class StepCost:
         Through a pipeline decoding sequences take a whole pass, in batches that fill the stages; prompts alone take a stage's
         time for each batch, and come out `drain_s` later.
         """
-        tokens = decodes + sum(new for new, _ in chunks)
-        through, overhead = self._passes(tokens, decodes), self.overhead
-        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks) / through.batches
+        tokens, overhead, batches = decodes + sum(new for new, _ in chunks), self.overhead, 1
+        if self._stages > 1:
+            batches, tokens = self._passes(tokens, decodes)
+        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks) / batches
         if decodes:
             attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
         elif chunks:
             attention += self.decode_floor_s
+        if not joint and self.spread.dp > 1:
+            joint = joint_tokens(self.spread, tokens, -(-decodes // batches))
         captured = not chunks or tokens <= overhead.captured_tokens
-        joint = joint or joint_tokens(self.spread, through.tokens, through.decodes)
-        pass_s = self.gemms_s(through.tokens, joint, captured=captured) + attention + self.head_s(-(-sampled // through.batches))
-        pass_s += handed_over_s(self.deployment, through.tokens, self.model.hidden * self.activation_bytes)
-        if not decodes:
-            pass_s *= through.batches / self.spread.pp
+        pass_s = self.gemms_s(tokens, joint, captured=captured) + attention + self.head_s(-(-sampled // batches))
+        if self._stages > 1:
+            pass_s += handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
+            if not decodes:
+                pass_s *= batches / self._stages
         return pass_s + overhead.gap_s + overhead.step_sequence_s * sampled
 
     def drain_s(self, chunks: Sequence[Chunk], decodes: int, busy_s: float) -> float:
         """Seconds from when the first stage of a pipeline can take the next step until the results of one of prompts alone are out."""
-        if self.spread.pp == 1 or decodes or not chunks:
+        if self._stages == 1 or decodes or not chunks:
             return 0.0
-        return busy_s / self._passes(sum(new for new, _ in chunks), 0).batches * (self.spread.pp - 1)
+        return busy_s / self._passes(sum(new for new, _ in chunks), 0)[0] * (self._stages - 1)
 
-    def _passes(self, tokens: int, decodes: int) -> Passes:
+    def _passes(self, tokens: int, decodes: int) -> tuple[int, int]:
+        """Batches in which a step passes the stages, and tokens of the largest."""
         return passes(self.spread, tokens, decodes, self.engine.step_tokens)
 
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:

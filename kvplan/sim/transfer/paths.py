@@ -31,6 +31,9 @@ class Path(Protocol):
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds of a transfer."""
 
+    def submit_s(self, tokens: int) -> float:
+        """Seconds in which the engine's worker hands over a load or a store; 0 where threads of its own do."""
+
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         """Queue a transfer that can start at `ready_s`; returns when it starts and ends."""
 
@@ -62,7 +65,6 @@ class HostPath:
         return self.loading.host_copy_s(direction, moved)
 
     def submit_s(self, tokens: int) -> float:
-        """Seconds in which the worker hands over a load or a store."""
         return self.loading.submit_s(self.below.stored(tokens).keys)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
@@ -95,6 +97,9 @@ class DiskPath:
     def service_s(self, direction: int, tokens: int) -> float:
         size, pieces = self._pieces(direction, tokens)
         return self.queue.service_s(direction, size, pieces, self.depth[direction]) + size * self.byte_s
+
+    def submit_s(self, tokens: int) -> float:
+        return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         size, pieces = self._pieces(direction, tokens)
@@ -145,6 +150,9 @@ class RemotePath:
         moved = self._moved(direction, tokens)
         network_s = objects_s(self.network, moved.tier_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
         return network_s + self.loading.client_s(moved)
+
+    def submit_s(self, tokens: int) -> float:
+        return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         moved = self._moved(direction, tokens)
