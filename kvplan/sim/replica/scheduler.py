@@ -333,7 +333,6 @@ class Scheduler:
         if outcome is Outcome.IN_STEP:
             return self._extend(seq, budget)
         if outcome is Outcome.NO_ROOM or not self.gpu.hold(seq, path, reach, reach + min(seq.target - reach, budget)):
-            self.gpu.drop(seq)
             return None
         seq.computed = reach
         if not seq.counted:

@@ -13,8 +13,8 @@ import enum
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.cache.pool import Pin, Reservation, span
-from kvplan.sim.cache.prefix import Node
+from kvplan.sim.cache.pool import Pin, Reservation
+from kvplan.sim.cache.prefix import Node, span
 from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
@@ -83,9 +83,7 @@ class Loads:
         for lower in self.lower if rules.prefetch == "none" else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held > seq.held_below and self._worth(seq, reach, below, [(lower, below - held)]):
-                leaf = pool.tree.path(keys, below)
-                waits = wait_for(seq, done, span(leaf, 0), held, below)
-                pool.tree.prune(leaf)
+                waits = wait_for(seq, done, pool.tree.known(keys, below), held, below)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
         return self._whole(seq, path, reach, held, busy_until_s, done)
@@ -116,7 +114,7 @@ class Loads:
             return Outcome.WAITS
         if not self.gpu.hold(seq, path, reach, held):
             return Outcome.NO_ROOM
-        load = under_way(seq, path, reach, held)
+        load = under_way(seq, self.gpu.path(seq), reach, held)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
         if self.rules.load_start == "next_step_end":
             begins = self.clock.event()
@@ -255,8 +253,8 @@ class Loads:
         if not reserved.tokens:
             reserved.commit()
             return False
-        load = under_way(seq, span(reserved.leaf, 0), held, below)
-        self._promoted_for[seq] = reserved.leaf
+        load = under_way(seq, pool.tree.known(keys, below), held, below)
+        self._promoted_for[seq] = load.leaf
         if pool.order != "position":  # while it waits others may take what it had, and it theirs: it asks again for more, not for the same
             seq.held_below = held
         source = lower.pool.pin(keys, below)
