@@ -69,6 +69,7 @@ class StepCost:
         self.overhead = deployment.overhead
         self._gemm_cache: dict[int, float] = {}
         self._head_cache: dict[int, float] = {0: 0.0}
+        self._even_rates: dict[int, list[float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
@@ -257,8 +258,10 @@ class StepCost:
         longest keep a part of it busy.
         """
         count = max(1, decodes)
-        least = self._sequence_rate / count
-        rates = [rate if window else max(rate, least) for rate, window in self.decode_rates]
+        rates = self._even_rates.get(count)
+        if rates is None:
+            least = self._sequence_rate / count
+            rates = self._even_rates[count] = [rate if window else max(rate, least) for rate, window in self.decode_rates]
         return [rate * (1 + UNEVEN_SHARE * short / (short + UNEVEN_TOKENS * count)) for rate, short in zip(rates, uneven, strict=True)]
 
     @cached_property

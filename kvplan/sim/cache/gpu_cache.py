@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kvplan.sim.cache.footprint import Footprint
 from kvplan.sim.cache.prefix import Node, PrefixTree, span
 from kvplan.sim.cache.tier import Tier
@@ -20,7 +22,7 @@ class GpuCache:
         self.tier, self.footprint, self.block, self.step_tokens = tier, footprint, footprint.unit, step_tokens
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
-        self.promised_tokens = 0  # of the pool, to sequences in flight: not for a load that is being admitted
+        self.promised_tokens: Callable[[], int] = lambda: 0  # of the pool, to sequences in flight: not for a load that is being admitted
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -61,15 +63,19 @@ class GpuCache:
 
     # -- allocating --------------------------------------------------------------------------------------------------------
 
-    def hold(self, seq: Sequence, path: list[Node], reach: int, upto: int) -> bool:
-        """Pin the path of a sequence, of which `reach` tokens are cached, and allocate up to token `upto`.
+    def hold(self, seq: Sequence, path: list[Node], reach: int, upto: int, *, load: bool = False) -> bool:
+        """Pin the path of a sequence, of which `reach` tokens are cached, and allocate up to token `upto`, to compute or to `load`.
 
         False, and nothing done: there is no room.
         """
         tier, block = self.tier, self.block
         wanted = self._wanted(seq, upto)
-        beside = self._beside(wanted, wanted - reach)
-        if -(-(wanted - reach) // block) * block + beside > tier.room_tokens - tier.pinnable_tokens(path, reach) - self.promised_tokens:
+        room = tier.room_tokens - -(-(wanted - reach) // block) * block - self._beside(wanted, wanted - reach)
+        if (
+            room < 0
+            or room < tier.pinnable_tokens(path, reach)
+            or (load and room < tier.pinnable_tokens(path, reach) + self.promised_tokens())
+        ):
             return False
         self._unname(path, reach)
         seq.leaf = self.tree.path(seq.request.blocks, seq.prompt)

@@ -102,6 +102,7 @@ class Replica:
                 step = self.inflight.launched_next(self.clock.now) if late else 0
                 for each in (seq, *waiters):
                     each.seen_step = step
+            self.scheduler.wake((seq, *waiters))
             self.scheduler.no_room = None
             self._fill()
 

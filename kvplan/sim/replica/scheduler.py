@@ -6,16 +6,17 @@ blocks; a sequence without a block preempts the last (or least urgent) one, whic
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import takewhile
+from operator import attrgetter
 
 from kvplan.engine.spec import EngineSpec, Overhead
-from kvplan.errors import KvplanError
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.decode_batch import DecodeBatch
+from kvplan.sim.replica.progress import Progress
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
 from kvplan.sim.replica.sequence import NEVER, Sequence
 from kvplan.sim.replica.step import Pauses, ScheduledStep, StepsInFlight
@@ -23,11 +24,7 @@ from kvplan.sim.transfer.loads import Outcome
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
 
-MOST_FRUITLESS = 100
-"""Preemptions in a row between which a sequence may get no token before the run is given up."""
-
-MOST_EMPTY = 50
-"""Times per waiting sequence that a replica may look for one to run and find none before the run is given up."""
+place = attrgetter("place")
 
 
 class Scheduler:
@@ -48,7 +45,9 @@ class Scheduler:
         self.order = QUEUE_ORDERS[engine.scheduling]
         self.pauses = Pauses(overhead, offloading=transfers.stores is not None)
         self.waiting: deque[Sequence] = deque()
-        self.skipped: list[Sequence] = []
+        self.skipped: dict[Sequence, None] = {}
+        self.ready: list[Sequence] = []  # of them, those that may be asked for again, in order
+        self._places = 0  # given to sequences that were set aside
         self.loading: dict[Sequence, None] = {}  # skipped, with blocks for what is loaded
         self.running: list[Sequence] = []
         self.prefilling: list[Sequence] = []  # running, and not all of their prompt is scheduled
@@ -56,9 +55,11 @@ class Scheduler:
         self.leaving: list[Sequence] = []  # preempted, with a step in flight whose token they still get
         self.no_room: Sequence | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self.blocks_in_flight = engine.offload.blocks_in_flight if transfers.stores is not None else "freed"
-        self.empty_steps = 0  # in a row in which somebody waited and nobody ran
+        self.progress = Progress()
         self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
+        if engine.reserve_in_flight:
+            gpu.promised_tokens = lambda: sum(gpu.outstanding_tokens(seq) for seq in (*self.prefilling, *self.loading))
 
     # -- queues ------------------------------------------------------------------------------------------------------------
 
@@ -132,29 +133,9 @@ class Scheduler:
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
         seq.preemptions, seq.held_below = seq.preemptions + 1, -1
-        self._check_progress(seq)
+        self.progress.preempted(seq)
         self.order.rejoin(self.waiting, seq)
         self.no_room = None
-
-    def _check_progress(self, seq: Sequence) -> None:
-        seq.fruitless = seq.fruitless + 1 if seq.emitted == seq.emitted_before else 0
-        seq.emitted_before = seq.emitted
-        if seq.fruitless > MOST_FRUITLESS:
-            raise KvplanError(
-                f"request {seq.request.index} ({seq.prompt:,} prompt tokens) was preempted {seq.fruitless:,} times without a new token",
-                hint="please report this trace; a larger GPU pool avoids it",
-            )
-
-    def _check_admission(self, step: ScheduledStep) -> None:
-        left = len(self.waiting) + len(self.skipped)
-        self.empty_steps = self.empty_steps + 1 if step.empty and left else 0
-        if self.empty_steps > MOST_EMPTY * (left + 10):
-            first = self.skipped[0] if self.skipped else self.waiting[0]
-            raise KvplanError(
-                f"request {first.request.index} ({first.prompt:,} prompt tokens) and {left - 1:,} others were asked for "
-                f"{self.empty_steps:,} times and none of them could run",
-                hint="please report this trace; a larger tier of host memory avoids it",
-            )
 
     def handled(self, now: float) -> None:
         """The results of a step are there: who was preempted meanwhile waits again."""
@@ -191,7 +172,8 @@ class Scheduler:
                 budget -= new
         if not self.leaving and (not self.preempted or step.empty):  # after a preemption nobody is admitted in the same step
             self._admit(step, budget)
-        self._check_admission(step)
+        left = len(self.waiting) + len(self.skipped)
+        self.progress.scheduled(empty=step.empty, left=left, first=lambda: next(iter((*self.skipped, *self.waiting))))
 
     def _allocate_decodes(self) -> bool:
         """Blocks for the next token of every decoding sequence; False when the step ends at one that cannot have them."""
@@ -264,9 +246,11 @@ class Scheduler:
             if self.waiting and self.waiting[0] is seq:
                 self.waiting.popleft()
                 if not new:
-                    self.skipped.append(seq)
-            elif new:
-                self.skipped.remove(seq)
+                    self._set_aside(seq)
+            else:
+                del self.ready[bisect_left(self.ready, seq.place, key=place)]
+                if new:
+                    del self.skipped[seq]
             if new:
                 self.loading.pop(seq, None)
             elif seq.blocks:
@@ -279,7 +263,7 @@ class Scheduler:
 
     def _candidates(self) -> Iterator[Sequence]:
         """Who may be admitted, in order: skipped sequences that can go on, then the queue; nobody behind one that did not fit."""
-        for seq in self.order.skipped(self.skipped):
+        for seq in self.order.skipped(self.ready):
             while self.waiting and self.no_room is None and self.order.overtakes(self.waiting[0], seq):
                 yield self.waiting[0]
             if seq is self.no_room:
@@ -295,7 +279,20 @@ class Scheduler:
             return False
         if self.waiting and self.no_room is None:
             return True
-        return any(not seq.waiting_for_remote_kv for seq in takewhile(lambda seq: seq is not self.no_room, self.skipped))
+        last = self.no_room.place if self.no_room is not None and self.no_room in self.skipped else self._places
+        return bool(self.ready) and self.ready[0].place < last
+
+    def _set_aside(self, seq: Sequence) -> None:
+        seq.place, self._places = self._places, self._places + 1
+        self.skipped[seq] = None
+
+    def wake(self, seqs: Iterable[Sequence]) -> None:
+        """What sequences waited for has happened: those that were set aside may be asked for again."""
+        for seq in seqs:
+            if seq in self.skipped and not seq.waiting_for_remote_kv:
+                at = bisect_left(self.ready, seq.place, key=place)
+                if self.ready[at : at + 1] != [seq]:
+                    self.ready.insert(at, seq)
 
     def _reclaim(self) -> None:
         """Nothing runs and the head does not fit: others that hold loaded blocks while they wait give them back, newest first."""
@@ -324,10 +321,7 @@ class Scheduler:
             return self._extend(seq, budget)
         path = self.gpu.find(seq)
         reach = self.gpu.reach(seq, path)
-        if self.engine.reserve_in_flight:
-            self.gpu.promised_tokens = sum(self.gpu.outstanding_tokens(other) for other in (*self.prefilling, *self.loading))
         outcome = self.transfers.begin(seq, path, reach, budget, self.inflight.busy_until_s(self.clock.now), self._loaded(seq))
-        self.gpu.promised_tokens = 0
         if outcome is Outcome.WAITS:
             return 0
         if outcome is Outcome.IN_STEP:

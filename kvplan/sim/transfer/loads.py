@@ -112,7 +112,7 @@ class Loads:
             return Outcome.NOTHING
         if wait_for(seq, done, path, reach, held):
             return Outcome.WAITS
-        if not self.gpu.hold(seq, path, reach, held):
+        if not self.gpu.hold(seq, path, reach, held, load=True):
             return Outcome.NO_ROOM
         load = under_way(seq, self.gpu.path(seq), reach, held)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))

@@ -49,6 +49,7 @@ class HostPath:
 
     def __init__(self, clock: Clock, link: HostLink, loading: Loading, below: Below) -> None:
         self.clock, self.link, self.loading, self.below = clock, link, loading, below
+        self._seconds: tuple[dict[int, float], dict[int, float]] = ({}, {})  # by direction, of so many tokens
 
     @property
     def busy_s(self) -> float:
@@ -58,8 +59,12 @@ class HostPath:
         return max(0.0, self.link.free_at[direction] - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
-        moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
-        return self.loading.host_copy_s(direction, moved)
+        known = self._seconds[direction]
+        seconds = known.get(tokens)
+        if seconds is None:
+            moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
+            seconds = known[tokens] = self.loading.host_copy_s(direction, moved)
+        return seconds
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         return self.link.send(direction, ready_s, self.service_s(direction, tokens))
@@ -77,6 +82,7 @@ class DiskPath:
         self.writers = below.layout.ranks if rules.disk_per_rank else 1  # processes with files and threads of their own
         self.threads = (rules.disk_read_threads * self.writers, rules.disk_write_threads * self.writers)
         self.depth = (rules.disk_request_reads * self.writers or self.threads[IN], self.threads[OUT])
+        self._seconds: tuple[dict[int, tuple[float, float]], dict[int, tuple[float, float]]] = ({}, {})
 
     @property
     def busy_s(self) -> float:
@@ -86,14 +92,21 @@ class DiskPath:
         return max(0.0, self.queue.free_at[direction] - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
-        size, pieces = self._pieces(direction, tokens)
-        return self.queue.service_s(direction, size, pieces, self.depth[direction])
+        return self._alone_and_share_s(direction, tokens)[0]
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
-        size, pieces = self._pieces(direction, tokens)
-        share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
+        alone_s, share_s = self._alone_and_share_s(direction, tokens)
         start_s, free_s = self.queue.send(direction, ready_s, share_s)
-        return start_s, max(free_s, start_s + self.service_s(direction, tokens))
+        return start_s, max(free_s, start_s + alone_s)
+
+    def _alone_and_share_s(self, direction: int, tokens: int) -> tuple[float, float]:
+        known = self._seconds[direction]
+        found = known.get(tokens)
+        if found is None:
+            size, pieces = self._pieces(direction, tokens)
+            alone_s = self.queue.service_s(direction, size, pieces, self.depth[direction])
+            found = known[tokens] = alone_s, self.queue.share_s(direction, size, pieces, self.threads[direction])
+        return found
 
     def _pieces(self, direction: int, tokens: int) -> tuple[int, int]:
         moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
