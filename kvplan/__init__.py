@@ -156,16 +156,19 @@ def plan(
 ) -> PlanResult:
     """When to offload, where to and how much, as `kvplan plan` does; further options are those of `scenario_of`."""
     from kvplan.deploy.emit import planned
-    from kvplan.planning.objective import parse_prices, parse_target
+    from kvplan.economics.prices import price_source
+    from kvplan.planning.objective import parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.scenario import Scenario
     from kvplan.units import parse_capacity
+
+    priced = price_source(None, prices) if "=" in prices else price_source(prices or None, None)
 
     def answered(one: Scenario) -> PlanResult:
         return answer(
             one,
             target=parse_target(one.run.target),
-            prices=parse_prices(prices) if prices else None,
+            prices=priced.of(one.machine) if priced else None,
             max_cpu_bytes=parse_capacity(max_cpu) if max_cpu is not None else None,
             max_disk_bytes=parse_capacity(max_disk) if max_disk is not None else None,
         )

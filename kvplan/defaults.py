@@ -11,7 +11,7 @@ import msgspec
 
 from kvplan import catalog, outputs
 from kvplan.catalog.machines import of_gpu
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, misfit
 from kvplan.hardware import detect
 from kvplan.hardware.spec import Machine
 from kvplan.provenance import Source
@@ -124,8 +124,7 @@ def _read(file: Path) -> _Remembered:
     try:
         return msgspec.toml.decode(catalog.read_text(file), type=_Remembered)
     except msgspec.ValidationError as error:
-        unknown = str(error).split("`")[1] if "`" in str(error) else ""
-        raise InputError(f"{file}: {error}", hint=did_you_mean(unknown, _Remembered.__struct_fields__)) from None
+        raise misfit(error, file, _Remembered.__struct_fields__) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{file}: not valid TOML: {error}") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -11,6 +11,7 @@ from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
 from kvplan.hardware.timing import host_factors
 from kvplan.model import ModelSpec
+from kvplan.units import format_count
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0)]
@@ -23,14 +24,27 @@ class Parallel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     tp: Ranks = 1  # tensor-parallel ranks
     pp: Ranks = 1  # pipeline stages
-    dp: Ranks = 1  # data-parallel ranks of one engine
+    dp: Ranks = 1  # data-parallel ranks of one engine, each with its own scheduler, KV pool and tiers
     cp: Ranks = 1  # context-parallel ranks
-    ep: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0  # ranks that share the experts; 0: the tensor-parallel ones of a stage
+    ep: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0  # ranks between which whole experts are spread; 0: each holds a part of every one
+    exchange: Literal["all_gather", "deepep"] = "all_gather"  # of tokens between data-parallel ranks and experts
+    expert_skew: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0  # exponent of Zipf's law of the experts' popularity; 0: all alike
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica."""
+        """GPUs of one data-parallel rank: of one pool."""
         return self.tp * self.pp
+
+    @property
+    def all_gpus(self) -> int:
+        """GPUs of one replica, all data-parallel ranks together."""
+        return self.gpus * self.dp
+
+    @property
+    def words(self) -> str:
+        """As users write it: `TP 8`, `TP 1 x DP 8, EP 8`."""
+        kinds = [f"TP {self.tp}", *(f"{name} {size}" for name, size in (("PP", self.pp), ("DP", self.dp)) if size > 1)]
+        return " x ".join(kinds) + (f", EP {self.ep}" if self.ep else "")
 
 
 class Tiers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -70,11 +84,19 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dtype: str = ""  # of the weights; empty: the checkpoint's
 
     def __post_init__(self) -> None:
-        for name, what in (("dp", "data-parallel ranks inside one engine"), ("cp", "context-parallel ranks")):
-            if getattr(self.parallel, name) > 1:
-                raise InputError(f"parallel.{name} is {getattr(self.parallel, name)}: {what} are not built", hint=_INSTEAD[name])
-        if self.nodes > 1:
-            raise InputError(f"nodes is {self.nodes}: a replica over several nodes is not built", hint="cluster.replicas counts servers")
+        spread = self.parallel
+        if spread.cp > 1:
+            raise InputError(
+                f"parallel.cp is {spread.cp}: context parallelism is not built",
+                hint="tensor-parallel ranks are: parallel.tp; or data-parallel ones: parallel.dp",
+            )
+        if spread.ep not in (0, spread.tp * spread.dp):
+            raise InputError(
+                f"parallel.ep is {spread.ep}: experts lie on all {spread.tp * spread.dp} tensor- x data-parallel ranks of a stage",
+                hint=f"--ep {spread.tp * spread.dp}, or none: then each rank holds a part of every expert",
+            )
+        if spread.ep and not any(group.experts for group in self.model.ffn):
+            raise InputError(f"{self.model.name} has no experts: parallel.ep is {spread.ep}")
 
     @property
     def machine(self) -> Machine:
@@ -92,6 +114,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def tp(self) -> int:
         return self.parallel.tp
 
+    @property
+    def in_lockstep(self) -> bool:
+        """Do data-parallel ranks step together, because they share the experts."""
+        return self.parallel.dp > 1 and any(group.experts for group in self.model.ffn)
+
     def check_ranks(self) -> None:
         """Raises InputError when heads or layers cannot be spread over the ranks, or the server has too few GPUs."""
         model, tp, pp = self.model, self.parallel.tp, self.parallel.pp
@@ -107,17 +134,24 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise InputError(f"{model.name}: {pp} pipeline stages for {model.depth} layers")
 
     def check_gpus(self) -> None:
-        """Raises InputError when the server has too few GPUs."""
-        if self.parallel.gpus > self.machine.gpus:
-            tp, pp = self.parallel.tp, self.parallel.pp
+        """Raises InputError when the servers have too few GPUs, or a tensor-parallel group would lie on two."""
+        spread, gpus = self.parallel, self.machine.gpus
+        if spread.all_gpus > gpus * self.nodes:
+            needs = f"--tp {spread.tp} x --pp {spread.pp}" + (f" x --dp {spread.dp}" if spread.dp > 1 else "")
+            servers = f"{self.nodes} x {self.machine.name} have" if self.nodes > 1 else f"{self.machine.name} has"
             raise InputError(
-                f"{self.machine.name} has {self.machine.gpus} GPU(s); --tp {tp} x --pp {pp} needs {tp * pp}",
-                hint="choose a larger machine, or --set machine.gpus=N",
+                f"{servers} {format_count(gpus * self.nodes, 'GPU')}; {needs} needs {spread.all_gpus}",
+                hint="choose a larger machine, or --set machine.gpus=N" + (", or --set nodes=N" if spread.pp * spread.dp > 1 else ""),
+            )
+        if spread.tp > gpus:
+            raise InputError(
+                f"--tp {spread.tp}: a tensor-parallel group stays on one server of {format_count(gpus, 'GPU')}",
+                hint="--pp and --dp go over several",
             )
 
     def changed(self, **parts: object) -> Deployment:
-        """The same with some parts replaced; `tp`, `pp` and `ep` belong to `parallel`, `machine` is the server."""
-        ranks = {name: parts.pop(name) for name in ("tp", "pp", "ep") if name in parts}
+        """The same with some parts replaced; `tp`, `pp`, `dp` and `ep` belong to `parallel`, `machine` is the server."""
+        ranks = {name: parts.pop(name) for name in ("tp", "pp", "dp", "ep") if name in parts}
         if ranks:
             parts["parallel"] = msgspec.structs.replace(self.parallel, **ranks)
         if "machine" in parts:
@@ -130,5 +164,3 @@ DEPLOYED = {
     **{part: part for part in ("engine", "model", "tiers", "parallel", "remote", "kv_dtype", "dtype", "nodes")},
 }
 """First word of a setting -> the field of a deployment in which it lies."""
-
-_INSTEAD = {"dp": "replicas behind a router are: cluster.replicas", "cp": "tensor-parallel ranks are: parallel.tp"}

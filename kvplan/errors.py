@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 
 class KvplanError(Exception):
@@ -57,6 +58,54 @@ def from_os(error: OSError, where: object = "") -> KvplanError:
     if error.errno in _SURROUNDINGS:
         return MissingError(message, hint=_SURROUNDINGS[error.errno])
     return InputError(message)
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "a list",
+    "null": "nothing",
+}
+"""What a decoder calls a kind of value -> what people call it."""
+
+_FORMS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (r"Object contains unknown field `(.+)`", lambda found: f"{found[1]} is not a setting"),
+    (r"Object missing required field `(.+)`", lambda found: f"{found[1]} is missing"),
+    (r"Expected `(.+)`, got `(.+)`", lambda found: f"{_kind(found[1])} is expected, not {_kind(found[2], given=True)}"),
+    (r"Expected `(.+)` (>=|<=|>|<) (\S+)", lambda found: f"{_kind(found[1])} {found[2]} {_plain_number(found[3])} is expected"),
+    (r"Invalid enum value (.+)", lambda found: f"{found[1]} is not one of the words for it"),
+)
+"""What the decoder says of a value that does not fit -> the same in plain words."""
+
+
+def misfit(error: Exception, where: object = "", fields: Iterable[str] = ()) -> InputError:
+    """The sentence for what a decoder found wrong in a file or a record: where, which field, what is expected. `fields` are the names that
+    an unknown one is compared with.
+    """
+    problem, _, at = str(error).partition(" - at `")
+    unknown = re.fullmatch(r"Object contains unknown field `(.+)`", problem)
+    for form, words in _FORMS:
+        if found := re.fullmatch(form, problem):
+            problem = words(found)
+            break
+    place = at.rstrip("`").removeprefix("$").removeprefix(".")
+    joined = f"{place}.{problem}" if place and unknown else f"{place}: {problem}" if place else problem
+    known, hint = tuple(fields), ""
+    if unknown and known:
+        hint = f"{unknown[1]} belongs in another table of it" if unknown[1] in known else did_you_mean(unknown[1], known)
+    return InputError(f"{where}: {joined}" if where else joined, hint=hint)
+
+
+def _kind(names: str, *, given: bool = False) -> str:
+    kinds = names.removesuffix(" | null").split(" | ")
+    return "a fraction" if given and kinds == ["float"] else " or ".join(_KINDS.get(kind, kind) for kind in kinds)
+
+
+def _plain_number(text: str) -> str:
+    return text.removesuffix(".0")
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

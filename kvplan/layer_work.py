@@ -7,6 +7,8 @@ their five); steps of Qwen3-30B-A3B on the one, of Gemma-3-12B and DeepSeek-V2-L
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 
 from kvplan.model import Ffn, Layers, ModelSpec
@@ -27,9 +29,9 @@ TRITON_LAUNCH = 2
 """Launches of the framework's own that one Triton kernel costs on the host (12.9 to 20 us against 8 to 11 us on two hosts)."""
 
 
-ALL_REDUCE_LAUNCHES = 2.5
-"""Launches of the framework that one eager all-reduce costs on the host (23 to 26 us for 128 KiB in vLLM on H100 and H200 servers, of which
-the GPU takes 4 to 6; operator tables of AISimulate 0.13)."""
+ALL_REDUCE_LAUNCHES = 0.3
+"""The same that one eager all-reduce costs on the host: 23 to 26 us for 128 KiB in vLLM on H100 and H200 servers, of which the GPU takes 4
+to 6 (operator tables of AISimulate 0.13), where a launch of the engine's eager layer takes 91 us on the slower host of its measurements."""
 
 
 class Launches(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +47,7 @@ class Launches(msgspec.Struct, frozen=True, kw_only=True):
         return Launches(small=self.small * times, host=self.host * times)
 
 
-def mixer_launches(layer: Layers, family: str) -> Launches:
+def mixer_launches(layer: Layers, family: str, hidden: int) -> Launches:
     """Kernels of one token mixer: attention, a latent attention's way through its compressed vectors, a recurrent state."""
     if not layer.params:
         return Launches()
@@ -53,8 +55,28 @@ def mixer_launches(layer: Layers, family: str) -> Launches:
         return Launches(small=5, host=7 + 2 * (TRITON_LAUNCH - 1))
     extra = 2 * family.startswith(QK_NORM)
     if layer.kind == "latent":  # norm of the latent and one rearrangement more; products for the latent and up from it
-        return Launches(small=5, host=5 + 4 + 2)
+        low = compressed_queries(layer, hidden)  # and a norm and a product of the queries
+        return Launches(small=5 + low, host=5 + 4 + 2 + 2 * low)
     return Launches(small=3 + extra, host=6)
+
+
+def compressed_queries(layer: Layers, hidden: int) -> bool:
+    """Are the queries of a latent layer projected down first, beside the latent: then more than the latent's projection is replicated."""
+    return layer.kind == "latent" and layer.up_params > 0 and layer.replicated_params > layer.latent_dim * hidden
+
+
+def narrowed_inputs(model: ModelSpec, parts: Container[str]) -> float:
+    """Kernels of all layers that round the inputs of products to fp8 or fp4, one for each input of the parts of the model that are
+    multiplied so (DeepSeek-V3 on two H100 with vLLM 0.24: seven a layer).
+    """
+    total = 0.0
+    for layer in model.layers:
+        if layer.params and "attention" in parts and layer.kind != "state":
+            total += layer.count * (2 + compressed_queries(layer, model.hidden))
+    for group in model.ffn:
+        total += group.count * 2 * (("experts" if group.experts else "dense") in parts)
+        total += group.count * 2 * (bool(group.shared_width) and "shared_experts" in parts)
+    return total
 
 
 def ffn_launches(group: Ffn) -> Launches:
@@ -67,8 +89,22 @@ def ffn_launches(group: Ffn) -> Launches:
 
 def launches(model: ModelSpec, tp: int = 1) -> Launches:
     """Kernels of all layers on one of `tp` ranks; what collectives take on the GPU is counted by their bytes."""
-    total = sum((mixer_launches(layer, model.family) * layer.count for layer in model.layers), Launches())
+    total = sum((mixer_launches(layer, model.family, model.hidden) * layer.count for layer in model.layers), Launches())
     total = sum((ffn_launches(group) * group.count for group in model.ffn), total)
     sandwich = 4.0 * model.depth if model.family.startswith(SANDWICH) else 0.0
     collectives = 2.0 * model.depth * ALL_REDUCE_LAUNCHES if tp > 1 else 0.0
     return total + Launches(small=sandwich, host=collectives)
+
+
+def elementwise_bytes(model: ModelSpec, tp: int, activation_bytes: int) -> float:
+    """Bytes per token that norms, residuals, rotary and gates move in all layers on one rank, each kernel reading and writing once.
+
+    Two fused add-and-norms of four hidden rows each, rotary on Q and K and the KV write of about three and a half, the gate of
+    two inputs and one output of the feed-forward width, and what the experts of a token give, added up.
+    """
+    hidden_rows = 8.0 + 3.5 / tp
+    if model.family.startswith(SANDWICH):
+        hidden_rows += 4.0  # two norms more, each reads and writes a row
+    gates = sum(group.count * 3 * (group.width * max(1, group.experts_per_token) + group.shared_width) for group in model.ffn)
+    sums = sum(group.count * (group.experts_per_token + 2) * (group.inner_hidden or model.hidden) for group in model.ffn if group.experts)
+    return (model.depth * hidden_rows * model.hidden + sums + gates / tp) * activation_bytes

@@ -13,7 +13,7 @@ import msgspec
 from kvplan.deployment import Deployment, Remote
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Network
-from kvplan.hardware.timing import IN, disk_s, mapped_Bps, objects_s, transfer_s
+from kvplan.hardware.timing import IN, disk_s, mapped_s, objects_s, transfer_s
 from kvplan.memory.below import Moved, below
 from kvplan.step_time import StepCost
 from kvplan.units import first_true
@@ -55,20 +55,26 @@ class Loading:
             return disk_s(self.machine.disk, IN, moved.tier_bytes, moved.keys, self.engine.offload.disk_read_threads)
         if self.machine.network is None and not self.deployment.remote.client_Bps:
             return math.inf
-        return remote_s(self.deployment, moved.tier_bytes, self.below.row_bytes)
+        return remote_s(self.deployment, moved.tier_bytes, self.below.row_bytes) + self.client_s(moved)
 
     def host_copy_s(self, direction: int, moved: Moved) -> float:
         """Seconds of one transfer between host memory and the GPUs, by what the engine's connector copies with."""
         link, overhead, copies = self.machine.link, self.overhead, self.engine.offload.copies
-        if copies == "engine":
-            return transfer_s(link, direction, moved.rank_bytes, moved.pieces)
         chunks = -(-moved.keys * self.below.layout.block_tokens // max(1, self.engine.offload.chunk_tokens))
         byte_s, chunk_s = (
             (overhead.load_byte_s, overhead.load_chunk_s) if direction == IN else (overhead.store_byte_s, overhead.store_chunk_s)
         )
+        if copies == "engine":
+            return chunks * chunk_s + transfer_s(link, direction, moved.rank_bytes, moved.pieces)
         if copies == "kernel":
-            byte_s = 1 / mapped_Bps(link, direction)
+            ranks = self.below.layout.ranks
+            return chunks * chunk_s + mapped_s(link, self.machine.host, direction, moved.rank_bytes, ranks)
         return chunks * chunk_s + moved.rank_bytes * byte_s
+
+    def client_s(self, moved: Moved) -> float:
+        """Seconds that an engine's own client of a remote pool adds to the network: each rank for its share, then the host for all."""
+        ranks = self.below.layout.ranks
+        return moved.tier_bytes * (self.overhead.remote_byte_s / ranks + self.overhead.remote_host_byte_s)
 
     def path_s(self, tier: str, tokens: int, share: float = 1.0) -> float:
         """Seconds of all links between a tier and the GPUs, one after another. With a `share` below 1 only so much of the tokens lies in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from kvplan.errors import InputError, from_os
+from kvplan.errors import InputError, MissingError, from_os
 
 STDOUT = "-"
 
@@ -29,7 +28,7 @@ def whole(path: str | Path, *, sources: Iterable[str | Path] = ()) -> Iterator[B
         sys.stdout.buffer.flush()
         return
     target = check(path, sources=sources)
-    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+    if _is_special(target):
         with target.open("wb") as stream:
             yield stream
         return
@@ -54,6 +53,8 @@ def check(path: str | Path, *, sources: Iterable[str | Path] = ()) -> Path:
     """The file that a path leads to, before any work. Raises InputError when it cannot be written there."""
     target = Path(path).expanduser()
     try:
+        if _is_special(target):  # before links are followed: /dev/stdout leads to a pipe that has no name
+            return target
         target = target.resolve(strict=False)
         if target.is_dir():
             raise InputError(f"{path}: is a folder", hint="name a file in it")
@@ -64,15 +65,20 @@ def check(path: str | Path, *, sources: Iterable[str | Path] = ()) -> Path:
                 raise InputError(f"{path}: is what is read", hint="name another file")
     except OSError as error:
         raise from_os(error, path) from None
-    if not os.access(target if target.exists() and not target.is_file() else target.parent, os.W_OK):
-        raise InputError(f"{path}: the folder {target.parent} is not writable")
+    if not os.access(target.parent, os.W_OK):
+        raise MissingError(f"{path}: the folder {target.parent} is not writable")
     return target
+
+
+def _is_special(path: Path) -> bool:
+    """Is this a pipe or a device, which is written to as it is."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def replaced(path: str | Path) -> str:
     """The words that say a file will be overwritten; empty when there is none."""
     target = Path(path).expanduser()
-    return " (overwritten)" if str(path) != STDOUT and target.is_file() else ""
+    return " (overwritten)" if str(path) != STDOUT and not str(path).startswith("/dev/") and target.is_file() else ""
 
 
 def write(path: str | Path, content: bytes, *, sources: Iterable[str | Path] = ()) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from kvplan import catalog, defaults, units
 from kvplan.deployment import DEPLOYED, Deployment, Parallel, Remote, Tiers
 from kvplan.engine.spec import EngineSpec
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, did_you_mean, misfit
 from kvplan.hardware.spec import Machine
 from kvplan.model import ModelSpec
 from kvplan.settings import parse_value, replaced
@@ -195,7 +195,9 @@ def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, in
     """Take a scenario's own GPU pool out where another model, machine, engine or width is given; the sentence that says so."""
     own = {"model": written.model, "machine": written.machine, "engine": written.engine, "engine_version": ""}
     own["tp"] = written.parallel.get("tp", written.run.get("tp", 1))
-    changed = [str(value) for name, value in asked.items() if value is not None and str(value) != str(own[name])]
+    changed = [
+        f"TP {value}" if name == "tp" else str(value) for name, value in asked.items() if value is not None and str(value) != str(own[name])
+    ]
     if not changed or "gpu_kv_bytes" not in sizes:
         return ()
     pool = units.format_bytes(sizes.pop("gpu_kv_bytes"))
@@ -208,7 +210,8 @@ def with_setting(scenario: Scenario, path: str, value: Any) -> Scenario:
     if path in ("model", "machine", "engine"):
         raise InputError(f"--set {path}={value}: a {path} is named by an option", hint=f"--{path} {value}")
     if first not in SECTIONS:
-        raise InputError(f"{path} is not a setting", hint=f"settings start with {', '.join(SECTIONS)}")
+        hint = f"--{path} {value}" if path in Parallel.__struct_fields__ else f"settings start with {', '.join(SECTIONS)}"
+        raise InputError(f"{path} is not a setting", hint=hint)
     return replaced(scenario, [*SECTIONS[first], *rest.split(".")] if rest else [*SECTIONS[first]], value, path)
 
 
@@ -217,17 +220,13 @@ def _read(source: str) -> _File:
     try:
         written = msgspec.toml.decode(catalog.read_text(path), type=_File)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}", hint=did_you_mean(_unknown(str(error)), _File.__struct_fields__)) from None
+        raise misfit(error, path, _File.__struct_fields__) from None
     except msgspec.DecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     trace = written.trace
     if not Path(trace).expanduser().is_absolute():
         trace = str(path.parent / trace)
     return msgspec.structs.replace(written, trace=trace, name=written.name or path.stem)
-
-
-def _unknown(message: str) -> str:
-    return message.split("`")[1] if "`" in message else ""
 
 
 def _known_sizes(written: _File, source: str) -> list[tuple[str, str | int]]:
@@ -238,7 +237,10 @@ def _known_sizes(written: _File, source: str) -> list[tuple[str, str | int]]:
 
 
 def _positive_size(key: str, value: str | int) -> int:
-    size = units.parse_capacity(value)
+    try:
+        size = units.parse_capacity(value)
+    except InputError as error:
+        raise InputError(f"--{key.replace('_', '-')} {error.message}", hint=error.hint) from None
     if size <= 0:
         raise InputError(
             f"--{key.replace('_', '-')} {value}: a capacity must be above zero",
@@ -260,12 +262,14 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
     try:
         return msgspec.convert({key: parse_value(key, value) for key, value in settings.items()}, kind, strict=False)
     except msgspec.ValidationError as error:
-        problem, _, at = str(error).partition(" - at `$.")
-        raise InputError(f"{where}.{at.rstrip('`')}: {problem}" if at else f"{where}: {error}") from None
+        found = misfit(error)
+        raise InputError(f"{where}.{found.message}", hint=found.hint) from None
 
 
 def checked(scenario: Scenario) -> Scenario:
     """The scenario with what the user should know about it. Raises InputError for a deployment that cannot be simulated."""
+    if scenario.deployment.parallel.dp > 1:
+        raise InputError("parallel.dp: data-parallel ranks are sized but not simulated", hint="cluster.replicas counts replicas")
     if scenario.deployment.parallel.pp > 1:
         raise InputError("parallel.pp: pipeline stages are sized but not simulated", hint="`kvplan size --pp` shows the memory")
     scenario.deployment.check_gpus()

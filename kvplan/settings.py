@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kvplan import units
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, did_you_mean, misfit
 from kvplan.provenance import Source
 
 
@@ -72,4 +72,4 @@ def _converted(name: str, value: Any, kind: Any, path: str) -> Any:
             return msgspec.convert(parsed, kind, strict=strict)
         except msgspec.ValidationError as error:
             problem = error
-    raise InputError(f"{path}: {value!r} does not fit: {problem}") from None
+    raise InputError(f"{path}: {value!r} does not fit: {misfit(problem).message}") from None

@@ -13,44 +13,22 @@ from functools import cached_property
 
 import msgspec
 
+from kvplan import kernel_rates
 from kvplan.deployment import Deployment
-from kvplan.hardware.collectives import collective_s
 from kvplan.hardware.timing import elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
-from kvplan.layer_work import PLAIN_LAUNCHES, PLAIN_SMALL, SANDWICH, launches
+from kvplan.layer_work import PLAIN_LAUNCHES, PLAIN_SMALL, Launches, compressed_queries, elementwise_bytes, launches, narrowed_inputs
 from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
+from kvplan.spread_time import Passes, experts_on_rank, handed_over_s, joint_tokens, layers_collectives_s, passes
 
 Chunk = tuple[int, int]
 """Tokens computed in this step, and tokens of the same sequence already in the cache."""
 
 
-LATENT_SEQUENCE_Bps = 1.3e12
-"""Bytes per second at which decode attention reads the latents of one sequence alone (DeepSeek-V2-Lite on one H200 with vLLM 0.24: steps
-of one sequence of 1k, 16k and 65k tokens; eight sequences reach the rate of the memory). Taken for other GPUs: assumed."""
-
-UNEVEN_SHARE = 0.27
-UNEVEN_TOKENS = 1500
-"""How much longer decode attention takes per token when its sequences differ, and the mean shortfall behind the longest at which it is half
-of that: steps of equal lengths show nothing of it (Llama-3.1-8B shape on one H200 with vLLM 0.24, 116 requests of 1k to 60k tokens under
-load: intervals of every size between tokens are 4 to 13 % longer than without). The figure rests on that load, the form is assumed."""
-
-WIDE_HEAD = 256
-WIDE_HEAD_SEQUENCE_Bps = 0.3e12
-"""The same for each KV head of so many elements (Gemma-3-12B on one H200 with vLLM 0.24: steps of one sequence of 16k and 65k tokens)."""
-
-FP8_READ_RATE = 0.94
-FP8_ATTENTION_RATE = 1.17
-"""Of the rates with a bf16 cache, what decode attention reads of an fp8 cache, and at which prefill attention multiplies in fp8
-(Llama-3.1-8B shape on one H100 with vLLM 0.24: decode steps of 1k to 65k tokens, cold prompts of 8k to 65k)."""
-
-LATENT_PAIR_SHARE = 0.89
-"""Of what a score pair with keys of 192 and values of 128 costs by `pair_flops`, what it takes in prefill (DeepSeek-V2-Lite on one H200
-with vLLM 0.24: cold prompts of 16k to 112k tokens)."""
-
-STATE_CHUNK_TOKENS = 64
-"""Tokens after which a chunked scan of a recurrent layer writes its state and reads it again: the usual chunk of such kernels, assumed."""
+MULTIPLIED: tuple[Part, ...] = ("attention", "dense", "experts", "shared_experts")
+"""Parts of a model whose products may be in a narrow dtype."""
 
 
 class StepCost:
@@ -67,10 +45,14 @@ class StepCost:
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
         self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
         self.overhead = deployment.overhead
-        self._gemm_cache: dict[int, float] = {}
+        self.spread = deployment.parallel
+        self.elementwise_bytes = elementwise_bytes(self.model, self.tp, self.activation_bytes)
+        self._gemm_cache: dict[tuple[int, int, bool], float] = {}
         self._head_cache: dict[int, float] = {0: 0.0}
         self._even_rates: dict[int, list[float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
+        narrow = [part for part in MULTIPLIED if self._peak_flops(part) > self.machine.gpu.bf16_flops]
+        self.launches += Launches(small=narrowed_inputs(self.model, narrow))
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
 
@@ -117,16 +99,20 @@ class StepCost:
         inner = max(0.0, (group.params - shared - out * hidden) / self.tp + shared) / hidden
         time = self._gemm(tokens, hidden, inner, "attention") + self._gemm(tokens, out / self.tp, hidden, "attention")
         # a latent is projected down beside the queries, and up by products of their own
-        return time + (3 * self.machine.gpu.gemm_overhead_s if group.kind == "latent" else 0.0)
+        more = 3 + compressed_queries(group, hidden) if group.kind == "latent" else 0
+        return time + more * self.machine.gpu.gemm_overhead_s
 
-    def _ffn_gemms(self, group: Ffn, tokens: int) -> float:
+    def _ffn_gemms(self, group: Ffn, tokens: int, joint: int) -> float:
+        """The feed-forward part of one layer; its experts see the tokens of all data-parallel ranks, `joint`."""
         hidden, width, tp = self.model.hidden, group.width / self.tp, self.tp
         into = group.matrices - 1
         if not group.experts:
             return self._gemm(tokens, hidden, into * width, "dense") + self._gemm(tokens, width, hidden, "dense")
         inner = group.inner_hidden or hidden
-        active = group.experts * (1 - (1 - group.experts_per_token / group.experts) ** tokens)
-        routed = tokens * group.experts_per_token
+        held = experts_on_rank(self.deployment, group.experts)
+        width = group.width * held.width_share
+        active = held.active(group.experts_per_token / group.experts, joint)
+        routed = held.routed(joint * group.experts_per_token)
         time = self._gemm(tokens, hidden, group.experts, "router")
         time += self._grouped(routed, active, inner, into * width) + self._grouped(routed, active, width, inner)
         if group.shared_width:
@@ -134,47 +120,34 @@ class StepCost:
             time += self._gemm(tokens, hidden, into * shared, "shared_experts") + self._gemm(tokens, shared, hidden, "shared_experts")
         return time
 
-    def gemms_s(self, tokens: int) -> float:
-        """Seconds of all layers' GEMMs, element-wise work and collectives for `tokens` tokens (without the output head)."""
-        found = self._gemm_cache.get(tokens)
+    def gemms_s(self, tokens: int, joint: int = 0, *, captured: bool = True) -> float:
+        """Seconds of all layers' GEMMs, element-wise work and collectives for `tokens` tokens (without the output head), of `joint` on all
+        data-parallel ranks (0: as many on each).
+        """
+        joint = joint or tokens * self.spread.dp
+        found = self._gemm_cache.get((tokens, joint, captured))
         if found is None:
             gpu = self.machine.gpu
             found = sum(group.count * self._mixer_gemms(group, tokens) for group in self.model.layers)
-            found += sum(group.count * self._ffn_gemms(group, tokens) for group in self.model.ffn)
-            found += self.launches.small / PLAIN_SMALL * gpu.layer_overhead_s + self.model.depth * self._collective_s(tokens)
-            found += elementwise_s(gpu, tokens * self._elementwise_bytes + self._state_bytes * tokens / STATE_CHUNK_TOKENS)
-            self._gemm_cache[tokens] = found
+            found += sum(group.count * self._ffn_gemms(group, tokens, joint) for group in self.model.ffn)
+            found += self.launches.small / PLAIN_SMALL * gpu.layer_overhead_s
+            found += layers_collectives_s(
+                self.deployment,
+                tokens,
+                joint,
+                captured=captured,
+                row_bytes=self.model.hidden * self.activation_bytes,
+                least_s=gpu.layer_overhead_s / PLAIN_SMALL,
+            )
+            found += elementwise_s(gpu, tokens * self.elementwise_bytes + self._state_bytes * tokens / kernel_rates.STATE_CHUNK_TOKENS)
+            self._gemm_cache[tokens, joint, captured] = found
         return found
-
-    @cached_property
-    def _elementwise_bytes(self) -> float:
-        """Bytes per token that norms, residuals, rotary and gates move in all layers on one rank, each kernel reading and writing once.
-
-        Two fused add-and-norms of four hidden rows each, rotary on Q and K and the KV write of about three and a half, the gate of
-        two inputs and one output of the feed-forward width, and what the experts of a token give, added up.
-        """
-        hidden_rows = 8.0 + 3.5 / self.tp
-        if self.model.family.startswith(SANDWICH):
-            hidden_rows += 4.0  # two norms more, each reads and writes a row
-        gates = sum(group.count * 3 * (group.width * max(1, group.experts_per_token) + group.shared_width) for group in self.model.ffn)
-        sums = sum(
-            group.count * (group.experts_per_token + 2) * (group.inner_hidden or self.model.hidden)
-            for group in self.model.ffn
-            if group.experts
-        )
-        return (self.model.depth * hidden_rows * self.model.hidden + sums + gates / self.tp) * self.activation_bytes
 
     @cached_property
     def _state_bytes(self) -> float:
         """Bytes of all recurrent states of one sequence on one rank, read and written once."""
         default = state_dtype(self.model, self.engine)
         return 2.0 * sum(group.count * state_bytes(group, self.model.dtype, self.tp, default) for group in self.model.layers)
-
-    def _collective_s(self, tokens: int) -> float:
-        """Two all-reduces of the hidden state in a layer, by the engine's own kernels."""
-        size = tokens * self.model.hidden * self.activation_bytes
-        least_s = self.machine.gpu.layer_overhead_s / PLAIN_SMALL
-        return 2 * collective_s(self.machine.interconnect, "all_reduce", self.tp, size, library="engine", least_s=least_s)
 
     def head_s(self, sequences: int) -> float:
         """Seconds of the output head for the sequences that sample a token."""
@@ -196,7 +169,7 @@ class StepCost:
 
     def _pair_flops(self, group: Layers) -> float:
         """FLOPs of one score pair over the heads of one layer on one rank."""
-        share = LATENT_PAIR_SHARE if group.kind == "latent" else 1.0
+        share = kernel_rates.LATENT_PAIR_SHARE if group.kind == "latent" else 1.0
         return share * pair_flops(group.k_dim, group.v_dim or group.k_dim) * group.query_heads / self.tp
 
     def prefill_attention_s(self, new: int, context: int) -> float:
@@ -206,7 +179,7 @@ class StepCost:
         """
         gpu, absorbed = self.machine.gpu, new <= self.engine.absorbed_tokens
         groups = self._absorbed_groups if absorbed else self._attention_groups
-        share = self.kernel_share * (FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
+        share = self.kernel_share * (kernel_rates.FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
         time = prefill_attention_s(gpu, new, context, groups, kernel_share=share)
         return time if absorbed or not context else time + self._expanded_s(context)
 
@@ -246,23 +219,25 @@ class StepCost:
         for group in self.model.layers:
             size = group.count * token_bytes(group, self.kv_format, self.tp)
             if size:
-                narrow = FP8_READ_RATE if self._fp8_attention and group.kind != "latent" else 1.0
+                narrow = kernel_rates.FP8_READ_RATE if self._fp8_attention and group.kind != "latent" else 1.0
                 found[group.window_tokens] = found.get(group.window_tokens, 0.0) + kv_read_s(self.machine.gpu, size) / narrow
         return [(rate, window) for window, rate in found.items()]
 
     def decode_rates_of(self, decodes: int, uneven: Iterable[int]) -> list[float]:
         """Seconds per cached token, for each of `decode_rates`, in a batch of so many sequences, which fall short by `uneven` tokens
-        together of all being as long as the longest (0 for windows).
+        together of all being as long as the longest (0 for windows). Of a pipeline's batches each reads its own, one behind the other.
 
         Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head; of sequences that differ, the
         longest keep a part of it busy.
         """
-        count = max(1, decodes)
-        rates = self._even_rates.get(count)
+        batches = max(1, min(self.spread.pp, decodes))
+        count = max(1, -(-decodes // batches))
+        rates = self._even_rates.get(decodes)
         if rates is None:
             least = self._sequence_rate / count
-            rates = self._even_rates[count] = [rate if window else max(rate, least) for rate, window in self.decode_rates]
-        return [rate * (1 + UNEVEN_SHARE * short / (short + UNEVEN_TOKENS * count)) for rate, short in zip(rates, uneven, strict=True)]
+            rates = self._even_rates[decodes] = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
+        longer = [1 + kernel_rates.UNEVEN_SHARE * short / (short + kernel_rates.UNEVEN_TOKENS * count * batches) for short in uneven]
+        return [rate * factor for rate, factor in zip(rates, longer, strict=True)]
 
     @cached_property
     def _sequence_rate(self) -> float:
@@ -275,8 +250,10 @@ class StepCost:
 
     def _sequence_Bps(self, group: Layers) -> float:
         if group.kind == "latent":
-            return LATENT_SEQUENCE_Bps
-        return WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if group.k_dim >= WIDE_HEAD else math.inf
+            return kernel_rates.LATENT_SEQUENCE_Bps
+        return (
+            kernel_rates.WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if group.k_dim >= kernel_rates.WIDE_HEAD else math.inf
+        )
 
     @cached_property
     def decode_floor_s(self) -> float:
@@ -298,7 +275,11 @@ class StepCost:
         the tokens by which the sequences fall short of all being as long as the longest, 0 for windows.
         """
         reading = sum(rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True))
-        return self.decode_floor_s + reading + kv_read_s(self.machine.gpu, decodes * self._state_bytes)
+        return (
+            self.decode_floor_s
+            + reading
+            + kv_read_s(self.machine.gpu, -(-decodes // max(1, min(self.spread.pp, decodes))) * self._state_bytes)
+        )
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -309,38 +290,59 @@ class StepCost:
     def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
         """Least seconds of a step: the host prepares and launches it, and collects the one before.
 
-        Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not.
+        Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not. Each stage of a pipeline
+        has a process that launches its layers for every batch.
         """
-        overhead = self.overhead
+        overhead, tokens = self.overhead, decodes + sum(new for new, _ in chunks)
+        through = self._passes(tokens, decodes)
         if not chunks:
-            return max(overhead.step_s, overhead.collect_s)
-        if decodes + sum(new for new, _ in chunks) <= overhead.captured_tokens:
+            return max(overhead.step_s * through.batches, overhead.collect_s)
+        if tokens <= overhead.captured_tokens:
             launch_s = self.model.depth * overhead.launch_layer_s
         else:
             launch_s = self.launches.host / PLAIN_LAUNCHES * overhead.launch_layer_eager_s
+        launch_s *= through.batches / self.spread.pp
         return overhead.prepare_s + launch_s + (overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0)
 
-    def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int) -> float:
+    def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int, joint: int = 0) -> float:
         """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next.
 
         `decode_attention_s` is the attention time of the decoding part (kept up to date by the caller), `sampled` how many
-        sequences get a token out of this step.
+        sequences get a token out of this step, `joint` the tokens of all data-parallel ranks (0: taken to be like this one).
+        Through a pipeline decoding sequences take a whole pass, in batches that fill the stages; prompts alone take a stage's
+        time for each batch, and come out `drain_s` later.
         """
         tokens = decodes + sum(new for new, _ in chunks)
-        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks)
+        through, overhead = self._passes(tokens, decodes), self.overhead
+        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks) / through.batches
         if decodes:
             attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
         elif chunks:
             attention += self.decode_floor_s
-        overhead = self.overhead
-        return self.gemms_s(tokens) + attention + self.head_s(sampled) + overhead.gap_s + overhead.step_sequence_s * sampled
+        captured = not chunks or tokens <= overhead.captured_tokens
+        joint = joint or joint_tokens(self.spread, through.tokens, through.decodes)
+        pass_s = self.gemms_s(through.tokens, joint, captured=captured) + attention + self.head_s(-(-sampled // through.batches))
+        pass_s += handed_over_s(self.deployment, through.tokens, self.model.hidden * self.activation_bytes)
+        if not decodes:
+            pass_s *= through.batches / self.spread.pp
+        return pass_s + overhead.gap_s + overhead.step_sequence_s * sampled
+
+    def drain_s(self, chunks: Sequence[Chunk], decodes: int, busy_s: float) -> float:
+        """Seconds from when the first stage of a pipeline can take the next step until the results of one of prompts alone are out."""
+        if self.spread.pp == 1 or decodes or not chunks:
+            return 0.0
+        return busy_s / self._passes(sum(new for new, _ in chunks), 0).batches * (self.spread.pp - 1)
+
+    def _passes(self, tokens: int, decodes: int) -> Passes:
+        return passes(self.spread, tokens, decodes, self.engine.step_tokens)
 
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:
         """GPU seconds to compute `new` tokens of one sequence after `context` cached ones, in steps of at most `step_tokens`."""
         total = 0.0
         while new > 0:
             chunk = min(new, step_tokens)
-            total += self.step_s([(chunk, context)], 0, 0.0, 1 if chunk == new else 0)
+            step_s = self.step_s([(chunk, context)], 0, 0.0, 1 if chunk == new else 0)
+            total += step_s + (self.drain_s([(chunk, context)], 0, step_s) if chunk == new else 0.0)
             context += chunk
             new -= chunk
         return total

@@ -140,6 +140,18 @@ def format_tokens(tokens: float) -> str:
     return f"{tokens:,.0f}"
 
 
+def format_number(value: float) -> str:
+    """A count or rate to three digits and no more, with thousands separators: `0.0773`, `1.38`, `16,568`."""
+    if value and (abs(value) < 1e-3 or not math.isfinite(value)):
+        return f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def format_count(number: int, noun: str) -> str:
+    """So many of something: `1 GPU`, `2 GPUs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_true(low: int, high: int, ok: Callable[[int], bool]) -> int:
     """The first whole number in [low, high] for which `ok`, which holds for all after it; high + 1 when for none."""
     high += 1

@@ -18,6 +18,7 @@ def deployed(
     *,
     tp: int = 1,
     pp: int = 1,
+    dp: int = 1,
     ep: int = 0,
     kv_dtype: str = "auto",
     dtype: str = "",
@@ -29,7 +30,7 @@ def deployed(
         model=catalog.model(model) if isinstance(model, str) else model,
         engine=msgspec.structs.replace(serving, offload=msgspec.structs.replace(serving.offload, **offload)),
         server=catalog.machine(machine) if isinstance(machine, str) else machine,
-        parallel=Parallel(tp=tp, pp=pp, ep=ep),
+        parallel=Parallel(tp=tp, pp=pp, dp=dp, ep=ep),
         kv_dtype=kv_dtype,
         dtype=dtype,
     )

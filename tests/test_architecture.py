@@ -19,10 +19,11 @@ ORDER = [
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
-    {"step_time", "loading", "layer_work"},
-    {"results"},
+    {"step_time", "loading", "layer_work", "kernel_rates", "spread_time"},
+    {"results", "figures"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},
+    {"economics"},
     {"traces"},
     {"sim"},
     {"planning", "sweep", "live"},
@@ -36,10 +37,10 @@ ONLY_IN = {
     "huggingface_hub": {"catalog"},
     "aiohttp": {"live"},
     "torch": {"calibrate"},
-    "simpy": {"sim"},
     "joblib": {"executor"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
+    "plotly": {"figures"},
 }
 CLOCKS_AND_GLOBAL_RANDOM = {"random", "time.time", "time.monotonic", "datetime.datetime.now", "datetime.now"}
 
@@ -182,4 +183,4 @@ def loaded_by(*arguments: str) -> set[str]:
 def test_size_loads_no_heavy_package() -> None:
     loaded = loaded_by("size", "llama-3.1-8b", "--json")
     assert "msgspec" in loaded
-    assert loaded.isdisjoint({"torch", "pandas", "simpy", "numpy", "scipy", "pyarrow"})
+    assert loaded.isdisjoint({"torch", "pandas", "numpy", "scipy", "pyarrow"})

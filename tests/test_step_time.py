@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.kernel_rates import UNEVEN_SHARE, UNEVEN_TOKENS
 from kvplan.memory.weights import peak_flops
-from kvplan.step_time import UNEVEN_SHARE, UNEVEN_TOKENS, StepCost
+from kvplan.step_time import StepCost
 from tests.deployed import deployed
 
 

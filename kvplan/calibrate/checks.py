@@ -66,7 +66,7 @@ def check_busy(facts: dict[str, Value], others: list[str]) -> Finding | None:
     use = float(facts.get("utilization_percent", 0) or 0)
     if not others and use <= 5:
         return None
-    who = f"processes: {', '.join(sorted(set(others))[:3])}" if others else f"utilisation is {use:.0f} %"
+    who = f"processes: {', '.join(sorted(set(others))[:3])}" if others else f"utilisation is {use:.0f}%"
     return Finding(code="G04", level="refuse", text=f"another process uses the GPU ({who}).")
 
 

@@ -8,51 +8,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from kvplan.calibrate.findings import Findings, Rows
 from kvplan.calibrate.predict import DIRECTIONS, PREDICT, kv_bytes, with_values
 from kvplan.calibrate.records import Estimate, Value
 from kvplan.calibrate.shapes import shape
-from kvplan.fit.least_squares import Fitted, Model, Parameter, Regression, direct, fit, ratio, solve
-from kvplan.hardware.spec import Disk, Gpu, Host, Link, Machine
+from kvplan.fit.least_squares import Fitted, Model, Parameter, direct, fit, ratio, solve
+from kvplan.hardware.spec import Curve, Disk, Gpu, Host, Interconnect, Link, Machine
 from kvplan.hardware.timing import IN, OUT, disk_Bps
 from kvplan.units import GiB, KiB, MiB
 
 # What a number moves from one run to the next on the same server beyond what its own samples show, as a share of it (95 %).
 # Two runs on one H100 server: link rates 0.1 and 0.6 %, duplex 1.3 %, elementwise 0.1 to 1 %; two reads of one
 # virtual disk an hour apart 13 %, of which the choice of points explains the larger part.
-RUN_TO_RUN = {"gpu": 0.01, "link": 0.01, "host": 0.05, "disk": 0.05}
-
-
-class Findings(msgspec.Struct, kw_only=True):
-    """Fitted numbers by their dotted place in the machine, quality of each fit, numbers that only calibration keeps, and what the
-    rows did not determine, with the reason."""
-
-    base: Machine  # the peaks, and stand-ins for what is not fitted yet
-    values: dict[str, Fitted] = {}
-    fits: dict[str, Regression] = {}
-    kept: dict[str, float] = {}
-    missed: dict[str, str] = {}
-
-    @property
-    def machine(self) -> Machine:
-        """The machine as far as it is known."""
-        return with_values(self.base, {path: found.value for path, found in self.values.items()})
-
-
-class Rows:
-    """Rows of a run by operation."""
-
-    def __init__(self, rows: Iterable[Estimate]) -> None:
-        self.all = list(rows)
-
-    def of(self, op: str, **wanted: Value) -> list[Estimate]:
-        """Rows of an operation whose parameters equal the wanted ones."""
-        return [r for r in self.all if r.point.op == op and all(r.point.params.get(k) == v for k, v in wanted.items())]
-
-    def pairs(self, above: list[Estimate], below: list[Estimate], *names: str) -> tuple[list[Estimate], list[Estimate]]:
-        """Rows of both lists that agree in the named parameters."""
-        by = {tuple(r.point.params[n] for n in names): r for r in below}
-        both = [(r, by[key]) for r in above if (key := tuple(r.point.params[n] for n in names)) in by]
-        return [a for a, _ in both], [b for _, b in both]
+RUN_TO_RUN = {"gpu": 0.01, "link": 0.01, "host": 0.05, "disk": 0.05, "interconnect": 0.05}
 
 
 def model_of(base: Machine) -> Model[Estimate]:
@@ -253,6 +221,31 @@ def _mapped(rows: Rows, out: Findings) -> None:
         out.values[path] = found
 
 
+def _collectives(rows: Rows, out: Findings) -> None:
+    """A curve for each operation and number of GPUs; rate and latency of one message stand for what has none."""
+    taken = rows.of("collective")
+    if not taken:
+        return  # one GPU
+    curves: dict[tuple[str, int], list[Estimate]] = {}
+    for row in taken:
+        curves.setdefault((row.point.text("what"), row.point.number("gpus")), []).append(row)
+    for of in curves.values():
+        of.sort(key=lambda row: row.point.number("bytes"))
+    out.curves = tuple(
+        Curve(
+            op=op,  # type: ignore[arg-type]
+            gpus=gpus,
+            size_bytes=tuple(float(row.point.number("bytes")) for row in of),
+            seconds=tuple(row.seconds for row in of),
+        )
+        for (op, gpus), of in sorted(curves.items())
+    )
+    small, *_, large = curves["send", 2]
+    text = "messages from one GPU to another"
+    out.values["interconnect.latency_s"] = direct([small], lambda _, s: s, source=text)
+    out.values["interconnect.Bps"] = direct([large], lambda row, s: row.point.number("bytes") / s, source=text)
+
+
 def _disk_reads(rows: Rows, out: Findings) -> None:
     reads = rows.of("disk_read")
     top = max(r.rate(r.point.number("bytes")) for r in reads)
@@ -297,6 +290,7 @@ STEPS: tuple[tuple[str, Callable[[Rows, Findings], None]], ...] = (
     ("both directions", _duplex),
     ("pinning", _pinning),
     ("mapped memory", _mapped),
+    ("collectives", _collectives),
     ("host", _host),
     ("GPU memory", _hbm),
     ("matrix products", _gemm),
@@ -329,7 +323,8 @@ def fit_all(rows: Iterable[Estimate], gpu: Gpu) -> Findings:
 def blank(gpu: Gpu) -> Machine:
     """A machine that has this GPU, and nothing that is known of the rest."""
     link, disk = Link(h2d_Bps=1e10, d2h_Bps=1e10), Disk(capacity_bytes=GiB, read_Bps=1e9, write_Bps=1e9)
-    return Machine(name="blank", title="", gpu=gpu, link=link, host=Host(memory_bytes=GiB), disk=disk)
+    joined = Interconnect(Bps=1e10, latency_s=1e-5)
+    return Machine(name="blank", title="", gpu=gpu, link=link, host=Host(memory_bytes=GiB), disk=disk, interconnect=joined)
 
 
 def over_runs(path: str, found: Fitted) -> Fitted:

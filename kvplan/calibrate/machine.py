@@ -8,7 +8,8 @@ import msgspec
 
 from kvplan import __version__
 from kvplan.calibrate.datasheet import promised_link_Bps
-from kvplan.calibrate.fits import RUN_TO_RUN, Findings
+from kvplan.calibrate.findings import Findings
+from kvplan.calibrate.fits import RUN_TO_RUN
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.names import SHOWN, unit
 from kvplan.calibrate.profile import tables
@@ -40,6 +41,10 @@ def build(
         part, _, name = path.partition(".")
         document.setdefault(part, {})[name] = round(fitted.value) if name.endswith("_bytes") else fitted.value
         provenance[path] = Source(kind=kind, source=f"kvplan calibrate, {fitted.source}", lo=fitted.lo, hi=fitted.hi)  # type: ignore[arg-type]
+    if found.curves:
+        document["interconnect"]["curves"] = msgspec.to_builtins(found.curves)
+        text = "kvplan calibrate, collectives of NCCL by message size and number of GPUs"
+        provenance["interconnect.curves"] = Source(kind=kind, source=text)  # type: ignore[arg-type]
     missing = [part for part in ("gpu", "link", "disk") if not _complete(part, document)]
     if missing:
         raise InputError(

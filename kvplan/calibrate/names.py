@@ -13,6 +13,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "link.small_copy_s": ("link", "one scattered piece"),
     "link.mapped_read_Bps": ("link", "reads by a kernel"),
     "link.mapped_write_Bps": ("link", "writes by a kernel"),
+    "interconnect.Bps": ("link", "from GPU to GPU"),
     "host.pin_s_per_byte": ("host", "pinning, per GiB"),
     "host.python_s": ("host", "hashing one block in Python"),
     "host.launch_s": ("host", "launching one small layer"),
@@ -37,4 +38,12 @@ def unit(path: str) -> str:
 def name(path: str) -> str:
     """The number at a dotted place in words."""
     part, words = SHOWN.get(path, ("", ""))
-    return f"{part}: {words}" if words else path.replace("_", " ").replace(".", ": ", 1)
+    if words:
+        return f"{part}: {words}"
+    stem, _, last = path.rpartition("_")
+    room, _, rest = (stem if last in UNITS else path).partition(".")
+    return f"{ROOMS.get(room, room)}: {rest.replace('_', ' ')}"
+
+
+ROOMS = {"gpu": "compute"}
+"""Part of a machine -> what the tables call it."""

@@ -109,6 +109,14 @@ def _hbm(context: Context) -> list[Point]:
     return [point("hbm", bytes=size) for size in ([GiB] if context.quick else [GiB, 4 * GiB])]
 
 
+def _collectives(context: Context) -> list[Point]:
+    """What engines use over 2, 4 and 8 GPUs, and messages from one to another; those beyond the server's GPUs are waived."""
+    sizes = [8 * KiB, 512 * KiB, 32 * MiB] if context.quick else [8 * KiB * 4**i for i in range(8)]
+    over = [point("collective", what=what, gpus=n, bytes=size) for what, n, size in product(COLLECTIVES, (2, 4, 8), sizes)]
+    return over + [point("collective", what="send", gpus=2, bytes=size) for size in sizes]
+
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 _TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 
 
@@ -231,6 +239,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(name="duplex", family="gpu", title="both directions at once", points=_duplex, budget_s=8),
     Probe(name="mapped", family="gpu", title="a kernel on mapped host memory", points=_mapped, tolerance=0.05, budget_s=12),
     Probe(name="hbm", family="gpu", title="GPU memory", points=_hbm, budget_s=5),
+    Probe(name="collectives", family="gpu", title="collectives between GPUs", points=_collectives, tolerance=0.1, budget_s=20, blocks=3),
     Probe(name="gemm", family="compute", title="matrix products of model shapes", points=_gemm, budget_s=35),
     Probe(name="prefill_attention", family="compute", title="prefill attention", points=_attention_prefill, budget_s=25),
     Probe(name="decode_attention", family="compute", title="decode attention", points=_attention_decode, budget_s=25),

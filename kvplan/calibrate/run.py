@@ -12,7 +12,8 @@ import msgspec
 
 from kvplan.calibrate import checks
 from kvplan.calibrate.datasheet import peaks
-from kvplan.calibrate.fits import Findings, fit_all
+from kvplan.calibrate.findings import Findings
+from kvplan.calibrate.fits import fit_all
 from kvplan.calibrate.holdout import errors, points
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.journal import Journal, JournalEntry

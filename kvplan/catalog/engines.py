@@ -11,7 +11,7 @@ import msgspec
 from kvplan.catalog.shipped import decode_toml, resolve
 from kvplan.engine.spec import EngineSpec
 from kvplan.engine.versions import at_version, order, overlaid
-from kvplan.errors import InputError
+from kvplan.errors import InputError, misfit
 
 
 def engine(name: str, version: str = "") -> EngineSpec:
@@ -24,7 +24,7 @@ def engine(name: str, version: str = "") -> EngineSpec:
     try:
         return msgspec.convert(_facts(path, wanted), EngineSpec)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise misfit(error, path) from None
 
 
 OWN = ("title", "offload", "host_pool", "abilities", "changes", "base")

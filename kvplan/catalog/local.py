@@ -51,10 +51,14 @@ def read(path: Path, *, name: str = "", as_family: str = "") -> ModelSpec:
 def changed(path: Path, *, name: str, fields: dict[str, Any], note: str) -> ModelSpec:
     """A catalog file's model with some fields of its config replaced."""
     raw = decode_json(path)
-    spec = from_hf_config(
-        {**raw["config"], **fields}, name=name, where=name, source=str(raw.get("source", "")), params=int(raw.get("params", 0))
-    )
+    config = _without(raw["config"], set(fields) & {"quantization_config"})
+    spec = from_hf_config({**config, **fields}, name=name, where=name, source=str(raw.get("source", "")), params=int(raw.get("params", 0)))
     return msgspec.structs.replace(spec, notes=(*spec.notes, note))
+
+
+def _without(config: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """A config without some fields, in its nested parts as well."""
+    return {key: _without(value, names) if isinstance(value, dict) else value for key, value in config.items() if key not in names}
 
 
 def _add_quantisation(path: Path, raw: dict[str, Any]) -> None:

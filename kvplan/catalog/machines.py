@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from kvplan.catalog.shipped import decode_toml, names, resolve
-from kvplan.errors import InputError, did_you_mean
+from kvplan.errors import InputError, did_you_mean, misfit
 from kvplan.hardware.spec import Machine, machine_of
 from kvplan.provenance import Source
 from kvplan.units import GiB
@@ -56,7 +56,7 @@ def _file(name: str) -> Machine:
     try:
         return machine_of(decode_toml(path, dict))
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise misfit(error, path) from None
 
 
 def of_gpu(product: str) -> str:
@@ -76,7 +76,7 @@ def plain(name: str) -> str:
 def _rented(server: str, facts: RentedServer) -> Machine:
     """The catalog's machine with this server's number of GPUs and host memory."""
     base = _file(facts.machine)
-    source = Source(kind="datasheet", source=f"{server}: {known().source}")
+    source = Source(kind="assumed", source=f"{server}: {known().source}")
     changes: dict[str, object] = {"gpus": facts.gpus, "title": f"{server}: {facts.gpus} x {base.gpu.name}"}
     noted = {"gpus": source}
     if facts.host_GiB:

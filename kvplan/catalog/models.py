@@ -44,8 +44,9 @@ def _known(asked: str, known: Named) -> ModelSpec:
     fields = dict(known.fields)
     if known.quantised:
         fields["quantization_config"] = QUANTISATIONS[known.quantised]
-    if not fields:
-        return local.read(path)
+    base = local.read(path)
+    if not fields or (known.quantised == "bf16" and not base.quantization):
+        return base
     note = f"{asked}: the shape of {known.name}" + (
         f" with {known.quantised} weights by rule; its own config.json may keep more parts wide" if known.quantised else ""
     )

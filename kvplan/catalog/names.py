@@ -11,13 +11,14 @@ import msgspec
 
 from kvplan.catalog.shipped import decode_toml, folder, names
 
-_FINISHES = {"instruct", "it", "hf", "chat", "base", "bf16", "fp16", "pt"}
+_FINISHES = {"instruct", "it", "hf", "chat", "base", "bf16", "fp16", "pt", "qat", "unquantized"}
 """Words for what a model was trained for, or a file made of: shapes are the same."""
 
 _MAKERS = ("meta-", "nvidia-", "ai21-")
 
 _FOUR_BITS = {"bits": 4, "group_size": 128}
 QUANTISATIONS: dict[str, dict[str, Any]] = {
+    "bf16": {},
     "awq": {"quant_method": "awq", **_FOUR_BITS},
     "gptq": {"quant_method": "gptq", **_FOUR_BITS},
     "gptq-int4": {"quant_method": "gptq", **_FOUR_BITS},
@@ -34,12 +35,18 @@ QUANTISATIONS: dict[str, dict[str, Any]] = {
     "mxfp4": {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"},
     "bnb-4bit": {"quant_method": "bitsandbytes", "load_in_4bit": True},
 }
-"""Word in a name -> the `quantization_config` that such files have: 4-bit integers in groups of 128, 8 bits with a scale a channel."""
+"""Word in a name -> the `quantization_config` that such files have (bf16: none): 4-bit integers in
+groups of 128, 8 bits with a scale a channel."""
+
+_WIDE = {"bf16", "fp16", "unquantized"}
+"""Words that say that a file's weights are not quantised, whatever its base's are."""
 
 _QUANTISED = re.compile(
-    r"-(awq|gptq(?:-int[48]|-4bit)?|(?:quantized\.)?w4a16|(?:quantized\.)?w8a8|w8a16|int[48]|fp8|nvfp4|mxfp4|fp4|bnb-4bit|unsloth-bnb-4bit)"
-    r"(?:-(?:int4|4bit|g128|g32|dynamic|block|kv|marlin))*$"
+    r"-(awq|gptq(?:-int[48]|-4bit|-8bit)?|gptqmodel|(?:quantized\.)?w4a16|(?:quantized\.)?w8a8|(?:quantized\.)?w8a16|int[48]|fp8|nvfp4|mxfp4|fp4"
+    r"|autoround|auto-round|bnb-4bit|unsloth-bnb-4bit)(?:-(?:[48]bit|g128|g32|dynamic|block|kv|marlin|ct|qat))*$"
 )
+_EIGHT = re.compile(r"-(?:int8|8bit)(?:-|$)")
+_FOUR_BIT_WORDS = ("awq", "gptq", "gptqmodel", "autoround", "auto-round")
 
 
 class Named(NamedTuple):
@@ -58,11 +65,15 @@ class _Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def named(name: str) -> Named | None:
     """What a Hugging Face id or a name like one means; None where the catalog has no such model."""
     wanted = name.rpartition("/")[2].lower().replace("_", "-")
+    if wanted.endswith("-unquantized"):  # trained for few bits, stored wide
+        wanted = re.sub(r"-(int4|q4-0)(?=-)", "", wanted)
     if found := _plainly(wanted):
-        return found
-    quantised = ""
+        return found._replace(quantised="bf16") if _WIDE & set(wanted.split("-")) else found
+    quantised, eight = "", bool(_EIGHT.search(wanted))
     while match := _QUANTISED.search(wanted):
         quantised, wanted = match[1].removeprefix("quantized.").removeprefix("unsloth-"), wanted[: match.start()]
+    if quantised.startswith(_FOUR_BIT_WORDS):
+        quantised = "gptq-int8" if eight else quantised if quantised in QUANTISATIONS else "gptq"
     if quantised and (found := _plainly(wanted)):
         return found._replace(quantised=quantised)
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from kvplan.errors import InputError, did_you_mean, from_os
+from kvplan.errors import InputError, did_you_mean, from_os, misfit
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PYTHON_CONSTANTS = re.compile(r"-?\bInfinity\b|\bNaN\b")  # json.dump writes them; JSON has no such numbers
@@ -61,7 +61,7 @@ def decode_toml(path: Path, kind: type) -> Any:
     try:
         return msgspec.toml.decode(read_text(path), type=kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise misfit(error, path) from None
     except msgspec.DecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:

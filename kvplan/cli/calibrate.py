@@ -29,17 +29,19 @@ STAND_IN = "h100-sxm"  # fills a profile of which only a part was measured; the 
 
 
 def calibrate(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the machine profile here [machine.toml].")] = None,
-    only: Annotated[str, typer.Option(help="Measure one part: gpu, compute, disk or host.")] = "",
-    disk_path: Annotated[Path, typer.Option(help="Folder on the disk to measure.")] = Path(),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The profile to write. Default: machine.toml.")
+    ] = None,
+    only: Annotated[str, typer.Option(metavar="PART", help="Measure one part: gpu, compute, disk or host.")] = "",
+    disk_path: Annotated[Path, typer.Option(metavar="DIR", help="Folder on the disk to measure. Default: this one.")] = Path(),
     quick: Annotated[bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Measure finely, in about 20 min.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     model: Annotated[
-        str, typer.Option(help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", rich_help_panel=ADVANCED)
+        str, typer.Option(metavar="NAME", help="Shapes to time: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b.", rich_help_panel=ADVANCED)
     ] = "llama-3.1-8b",
-    device: Annotated[str, typer.Option(help="cuda, or fake: no hardware.", rich_help_panel=ADVANCED)] = "cuda",
-    merge: Annotated[str, typer.Option(help="Machine that supplies what is not measured.", rich_help_panel=ADVANCED)] = "",
+    device: Annotated[str, typer.Option(metavar="NAME", help="cuda, or fake: no hardware.", rich_help_panel=ADVANCED)] = "cuda",
+    merge: Annotated[str, typer.Option(metavar="NAME", help="Machine that supplies what is not measured.", rich_help_panel=ADVANCED)] = "",
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="Compare two profiles instead.", metavar="A B", rich_help_panel=ADVANCED),

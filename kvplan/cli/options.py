@@ -65,6 +65,12 @@ Kv_dtype = Annotated[
         autocompletion=one_of("auto", "bf16", "fp16", "fp8", "int8", "int4"),
     ),
 ]
+Prices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST", help="Prices from a file, or `public`: the list that comes with kvplan, with its dates.", rich_help_panel="Advanced"
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Any field, such as machine.disk.read_Bps=1.7GB/s.", rich_help_panel="Advanced"),
@@ -72,6 +78,9 @@ Set = Annotated[
 Isolated = Annotated[bool, typer.Option("--isolated", help="Take no names from a kvplan.toml in this folder.", rich_help_panel="Advanced")]
 Export = Annotated[
     str | None, typer.Option(metavar="FILE", help="Write the table as .csv, .parquet or .md, in base units.", rich_help_panel="Advanced")
+]
+Html = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Write a report for a browser: one file, charts and tables, no network.")
 ]
 As_json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, in base units.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel="Advanced")]

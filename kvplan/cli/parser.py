@@ -58,6 +58,7 @@ def parse(command: Callable[..., int], words: list[str], title: str) -> dict[str
     read = typer_command(command)
     options = _by_flag(read.params)
     _need_values(words, options)
+    _given_once(words, options)
     context = typer.Context(read, info_name=title)
     try:
         given, left, _ = read.make_parser(context).parse_args(args=list(words))
@@ -99,6 +100,22 @@ def _need_values(words: list[str], options: dict[str, Any]) -> None:
         if one is not None and not one.is_flag:
             if any(word.startswith("--") and word.partition("=")[0] in options for word in rest[: one.nargs]):
                 raise _needs(one, name)
+            del rest[: one.nargs]
+
+
+def _given_once(words: list[str], options: dict[str, Any]) -> None:
+    """Typer would silently take the last of several."""
+    rest, seen = list(words[: words.index("--")] if "--" in words else words), set()
+    while rest:
+        name, _, _ = (word := rest.pop(0)).partition("=")
+        one = options.get(name)
+        if one is None or one.is_flag:
+            continue
+        if one.name in seen and not one.multiple:
+            several = f"write {name} A,B to compare" if "[," in title_of(one) else "give it once"
+            raise InputError(f"{name} is given twice", hint=several)
+        seen.add(one.name)
+        if "=" not in word:
             del rest[: one.nargs]
 
 

@@ -11,15 +11,18 @@ import typer
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
+from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
     Engine,
     Engine_version,
     Export,
+    Html,
     Isolated,
     Kv_dtype,
     Machine,
     Model,
+    Prices,
     Quiet,
     Set,
     Tp,
@@ -109,9 +112,15 @@ def plan(
         str | None,
         typer.Option(metavar="P", help="Per hour, GPU and GiB: gpu=2.5,cpu=0.004,disk=0.0001.", rich_help_panel=_ADVANCED),
     ] = None,
+    prices: Prices = None,
+    allow_wear: Annotated[
+        bool,
+        typer.Option("--allow-wear", help="Also recommend a disk that is worn out within three years.", rich_help_panel=_ADVANCED),
+    ] = False,
     sets: Set = None,
     isolated: Isolated = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what was left out, other widths, claims.")] = False,
+    html: Html = None,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -134,7 +143,8 @@ def plan(
     if not source and not sessions:
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
     from kvplan.deploy.emit import planned, save, target_named
-    from kvplan.planning.objective import parse_prices, parse_target
+    from kvplan.economics.prices import price_source
+    from kvplan.planning.objective import parse_target
     from kvplan.planning.plan import plan as answer
     from kvplan.planning.session_traffic import WARMUP, parse_sessions, trace_of
     from kvplan.report import plan as report
@@ -146,10 +156,12 @@ def plan(
         target_named(emit)
     if export:
         check_export(export)
+    priced = price_source(prices, price)
+    check_html(html)
     mix = parse_sessions(sessions) if sessions else None
-    with trace_of(mix) if mix else nullcontext(source) as path:
+    with trace_of(mix) if mix else nullcontext() as made:
         wanted = grid.scenarios(
-            [path],
+            [made.path if made else source],
             given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
@@ -165,9 +177,11 @@ def plan(
                 found = answer(
                     one,
                     target=parse_target(one.run.target if target is None else target),
-                    prices=parse_prices(price) if price else None,
+                    prices=priced.of(one.machine) if priced else None,
                     max_cpu_bytes=parse_capacity(max_cpu) if max_cpu else None,
                     max_disk_bytes=parse_capacity(max_disk) if max_disk else None,
+                    more=made.more if made else None,
+                    allow_wear=allow_wear,
                     watch=watch,
                 )
             return msgspec.structs.replace(found, sessions=mix.text) if mix else found
@@ -183,6 +197,7 @@ def plan(
     else:
         report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results)
     exported(whole, export, quiet=quiet)
+    reported(whole, html, quiet=quiet)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
     return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO

@@ -33,14 +33,24 @@ def _shown(title: str, *, hidden: bool) -> Iterator[Callable[[int, int, str], No
     if hidden:
         yield None
     elif console.is_terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn(title),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed} of {task.fields[about]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left · {task.fields[note]}"),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(title, total=None, note="")
-            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+            task = bar.add_task(title, total=None, note="", about="")
+            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note, about=f"{_about(title)}{total:,}")
     else:
         yield _lines(title)
+
+
+def _about(title: str) -> str:
+    return "about " if title == "planning" else ""
 
 
 def _lines(title: str) -> Callable[[int, int, str], None]:
@@ -54,6 +64,6 @@ def _lines(title: str) -> Callable[[int, int, str], None]:
             return
         last = now
         left = format_seconds((now - began) / done * max(0, total - done))
-        err().print(f"{title}: {done:,} of about {total:,}, {left} left{f'; {note}' if note else ''}", markup=False)
+        err().print(f"{title}: {done:,} of {_about(title)}{total:,}, {left} left{f'; {note}' if note else ''}", markup=False)
 
     return update

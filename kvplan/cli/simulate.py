@@ -14,11 +14,13 @@ import typer
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
+from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
     Engine,
     Engine_version,
     Export,
+    Html,
     Isolated,
     Kv_dtype,
     Machine,
@@ -30,6 +32,7 @@ from kvplan.cli.options import (
     policies,
     scenarios,
 )
+from kvplan.cli.perfetto import timeline_written, window_of
 from kvplan.errors import InputError, KvplanError
 from kvplan.outputs import replaced
 from kvplan.results.simulate import SimResult
@@ -98,6 +101,15 @@ def simulate(
         str | None,
         typer.Option(metavar="FILE", help="Write one row a request: .jsonl, .csv or .parquet.", rich_help_panel="Advanced"),
     ] = None,
+    html: Html = None,
+    perfetto: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a timeline for ui.perfetto.dev: requests, steps, transfers; .gz compresses."),
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="T", help="Start of the timeline's window, such as 90s.", rich_help_panel="Advanced")
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="T", help="End of the timeline's window.", rich_help_panel="Advanced")] = None,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -126,14 +138,18 @@ def simulate(
     )
     if export:
         check_export(export)
+    check_html(html)
+    window = window_of(perfetto, from_, to)
+    if perfetto and (max_users or len(wanted) > 1):
+        raise InputError("--perfetto writes the timeline of one run", hint="leave it out, or give one scenario and one engine")
     if max_users:
-        return _users(wanted, requests_out, as_json=as_json, quiet=quiet)
+        return _users(wanted, requests_out, html, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
-        return _compare(wanted, requests_out, export, as_json=as_json, quiet=quiet)
+        return _compare(wanted, requests_out, export, html, as_json=as_json, quiet=quiet)
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
-        result, record = run(wanted[0], progress=watch)
+        result, record = run(wanted[0], progress=watch, history=bool(html or perfetto))
         result = with_ends(wanted[0], result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if as_json:
@@ -144,6 +160,9 @@ def simulate(
     for text in [] if quiet else result.warnings:
         warn(text)
     exported(result, export, quiet=quiet)
+    reported(result, html, quiet=quiet)
+    if perfetto:
+        timeline_written(perfetto, record, window, quiet=quiet)
     if requests_out:
         old = replaced(requests_out)
         rows.write(Path(requests_out), record)
@@ -162,7 +181,7 @@ def _code(*results: SimResult) -> int:
     return Exit.DONE if served and all(check.met for one in results for check in one.targets) else Exit.NO
 
 
-def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, quiet: bool) -> int:
+def _users(wanted: list[Scenario], requests_out: str | None, html: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import users as report
     from kvplan.sim.cluster.users import most_users
 
@@ -174,31 +193,33 @@ def _users(wanted: list[Scenario], requests_out: str | None, *, as_json: bool, q
         emit_json(result)
     else:
         report.show(out(), result)
+    reported(result.run, html, quiet=quiet)
     for text in [] if quiet else result.run.warnings:
         warn(text)
     return Exit.DONE if result.users else Exit.NO
 
 
-def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, *, as_json: bool, quiet: bool) -> int:
+def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, html: str | None, *, as_json: bool, quiet: bool) -> int:
     from kvplan.report import compare as report
     from kvplan.sim.outcome.compare import compare
 
     if requests_out:
         raise InputError("--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine")
-    results = _all_of(wanted, quiet=quiet)
+    results = _all_of(wanted, history=bool(html), quiet=quiet)
     comparison = compare(wanted, results)
     if as_json:
         emit_json(comparison)
     else:
-        report.show(out(), comparison)
+        report.show(out(), comparison, [f"{one.name}: {text}" for one in wanted for text in one.notes])
     exported(comparison, export, quiet=quiet)
+    reported(comparison, html, quiet=quiet)
     for name, result in zip(comparison.names, [] if quiet else results, strict=False):
         for text in result.warnings:
             warn(f"{name}: {text}")
     return _code(*results)
 
 
-def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
+def _all_of(wanted: list[Scenario], *, history: bool, quiet: bool) -> list[SimResult]:
     """A result for each scenario, in their order. Raises what makes one of them impossible."""
     from kvplan.executor import Executor, fitting, run_all
     from kvplan.traces.shared import shared
@@ -208,7 +229,7 @@ def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
     with shared(keys) as traces, progress.runs(hidden=quiet, title="simulating") as watch:
         requests = {key: one.requests for key, one in zip(dict.fromkeys(keys), traces, strict=True)}
         executor = fitting(Executor(), sum(requests[key] for key in keys))
-        for at, outcome in run_all(partial(_timed, traces), wanted, executor):
+        for at, outcome in run_all(partial(_timed, traces, history), wanted, executor):
             if isinstance(outcome, KvplanError):
                 raise outcome
             found[at] = outcome
@@ -216,13 +237,13 @@ def _all_of(wanted: list[Scenario], *, quiet: bool) -> list[SimResult]:
     return [found[at] for at in range(len(wanted))]
 
 
-def _timed(traces: tuple[SharedTrace, ...], one: Scenario) -> SimResult:
+def _timed(traces: tuple[SharedTrace, ...], history: bool, one: Scenario) -> SimResult:
     from kvplan.sim.simulate import simulate as run
     from kvplan.traces.shared import attach
 
     attach(traces)
     began = time.perf_counter()
-    result, _ = run(one)
+    result, _ = run(one, history=history)
     if result.partial:
         raise KeyboardInterrupt
     return msgspec.structs.replace(result, wall_s=time.perf_counter() - began)

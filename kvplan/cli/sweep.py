@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvplan.cli import progress
-from kvplan.cli.console import Exit, emit_json, out, warn
+from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
 from kvplan.cli.options import (
     As_json,
@@ -18,6 +20,7 @@ from kvplan.cli.options import (
     Kv_dtype,
     Machine,
     Model,
+    Prices,
     Quiet,
     Set,
     Tp,
@@ -25,10 +28,14 @@ from kvplan.cli.options import (
 )
 from kvplan.errors import InputError
 
+if TYPE_CHECKING:
+    from kvplan.sweep.store import Store
+
 EXAMPLES = """
 kvplan sweep chat --vary cpu=0,4..64GiB:x2
-kvplan sweep chat --vary cpu=8,32GiB --vary engine=vllm,lmcache --vary speedup=1..4:x2 --export grid.csv
-kvplan sweep chat --vary machine=l4,l40s --vary tp=1,2 --zip
+kvplan sweep chat --vary cpu=8GiB,32GiB --vary engine=vllm,lmcache --vary speedup=1..4:x2 --export grid.csv
+kvplan sweep chat --vary cpu=0,1..64GiB:x2 --vary machine=l4,l40s --goal "min cost: ttft_p95<1.5s" --prices public
+kvplan sweep chat --vary cpu=0,1..64GiB:x2 --vary speedup=1,2,4 --pareto ttft_p95,throughput
 """
 
 
@@ -48,6 +55,16 @@ def sweep(
         ),
     ] = None,
     zip: Annotated[bool, typer.Option("--zip", help="The first values together, then the second ones: not all combinations.")] = False,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="G",
+            help='Search instead of running all: "min cost: ttft_p95<2s", "min cpu: ...", "max speedup: ..."; prunes and bisects.',
+        ),
+    ] = None,
+    pareto: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The front of two or more figures, such as ttft_p95,cost or throughput,itl_p95.")
+    ] = None,
     model: Model = None,
     machine: Machine = None,
     engine: Engine = None,
@@ -56,8 +73,22 @@ def sweep(
     kv_dtype: Kv_dtype = None,
     target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms".')] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
+    prices: Prices = None,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="Single prices, over the list's, per hour: gpu=2.5,cpu=0.004.", rich_help_panel="Advanced"),
+    ] = None,
     sets: Set = None,
     isolated: Isolated = False,
+    db: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The SQLite file that keeps the runs: what is in it is not run again. Default: one a source and version in the user's "
+            "cache; none keeps nothing.",
+            rich_help_panel="Advanced",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(metavar="N", help="Processes that simulate side by side. Default: one a core.", rich_help_panel="Advanced")
     ] = 0,
@@ -66,6 +97,7 @@ def sweep(
     quiet: Quiet = False,
 ) -> int:
     """Simulate every combination of values, on all cores: one row a run."""
+    from kvplan.economics.prices import price_source
     from kvplan.executor import Executor
     from kvplan.report import sweep as report
     from kvplan.sweep.question import Options, question_of
@@ -78,9 +110,26 @@ def sweep(
     names = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": tp, "kv_dtype": kv_dtype}
     fixed = {"run.target": target, "run.limit": limit}
     sets = [*(sets or []), *(f"{path}={value}" for path, value in fixed.items() if value is not None)]
-    question = question_of(source, Options(vary=tuple(vary or ()), zipped=zip, named=names, sets=tuple(sets), isolated=isolated))
-    with progress.runs(hidden=quiet, title="sweeping") as watch:
-        result = answer(question, executor=Executor(workers=workers), watch=watch)
+    asked = Options(
+        vary=tuple(vary or ()),
+        zipped=zip,
+        named=names,
+        sets=tuple(sets),
+        isolated=isolated,
+        goal=goal or "",
+        front_of=pareto or "",
+        prices=price_source(prices, price),
+    )
+    question = question_of(source, asked)
+    with _kept(db, source) as kept, progress.runs(hidden=quiet, title="sweeping") as watch:
+        try:
+            result = answer(question, executor=Executor(workers=workers), watch=watch, kept=kept)
+        except KeyboardInterrupt:
+            if kept:
+                note(f"what has been run is in {kept.path}: the same command goes on from there", quiet=quiet)
+            raise
+    if result.known:
+        note(f"{result.known:,} runs were there already, {result.simulated:,} are new", quiet=quiet)
     if as_json:
         emit_json(result)
     else:
@@ -88,4 +137,18 @@ def sweep(
     exported(result, export, quiet=quiet)
     for text in [] if quiet else result.warnings:
         warn(text)
+    if result.goal:
+        return Exit.DONE if result.best is not None else Exit.NO
     return Exit.DONE if any(row.result and row.result.requests.completed and not row.missed for row in result.rows) else Exit.NO
+
+
+@contextmanager
+def _kept(db: str | None, source: str) -> Iterator[Store | None]:
+    """The store that was asked for, else the source's own in the user's cache."""
+    from kvplan.sweep.store import default_file, opened
+
+    if db == "none":
+        yield None
+        return
+    with opened(db or default_file(source)) as store:
+        yield store

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kvplan.cli.console import Exit, emit_json, err, out, warn
 from kvplan.cli.export import check_export, exported
-from kvplan.cli.options import Export
+from kvplan.cli.html import check_html, reported
+from kvplan.cli.options import Export, Html, named, scenarios
 from kvplan.errors import InputError
 from kvplan.outputs import replaced
 from kvplan.traces.formats import FORMATS
@@ -42,15 +42,17 @@ _ADVANCED = "Advanced"
 
 _FORMATS = ", ".join(FORMATS)
 
-TracePath = Annotated[str, typer.Argument(metavar="TRACE", help="A file or folder; its format is recognised.")]
+_WRITTEN = "native, mooncake, kvcache-simulator, azure or vidur."
+_TRACE = "A file or folder, whose format is recognised; or a shipped scenario's name."
+TracePath = Annotated[str, typer.Argument(metavar="TRACE", help=_TRACE, autocompletion=scenarios)]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.")]
-Model = Annotated[str | None, typer.Option(help="Show sizes in GiB for this model.")]
-Limit = Annotated[int | None, typer.Option(help="Read the first requests only.")]
-Format = Annotated[str | None, typer.Option(help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)]
-BlockTokens = Annotated[int | None, typer.Option(help="Tokens of a block.", rich_help_panel=_ADVANCED)]
-TimeUnit = Annotated[str | None, typer.Option(help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
-Tokenizer = Annotated[str | None, typer.Option(help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
-MaxInput = Annotated[int | None, typer.Option(help="Drop longer prompts (tokens).", rich_help_panel=_ADVANCED)]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="Show sizes in GiB for this model.", autocompletion=named("models"))]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Read the first N requests only.")]
+Format = Annotated[str | None, typer.Option(metavar="NAME", help=f"Format, where not recognised: {_FORMATS}.", rich_help_panel=_ADVANCED)]
+BlockTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens of a block.", rich_help_panel=_ADVANCED)]
+TimeUnit = Annotated[str | None, typer.Option(metavar="UNIT", help="Unit of the times: s, ms, us, ns.", rich_help_panel=_ADVANCED)]
+Tokenizer = Annotated[str | None, typer.Option(metavar="FILE", help="tokenizer.json for text.", rich_help_panel=_ADVANCED)]
+MaxInput = Annotated[int | None, typer.Option(metavar="N", help="Drop longer prompts (tokens).", rich_help_panel=_ADVANCED)]
 
 
 def inspect(
@@ -65,23 +67,24 @@ def inspect(
     max_input: MaxInput = None,
 ) -> int:
     """Show rates, lengths, sessions, sharing and quirks of a trace."""
-    from kvplan.report.trace import inspect_view
+    from kvplan.report.trace import show_inspect
     from kvplan.traces.reuse.inspect import inspect as inspect_trace
 
     opened = _open(trace, format, block_tokens, time_unit, tokenizer, limit, max_input)
-    return _emit(inspect_trace(opened), inspect_view, json, export)
+    return _emit(inspect_trace(opened), show_inspect, json, export)
 
 
 def curve(
     trace: TracePath,
-    policy: Annotated[str, typer.Option(help="lru, fifo, opt; commas.")] = "lru",
-    capacity: Annotated[str, typer.Option(help="Blocks, or GiB with --model; commas.")] = "",
-    warmup: Annotated[float, typer.Option(help="Share of the requests left out of the rates.")] = 0.0,
+    policy: Annotated[str, typer.Option(metavar="P[,P]", help="lru, fifo, opt.")] = "lru",
+    capacity: Annotated[str, typer.Option(metavar="N[,N]", help="Capacities in blocks, or sizes such as 64GiB with --model.")] = "",
+    warmup: Annotated[float, typer.Option(metavar="F", help="Share of the requests left out of the rates.")] = 0.0,
     model: Model = None,
-    tiers: Annotated[str, typer.Option(help="Tiers from the top down, as --capacity.")] = "",
+    tiers: Annotated[str, typer.Option(metavar="N[,N]", help="Tiers from the top down, as --capacity.")] = "",
+    html: Html = None,
     json: Json = False,
     export: Export = None,
-    kv_dtype: Annotated[str, typer.Option(help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
+    kv_dtype: Annotated[str, typer.Option(metavar="D", help="KV dtype, for sizes.", rich_help_panel=_ADVANCED)] = "auto",
     limit: Limit = None,
     format: Format = None,
     block_tokens: BlockTokens = None,
@@ -89,9 +92,10 @@ def curve(
     tokenizer: Tokenizer = None,
 ) -> int:
     """Show the hit rate at every capacity of a cache."""
-    from kvplan.report.trace import curve_view
+    from kvplan.report.trace import show_curve
     from kvplan.traces.reuse.curve import curve as curve_of
 
+    check_html(html)
     result = curve_of(
         _open(trace, format, block_tokens, time_unit, tokenizer, limit, None),
         policies=_split(policy),
@@ -101,13 +105,15 @@ def curve(
         model=model,
         kv_dtype=kv_dtype,
     )
-    return _emit(result, curve_view, json, export)
+    code = _emit(result, show_curve, json, export)
+    reported(result, html, quiet=False)
+    return code
 
 
 def convert(
     trace: TracePath,
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=f"{_WRITTEN} Default: native.")] = "",
     limit: Limit = None,
     max_input: MaxInput = None,
     format: Format = None,
@@ -129,10 +135,12 @@ def convert(
 
 
 def generate(
-    spec: Annotated[str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC.toml", help="Clients to generate, or a trace to scale; or a shipped one's name, such as rag.")
+    ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The file to write; .gz or .zst compresses.")],
-    to: Annotated[str, typer.Option(help="native (where not given), mooncake, kvcache-simulator, azure or vidur.")] = "",
-    seed: Annotated[int | None, typer.Option(help="In place of the specification's.")] = None,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=f"{_WRITTEN} Default: native.")] = "",
+    seed: Annotated[int | None, typer.Option(metavar="N", help="In place of the specification's.")] = None,
 ) -> int:
     """Generate a trace from clients, or scale a real one up or down.
 
@@ -143,13 +151,13 @@ def generate(
     Examples lie in scenarios/traces.
     """
     from kvplan.traces.generate.generate import generate as requests_of
-    from kvplan.traces.generate.spec import load_spec
+    from kvplan.traces.generate.spec import load_spec, spec_file
     from kvplan.traces.write import convert as write
     from kvplan.traces.write import format_for
 
     to = format_for(output, to)
     wanted = load_spec(spec, seed=seed)
-    block_tokens, requests = requests_of(wanted, folder=Path(spec).parent)
+    block_tokens, requests = requests_of(wanted, folder=spec_file(spec).parent)
     old = replaced(output)
     _written(output + old, to, *write(requests, output, block_tokens=block_tokens, name=wanted.name, format=to, source=spec))
     return Exit.DONE
@@ -163,7 +171,7 @@ def record(
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="tokenizer.json, for logs that hold text.")] = None,
     output_tokens: Annotated[int, typer.Option(metavar="N", help="Length of answers, where the log holds none.")] = 0,
-    to: Annotated[str, typer.Option(help="native, mooncake, kvcache-simulator, azure or vidur.", rich_help_panel=_ADVANCED)] = "native",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=_WRITTEN, rich_help_panel=_ADVANCED)] = "native",
     block_tokens: BlockTokens = None,
 ) -> int:
     """Record a trace from what an engine or cache has logged: times, lengths and salted hashes of blocks, never text.
@@ -217,7 +225,7 @@ def _emit(result: Any, view: Any, json: bool, export: str | None) -> int:
     if json:
         emit_json(result)
     else:
-        out().print(view(result))
+        view(out(), result)
     exported(result, export, quiet=False)
     return Exit.DONE
 

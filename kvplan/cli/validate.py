@@ -9,7 +9,8 @@ import typer
 
 from kvplan import units
 from kvplan.cli.console import Exit, emit_json, err, out, warn
-from kvplan.cli.options import As_json, Quiet, Set, named
+from kvplan.cli.html import check_html, reported
+from kvplan.cli.options import As_json, Html, Quiet, Set, named
 from kvplan.cli.server import KEY_VARIABLE, address
 from kvplan.errors import InputError, MissingError
 
@@ -74,6 +75,7 @@ def validate(
     cold: Annotated[bool, typer.Option("--no-warm-up", help="Send no requests beforehand.", rich_help_panel=_ADVANCED)] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the probe's choice.", rich_help_panel=_ADVANCED)] = 0,
     sets: Set = None,
+    html: Html = None,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -116,6 +118,7 @@ def validate(
         if not quiet:
             err().print(text, markup=False)
 
+    check_html(html)
     result = course.run(question, say, fit=fit, results=results, seed=seed)
     if as_json:
         emit_json(result)
@@ -123,6 +126,7 @@ def validate(
         show(out(), result)
     for text in [] if quiet else result.warnings:
         warn(text)
+    reported(result, html, quiet=quiet)
     return _exit(result)
 
 

@@ -11,7 +11,7 @@ from kvplan import catalog, outputs
 from kvplan.deploy.dialect import Dialect
 from kvplan.deploy.router import router_capacities
 from kvplan.deploy.serving import Serving, host_notice, host_of, pool_bytes, pool_tokens, served, served_notices, told
-from kvplan.deploy.targets import TARGETS, Target
+from kvplan.deploy.targets import NOT_CONFIGURED, TARGETS, Target
 from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
@@ -26,6 +26,8 @@ from kvplan.units import format_bytes
 
 def target_named(name: str) -> Target:
     """The target of a name. Raises InputError with the nearest names."""
+    if why := NOT_CONFIGURED.get(name):
+        raise InputError(f"no configuration is written for {name}: {why}", hint="production-stack and llm-d serve vLLM on Kubernetes")
     if name not in TARGETS:
         raise InputError(f"no engine to configure is named {name!r}", hint=did_you_mean(name, TARGETS))
     return TARGETS[name]

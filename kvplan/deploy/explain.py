@@ -61,6 +61,8 @@ def explain_text(text: str, where: str, **known: object) -> Explanation:
     target = TARGETS[name]
     engine = engine_for(name, beside.engine_version)
     reading = Reading(config, target.engine, target.dialect, beside.tp, beside.pool_bytes, engine.version)
+    reading.host_pool = engine.host_pool
+    reading.host_bytes = beside.host.memory_bytes if beside.host else 0
     target.read(reading)
     if pod and pod.claim_bytes and reading.fields.get("disk_path"):
         reading.fields["disk_bytes"] = pod.claim_bytes

@@ -10,7 +10,7 @@ from kvplan.deployment import Deployment
 from kvplan.errors import InputError
 from kvplan.memory.pinned import HostMemory
 from kvplan.results.placement import Notice, Placement
-from kvplan.units import format_bytes, format_tokens
+from kvplan.units import format_bytes, format_count, format_tokens
 
 
 def against(deployment: Deployment, placement: Placement, reading: Reading, pool: int) -> tuple[HostMemory | None, int, list[Notice]]:
@@ -25,7 +25,9 @@ def against(deployment: Deployment, placement: Placement, reading: Reading, pool
     note = host_notice(host, reading.dialect.title)
     found = [note] if note else []
     if placed.server and not pool:
-        sentence = f"The weights of {deployment.model.name} leave no room for KV on {placement.tp} GPU(s) of {placed.server.name}."
+        sentence = (
+            f"The weights of {deployment.model.name} leave no room for KV on {format_count(placement.tp, 'GPU')} of {placed.server.name}."
+        )
         found.append(Notice(code="will_not_start", level="error", sentence=sentence, hint="more ranks, or narrower weights"))
     if pool:
         found += _length(placed, placement, reading, pool)

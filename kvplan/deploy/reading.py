@@ -13,6 +13,7 @@ import msgspec
 from kvplan.catalog import read_text
 from kvplan.deploy.dialect import Dialect
 from kvplan.deploy.syntax import Config
+from kvplan.engine.spec import HostPool
 from kvplan.errors import did_you_mean
 from kvplan.results.deploy import Meaning, TierSize
 from kvplan.results.placement import Level, Notice
@@ -47,6 +48,8 @@ class Reading:
         "dialect",
         "engine",
         "fields",
+        "host_bytes",
+        "host_pool",
         "meanings",
         "notices",
         "pool_bytes",
@@ -59,7 +62,8 @@ class Reading:
     def __init__(self, config: Config, engine: str, dialect: Dialect, tp: int, pool_bytes: int, version: str = "") -> None:
         self.config = config
         self.version = version
-        self.pool_tokens = 0
+        self.pool_tokens = self.host_bytes = 0
+        self.host_pool = HostPool()
         self.engine = engine
         self.dialect = dialect
         self.pool_bytes = pool_bytes

@@ -131,18 +131,11 @@ def host_of(deployment: Deployment, placement: Placement) -> HostMemory:
     return host_memory(deployment, placement.cpu_bytes, lower_tier=bool(placement.disk_bytes or placement.remote_url))
 
 
-def takes(host: HostMemory) -> str:
-    """`asks 7.0 GiB, takes 8.0 GiB`, in words."""
-    asked, taken = format_bytes(host.asked_bytes), format_bytes(host.taken_bytes)
-    place = " in /dev/shm" if host.shm_bytes else ""
-    return f"asks {asked}, takes {taken}{place}" if asked != taken else f"takes {taken}{place}"
-
-
 def host_notice(host: HostMemory, title: str) -> Notice | None:
     """What a CPU tier takes beyond what it asks for, where it lies, and the limit that a container needs."""
     if not host.asked_bytes:
         return None
-    sentence = f"{title}'s CPU tier {takes(host)}; a container needs a memory limit of {format_bytes(host.limit_bytes)}"
+    sentence = f"{title}'s CPU tier {host.words}; a container needs a memory limit of {format_bytes(host.limit_bytes)}"
     sentence += f" and a /dev/shm of {format_bytes(host.shm_bytes)}." if host.shm_bytes else "."
     wasteful = host.taken_bytes > host.asked_bytes
     hint = f"ask for {format_bytes(host.taken_bytes)} as well: it takes no more" if wasteful and not host.shm_bytes else ""

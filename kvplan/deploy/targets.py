@@ -38,3 +38,10 @@ TARGETS: dict[str, Target] = {
     "production-stack": Target("lmcache", production_stack.DIALECT, production_stack.write, lmcache.read, production_stack.ABILITIES),
 }
 """Name that the user types -> what is configured."""
+
+NOT_CONFIGURED: dict[str, str] = {
+    "aibrix": "its offloading connector lives in AIBrix's own builds of vLLM (0.10.2 as of its samples of October 2025), which must not "
+    "chunk prefills and evict by S3FIFO: rules that no engine here has, so that a plan would be of another engine",
+    "gpustack": "its cache pools are stores of Mooncake, whose sizes and rules are not known here",
+}
+"""Targets that people ask for -> why none is written."""

@@ -21,19 +21,35 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     chunk_tokens: Count = 0  # granularity of lookup and store; 0: the engine's block
     store: Literal["write_through", "selective", "on_evict"] = "write_through"
-    store_after_lookups: Count = 2  # selective: a block is stored once it was asked for so often
+    store_after_lookups: Count = 2  # selective: a block is stored once it was counted so often:
+    # each request that asks for it; lookups that stop at it; or requests that go through it while the GPU has it, forgotten with that
+    store_counts: Literal["requests", "misses", "inserts"] = "requests"
+    stores_again: bool = False  # is copied what a lookup did not find, though another request has brought it since
+    stores_gpu_hits: bool = True  # is what the GPU had of a prompt offered as well, and counted as used
+    # does host memory give up only what the GPU no longer has; if not, anything that nobody uses
+    keeps_gpu_content: bool = False
     store_generated: bool = True  # are tokens generated while decoding stored as well
     lower_store: Literal["write_through", "selective", "on_evict"] = "write_through"
     lower_store_after_lookups: Count = 2
+    lower_counts: Literal["requests", "stores"] = "requests"  # what selective lower stores count: requests for a block, or its stores above
+    lower_counts_tick_s: Seconds = 0.0  # after which each count falls by one; 0: never
     remote_store: Literal["", "write_through", "selective", "on_evict"] = ""  # into a remote pool; empty: as lower_store
     load: Literal["whole_request", "layerwise", "blocking"] = "whole_request"
     # when a whole load begins that is scheduled while a step runs: now, when that ends, or when the step ends that it is scheduled with
     load_start: Literal["at_once", "step_end", "next_step_end"] = "at_once"
     store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
+    # does what only a lower tier holds come into host memory before the step that the load runs in; if not, in that step
+    lower_loads_first: bool = False
+    lookup_passes: Count = 0  # scheduling passes that a request waits for the answer of a lookup, a miss too
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
     streamed_share: Share = 0.0  # of active sequences lives in host memory and crosses the link at every step
     exclusive: bool = False  # does content leave a tier when it moves up
+    promotes_for_one: bool = False  # does what came into host memory from a lower tier leave it with the load it came for
+    sweep_s: Seconds = 0.0  # host memory is emptied every so many seconds, not by what comes; 0: by what comes
+    sweep_full: Share = 1.0  # from this share of its size on,
+    sweep_lost: Share = 0.0  # by this share of what it holds
+    one_copy_at_a_time: bool = False  # do loads and stores of a replica wait for each other
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: Count = 0
     prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long,
@@ -94,6 +110,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
     submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
     load_chunk_s: Seconds = 0.0  # once per chunk of a load
@@ -101,6 +118,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
+    remote_byte_s: Seconds = 0.0  # per byte of a rank that its own client of a remote pool receives or sends
+    remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
     def on(self, python: float, launch: float | None = None) -> Overhead:
         """The same on a host that takes `python` times as long for each token, chunk or byte, and `launch` times (None: as often) for the
@@ -130,6 +149,9 @@ class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tensor_per_layer: tuple[str, ...] = ()  # model families with a tensor for each layer; `dense`: all without experts or states
     indexer_beside: bool = False  # do keys of a sparse indexer lie beside the size that is asked for
     per_node: bool = False  # is there one pool for all engines of a node
+    ratio: Amount = 0.0  # of the GPU's pool, where no size is asked for; 0: there is no such default
+    ratio_share: Share = 1.0  # and no more than this share of the host memory that is free
+    ratio_spare_bytes: Count = 0  # beside this
 
 
 class KvFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -199,6 +221,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reserve_in_flight: bool = False  # and beside what prompts that are computed or loaded still need
     prefix_caching: bool = True
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
+    whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
     memory: Memory = Memory()

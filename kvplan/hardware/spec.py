@@ -71,6 +71,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pin_s_per_byte: Annotated[float, Meta(ge=0.0, le=1e-3)] = 8e-11
     usable_fraction: Share = 0.8
     cores: Annotated[int, Meta(ge=1, le=65536)] = 32
+    kernel_Bps: Annotated[float, Meta(ge=0.0, le=1e18)] = 0.0  # of mapped host memory under the kernels of all GPUs; 0: not a bound
     python_s: Latency | None = None  # pickling and hashing one block of 16 tokens in Python; None: not measured
     launch_s: Latency | None = None  # launching the kernels of one small layer from torch
 
@@ -142,6 +143,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk: Disk
     interconnect: Interconnect | None = None
     network: Network | None = None  # to a remote pool
+    fabric: Network | None = None  # between servers, of one GPU and direction; absent: the network
     notes: tuple[str, ...] = ()
     provenance: dict[str, Source] = {}
     calibration: dict[str, object] = {}  # what `kvplan calibrate` adds: when, how, raw tables, quality

@@ -109,6 +109,12 @@ def mapped_Bps(link: Link, direction: int) -> float:
     return measured or MAPPED_SHARE * engine
 
 
+def mapped_s(link: Link, host: Host, direction: int, size: float, ranks: int) -> float:
+    """Seconds in which a kernel on each of some GPUs moves `size` bytes; what host memory gives them together bounds all."""
+    together_s = ranks * size / host.kernel_Bps if host.kernel_Bps else 0.0
+    return max(size / mapped_Bps(link, direction), together_s)
+
+
 def disk_Bps(disk: Disk, direction: int, block_bytes: float, depth: float) -> float:
     """Bytes per second of random reads or writes of one size at a queue depth.
 

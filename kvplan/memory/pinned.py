@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.deployment import Deployment
+from kvplan.engine.spec import HostPool
 from kvplan.memory.below import below
 from kvplan.memory.formats import INDEX_SCALE_BYTES
 from kvplan.memory.layout import layout
 from kvplan.memory.weights import rank_weight_bytes
-from kvplan.units import GiB
+from kvplan.units import GiB, format_bytes
 
 SERVER_BYTES = 4 * GiB
 """Host memory of the API server and the engine's own process, assumed; vLLM 0.24 on one H200 took 1.0 GiB for the server."""
@@ -29,6 +30,13 @@ class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def taken_bytes(self) -> int:
         return self.pinned_bytes + self.shm_bytes
+
+    @property
+    def words(self) -> str:
+        """`asks 7.0 GiB, takes 8.0 GiB`, or only what it takes where that is the same."""
+        asked, taken = format_bytes(self.asked_bytes), format_bytes(self.taken_bytes)
+        place = " in /dev/shm" if self.shm_bytes else ""
+        return f"asks {asked}, takes {taken}{place}" if asked != taken else f"takes {taken}{place}"
 
 
 def host_memory(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) -> HostMemory:
@@ -53,6 +61,17 @@ def host_memory(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = Fa
         shm_bytes=taken if shared else 0,
         limit_bytes=limit_bytes(deployment, taken),
     )
+
+
+def default_ratio(rules: HostPool, pool_bytes: int, free_bytes: int = 0) -> float:
+    """A CPU tier whose size nobody asked for, in GPU pools of `pool_bytes`; on a host with `free_bytes` (0: not known) no more than the
+    engine allows itself of them.
+
+    8 ranks with 640 GB of KV on a host with 1 TB free, under SGLang: 0.76 x (1,000 - 10.7) / 640 = 1.17, not 2.
+    """
+    if not free_bytes or not pool_bytes:
+        return rules.ratio
+    return min(rules.ratio, max(0.0, rules.ratio_share * (free_bytes - rules.ratio_spare_bytes) / pool_bytes))
 
 
 def limit_bytes(deployment: Deployment, taken_bytes: int) -> int:

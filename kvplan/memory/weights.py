@@ -64,7 +64,7 @@ def parameters(model: ModelSpec) -> Parameters:
 
 
 def _plausible(declared: int, known: int) -> bool:
-    return known < declared < 1.1 * known
+    return known < declared < 1.5 * known  # twice: stored wider than the config says
 
 
 def _expert(one: Ffn, hidden: int) -> int:
@@ -132,26 +132,27 @@ def weight_bytes(model: ModelSpec, dtype: str = "") -> int:
 
 
 def rank_weight_bytes(deployment: Deployment) -> int:
-    """Bytes of weights on the fullest rank, with the experts spread over `ep` ranks (0: over the `tp` ranks of a stage).
+    """Bytes of weights on the fullest rank. Experts lie on all tensor- and data-parallel ranks of a stage, all else on the
+    tensor-parallel ones.
 
     Embedding, head and matrices are split; routers, norms and the latent down-projections are held whole; KV
     heads beyond `tp` are replicated. A latent model's up-projection is kept a second time in the model's dtype
     where the engine absorbs it into the queries.
     """
     model, engine, spread = deployment.model, deployment.engine, deployment.parallel
-    tp, pp, ep = spread.tp, spread.pp, spread.ep
+    tp, pp, holders = spread.tp, spread.pp, spread.tp * spread.dp
     params, bits = parameters(model), part_bits(model, deployment.dtype)
     stage = 1 / pp if pp == 1 else -(-model.depth // pp) / model.depth
     split = params.attention - params.attention_replicated
     attention = split / tp + params.attention_replicated + _replicated_heads(model, tp)
-    experts = params.experts * _padding(model, engine, tp)
+    experts = params.experts * _padding(model, engine, 1 if spread.ep else holders)
     held = {
         "embedding": params.embedding / tp,
         "head": params.head / tp,
         "attention": attention * stage,
         "dense": params.dense / tp * stage,
         "router": params.router * stage,
-        "experts": experts / (ep or tp) * stage,
+        "experts": experts / holders * stage,
         "shared_experts": params.shared_experts / tp * stage,
         "other": params.other / tp * stage,
     }

@@ -31,7 +31,7 @@ def query_heads(fields: Fields) -> int:
 
 def kv_heads(fields: Fields, heads: int) -> int:
     """KV heads per layer: the config's, or as many as query heads where the family has no other kind."""
-    own = fields.number("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups")
+    own = fields.number(*fields.rules.kv_names, "num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups")
     if own:
         return own
     if fields.rules.multi_head or fields.whole:
@@ -75,12 +75,14 @@ def attention_layer(hidden: int, kind: Kind, shape: dict[str, int], window: int 
 
 def plain(fields: Fields) -> tuple[Layers, ...]:
     """Every layer alike. A window counts only in the layers to which the family applies it."""
+    if fields.given("per_layer_config"):
+        raise fields.refuse("layers with shapes of their own are not understood in this family", "per_layer_config")
     shape, hidden, types = geometry(fields), hidden_size(fields), layer_types(fields)
     size = (fields.number("sliding_window") or 0) if SLIDING in types else 0
     size += fields.rules.window_extra if size else 0
     if SLIDING in types and not size:
         raise fields.refuse("some layers slide but sliding_window is missing", "layer_types", "sliding_window")
-    gated = bool(fields.get("attn_output_gate"))
+    gated = fields.rules.gated or bool(fields.get("attn_output_gate"))
     full = attention_layer(hidden, "full", shape, gated=gated)
     sliding = attention_layer(hidden, "window", shape, size, gated=gated)
     return group(sliding if kind == SLIDING else full for kind in types)
@@ -102,6 +104,8 @@ def latent(fields: Fields) -> tuple[Layers, ...]:
     """Multi-head latent attention: one vector of kv_lora_rank + qk_rope_head_dim per token, with a sparse indexer
     where the config has one.
     """
+    if fields.get("use_mla") is False or (not fields.number("kv_lora_rank") and not fields.number("qk_nope_head_dim")):
+        return plain(fields)  # the same family's older attention
     layer = latent_layer(fields)
     count = layer_count(fields) * fields.rules.mixers
     owners = fields.given("kv_source_layers")
@@ -139,7 +143,7 @@ def latent_layer(fields: Fields) -> Layers:
     rank, rope = fields.need("kv_lora_rank"), fields.number("qk_rope_head_dim") or 0
     nope, v_dim = fields.need("qk_nope_head_dim"), fields.need("v_head_dim")
     low = fields.number("q_lora_rank")
-    q_up = heads * (nope + rope) * (low or hidden)
+    q_up = heads * (nope + rope) * (low or hidden) + (heads * v_dim * hidden if fields.rules.gated else 0)
     replicated = hidden * (rank + rope) + (hidden * low if low else 0)
     sharded = q_up + rank * heads * (nope + v_dim) + heads * v_dim * hidden
     return Layers(

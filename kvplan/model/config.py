@@ -47,9 +47,11 @@ class Family:
     depth: tuple[str, ...] = ("num_hidden_layers", "n_layer", "n_layers", "num_decoder_layers", "decoder_layers", "num_layers")
     mixers: int = 1  # attentions in one layer
     multi_head: bool = False  # one K and one V per query head, whatever the config says
+    kv_names: tuple[str, ...] = ()  # fields that give the KV heads before the usual ones
     windows: Callable[[Fields, int], list[str]] | None = None  # kinds of layers without `layer_types`; None: all are full
     window_extra: int = 0  # keys that engines keep beside `sliding_window`
     indexer: bool = False  # a sparse indexer even where `index_topk` is absent
+    gated: bool = False  # an output gate as wide as the values in every attention
     matrices: int = 3  # of a feed-forward layer; 0: as `feed_forward_proj` says
     width: Callable[[Fields], int] | None = None  # of a dense feed-forward layer, where no usual field gives it
     shared_width: Callable[[Fields, int], int] | None = None  # of all shared experts, from the width of one expert
@@ -67,14 +69,16 @@ class Fields:
     those of its family.
     """
 
-    __slots__ = ("defaulted", "family", "looked_at", "outer", "own", "rules", "where", "whole")
+    __slots__ = ("defaulted", "family", "looked_at", "outer", "own", "parts", "rules", "where", "whole")
 
     def __init__(self, config: dict[str, Any], where: str, rules: Callable[[str], Family], as_family: str = "") -> None:
         self.where = where
         self.outer = config
         own = config
+        self.parts = [own]
         while (part := next((own[name] for name in _TEXT_PARTS if isinstance(own.get(name), dict)), None)) is not None:
             own = part
+            self.parts.append(own)
         self.own = own
         named = own.get("model_type") or config.get("model_type")
         self.family = as_family or str(named or _of_architecture(own) or _of_architecture(config))
@@ -101,6 +105,10 @@ class Fields:
         """A field as the file gives it, without defaults."""
         self.looked_at.add(name)
         return self.own.get(name)
+
+    def around(self, *names: str) -> dict[str, Any]:
+        """A part of the config that is not the decoder's, such as a tower's, from the parts around the decoder."""
+        return next((part[name] for part in self.parts for name in names if isinstance(part.get(name), dict)), {})
 
     def number(self, *names: str) -> int | None:
         """A whole number that is not negative, or None. Raises InputError on anything else."""

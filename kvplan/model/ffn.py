@@ -1,16 +1,16 @@
-"""What a config says about weights beside token mixing: feed-forward layers, dense or of experts, vision towers, encoders, embeddings."""
+"""What a config says about feed-forward layers, dense or of experts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from kvplan.model.attention import hidden_size, layer_count, query_heads
+from kvplan.model.attention import hidden_size, layer_count
 from kvplan.model.config import Fields
 from kvplan.model.spec import Ffn
 
 
-def _matrices(fields: Fields) -> int:
+def matrices_of(fields: Fields) -> int:
+    """Matrices of one feed-forward: three with a gate, two without."""
     return fields.rules.matrices or (3 if "gated" in str(fields.get("feed_forward_proj")) else 2)
 
 
@@ -44,8 +44,17 @@ def width_of(name: str) -> Callable[[Fields], int]:
 
 
 def half_width(fields: Fields) -> int:
-    """Qwen-1 counts both halves of its gated layer."""
+    """Qwen-1 and RecurrentGemma count both halves of their gated layer."""
     return fields.need("intermediate_size") // 2
+
+
+def adjusted_width(fields: Fields) -> int:
+    """LFM2: two thirds of `intermediate_size` (`block_ff_dim` in older files), rounded up, where `block_auto_adjust_ff_dim`."""
+    width = fields.number("block_ff_dim", "intermediate_size") or 0
+    if fields.get("block_auto_adjust_ff_dim") is False:
+        return width
+    factor, multiple = fields.get("block_ffn_dim_multiplier"), fields.number("block_multiple_of") or 256
+    return -(-int((1 if factor is None else factor) * int(2 * width / 3)) // multiple) * multiple
 
 
 def experts(fields: Fields) -> int:
@@ -65,7 +74,7 @@ def _expert_width(fields: Fields) -> int:
 def _shared_width(fields: Fields, width: int) -> int:
     if fields.rules.shared_width:
         return fields.rules.shared_width(fields, width)
-    shared = fields.number("n_shared_experts", "num_shared_experts", "num_shared_expert")
+    shared = fields.number("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
     if each := fields.number("moe_shared_expert_intermediate_size"):
         return each * (1 if shared is None else shared)
     together = fields.number("shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim")
@@ -109,7 +118,7 @@ def _sparse_layers(fields: Fields, count: int) -> int:
 def ffn(fields: Fields, count: int = 0) -> tuple[Ffn, ...]:
     """The feed-forward groups of `count` layers; 0: of every layer."""
     count = count or layer_count(fields)
-    matrices, number = _matrices(fields), experts(fields)
+    matrices, number = matrices_of(fields), experts(fields)
     if blocks := fields.given("block_configs"):
         return _per_block(fields, blocks[:count])
     if not number or number == 1:
@@ -122,7 +131,7 @@ def ffn(fields: Fields, count: int = 0) -> tuple[Ffn, ...]:
         experts=number,
         experts_per_token=experts_per_token(fields),
         shared_width=_shared_width(fields, width),
-        inner_hidden=fields.number("moe_latent_size", "routed_expert_hidden_size") or 0,
+        inner_hidden=fields.number("moe_latent_size", "routed_expert_hidden_size", "moe_hidden_size") or 0,
     )
     dense = Ffn(count=count - sparse, width=dense_width(fields), matrices=matrices) if count > sparse else None
     return (dense, routed) if dense else (routed,)
@@ -161,6 +170,42 @@ def _per_block(fields: Fields, blocks: list[dict]) -> tuple[Ffn, ...]:
     return tuple(Ffn(count=number, width=width, matrices=matrices) for (width, matrices), number in groups.items())
 
 
+def wider_where_shared(fields: Fields) -> tuple[Ffn, ...]:
+    """Gemma-4: with `use_double_wide_mlp` the layers that read another one's KV have feed-forwards twice as wide."""
+    shared = (fields.number("num_kv_shared_layers") or 0) if fields.get("use_double_wide_mlp") else 0
+    if not shared or experts(fields):
+        return ffn(fields)
+    wide = Ffn(count=shared, width=2 * dense_width(fields))
+    return (*(ffn(fields, layer_count(fields) - shared) if layer_count(fields) > shared else ()), wide)
+
+
+def beside_two_dense(fields: Fields) -> tuple[Ffn, ...]:
+    """LongCat-Flash: in every layer two dense feed-forwards, and experts beside them; those that only pass on have no weights."""
+    routed = ffn(fields)[-1]
+    return Ffn(count=2 * layer_count(fields), width=fields.need("ffn_hidden_size", "intermediate_size")), routed
+
+
+def two_kinds_of_experts(fields: Fields) -> tuple[Ffn, ...]:
+    """ERNIE-4.5-VL: in every sparse layer experts for text, and narrower ones that only tokens of images visit."""
+    widths, numbers = fields.get("moe_intermediate_size"), fields.get("moe_num_experts")
+    if not isinstance(widths, list):
+        return ffn(fields)
+    numbers = numbers if isinstance(numbers, list) else [numbers] * 2
+    if len(widths) != 2 or len(numbers) != 2:
+        raise fields.refuse("its kinds of experts are not clear", "moe_intermediate_size", "moe_num_experts")
+    count = layer_count(fields)
+    first, last = (fields.get(f"moe_layer_{end}_index") for end in ("start", "end"))
+    first, last = (min(one) if isinstance(one, list) else one for one in (first, last))
+    last = count - 1 if last is None or last < 0 else min(int(last), count - 1)
+    sparse = _sparse_layers(fields, count) if fields.get("mlp_layer_types") else last - int(first or 0) + 1
+    shared = int(widths[0]) * (fields.number("moe_num_shared_experts") or 0)
+    text = Ffn(
+        count=sparse, width=int(widths[0]), experts=int(numbers[0]), experts_per_token=experts_per_token(fields), shared_width=shared
+    )
+    dense = Ffn(count=count - sparse, width=dense_width(fields))
+    return tuple(one for one in (dense, text, Ffn(count=sparse, width=int(widths[1]), experts=int(numbers[1]))) if one.count)
+
+
 def shared_stacks(fields: Fields) -> tuple[Ffn, ...]:
     """Two stacks of layers that run several times with the same weights."""
     return ffn(fields, 2 * fields.need("num_layers_per_stack"))
@@ -174,40 +219,3 @@ def layers_of_their_own(fields: Fields) -> tuple[Ffn, ...]:
 def no_ffn(fields: Fields) -> tuple[Ffn, ...]:
     """No feed-forward layers that are counted."""
     return ()
-
-
-def other_params(fields: Fields) -> int:
-    """Parameters that are neither decoder layers nor word embeddings, as far as the config tells."""
-    return _vision(fields) + (_encoder(fields) if fields.rules.encoder else 0) + _per_layer_embeddings(fields)
-
-
-def _vision(fields: Fields) -> int:
-    """A vision transformer's blocks and the projector into the decoder; patch and position embeddings are below 1 %
-    of it.
-    """
-    vision: dict[str, Any] = fields.outer.get("vision_config") or {}
-    width = int(vision.get("hidden_size") or vision.get("vt_hidden_size") or 0)
-    depth = int(vision.get("num_hidden_layers") or vision.get("depth") or vision.get("vt_num_hidden_layers") or 0)
-    inner = int(vision.get("intermediate_size") or vision.get("vt_intermediate_size") or 4 * width)
-    if not width or not depth:
-        return 0
-    merged = width * int(vision.get("spatial_merge_size") or 1) ** 2
-    projectors = 1 + len(vision.get("deepstack_visual_indexes") or ())
-    return depth * (4 * width * width + 2 * width * inner) + projectors * (merged * merged + merged * hidden_size(fields))
-
-
-def _encoder(fields: Fields) -> int:
-    hidden = hidden_size(fields)
-    depth = fields.number("encoder_layers", "num_layers") or layer_count(fields)
-    inner = fields.number("encoder_ffn_dim", "d_ff") or 4 * hidden
-    attention = 4 * hidden * query_heads(fields) * (fields.number("d_kv") or hidden // query_heads(fields))
-    return depth * (attention + _matrices(fields) * hidden * inner)
-
-
-def _per_layer_embeddings(fields: Fields) -> int:
-    """Gemma-3n and Gemma-4: an embedding of its own for each layer, with its projections."""
-    width = fields.number("hidden_size_per_layer_input") or 0
-    if not width:
-        return 0
-    count, hidden = layer_count(fields), hidden_size(fields)
-    return count * width * fields.need("vocab_size_per_layer_input") + hidden * count * width + count * 2 * hidden * width

@@ -11,14 +11,14 @@ from kvplan.errors import InputError, did_you_mean
 from kvplan.model.attention import hidden_size, layer_count
 from kvplan.model.config import Fields, family_defaults
 from kvplan.model.families import FAMILIES, UNKNOWN, family
-from kvplan.model.ffn import other_params
 from kvplan.model.quant import quantization
 from kvplan.model.spec import ModelSpec
+from kvplan.model.towers import AUDIO, VISION, other_params, towers_left_out
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
 
 _ORDINARY = re.compile(
-    r"^(_.*|architectures|auto_map|model_type|transformers_version|torch_dtype|dtype|vocab_size|hidden_size|head_dim"
+    r"^(_.*|vision_config|audio_config|architectures|auto_map|model_type|transformers_version|torch_dtype|dtype|vocab_size|hidden_size|head_dim"
     r"|num_hidden_layers|num_attention_heads|num_key_value_heads|intermediate_size|max_position_embeddings|use_cache"
     r"|tie_word_embeddings|pretraining_tp|initializer_.*|.*_token_id|.*_eps|.*_epsilon|.*dropout.*|.*_bias|bias|.*_act|activation.*"
     r"|rope_.*|rotary_.*|partial_rotary_factor|original_max_position_embeddings|.*_multiplier|.*softcap.*|.*scaling.*|use_qk_norm"
@@ -60,18 +60,21 @@ def explain(config: dict[str, Any], *, name: str, source: str, params: int = 0, 
     model = _read(fields, name, source, params, as_family)
     looked_at = fields.looked_at | _EVERYWHERE
     read = {key: value for key, value in fields.own.items() if key in looked_at}  # null is a value: it keeps a default away
-    around = {key: fields.outer[key] for key in (*_EVERYWHERE, "vision_config") if fields.outer.get(key) is not None and key not in read}
-    if fields.outer.get("architectures"):  # what wraps the decoder is told by the outer ones
+    around = {key: fields.outer.get(key) for key in (*_EVERYWHERE, "spatial_merge_size", "downsample_ratio")}
+    around |= {part: fields.around(part) for part in (*VISION, *AUDIO)}
+    around = {key: value for key, value in around.items() if value not in (None, {}) and (key not in read or len(fields.parts) > 1)}
+    if fields.outer.get("architectures") and len(fields.parts) == 1:
         read["architectures"] = fields.outer["architectures"]
     if as_family:
         read["model_type"] = as_family
+    kept = {**around, "text_config": read} if len(fields.parts) > 1 else {**around, **read}
     return Explained(
         model=model,
         known=fields.rules is not UNKNOWN,
         read=read,
         assumed={key: family_defaults()[fields.family][key] for key in sorted(set(fields.defaulted))},
         unread=tuple(sorted(key for key, value in fields.own.items() if key not in read and value is not None)),
-        catalog_file={"source": source, **({"params": params} if params else {}), "config": {**around, **read}},
+        catalog_file={"source": source, **({"params": params} if params else {}), "config": kept},
     )
 
 
@@ -97,7 +100,7 @@ def _read(fields: Fields, name: str, source: str, params: int, as_family: str) -
         _check_ordinary(fields)
     try:
         layers = tuple(layer for layer in fields.rules.layers(fields) if layer.count)
-        ffn = () if all(layer.kind == "state" for layer in layers) else fields.rules.ffn(fields)
+        ffn = fields.rules.ffn(fields)
         other = other_params(fields)
     except _WRONG_KIND as error:
         raise fields.refuse(f"a field is not of the kind that this family has there ({error})") from None
@@ -177,9 +180,10 @@ def _tied(fields: Fields) -> bool:
 def _notes(fields: Fields, as_family: str) -> tuple[str, ...]:
     taken = sorted(set(fields.defaulted) - {"tie_word_embeddings", "vocab_size"})
     notes = [f"{', '.join(taken)}: absent from the config, taken from the defaults of {fields.family}"] if taken else []
-    wrapped = str((fields.outer.get("architectures") or [""])[0]).endswith("ConditionalGeneration")
-    if wrapped and not fields.rules.encoder and not fields.outer.get("vision_config"):
+    wrapped = len(fields.parts) > 1 or str((fields.outer.get("architectures") or [""])[0]).endswith("ConditionalGeneration")
+    if wrapped and not fields.rules.encoder and not fields.around(*VISION, *AUDIO):
         notes.append("the config does not describe its vision or audio tower, whose weights are left out")
+    notes += [f"the shape of its {tower} tower is not clear: its weights are left out" for tower in towers_left_out(fields)]
     if fields.rules.omitted:
         notes.append(f"{fields.rules.omitted} are left out")
     if fields.rules.caveat:

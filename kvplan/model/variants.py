@@ -105,20 +105,30 @@ def gemma_shared(fields: Fields) -> tuple[Layers, ...]:
     wide = dict(shape)
     if dim := fields.number("global_head_dim"):
         wide |= {"k_dim": dim, "v_dim": dim}
-    if heads := fields.number("num_global_key_value_heads"):
+    shares = fields.get("attention_k_eq_v")  # families that do not say follow the number of heads alone
+    if (heads := fields.number("num_global_key_value_heads")) and shares is not False:
         wide["kv_heads"] = heads
     alone = count - (fields.number("num_kv_shared_layers") or 0)
-    window = fields.need("sliding_window")
-    layers = []
+    window, layers = fields.need("sliding_window"), []
+    told = {int(i): one for i, one in (fields.get("per_layer_config") or {}).items()}  # how newer files say what differs
     for i, kind in enumerate(types):
-        layer = attention_layer(hidden, "window", shape, window) if kind == SLIDING else attention_layer(hidden, "full", wide)
-        if kind == FULL and fields.get("attention_k_eq_v"):  # one matrix makes both, but both are stored
-            layer = msgspec.structs.replace(layer, params=layer.params - hidden * wide["kv_heads"] * wide["v_dim"])
+        of = _told_shape(fields, shape, told.get(i, {})) if told else wide if kind == FULL else shape
+        layer = attention_layer(hidden, "window", of, window) if kind == SLIDING else attention_layer(hidden, "full", of)
+        if kind == FULL and shares:  # one matrix makes both, but both are stored
+            layer = msgspec.structs.replace(layer, params=layer.params - hidden * layer.kv_heads * layer.v_dim)
         if i >= alone:
-            own = hidden * shape["query_heads"] * (layer.k_dim + layer.v_dim)
-            layer = msgspec.structs.replace(layer, kind="shared", params=own)
+            reads = hidden * shape["query_heads"] * (layer.k_dim + layer.v_dim)
+            layer = msgspec.structs.replace(layer, kind="shared", params=reads)
         layers.append(layer)
     return group(layers)
+
+
+def _told_shape(fields: Fields, shape: dict[str, int], told: dict[str, Any]) -> dict[str, int]:
+    """A layer's shape with what `per_layer_config` says of it."""
+    if strange := sorted(set(told) - {"head_dim", "num_key_value_heads"}):
+        raise fields.refuse(f"per_layer_config has {', '.join(strange)}, which kvplan cannot interpret", "per_layer_config")
+    dim, heads = told.get("head_dim"), told.get("num_key_value_heads")
+    return {**shape, **({"k_dim": int(dim), "v_dim": int(dim)} if dim else {}), **({"kv_heads": int(heads)} if heads else {})}
 
 
 def hunyuan(fields: Fields) -> tuple[Layers, ...]:
@@ -129,45 +139,6 @@ def hunyuan(fields: Fields) -> tuple[Layers, ...]:
     own = -(-count // factor)
     shared = msgspec.structs.replace(layer, kind="shared")
     return tuple(many(one, number) for one, number in ((layer, own), (shared, count - own)) if number)
-
-
-def mimo_v2(fields: Fields) -> tuple[Layers, ...]:
-    """MiMo-V2: full and sliding layers with head counts and dimensions of their own, K wider than V."""
-    count, hidden, shape = layer_count(fields), hidden_size(fields), geometry(fields)
-    pattern = fields.sequence("hybrid_layer_pattern", count)
-    if not pattern and fields.get("layer_types"):
-        pattern = [kind == SLIDING for kind in layer_types(fields)]
-    if not pattern:
-        raise fields.refuse("the kinds of its layers are not clear", "hybrid_layer_pattern")
-    narrow = {
-        "query_heads": fields.need("swa_num_attention_heads"),
-        "kv_heads": fields.need("swa_num_key_value_heads"),
-        "k_dim": fields.need("swa_head_dim"),
-        "v_dim": fields.need("swa_v_head_dim"),
-    }
-    full, sliding = (
-        attention_layer(hidden, "full", shape),
-        attention_layer(hidden, "window", narrow, fields.need("sliding_window")),
-    )
-    return group(sliding if slides else full for slides in pattern)
-
-
-def step3(fields: Fields) -> tuple[Layers, ...]:
-    """Step-3.5/3.7: sliding layers may have heads of their own in `attention_other_setting`."""
-    other: dict[str, Any] = fields.get("attention_other_setting") or {}
-    count, hidden, shape = layer_count(fields), hidden_size(fields), geometry(fields)
-    if groups := fields.number("num_attention_groups"):
-        shape["kv_heads"] = groups
-    if not fields.get("layer_types"):
-        raise fields.refuse("the kinds of its layers are not clear", "layer_types")
-    names = {"num_attention_heads": "query_heads", "num_attention_groups": "kv_heads", "head_dim": "k_dim"}
-    narrow = shape | {ours: int(other[theirs]) for theirs, ours in names.items() if other.get(theirs)}
-    narrow["v_dim"] = narrow["k_dim"]
-    full, sliding = (
-        attention_layer(hidden, "full", shape),
-        attention_layer(hidden, "window", narrow, fields.need("sliding_window")),
-    )
-    return group(sliding if kind == SLIDING else full for kind in layer_types(fields)[:count])
 
 
 def block_configs(fields: Fields) -> tuple[Layers, ...]:
@@ -283,22 +254,14 @@ def inkling(fields: Fields) -> tuple[Layers, ...]:
     `conv_kernel_size` rows, each as wide as the next power of two.
     """
     hidden, kernel = hidden_size(fields), fields.need("conv_kernel_size")
-    full, sliding, types = _hybrid_heads(fields)
+    full, sliding, types = hybrid_heads(fields)
     width = 1 << (hidden - 1).bit_length()
     conv = Layers(kind="window", count=len(types), kv_heads=1, k_dim=width, v_dim=width, window_tokens=kernel, params=hidden * kernel)
     return (*group(sliding if kind == "hybrid_sliding" else full for kind in types), conv)
 
 
-def inkling_loop(fields: Fields) -> tuple[Layers, ...]:
-    """Inkling-2 with loops: the layers from `loop_layer_index_start` to before `loop_layer_index_end` keep one cache for each pass."""
-    full, sliding, types = _hybrid_heads(fields)
-    start, end, passes = fields.number("loop_layer_index_start") or 0, fields.need("loop_layer_index_end"), fields.need("loop_num_passes")
-    layers = [sliding if kind == "hybrid_sliding" else full for kind in types]
-    again = [msgspec.structs.replace(layer, params=0) for layer in layers[start:end]]
-    return group([*layers, *again * (passes - 1)])
-
-
-def _hybrid_heads(fields: Fields) -> tuple[Layers, Layers, list[str]]:
+def hybrid_heads(fields: Fields) -> tuple[Layers, Layers, list[str]]:
+    """Inkling: a full layer, a sliding one with heads of its own, and the kinds of the layers."""
     hidden, shape = hidden_size(fields), geometry(fields)
     types = fields.sequence("layer_types", layer_count(fields)) or []
     if not types or set(types) - {"hybrid", "hybrid_sliding"}:
@@ -317,14 +280,6 @@ def _hybrid_heads(fields: Fields) -> tuple[Layers, Layers, list[str]]:
 def zaya(fields: Fields) -> tuple[Layers, ...]:
     """ZAYA1: every layer keeps K and V of every token."""
     return (many(attention_layer(hidden_size(fields), "full", geometry(fields)), layer_count(fields)),)
-
-
-def hrm_text(fields: Fields) -> tuple[Layers, ...]:
-    """HRM-Text: two stacks run in cycles; `num_hidden_layers` counts every run, and each keeps KV of its own."""
-    count, stacks = layer_count(fields), 2 * fields.need("num_layers_per_stack")
-    layer = attention_layer(hidden_size(fields), "full", geometry(fields))
-    again = msgspec.structs.replace(layer, params=0)
-    return tuple(many(one, number) for one, number in ((layer, stacks), (again, count - stacks)) if number)
 
 
 def dory(fields: Fields) -> tuple[Layers, ...]:

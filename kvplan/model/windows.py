@@ -19,6 +19,11 @@ def all_slide(fields: Fields, count: int) -> list[str]:
     return [SLIDING if fields.number("sliding_window") else FULL] * count
 
 
+def listed(fields: Fields, count: int) -> list[str]:
+    """Raises InputError: only the config's own list tells which layers slide."""
+    raise fields.refuse("which of its layers slide is not clear", "layer_types")
+
+
 def from_max_window_layers(fields: Fields, count: int) -> list[str]:
     """Qwen: windows only with `use_sliding_window`, and only in layers from `max_window_layers` on."""
     if not fields.get("use_sliding_window") or not fields.number("sliding_window"):

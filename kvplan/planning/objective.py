@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -9,14 +10,6 @@ import msgspec
 from kvplan.errors import InputError, did_you_mean
 from kvplan.results.simulate import SimResult, TargetCheck
 from kvplan.sim.outcome import slo as targets
-
-
-class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Per hour: of one GPU, of one GiB of host memory, of one GiB of disk. In any one currency."""
-
-    gpu: float = 0.0
-    cpu: float = 0.0
-    disk: float = 0.0
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,20 +47,6 @@ def parse_target(text: str) -> Objective:
         if "<" not in part:
             raise InputError(f"--target: {part!r} is not a goal", hint=did_you_mean(part, ASKED))
     return Objective(clauses=tuple(targets.parse(",".join(limits))), goal="".join(goals))
-
-
-def parse_prices(text: str) -> Prices:
-    """Prices per hour from `gpu=2.5,cpu=0.004,disk=0.0001` (per GPU and per GiB). Raises InputError."""
-    found: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = (word.strip() for word in part.partition("="))
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise InputError(f"--price: {part!r} is not a price", hint="write gpu=2.5,cpu=0.004,disk=0.0001") from None
-        if name not in Prices.__struct_fields__ or found[name] < 0:
-            raise InputError(f"--price: {part!r} is not a price", hint="gpu, cpu and disk have prices, none below 0")
-    return Prices(**found)
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,3 +97,34 @@ WORDS = {
     "throughput": "requests served per second",
     "cost": "price per million output tokens",
 }
+
+
+def changed(goal: str, gain: float) -> str:
+    """A gain in what the goal counts, in words: `41% less` time or money, `12% more` requests."""
+    word = _direction(goal, gain)
+    return f"{_share(goal, gain)} {word}" if word else "no change"
+
+
+def between(goal: str, low: float, high: float) -> str:
+    """The 95 % interval of a gain in words: `95%: 31% to 49%`, with the directions where the ends differ."""
+    ends = [changed(goal, end) if (low < 0) != (high < 0) else _share(goal, end) for end in (low, high)]
+    return f"95%: {ends[0]} to {ends[1]}"
+
+
+def _amount(goal: str, gain: float) -> float:
+    """Throughput is scored by the seconds of a request: fewer of these are more requests."""
+    if goal != "throughput":
+        return gain
+    return gain / (1 - gain) if gain < 1 else math.inf
+
+
+def _share(goal: str, gain: float) -> str:
+    size = abs(_amount(goal, gain))
+    return f"{size:.0%}" if size >= 0.0995 else f"{size:.1%}"
+
+
+def _direction(goal: str, gain: float) -> str:
+    if abs(_amount(goal, gain)) < 0.0005:
+        return ""
+    less, more = ("more", "fewer") if goal == "throughput" else ("less", "more")
+    return less if gain > 0 else more

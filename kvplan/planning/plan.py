@@ -7,11 +7,16 @@ import math
 import msgspec
 
 from kvplan import __version__
+from kvplan.economics.prices import Prices
+from kvplan.economics.wear import too_short
 from kvplan.memory.layout import layout
+from kvplan.memory.pinned import HostMemory, host_memory
 from kvplan.planning import closed_form
 from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.capacity import capacity
+from kvplan.planning.costs import costs_of, wear_of
+from kvplan.planning.objective import Objective
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
@@ -28,12 +33,8 @@ from kvplan.step_time import StepCost
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
 
-ABOUT_RUNS = 24
+ABOUT_RUNS = 32
 """Simulations of a usual plan, for those who wait."""
-
-LEAST_YEARS = 3.0
-
-SECONDS_PER_YEAR = 365.25 * 86400
 
 
 def plan(
@@ -43,14 +44,18 @@ def plan(
     prices: Prices | None = None,
     max_cpu_bytes: int | None = None,
     max_disk_bytes: int | None = None,
+    more: places.More | None = None,
+    allow_wear: bool = False,
     watch: Watch = unwatched,
 ) -> PlanResult:
     """When to move KV cache out of GPU memory, where to, and how much.
 
-    Limits that are not given are the replica's share of the machine's host memory and disk. Raises InputError when the
-    scenario cannot be used.
+    Limits that are not given are the replica's share of the machine's host memory and disk; `allow_wear` lets a disk be recommended
+    that is worn out within three years; `more` gives generated traffic of more
+    users. Raises InputError when the scenario cannot be used.
     """
     space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
+    space = msgspec.structs.replace(space, more=more, allow_wear=allow_wear)
     early = _without_simulation(space)
     if early:
         placement = places.nothing(space)
@@ -99,12 +104,12 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
-    life = _disk_life(space, pair.offload)
-    if answer.kind == "offload" and life is not None and life < LEAST_YEARS:
-        worn = f"it wears out this replica's share of the disk in {life * 365.25:,.0f} days"
+    worn = too_short(wear_of(space, pair.offload))
+    if answer.kind == "offload" and worn:
         answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
     placement = chosen.placement
+    beside = costs_of(space, pair.offload, pair.without, chosen, found.options, found.results[found.options.index(chosen)])
     spread, unspread = splits(space, run, found.goal, chosen)
     return _finish(
         space,
@@ -120,11 +125,13 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         pruned=(*found.pruned, *unspread),
         splits=spread,
         at_load=at_loads(space, run, "ttft" if over else found.goal, pair, speedups),
+        capacity=capacity(space, run, Pair(chosen, pair.without)),
         simulated=run.runs,
         overload=over,
         assumptions=tuple(doubts),
         target_met=not chosen.missed,
-        disk_life_years=_disk_life(space, chosen),
+        disk_life_years=beside.wear.years.value if beside.wear and beside.wear.years else None,
+        costs=beside,
         notices=_notices(space, placement),
     )
 
@@ -205,10 +212,19 @@ def _finish(space: Space, notes: list[str], *, placement: Placement, **answer: o
         claims=_claims(base),
         placement=placement,
         pin_s=placement.cpu_bytes * base.machine.host.pin_s_per_byte,
+        host=_host(base, placement),
         provenance=_provenance(space),
         warnings=tuple(dict.fromkeys((*base.notes, *base.model.notes, *notes))),
         **answer,  # type: ignore[arg-type]
     )
+
+
+def _host(base: Scenario, placement: Placement) -> HostMemory | None:
+    """What the CPU tier takes; None without one."""
+    if not placement.cpu_bytes:
+        return None
+    placed = base.deployment.changed(tp=placement.tp, kv_dtype=placement.kv_dtype)
+    return host_memory(placed, placement.cpu_bytes, lower_tier=bool(placement.disk_bytes or placement.remote_bytes))
 
 
 def _claims(base: Scenario) -> tuple[Claim, ...]:
@@ -218,18 +234,6 @@ def _claims(base: Scenario) -> tuple[Claim, ...]:
         for speedup in HEADLINES
         for hit in (1.0, 0.9)
     )
-
-
-def _disk_life(space: Space, chosen: Option) -> float | None:
-    """Years until the disk's share for this replica has been written as often as it endures; None when it is not
-    written.
-    """
-    disk = space.base.machine.disk
-    written = chosen.stored_bytes.get("disk", 0)
-    if not written or not disk.endurance_bytes:
-        return None
-    share = space.base.deployment.tp / space.base.machine.gpus
-    return disk.endurance_bytes * share / (written / chosen.duration_s) / SECONDS_PER_YEAR
 
 
 def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import msgspec
 
+from kvplan.economics.prices import Prices
 from kvplan.errors import InputError
 from kvplan.memory.below import below
 from kvplan.memory.layout import layout
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.objective import Objective
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan import HitPoint, TierWorth
 from kvplan.results.trace import ReadReport
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import opened
-from kvplan.units import format_bytes
+from kvplan.units import format_bytes, format_count
 
 LEAST_DOUBT = 1.5
 """A pool that the user gives is doubted when it is this many times what the engine would leave."""
@@ -136,6 +137,6 @@ def _with_pool(scenario: Scenario) -> tuple[Scenario, list[str]]:
             return scenario.changed(tiers=tiers, tp=tp), notes
         tp *= 2
     raise InputError(
-        f"the weights of {scenario.model.name} leave no room for KV on {machine.gpus} GPU(s) of {machine.name}",
+        f"the weights of {scenario.model.name} leave no room for KV on {format_count(machine.gpus, 'GPU')} of {machine.name}",
         hint="name a larger machine, or a model with narrower weights",
     )

@@ -51,6 +51,7 @@ class Runner:
     def __init__(self, pool: ProcessPoolExecutor | None, watch: Watch, about: int) -> None:
         self._pool, self._watch, self._about = pool, watch, about
         self.runs, self.so_far = 0, ""
+        watch(0, about, "")
 
     def __call__(self, jobs: Sequence[Simulation]) -> list[Outcome]:
         found = []

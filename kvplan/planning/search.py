@@ -11,7 +11,8 @@ from kvplan.errors import KvplanError
 from kvplan.planning import rules
 from kvplan.planning import space as places
 from kvplan.planning.constraints import obstacle
-from kvplan.planning.objective import GOALS, Judged
+from kvplan.planning.costs import worn_out
+from kvplan.planning.objective import GOALS, Judged, changed
 from kvplan.planning.runs import WINDOW_REQUESTS, Runner, Simulation, realise
 from kvplan.planning.space import Space, windowed
 from kvplan.results.placement import Placement
@@ -63,6 +64,9 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
     if places.can_narrow(space):
         wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best.placement))]
     _try(space, run, found, wanted)
+    found.pruned.extend(
+        Pruned(what=one.name, why=f"{why} (--allow-wear takes it)") for one in found.options if (why := worn_out(space, one))
+    )
     return found
 
 
@@ -73,7 +77,7 @@ def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Place
         if isinstance(outcome, KvplanError):
             if not placement.offloads:
                 raise outcome
-            found.pruned.append(Pruned(what=name_of(placement), why=outcome.message))
+            found.pruned.append(Pruned(what=name_of(space, placement), why=outcome.message))
             continue
         found.options.append(option(space, placement, outcome, found.goal))
         found.results.append(outcome)
@@ -85,7 +89,7 @@ def _so_far(space: Space, found: Simulated) -> str:
     best, without = choose(space, found.options), found.options[0]
     if not best.placement.offloads:
         return "so far: no tier gains"
-    return f"so far: {best.name} gains {gain(best, without):+.0%}"
+    return f"so far: {best.name}, {changed(found.goal, gain(best, without))}"
 
 
 def _possible(space: Space, found: Simulated, placement: Placement) -> bool:
@@ -93,7 +97,7 @@ def _possible(space: Space, found: Simulated, placement: Placement) -> bool:
     plain = msgspec.structs.replace(placement, load_rule=space.base.engine.offload.load_rule)
     limit = obstacle(space.base.engine, plain)
     if limit and placement.offloads:
-        found.pruned.append(Pruned(what=name_of(placement), why=f"{space.base.engine.label} cannot {limit.what}"))
+        found.pruned.append(Pruned(what=name_of(space, placement), why=f"{space.base.engine.label} cannot {limit.what}"))
     return limit is None or not placement.offloads
 
 
@@ -137,7 +141,7 @@ def _promising(space: Space, run: Runner, found: Simulated, best: Option, change
             kept.append(placement)
         else:
             why = f"no gain in the first {WINDOW_REQUESTS:,} requests ({1 - score / scores[0]:+.1%})"
-            found.pruned.append(Pruned(what=name_of(placement), why=why))
+            found.pruned.append(Pruned(what=name_of(space, placement), why=why))
     return kept
 
 
@@ -147,12 +151,13 @@ def option(space: Space, placement: Placement, result: SimResult, goal: str) -> 
     below = [tier for tier in result.tiers if tier.name != "gpu"]
     cost = space.cost_per_hour(placement)
     return Option(
-        name=name_of(placement),
+        name=name_of(space, placement),
         placement=placement,
         score=GOALS[goal](Judged(result=result, target=space.target, cost_per_hour=cost)),
         completed=result.requests.completed,
         rejected=result.requests.rejected,
         ttft_s=result.ttft_s,
+        ttft_quantiles_s=result.ttft_quantiles_s,
         itl_s=result.itl_s,
         requests_per_s=result.throughput.requests_per_s,
         output_tokens_per_s=result.throughput.output_tokens_per_s,
@@ -169,21 +174,33 @@ def option(space: Space, placement: Placement, result: SimResult, goal: str) -> 
     )
 
 
-def name_of(placement: Placement) -> str:
-    """A placement in a few words."""
+def name_of(space: Space, placement: Placement) -> str:
+    """A placement in a few words: its tiers, and the rules that are not the engine's own."""
+    plain = places.nothing(space)
     tiers = [(placement.cpu_bytes, "CPU"), (placement.disk_bytes, "disk"), (placement.remote_bytes, "remote")]
-    words = " + ".join(f"{what} {format_bytes(size, 0)}" for size, what in tiers if size) or "GPU only"
+    words = " + ".join(f"{what} {_short(size)}" for size, what in tiers if size) or "GPU only"
     if placement.kv_dtype != "auto":
         words += f", {placement.kv_dtype} KV"
-    if placement.store == "selective" and placement.offloads:
-        words += f", stored from lookup {placement.store_after_lookups} on"
-    if placement.load_rule == "break_even" and placement.offloads:
+    if not placement.offloads:
+        return words
+    if placement.store != plain.store and placement.store == "selective":
+        words += f", stored from the {_ordinal(placement.store_after_lookups)} lookup on"
+    if placement.load_rule != plain.load_rule and placement.load_rule == "break_even":
         words += ", loads weighed"
-    if placement.load_min_tokens:
+    if placement.load_min_tokens != plain.load_min_tokens:
         words += f", loads from {placement.load_min_tokens:,} tokens"
-    if placement.chunk_tokens:
+    if placement.chunk_tokens != plain.chunk_tokens:
         words += f", chunks of {placement.chunk_tokens}"
     return words
+
+
+def _short(size: int) -> str:
+    """A size without a zero behind the point."""
+    return format_bytes(size).replace(".0 ", " ")
+
+
+def _ordinal(number: int) -> str:
+    return {2: "2nd", 3: "3rd"}.get(number, f"{number}th")
 
 
 def choose(space: Space, options: Sequence[Option]) -> Option:
@@ -200,7 +217,7 @@ def contender(space: Space, found: Simulated) -> tuple[Option, Option]:
     asked for.
     """
     asked = [one for one in found.options if one.placement.kv_dtype == space.base.deployment.kv_dtype]
-    plain = [one for one in asked if rules.within_reach(space, one.placement)]
+    plain = [one for one in asked if rules.within_reach(space, one.placement) and not worn_out(space, one)]
     best = choose(space, [one for one in plain if one.placement.offloads] or plain)
     return best, found.of(places.nothing(space))
 

@@ -19,6 +19,7 @@ from kvplan.provenance import SIGMA_REL, Z95, Source
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Assumption, Option, Range
 from kvplan.scenario import Scenario
+from kvplan.sim.outcome.uncertainty import model_sigma
 
 LADDER = (2.0, 4.0)
 """Factors by which an assumption is moved against the verdict; of a long trace, the first only."""
@@ -112,7 +113,7 @@ def _factors(doubt: Lever, base_gain: float, ladder: Sequence[float]) -> list[fl
 def _assumption(space: Space, doubt: Lever, factors: list[float], gains: list[float], base_gain: float) -> Assumption:
     points = [(0.0, base_gain), *((math.log(factor), value) for factor, value in zip(factors, gains, strict=True))]
     where = source(space.base, doubt.paths[0]) if doubt.paths else REUSE
-    spread = sigma(space.base, doubt.paths[0]) if doubt.paths else SIGMA_REL[REUSE.kind]
+    spread = math.hypot(sigma(space.base, doubt.paths[0]), model_sigma(space.base.model)) if doubt.paths else SIGMA_REL[REUSE.kind]
     edge = Z95 * spread * (-1 if factors and factors[0] < 1 else 1)
     return Assumption(
         name=doubt.name,

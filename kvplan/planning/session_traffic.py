@@ -22,6 +22,10 @@ WARMUP = 0.25
 """Share of the requests that only fill the caches: the first lifetime of four, in which users arrive one by one."""
 
 MOST_REQUESTS = 12_000
+
+SEARCHED_REQUESTS = 3_000
+"""So many are enough to say whether that many users are served within a limit."""
+
 LENGTH_CV, THINK_CV = 0.5, 0.7  # assumed spreads around the given means
 ANSWER_TOKEN_S = 0.02  # assumed time of an output token, for when the next turn comes
 
@@ -51,7 +55,7 @@ class SessionMix(msgspec.Struct, frozen=True, kw_only=True):
 
 MEANING = {
     "users": "sessions open at a time",
-    "turns": "requests of a session",
+    "turns": "requests of a session, in the mean; sessions and lengths vary around what is given",
     "input": "tokens that a user adds at each turn",
     "output": "tokens of an answer",
     "think": "time from an answer to the next turn",
@@ -90,8 +94,7 @@ PARSERS: dict[str, Callable[[str], int | float]] = {
 
 def explained() -> str:
     """Every key with its default and meaning, a line each."""
-    defaults = SessionMix()
-    return "\n".join(f"{key + '=' + format(getattr(defaults, key), 'g'):<14} {MEANING[key]}" for key in PARSERS)
+    return "\n".join(f"{part:<14} {MEANING[part.partition('=')[0]]}" for part in SessionMix().text.split(","))
 
 
 def parse_sessions(text: str) -> SessionMix:
@@ -103,6 +106,8 @@ def parse_sessions(text: str) -> SessionMix:
             raise InputError(f"--sessions: {part!r} is not name=value", hint="such as users=40,turns=8")
         if name not in PARSERS:
             raise InputError(f"--sessions has no key {name!r}", hint=f"{did_you_mean(name, PARSERS)} --sessions help explains them")
+        if name in found:
+            raise InputError(f"--sessions gives {name} twice", hint=f"{name}: {MEANING[name]}")
         try:
             found[name] = PARSERS[name](value)
         except InputError as error:
@@ -117,7 +122,7 @@ def parse_sessions(text: str) -> SessionMix:
     return mix
 
 
-def spec_of(sessions: SessionMix, seed: int = 0) -> Spec:
+def spec_of(sessions: SessionMix, seed: int = 0, *, most_requests: int = MOST_REQUESTS) -> Spec:
     """The traffic to generate: Poisson starts at the rate that keeps `users` sessions open."""
     documents = (sessions.documents or 10 * sessions.users) if sessions.document else 0
     client = Client(
@@ -133,7 +138,7 @@ def spec_of(sessions: SessionMix, seed: int = 0) -> Spec:
         output_tokens=Spread(mean=float(sessions.output), cv=LENGTH_CV),
         think_s=Spread(mean=sessions.think, cv=THINK_CV) if sessions.think else 0.0,
     )
-    lifetimes = min(LIFETIMES, MOST_REQUESTS / (sessions.users * sessions.turns))
+    lifetimes = max(LEAST_LIFETIMES, min(LIFETIMES, most_requests / (sessions.users * sessions.turns)))
     return Spec(
         name="sessions",
         seed=seed,
@@ -144,11 +149,28 @@ def spec_of(sessions: SessionMix, seed: int = 0) -> Spec:
     )
 
 
+class SessionTrace:
+    """Generated traces of sessions in a folder: of the users that were asked for, and of more or fewer."""
+
+    def __init__(self, mix: SessionMix, folder: Path) -> None:
+        self.mix, self._folder = mix, folder
+        self.path = self._written(mix, MOST_REQUESTS, "sessions")
+
+    def more(self, factor: float) -> tuple[str, int]:
+        """The path of a trace of `factor` times the users, and how many these are."""
+        users = max(1, round(self.mix.users * factor))
+        return self._written(msgspec.structs.replace(self.mix, users=users), SEARCHED_REQUESTS, f"sessions-{users}"), users
+
+    def _written(self, mix: SessionMix, most: int, name: str) -> str:
+        path = self._folder / f"{name}.jsonl"
+        if not path.exists():
+            size, requests = generate(spec_of(mix, most_requests=most))
+            convert(requests, path, block_tokens=size, name="sessions")
+        return str(path)
+
+
 @contextmanager
-def trace_of(sessions: SessionMix) -> Iterator[str]:
-    """The path of a generated trace of the sessions, gone afterwards."""
-    size, requests = generate(spec_of(sessions))
+def trace_of(sessions: SessionMix) -> Iterator[SessionTrace]:
+    """Traces of the sessions, gone afterwards."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "sessions.jsonl"
-        convert(requests, path, block_tokens=size, name="sessions")
-        yield str(path)
+        yield SessionTrace(sessions, Path(folder))

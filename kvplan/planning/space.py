@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from kvplan.economics.prices import Prices, Used, per_hour
 from kvplan.memory.formats import stored_format
 from kvplan.memory.pinned import filled, largest_tier
-from kvplan.planning.objective import Objective, Prices
+from kvplan.planning.objective import Objective
 from kvplan.planning.runs import WINDOW_REQUESTS
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
@@ -36,6 +37,10 @@ prices.
 """
 
 
+More = Callable[[float], tuple[str, int]]
+"""Factor -> the path of a trace with so many times the users, and how many these are: for traffic that is generated."""
+
+
 class Space(msgspec.Struct, frozen=True, kw_only=True):
     """One question to plan for. The scenario's GPU pool is set; limits are bytes that one replica may use."""
 
@@ -48,6 +53,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     prices: Prices | None
     cpu_limit_bytes: int
     disk_limit_bytes: int
+    allow_wear: bool = False  # may a disk be recommended that is worn out within years
+    more: More | None = None
 
     @property
     def pool_bytes(self) -> int:
@@ -67,13 +74,14 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         """Share of the prompt tokens that lies in a cache of a capacity and beyond the GPU's pool."""
         return hit_at(self.traffic, capacity_bytes) - hit_at(self.traffic, self.pool_below_bytes)
 
+    def used(self, placement: Placement) -> Used:
+        """What a replica with its tiers takes."""
+        sizes = {name: getattr(placement, name) for name in ("cpu_bytes", "disk_bytes", "remote_bytes")}
+        return Used(gpus=placement.tp, **sizes)
+
     def cost_per_hour(self, placement: Placement) -> float | None:
         """Price of a replica and its tiers; None without prices."""
-        prices = self.prices
-        if prices is None:
-            return None
-        tiers = placement.cpu_bytes * prices.cpu + placement.disk_bytes * prices.disk
-        return placement.tp * prices.gpu + tiers / GiB
+        return per_hour(self.prices, self.used(placement)).value if self.prices else None
 
     def expense(self, placement: Placement) -> float:
         """What to save among equals: money when there are prices, else bytes of host memory and a twentieth of those
@@ -106,6 +114,10 @@ def ruled_out(space: Space) -> str:
     return ""
 
 
+PLACES = {"cpu": "host memory", "disk": "the disk", "remote": "the remote pool"}
+"""Tier -> what people call it."""
+
+
 def loses(space: Space, tier: str) -> str:
     """Why loading from a tier loses against computing again at any length of this traffic; empty when it may win."""
     worth = next((one for one in space.when if one.tier == tier), None)
@@ -120,8 +132,11 @@ def loses(space: Space, tier: str) -> str:
         f"; at {format_tokens(worth.prefix_tokens)} tokens it needs {format_rate(needs)}, and has {format_rate(worth.Bps)}" if needs else ""
     )
     if least is None:
-        return f"loading takes longer than computing at any length{wanted}"
-    return f"loading wins from {format_tokens(least)} tokens on, the longest prompt has {format_tokens(longest)}{wanted}"
+        return f"loading from {PLACES[tier]} takes longer than computing at any length{wanted}"
+    return (
+        f"loading from {PLACES[tier]} wins from {format_tokens(least)} tokens on, and the longest prompt has "
+        f"{format_tokens(longest)}{wanted}"
+    )
 
 
 def cpu_tiers(space: Space) -> Found:
@@ -132,11 +147,7 @@ def cpu_tiers(space: Space) -> Found:
     write_through = space.base.engine.offload.store != "on_evict"
     least = 2 * pool if write_through else pool / 2
     if limit < least:
-        why = (
-            f"{_room(limit, space.cpu_limit_bytes)}, the GPU's pool is {format_bytes(pool)}: under "
-            "write-through a tier below twice the pool mostly repeats it"
-        )
-        return [], [Pruned(what="CPU", why=why)]
+        return [], [Pruned(what="CPU", why=_too_small(limit, space.cpu_limit_bytes, least, pool))]
     if space.beyond_pool(limit) < LEAST_REUSE / 2 and hit_at(space.traffic, limit) < LEAST_REUSE:
         return [], [
             Pruned(
@@ -154,11 +165,14 @@ def cpu_tiers(space: Space) -> Found:
     return _thin(space, sorted({tier_bytes(space, rung) for rung in rungs}))
 
 
-def _room(limit: int, given: int) -> str:
-    """What of the host memory that is given a tier can ask for."""
-    if limit == given:
-        return f"{format_bytes(limit)} may be used"
-    return f"{format_bytes(limit)} can be asked for within {format_bytes(given)} (a larger tier is rounded up beyond it)"
+def _too_small(limit: int, given: int, least: float, pool: float) -> str:
+    """Why what a tier can ask for of the host memory that is given does not help."""
+    if not limit:
+        return "no host memory may be used" if not given else f"no tier can be asked for within {format_bytes(given)} of host memory"
+    room = f"the {format_bytes(limit)} of host memory that a tier can have"
+    if limit < given:
+        room += f" (of {format_bytes(given)}: a larger one is rounded up beyond that)"
+    return f"{room} mostly repeats the GPU's pool of {format_bytes(pool)}, and would help from {format_bytes(least)} on"
 
 
 def tier_bytes(space: Space, wanted: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from kvplan.memory.layout import layout
-from kvplan.planning.objective import WORDS
+from kvplan.planning.objective import between, changed
 from kvplan.planning.space import Space
 from kvplan.results.plan import Option, Pruned, Range, Verdict
 from kvplan.results.simulate import Stats
@@ -33,7 +33,9 @@ def refused(reason: str) -> Verdict:
 def all_pruned(pruned: list[Pruned]) -> Verdict:
     """No tier was left to simulate."""
     first = next((one for one in pruned if one.what == "CPU"), pruned[0] if pruned else None)
-    return refused(f"{first.what}: {first.why}" if first else "no tier below the GPU may be used")
+    if first is None:
+        return refused("no tier below the GPU may be used")
+    return refused(first.why if first.what == "CPU" else f"{first.what}: {first.why}")
 
 
 def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float) -> Verdict:
@@ -45,7 +47,8 @@ def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float)
         )
     return Verdict(
         kind="stream",
-        sentence=f"No tier helps: {format_tokens(context_tokens)} tokens of KV take {size}, and the GPU's pool has {pool}. "
+        sentence=f"No tier helps: most prompts do not fit the GPU's pool of {pool}; the longest, {format_tokens(context_tokens)} tokens, "
+        f"takes {size}. "
         f"Use more GPUs or an 8-bit KV. An engine that streams {format_bytes(off_bytes)} from host memory at each step would take "
         f"{format_seconds(step_s)} a token ({1 / step_s:.3g} tokens/s).",
         reason="engines with a prefix cache need the whole context of a running request on the GPU: no tier "
@@ -59,17 +62,17 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
     effect = _effect(goal, best, without, space)
     if best.cost_per_hour is not None and without.cost_per_hour is not None and goal != "cost":
         effect += f", for {best.cost_per_hour:.3g} instead of {without.cost_per_hour:.3g} an hour"
-    interval = f"95 % interval {lo:+.0%} to {hi:+.0%}"
+    size = f"{changed(goal, value)} ({between(goal, lo, hi)})"
     if value >= WORTH and lo > 0 and not flips:
-        sentence = f"Offload to {best.name}: {effect} ({value:+.0%}, {interval}){_missed(best)}."
-        return Verdict(kind="offload", sentence=sentence, reservations=_reservations(value, best))
+        how_much = "" if best.rejected < without.rejected else f", {size}"
+        sentence = f"Offload to {best.name}: {effect}{how_much}{_missed(best)}."
+        return Verdict(kind="offload", sentence=sentence, reservations=_reservations(goal, value, best))
     if hi < WORTH or (value < WORTH and not flips):
-        reason = f"the best tier ({best.name}) changes the {WORDS[goal]} by {value:+.1%} ({interval})"
+        reason = f"with the best tier ({best.name}) {effect}, {size}"
         return Verdict(kind="do_not_offload", sentence=f"Do not offload: {reason}{_missed(without)}.", reason=reason)
     return Verdict(
         kind="tie",
-        sentence=f"A tie: {best.name} gains {value:+.1%} in {WORDS[goal]} ({interval}), which its assumptions "
-        f"do not settle{_missed(best)}.",
+        sentence=f"A tie: with {best.name} {effect}, {size}, which its assumptions do not settle{_missed(best)}.",
         reason="the gain changes its sign within the uncertainty of what it rests on",
     )
 
@@ -78,10 +81,10 @@ SMALL, MANY_LOSING = 0.05, 0.25
 """A gain below the first share, or so many losing loads, is worth saying before a tier is bought."""
 
 
-def _reservations(value: float, best: Option) -> tuple[str, ...]:
+def _reservations(goal: str, value: float, best: Option) -> tuple[str, ...]:
     found = []
     if value < SMALL:
-        found.append(f"the gain is small: {value:+.0%}")
+        found.append(f"the gain is small: {changed(goal, value)}")
     if best.loads.losing > MANY_LOSING * best.loads.count:
         found.append(f"{best.loads.losing:,} of {best.loads.count:,} loads take longer than computing again")
     return tuple(found)

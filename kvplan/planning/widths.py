@@ -12,6 +12,7 @@ from kvplan.planning.space import Space, windowed
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned, ReplicaLayout, Split
 from kvplan.scenario import Scenario
+from kvplan.units import format_count
 
 WIDTHS = (1, 2, 4, 8)
 
@@ -73,12 +74,12 @@ def _widths(space: Space) -> tuple[list[int], list[Pruned]]:
 
 def _impossible(base: Scenario, tp: int) -> str:
     if tp > base.machine.gpus:
-        return f"{base.machine.name} has {base.machine.gpus} GPU(s)"
+        return f"{base.machine.name} has {format_count(base.machine.gpus, 'GPU')}"
     try:
         base.deployment.changed(tp=tp).check_ranks()
     except InputError as error:
         return error.message
-    return "" if _pool_bytes(base, tp) > 0 else f"the weights leave no room for KV on {tp} GPU(s)"
+    return "" if _pool_bytes(base, tp) > 0 else f"the weights leave no room for KV on {format_count(tp, 'GPU')}"
 
 
 def _far(space: Space, tp: int) -> str:

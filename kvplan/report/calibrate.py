@@ -32,7 +32,7 @@ def _interval(figure: Figure) -> str:
 
 def render(result: CalibrateResult, console: Console) -> None:
     """Figures with their interval and the datasheet beside them, then what is odd."""
-    rows = [["", "measured", "95 %", "datasheet", "reached"]]
+    rows = [["", "measured", "95%", "datasheet", "reached"]]
     part = ""
     for figure in result.figures:
         if figure.part != part:
@@ -97,7 +97,7 @@ def render_compare(result: CompareResult, console: Console) -> None:
 
 def render_log(result: FromLogResult, console: Console) -> None:
     """Figures from logs, and how to use them."""
-    rows = [["", "from the log", "95 %", "source"]]
+    rows = [["", "from the log", "95%", "source"]]
     for figure in result.figures:
         rows.append([f"{figure.part}: {escape(figure.name)}", _number(figure.value, figure.unit), _interval(figure), escape(figure.source)])
     print_rows(console, rows)

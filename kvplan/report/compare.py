@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 
 from kvplan import units
-from kvplan.report.tables import Rows, print_rows
+from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.compare import Comparison, Handover
 
 WORDS = {
@@ -29,9 +30,11 @@ WORDS = {
 """Figure -> its name for people."""
 
 
-def show(console: Console, comparison: Comparison) -> None:
+def show(console: Console, comparison: Comparison, notes: Sequence[str] = ()) -> None:
     """Print every run in a row; then what differs most, each with its reason; then the settings behind it."""
     print_rows(console, overview(comparison))
+    for note in notes:
+        say(console, f"[dim]{escape(note)}[/]")
     for name, run in zip(comparison.names, comparison.runs, strict=True):
         missed = [check.name for check in run.targets if not check.met]
         if missed:
@@ -39,15 +42,15 @@ def show(console: Console, comparison: Comparison) -> None:
         if not run.requests.completed:
             console.print(f"[red]✗[/] {escape(name)} serves nothing")
     for handover in comparison.handovers:
-        console.print(escape(_handover(handover)))
+        console.print(escape(handover_words(handover)))
     console.print("\n[bold]Why[/], the largest difference first")
-    for one in comparison.figures[:WHYS]:
-        console.print(Padding(f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", (0, 0, 0, 2), expand=False))
+    for one in comparison.differences[:WHYS]:
+        say(console, f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", indent=2, hang=2)
     explained = [difference for difference in comparison.settings if difference.reason]
     if explained:
         console.print()
         rows: Rows = [["put in differently", *(escape(name) for name in comparison.names)]]
-        rows += [[one.what.removeprefix("engine."), *(_shown(one.what, value) for value in one.values)] for one in explained]
+        rows += [[one.what.removeprefix("engine."), *(escape(shown(one.what, value)) for value in one.values)] for one in explained]
         print_rows(console, rows)
         for one in explained:
             console.print(f"[dim]{escape(one.what.removeprefix('engine.'))}: {escape(one.reason)}[/]")
@@ -62,18 +65,15 @@ def overview(comparison: Comparison) -> Rows:
     for name, run in zip(comparison.names, comparison.runs, strict=True):
         total = max(1, run.prompt_tokens.total)
         below = run.prompt_tokens.cpu_hit + run.prompt_tokens.disk_hit + run.prompt_tokens.remote_hit
-        times = [_time(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.mean, run.itl_s.p95)]
+        times = [seconds(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.mean, run.itl_s.p95)]
         shares = [f"{tokens / total:.1%}" for tokens in (run.prompt_tokens.gpu_hit, below, run.prompt_tokens.computed)]
         mark = "[red]overloaded[/] " if run.overload else ""
-        rows.append([f"{mark}{escape(name)}", *times, f"{run.throughput.requests_per_s:,.2f}", *shares])
+        rows.append([f"{mark}{escape(name)}", *times, units.format_number(run.throughput.requests_per_s), *shares])
     return rows
 
 
-def _time(value: float | None) -> str:
-    return "–" if value is None else units.format_seconds(value)
-
-
-def _handover(found: Handover) -> str:
+def handover_words(found: Handover) -> str:
+    """What prefill apart gains, in a sentence."""
     verb = "gains" if found.gain_s >= 0 else "loses"
     moved = f"{units.format_bytes(round(found.prompt_bytes))} a prompt in {units.format_seconds(found.transfer_s)}"
     ends = "no network makes it gain"
@@ -82,18 +82,21 @@ def _handover(found: Handover) -> str:
     return f"prefill apart ({found.name}) {verb} {units.format_seconds(abs(found.gain_s))} a request: {moved}; {ends}"
 
 
-def _shown(what: str, value: object) -> str:
+def shown(what: str, value: object) -> str:
+    """A setting or figure in its unit, without markup."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return escape(value)
+        return value
     assert isinstance(value, int | float)
+    if what.endswith("_bytes") and not value:
+        return "derived" if what.endswith("gpu_kv_bytes") else "none"
     if what.endswith("_bytes"):
         return units.format_bytes(int(value))
     if what.endswith("_per_s"):
-        return f"{value:,.2f}"
+        return units.format_number(value)
     if what.endswith("_s"):
         return units.format_seconds(value)
     if what.endswith(("_rate", "_share")):

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from kvplan.memory.formats import LOGICAL
 from kvplan.memory.kv import growth_bytes, sequence_bytes
 from kvplan.memory.weights import parameters
 from kvplan.model import Explained, Layers
+from kvplan.report.tables import print_rows
 from kvplan.units import format_bytes
 
 _LENGTH = 32_768
@@ -24,12 +24,9 @@ def show(console: Console, found: Explained) -> None:
     model = found.model
     how = model.family if found.known else f"{model.family or 'no model_type'}, which is not known: as a plain decoder"
     console.print(f"[bold]{model.name}[/] · read as {how} · {model.source}", highlight=False)
-    layers = Table(box=None, pad_edge=False)
-    for column in ("layers", "kind", "what each keeps"):
-        layers.add_column(column, justify="right" if column == "layers" else "left")
-    for layer in model.layers:
-        layers.add_row(f"{layer.count:,}", layer.kind, ", ".join(_kept(layer)))
-    console.print(layers)
+    rows = [["layers", "kind", "what each keeps"]]
+    rows += [[f"{layer.count:,}", layer.kind, ", ".join(_kept(layer))] for layer in model.layers]
+    print_rows(console, rows, left=(1, 2))
     fmt = LOGICAL["bf16"]
     size, growth = sequence_bytes(model, _LENGTH, fmt), growth_bytes(model, _LENGTH, fmt)
     kv = f"bf16 KV of {_LENGTH:,} tokens {format_bytes(size)}, {growth:,} B for each further one"

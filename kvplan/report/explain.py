@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from kvplan.report.tables import say
 from kvplan.results.deploy import Explanation
 from kvplan.units import format_bytes
 
@@ -24,14 +24,12 @@ def show(console: Console, result: Explanation) -> None:
         console.print(
             f"  host    takes {format_bytes(host.taken_bytes)}{shm}; memory limit of a container {format_bytes(host.limit_bytes)}"
         )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
-    for one in result.meanings:
-        table.add_row(f"{escape(one.key)} {escape(one.value)}", escape(one.sentence))
     console.print()
-    console.print(table)
+    for one in result.meanings:
+        say(console, f"[bold]{escape(f'{one.key} {one.value}'.strip())}[/]: {escape(one.sentence)}", hang=4)
     console.print()
     for notice in result.notices:
         hint = f" Hint: {escape(notice.hint)}." if notice.hint else ""
-        console.print(f"{MARKS[notice.level]} {escape(notice.sentence)}{hint}")
+        say(console, f"{MARKS[notice.level]} {escape(notice.sentence)}{hint}", hang=2)
     if not result.notices:
         console.print("nothing wrong found")

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from kvplan import catalog, scenario
 from kvplan.engine.facts import facts, known_share
 from kvplan.report.size import model_rows
+from kvplan.report.tables import print_rows, print_terms, say
 from kvplan.sim.cache.eviction.by_name import POLICIES
 from kvplan.units import format_bytes, format_tokens
 
@@ -48,24 +48,23 @@ def _known(engine: str) -> dict[str, Any]:
 
 
 def _about(policy: str) -> str:
-    text = POLICIES[policy].__doc__ or ""
-    return text.split(". ")[0].split("\n")[0].rstrip(".")
+    return " ".join((POLICIES[policy].__doc__ or "").split()).rstrip(".")
 
 
 def show(console: Console, kind: str, names: Sequence[str], *, verbose: bool = False) -> None:
     """Print one kind as a table."""
     rows = records(kind, names, verbose=verbose)
     if not rows:
-        console.print(f"no {kind} match")
+        say(console, f"no {kind} match")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    if kind == "policies":
+        print_terms(console, [(row["name"], row["about"]) for row in rows])
+        return
     columns = [key for key in rows[0] if key not in ("family", "active_parameters", "facts", "known")]
-    for at, key in enumerate(columns):
-        number = isinstance(rows[0][key], int | float)
-        table.add_column(_HEADS.get(key, key), justify="right" if number else "left", no_wrap=at == 0)
-    for row in rows:
-        table.add_row(*(_cell(key, row[key]) for key in columns))
-    console.print(table)
+    left = [at for at, key in enumerate(columns) if not isinstance(rows[0][key], int | float)]
+    print_rows(
+        console, [[_HEADS.get(key, key) for key in columns], *([_cell(key, row[key]) for key in columns] for row in rows)], left=left
+    )
     for row in rows if verbose else []:
         for version, share in row.get("known", {}).items():
             console.print(f"\n{row['name']} {version}: {share} simulated facts are known, the others assumed")
@@ -95,4 +94,4 @@ def overview(console: Console, found: dict[str, list[str]]) -> None:
     """Print the names of every kind."""
     for kind, names in found.items():
         console.print(f"[bold]{kind}[/] ({len(names)})")
-        console.print("  " + ", ".join(names) if names else "  none")
+        say(console, ", ".join(names) or "none", indent=2)

@@ -7,8 +7,8 @@ from rich.markup import escape
 
 from kvplan import units
 from kvplan.provenance import plus_minus
-from kvplan.report.tables import Rows, print_rows
-from kvplan.results.simulate import LoadCounts, SimResult, Stats
+from kvplan.report.tables import Rows, print_rows, say, seconds
+from kvplan.results.simulate import LoadCounts, SimResult
 from kvplan.scenario import Scenario
 
 
@@ -16,15 +16,14 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     """Print the result: latencies, tiers, throughput, and what it comes to in words."""
     requests = result.requests
     lead = f"[yellow]{escape(scenario.assumed)}[/] · " if scenario.assumed else ""
-    console.print(f"{lead}[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
+    say(console, f"{lead}[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
     for note in scenario.notes:
-        console.print(f"[dim]{escape(note)}[/]")
-    if requests.rejected:
-        console.print(
-            f"[yellow]rejected {requests.rejected:,} requests with {requests.rejected_prompt_tokens:,} prompt tokens: they can never fit[/]"
-        )
+        say(console, f"[dim]{escape(note)}[/]")
+    if requests.rejected and requests.completed:
+        lost = f"{units.format_count(requests.rejected, 'request')} with {requests.rejected_prompt_tokens:,} prompt tokens"
+        say(console, f"[yellow]rejected {lost}: they can never fit[/]")
     if not requests.completed and not result.partial:
-        console.print("[bold]✗ Nothing was served[/]: no request fits the GPU's pool and the model's context.")
+        say(console, "[bold]✗ Nothing was served[/]: no request fits the GPU's pool and the model's context.")
         return
     if result.partial:
         console.print(f"[yellow]partial: interrupted with {requests.unfinished:,} requests not finished[/]")
@@ -35,8 +34,9 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
 
 def _headline(result: SimResult, scenario: Scenario) -> str:
     """What was replayed on what, and whether it keeps up."""
-    requests, limit = result.requests, " (--limit)" if scenario.run.limit else ""
-    served = f"{requests.completed:,} of {requests.total:,} requests{limit}"
+    requests = result.requests
+    first = "the first " if scenario.run.limit else ""
+    served = f"{requests.completed:,} of {first}{requests.total:,} requests"
     words = [f"{escape(scenario.model.name)} on {escape(scenario.machine.name)}", scenario.engine.label, served]
     if result.overload:
         words.append(f"[bold red]overloaded: this traffic is {result.overload:.1f} times what the machine serves[/]")
@@ -47,11 +47,12 @@ def _headline(result: SimResult, scenario: Scenario) -> str:
 
 def _loads(loads: LoadCounts, scenario: Scenario) -> str:
     """How the loads did, and why some lost."""
+    count = units.format_count(loads.count, "load")
     if not loads.losing:
-        return f"{loads.count:,} loads from below the GPU, each faster than computing again"
-    lost = f"{loads.losing:,} of {loads.count:,} loads took longer than computing again ({units.format_seconds(loads.losing_s)} lost)"
+        return f"{count} from below the GPU, each faster than computing again"
     waits = scenario.engine.offload.loads_exclude_steps
-    return f"{lost}: {'loads wait for running steps in this engine, and for one another' if waits else 'they waited for one another'}"
+    why = "loads wait for running steps in this engine, and for one another" if waits else "they waited for one another"
+    return f"{loads.losing:,} of {count} took longer than computing again ({units.format_seconds(loads.losing_s)} lost): {why}"
 
 
 def _latencies(result: SimResult) -> Rows:
@@ -62,12 +63,7 @@ def _latencies(result: SimResult) -> Rows:
         ("queueing", result.queue_s),
         ("whole request", result.e2e_s),
     )
-    return rows + [[name, *_in_one_unit(stats)] for name, stats in named]
-
-
-def _in_one_unit(stats: Stats) -> list[str]:
-    values = [stats.mean, stats.p50, stats.p90, stats.p95, stats.p99]
-    return ["–" if value is None else units.format_seconds(value) for value in values]
+    return rows + [[name, *(seconds(value) for value in (stats.mean, stats.p50, stats.p90, stats.p95, stats.p99))] for name, stats in named]
 
 
 def _tiers(result: SimResult) -> Rows:
@@ -94,27 +90,28 @@ def _lines(console: Console, result: SimResult, scenario: Scenario) -> None:
     tokens, loads, rate = result.prompt_tokens, result.loads, result.throughput
     if result.ideal_hit_rate is not None and tokens.total:
         hits = 1 - tokens.computed / tokens.total
-        console.print(f"hits of all prompt tokens {hits:.1%}; the trace allows {result.ideal_hit_rate:.1%} at best")
-    console.print(
-        f"{rate.requests_per_s:,.2f} requests/s · {rate.prompt_tokens_per_s:,.0f} prompt tokens/s · "
-        f"{rate.output_tokens_per_s:,.0f} output tokens/s"
+        say(console, f"hits of all prompt tokens {hits:.1%}; the trace allows {result.ideal_hit_rate:.1%} at best")
+    say(
+        console,
+        f"{units.format_number(rate.requests_per_s)} requests/s · {units.format_number(rate.prompt_tokens_per_s)} prompt tokens/s · "
+        f"{units.format_number(rate.output_tokens_per_s)} output tokens/s",
     )
     known = result.interval
     if known.ttft_mean_s is not None:
         low, high = (units.format_seconds(value) for value in known.ttft_mean_s)
         rests = ", ".join(f"{doubt.what} ({doubt.kind}, {plus_minus(doubt.sigma_rel)})" for doubt in known.rests_on)
-        console.print(f"mean time to first token {low} to {high} (95 %){f', resting on {rests}' if rests else ''}")
+        say(console, f"mean time to first token {low} to {high} (95%){f', resting on {rests}' if rests else ''}")
     if loads.count:
-        console.print(_loads(loads, scenario))
+        say(console, _loads(loads, scenario))
     if result.requests.preempted:
-        console.print(f"preempted {result.requests.preempted:,} requests")
+        say(console, f"preempted {units.format_count(result.requests.preempted, 'request')}")
     for check in result.targets:
         value = "–" if check.value_s is None else units.format_seconds(check.value_s)
         limit = units.format_seconds(check.limit_s)
-        console.print(f"{'✓ met' if check.met else '✗ missed'}: {check.name} {value}, target {limit}")
+        say(console, f"{'✓ met' if check.met else '✗ missed'}: {check.name} {value}, target {limit}")
     if result.goodput is not None:
         good = result.goodput
-        console.print(f"goodput {good.requests_per_s:,.2f} requests/s: {good.share:.1%} of the requests meet every limit")
+        say(console, f"goodput {units.format_number(good.requests_per_s)} requests/s: {good.share:.1%} of the requests meet every limit")
     if result.largest_cause:
-        console.print(result.largest_cause)
-    console.print(f"[dim]simulated in {result.wall_s:.1f} s · seed {result.provenance['seed']} · --json for everything[/]")
+        say(console, result.largest_cause)
+    say(console, f"[dim]simulated in {result.wall_s:.1f} s · seed {result.provenance['seed']} · --json for everything[/]")

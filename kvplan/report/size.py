@@ -7,14 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from kvplan.hardware.spec import Machine
 from kvplan.memory.formats import LOGICAL
 from kvplan.memory.kv import growth_bytes, sequence_bytes
 from kvplan.memory.weights import parameters
 from kvplan.model import ModelSpec
-from kvplan.report.tables import Rows, print_rows
+from kvplan.report.tables import Rows, bar, print_rows, say
 from kvplan.results.size import SizeResult, WayOut
 from kvplan.units import format_bytes, format_seconds, format_tokens
 
@@ -24,43 +23,28 @@ BAR_CELLS = 24
 def show(console: Console, result: SizeResult, *, verbose: bool = False) -> None:
     """Print one model; `verbose` adds what offload frees and costs."""
     where = f" on {result.tp * result.pp} x {result.machine}" if result.machine else ""
-    console.print(
-        f"[bold]{result.model}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · "
-        f"{result.kv_dtype} KV · "
-        f"{result.engine.title or result.engine.name} {result.engine.version}{where}"
+    say(
+        console,
+        f"[bold]{escape(result.model)}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · {result.kv_dtype} KV · "
+        f"{result.engine.title or result.engine.name} {result.engine.version}{where}",
     )
-    for table in (_gpu(console, result), _layers(result), _sizes(result)):
-        if table:
+    for rows, words in ((_gpu(console, result), (0, 2, 3)), (_layers(result), (1, 2)), (_sizes(result), (0, 2))):
+        if rows:
             console.print()
-            console.print(table)
+            print_rows(console, rows, left=words)
     _multi_head(console, result)
     console.print()
     _verdict(console, result)
     if result.fit.gpu and result.weights.bytes_per_gpu > result.fit.gpu["total"]:
         return
     if verbose:
-        console.print()
-        console.print(_offload(console, result))
-        if prices := _prices(result):
-            console.print()
-            console.print(prices)
+        for table in (_offload(console, result), _prices(result)):
+            if len(table) > 1:
+                console.print()
+                print_rows(console, table, left=(0, 1))
         _tail(console, result)
     else:
-        console.print("[dim]-v: what offload frees, and what it costs; `kvplan plan` says when it pays[/]")
-
-
-def bar(console: Console, share: float, cells: int = BAR_CELLS) -> str:
-    """A bar of at most `cells`; `#` where the stream cannot show blocks."""
-    full = "█" if "utf" in (console.encoding or "").lower() else "#"
-    return full * max(1 if share > 0 else 0, round(min(1.0, max(0.0, share)) * cells))
-
-
-def _grid(*justify: str) -> Table:
-    """A table without heads or lines, whose last column may wrap."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
-    for number, side in enumerate(justify, 1):
-        table.add_column(justify=side, no_wrap=number < len(justify))  # type: ignore[arg-type]
-    return table
+        say(console, "[dim]-v: what offload frees, and what it costs; `kvplan plan` says when it pays[/]")
 
 
 _GPU_LINES = {
@@ -73,58 +57,65 @@ _GPU_LINES = {
 }
 
 
-def _gpu(console: Console, result: SizeResult) -> Table | None:
+def _gpu(console: Console, result: SizeResult) -> Rows:
     if not result.fit.gpu:
-        return None
-    table, total = _grid("left", "right", "left"), result.fit.gpu["total"]
+        return []
+    total, rows = result.fit.gpu["total"], [["", "", "", ""]]
     for key, label in _GPU_LINES.items():
-        size = result.fit.gpu[key]
-        style = "bold" if key == "kv_pool" else ""
-        table.add_row(label, format_bytes(size), bar(console, size / total), style=style)
-    return table
+        size, bold = result.fit.gpu[key], "[bold]" if key == "kv_pool" else ""
+        how = f"[dim]{_known(result, key)}[/]"
+        rows.append([f"{bold}{label}", f"{bold}{format_bytes(size)}", bar(console, size / total, BAR_CELLS), how])
+    return rows
 
 
-def _layers(result: SizeResult) -> Table:
-    table = _grid("right", "left", "left", "right", "right")
-    table.add_row("[dim]layers[/]", "[dim]kind[/]", "[dim]shape[/]", "[dim]a token[/]", "[dim]one sequence[/]")
+def _known(result: SizeResult, key: str) -> str:
+    """How a part of the GPU's memory is known."""
+    if key in ("weights", "kv_pool"):
+        return "shapes of the config" if key == "weights" else "what is left"
+    if key == "kept_free":
+        return "the engine's share"
+    return str(getattr(result.provenance.get(_SOURCES[key]), "kind", "assumed"))
+
+
+_SOURCES = {
+    "total": "machine.gpu.memory_bytes",
+    "activations": "engine.memory.forward_copies",
+    "overhead": "engine.memory.graph_bytes",
+}
+
+
+def _layers(result: SizeResult) -> Rows:
+    rows = [["layers", "kind", "shape", "a token", "one sequence"]]
     for line in result.layers:
         rate = f"{line.bytes_per_token:,} B" if line.bytes_per_token else ""
-        table.add_row(f"{line.count} x", line.kind, line.formula, rate, format_bytes(line.bytes))
-    return table
+        rows.append([f"{line.count} x", line.kind, escape(line.formula), rate, format_bytes(line.bytes)])
+    return rows
 
 
-def _sizes(result: SizeResult) -> Table:
+def _sizes(result: SizeResult) -> Rows:
     kv, engine = result.kv, result.engine
-    table = _grid("left", "right", "left")
     mean, growth = format_bytes(kv.bytes_per_token_mean), format_bytes(kv.growth_bytes_per_token)
-    table.add_row("(a) logical", format_bytes(kv.bytes_per_sequence), f"one sequence: {mean} a token, the next one adds {growth}")
+    rows = [["", "", ""], ["(a) logical", format_bytes(kv.bytes_per_sequence), f"one sequence: {mean} a token, the next one adds {growth}"]]
     blocks = f"blocks of {engine.block_tokens} tokens" if engine.block_tokens else "a state, no blocks"
     groups = f", {engine.groups} groups" if engine.groups > 1 else ""
     ranks = f" on {result.tp * result.pp} ranks" if result.tp * result.pp > 1 else ""
-    table.add_row("(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}")
-    if engine.pool_tokens is not None:
-        table.add_row(
-            "(c) printed",
-            format_tokens(engine.pool_tokens),
-            f"tokens in the pool, concurrency {engine.max_concurrency:,.2f}x",
-        )
+    rows.append(["(b) reserved", format_bytes(engine.reserved_bytes_per_request), f"per request{ranks}: {blocks}{groups}"])
+    if engine.pool_tokens:
+        what = f"tokens in the pool, as the engine prints at start; concurrency {engine.max_concurrency:,.2f}x"
+        rows.append(["(c) printed", format_tokens(engine.pool_tokens), what])
     if result.batch > 1:
-        table.add_row(f"    x {result.batch}", format_bytes(kv.bytes_total), "logical, the whole batch")
-    table.add_row(
-        "    weights",
-        format_bytes(result.weights_bytes),
-        f"{result.weights.parameters / 1e9:,.2f} B parameters, {format_bytes(result.weights.bytes_per_gpu)} per GPU",
-    )
-    return table
+        rows.append([f"    x {result.batch}", format_bytes(kv.bytes_total), "logical, the whole batch"])
+    weights = f"{result.weights.parameters / 1e9:,.2f} B parameters, {format_bytes(result.weights.bytes_per_gpu)} per GPU"
+    return [*rows, ["    weights", format_bytes(result.weights_bytes), weights]]
 
 
 def _multi_head(console: Console, result: SizeResult) -> None:
     formula, truth = result.kv.mha_formula_bytes, result.kv.bytes_per_sequence
     if truth and formula > 1.01 * truth:
-        console.print(
+        say(
+            console,
             f"The formula 2 x layers x heads x head_dim x tokens gives {format_bytes(formula)}, "
-            f"{formula / truth:.1f} times too much: "
-            f"{_why(result)}."
+            f"{formula / truth:.1f} times too much: {_why(result)}.",
         )
 
 
@@ -144,36 +135,36 @@ def _why(result: SizeResult) -> str:
 def _verdict(console: Console, result: SizeResult) -> None:
     fit = result.fit
     if fit.fits is None:
-        console.print("Name a --machine to see what fits.", style="dim")
+        say(console, "[dim]Name a --machine to see what fits.[/]")
         return
     own = " (the model's own)" if fit.limited_by_model else ""
     longest = f"the longest context for {result.batch} is {format_tokens(fit.max_context_tokens or 0)}{own}"
     if not result.kv.growth_bytes_per_token and not own:
         longest = "nothing grows with the context"
     if fit.gpu and result.weights.bytes_per_gpu > fit.gpu["total"]:
-        console.print(
+        say(
+            console,
             f"[red]✗[/] The weights alone take {format_bytes(result.weights.bytes_per_gpu)} of each GPU, which has "
-            f"{format_bytes(fit.gpu['total'])}: no context fits. More ranks (--tp), narrower weights (--dtype) or larger GPUs:"
+            f"{format_bytes(fit.gpu['total'])}: no context fits. More ranks (--tp), narrower weights (--dtype) or larger GPUs:",
         )
-        table = _grid("left", "left", "left")
-        for way in fit.ways_out:
-            table.add_row(f"  {way.change}", *_way(way))
-        console.print(table)
+        _ways(console, fit.ways_out)
         return
     if fit.fits:
-        console.print(
-            f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}."
+        say(
+            console, f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}."
         )
         return
-    console.print(
+    say(
+        console,
         f"[red]✗[/] {result.batch} x {format_tokens(result.context_tokens)} tokens do not fit: "
         f"{format_bytes(fit.missing_bytes)} too much; "
-        f"{fit.max_sequences} would fit; {longest}."
+        f"{fit.max_sequences} would fit; {longest}.",
     )
-    table = _grid("left", "left", "left")
-    for way in fit.ways_out:
-        table.add_row(f"  {way.change}", *_way(way))
-    console.print(table)
+    _ways(console, fit.ways_out)
+
+
+def _ways(console: Console, ways: Sequence[WayOut]) -> None:
+    print_rows(console, [["", "", ""], *([way.change, *_way(way)] for way in ways)], indent=2, left=(0, 1, 2))
 
 
 def _way(way: WayOut) -> tuple[str, str]:
@@ -182,62 +173,63 @@ def _way(way: WayOut) -> tuple[str, str]:
     return ("fits", f"up to {way.max_sequences} at once") if way.fits else ("no", f"{format_bytes(way.missing_bytes)} short")
 
 
-def _offload(console: Console, result: SizeResult) -> Table:
-    table = _table("what offload frees", "KV", "GPU", "CPU", "disk", "saved", "")
+def _offload(console: Console, result: SizeResult) -> Rows:
+    rows = [["what offload frees", "KV", "GPU", "CPU", "takes", "limit", "disk", "saved", ""]]
     everything = max(1, result.offload[0].gpu_bytes)
-    seen = set()
     for row in result.offload:
-        sizes_of = (row.placement, row.gpu_bytes, row.cpu_bytes, row.disk_bytes)
-        if sizes_of in seen:  # two dtypes of as many bits
-            continue
-        seen.add(sizes_of)
-        sizes = [format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.disk_bytes)]
-        share = bar(console, row.gpu_bytes / everything, 12)
-        table.add_row(row.placement, ", ".join((row.kv_dtype, *row.same)), *sizes, f"{row.saved_fraction:.1%}", share)
-    return table
+        sizes = [
+            format_bytes(size) if size else "–" for size in (row.gpu_bytes, row.cpu_bytes, row.host_bytes, row.limit_bytes, row.disk_bytes)
+        ]
+        share = bar(console, row.gpu_bytes / everything, 12).ljust(12)
+        rows.append([_placement(row.placement), ", ".join((row.kv_dtype, *row.same)), *sizes, f"{row.saved_fraction:.1%}", share])
+    return rows
 
 
-def _prices(result: SizeResult) -> Table | None:
+def _placement(name: str) -> str:
+    return name.replace(" %", "%")
+
+
+def _prices(result: SizeResult) -> Rows:
     """Both kinds of offload, which must not be mixed up: idle (comes back once) and streamed (crosses the link at
     every step).
     """
-    if not any(row.price for row in result.offload):
-        return None
-    table = _table("what it costs", "KV", "idle: reload", "recompute", "from", "streamed: +/step", "tokens/s")
+    rows = [["what it costs", "KV", "reload once", "compute", "wins from", "streamed, a step", "streamed, tokens/s"]]
     for row in result.offload:
         if price := row.price:
             point = price.idle_break_even_tokens
-            table.add_row(
-                row.placement,
-                row.kv_dtype,
-                format_seconds(price.idle_reload_s),
-                format_seconds(price.idle_recompute_s),
-                f"{point:,}" if point else "never",
-                format_seconds(price.streamed_added_s),
-                f"{price.streamed_tokens_per_s:,.1f}",
+            rows.append(
+                [
+                    _placement(row.placement),
+                    row.kv_dtype,
+                    format_seconds(price.idle_reload_s),
+                    format_seconds(price.idle_recompute_s),
+                    f"{point:,} tokens" if point else "never",
+                    f"+{format_seconds(price.streamed_added_s)}",
+                    f"{price.streamed_tokens_per_s:,.3g}",
+                ]
             )
-    return table
-
-
-def _table(*heads: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < 2 or not head else "right", no_wrap=True)
-    return table
+    return rows
 
 
 def _tail(console: Console, result: SizeResult) -> None:
+    if any(row.host_bytes for row in result.offload):
+        say(
+            console,
+            f"Takes: host memory that {result.engine.title or result.engine.name} really takes for a tier of such a size. "
+            "Limit: what a container needs, weights and processes included.",
+        )
     if any(row.price for row in result.offload):
-        console.print(
-            "Idle: a paused or shared prefix comes back once; `from` is the length at which reloading beats "
-            "recomputing. "
-            "Streamed: the sequence decodes, and what is off the GPU crosses the link at every step."
+        say(
+            console,
+            "Reload once: a paused or shared prefix comes back from the tier; it wins from a length on against computing it again. "
+            "Streamed: the sequence decodes, and what is off the GPU crosses the link at every step.",
         )
     tiers = result.tier_bytes_per_token
     if abs(tiers["gpu"] - tiers["cpu"]) > 0.5:
-        console.print(
+        say(
+            console,
             f"A token takes {format_bytes(tiers['gpu'])} on the GPUs (all ranks) and {format_bytes(tiers['cpu'])} "
-            "in host memory or on disk, where it is stored once."
+            "in host memory or on disk, where it is stored once.",
         )
 
 
@@ -276,24 +268,13 @@ def model_rows(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
 
 def show_list(console: Console, models: list[dict[str, Any]], machines: Sequence[Machine]) -> None:
     """Print models and machines of the catalog."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for head in ("model", "parameters", "context", "KV of 8k", "growth/token"):
-        table.add_column(head, justify="left" if head == "model" else "right", no_wrap=True)
+    rows: Rows = [["model", "parameters", "context", "KV of 8k", "growth/token"]]
     for row in models:
-        table.add_row(
-            row["name"],
-            f"{row['parameters'] / 1e9:,.1f} B",
-            format_tokens(row["max_context_tokens"]),
-            format_bytes(row["kv_bytes_8k"]),
-            format_bytes(row["growth_bytes_per_token"]),
-        )
-    if models:
-        console.print(table)
+        sizes = [format_bytes(row["kv_bytes_8k"]), format_bytes(row["growth_bytes_per_token"])]
+        rows.append([row["name"], f"{row['parameters'] / 1e9:,.1f} B", format_tokens(row["max_context_tokens"]), *sizes])
+    print_rows(console, rows)
     if machines:
         console.print()
-        grid = _grid("left", "right", "left")
-        for one in machines:
-            grid.add_row(one.name, format_bytes(one.gpu.memory_bytes), one.title)
-        console.print(grid)
+        print_rows(console, [["", "", ""], *([one.name, format_bytes(one.gpu.memory_bytes), one.title] for one in machines)], left=(0, 2))
     if not models and not machines:
-        console.print("nothing in the catalog matches")
+        say(console, "nothing in the catalog matches")

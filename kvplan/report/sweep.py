@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kvplan.report.tables import Rows, print_rows
+from kvplan.results.economics import Flip
 from kvplan.results.simulate import SimResult
 from kvplan.results.sweep import SweepResult, SweepRow
 from kvplan.units import format_seconds
@@ -15,17 +16,90 @@ MOST_ROWS = 60
 
 
 def show(console: Console, sweep: SweepResult) -> None:
-    """Print a row a point, then what failed."""
-    done = [row for row in sweep.rows if row.result]
+    """Print the answer where one was looked for, a row a point, then what was left out and what failed."""
+    _answer(console, sweep)
+    marks = {**dict.fromkeys(sweep.front, "[green]●[/]"), **({sweep.best: "[green]→[/]"} if sweep.best is not None else {})}
+    done = [(marks.get(at, ""), row) for at, row in enumerate(sweep.rows) if row.result]
+    if sweep.front:
+        done = [(mark, row) for mark, row in done if mark] + [(mark, row) for mark, row in done if not mark]
     shown = done[:MOST_ROWS]
     paths = list(sweep.axes)
-    heads = ["TTFT", "p95", "ITL", "p95", "requests/s", "GPU hits", "below", "computed"]
-    rows: Rows = [[*(escape(path) for path in paths), *heads, *(["target"] if sweep.target else [])]]
-    rows += [[*(escape(row.point[path]) for path in paths), *_figures(row.result), *_target(sweep, row)] for row in shown if row.result]
+    heads = ["TTFT", "p95", "ITL", "p95", "requests/s", "below", "computed"]
+    lead = [""] if marks else []
+    money = next((row.money for row in sweep.rows if row.money), None)
+    heads += [f"{money.currency}/month".strip("/"), "per M out"] if money else []
+    heads += ["J/token"] if "energy" in (*sweep.front_of, *sweep.goal.split()) else []
+    rows: Rows = [[*lead, *(escape(path) for path in paths), *heads, *(["target"] if sweep.target else [])]]
+    for mark, row in shown:
+        settings = [escape(row.point[path]) for path in paths]
+        if row.result:
+            rows.append(
+                [
+                    *([mark] if marks else []),
+                    *settings,
+                    *_figures(row.result),
+                    *_money(sweep, row),
+                    *_energy(sweep, row),
+                    *_target(sweep, row),
+                ]
+            )
     print_rows(console, rows)
     if len(done) > len(shown):
         console.print(f"[dim]and {len(done) - len(shown):,} rows more: --export FILE.csv writes them all[/]")
+    for one in sweep.left_out:
+        console.print(f"[dim]not run: {one.points:,} {'points' if one.points > 1 else 'point'}: {escape(one.why)}[/]")
+    for flip in sweep.price_flips[:MOST_FLIPS]:
+        console.print(f"{flip.what} at {flip.factor:.2g} times its price{_reach(flip)}: {escape(flip.to)} is the cheaper one")
     _failures(console, sweep)
+
+
+MOST_FLIPS = 4
+
+
+def _reach(flip: Flip) -> str:
+    return ", within the range that it has today," if flip.inside else ""
+
+
+def _answer(console: Console, sweep: SweepResult) -> None:
+    """What was looked for, and what was found in how many runs."""
+    if not sweep.goal and not sweep.front_of:
+        return
+    made = sweep.simulated + sweep.known
+    saved = f"{made:,} of {sweep.grid:,} runs, {sweep.grid - made:,} saved"
+    if sweep.front_of:
+        console.print(f"[bold]{len(sweep.front)} rows on the front of {' and '.join(sweep.front_of)}[/] ({saved})")
+    elif sweep.best is None:
+        console.print(f"[red]✗[/] [bold]{escape(sweep.goal)}: no point meets it[/] ({saved})")
+    else:
+        row = sweep.rows[sweep.best]
+        settings = ", ".join(f"{path} {value}" for path, value in row.point.items())
+        console.print(f"[green]✓[/] [bold]{escape(sweep.goal)}: {escape(settings)}[/]{_cost(row)} ({saved})")
+
+
+def _cost(row: SweepRow) -> str:
+    if row.money is None or row.money.per_million_output_tokens is None:
+        return ""
+    month, each = row.money.per_month, row.money.per_million_output_tokens
+    unit = f" {row.money.currency}".rstrip()
+    return (
+        f": {month.value:,.0f}{unit} a month ({month.low:,.0f} to {month.high:,.0f}), "
+        f"{each.value:,.3g} ({each.low:,.3g} to {each.high:,.3g}) a million output tokens"
+    )
+
+
+def _money(sweep: SweepResult, row: SweepRow) -> list[str]:
+    if not any(one.money for one in sweep.rows):
+        return []
+    if row.money is None or row.money.per_million_output_tokens is None:
+        return ["–", "–"]
+    return [f"{row.money.per_month.value:,.0f}", f"{row.money.per_million_output_tokens.value:,.3g}"]
+
+
+def _energy(sweep: SweepResult, row: SweepRow) -> list[str]:
+    if "energy" not in (*sweep.front_of, *sweep.goal.split()):
+        return []
+    found = row.energy.per_output_token_J if row.energy else None
+    return [f"{found.value:.3g}" if found else "–"]
 
 
 def _figures(run: SimResult) -> list[str]:
@@ -36,7 +110,7 @@ def _figures(run: SimResult) -> list[str]:
     rate = f"{run.throughput.requests_per_s:,.2f}" if run.requests.completed else "serves nothing"
     if run.overload:
         rate = f"[red]overloaded[/] {rate}"
-    return [*times, rate, *(f"{part / total:.1%}" for part in (tokens.gpu_hit, below, tokens.computed))]
+    return [*times, rate, *(f"{part / total:.1%}" for part in (below, tokens.computed))]
 
 
 def time(value: float | None) -> str:

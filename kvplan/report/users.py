@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from kvplan import units
+from kvplan.report.tables import Rows, print_rows, seconds
 from kvplan.results.users import UsersResult
 
 
@@ -19,12 +18,7 @@ def show(console: Console, result: UsersResult) -> None:
         console.print("[dim]the trace never has more sessions open: try one with more, or --speedup[/]")
     else:
         console.print(f"[bold]{escape(result.name)} holds {result.users:,} users at once within {escape(result.target)}[/]")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("users", justify="right")
-    for check in result.run.targets:
-        table.add_column(check.name, justify="right")
-    table.add_column("")
+    rows: Rows = [["users", *(check.name for check in result.run.targets), ""]]
     for trial in result.trials:
-        values = ["–" if check.value_s is None else units.format_seconds(check.value_s) for check in trial.targets]
-        table.add_row(f"{trial.users:,}", *values, "✓ met" if trial.met else "✗ missed")
-    console.print(table)
+        rows.append([f"{trial.users:,}", *(seconds(check.value_s) for check in trial.targets), "✓ met" if trial.met else "✗ missed"])
+    print_rows(console, rows, left=(len(rows[0]) - 1,))

@@ -90,13 +90,13 @@ def _client(console: Console, result: ValidateResult) -> None:
 
 
 def _fit(console: Console, fit: ServerFit) -> None:
-    rows = [["fitted on this server", "shipped", "fitted", "95 %"]]
+    rows = [["fitted on this server", "shipped", "fitted", "95%"]]
     rows += [[one.path, f"{one.shipped:.4g}", f"{one.value:.4g}", f"{one.lo:.4g} to {one.hi:.4g}"] for one in fit.numbers]
     print_rows(console, rows)
     if fit.error_fitted is not None and fit.error_shipped is not None:
         console.print(
             f"on {fit.held_out} probes that it did not see: median error {fit.error_fitted:.1%}, shipped {fit.error_shipped:.1%}; "
-            f"{fit.coverage or 0.0:.0%} within their 95 % interval",
+            f"{fit.coverage or 0.0:.0%} within their 95% interval",
             soft_wrap=True,
         )
     if fit.accepted:

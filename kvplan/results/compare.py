@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kvplan.figures import bars, curves, times
+from kvplan.figures.base import Figure
 from kvplan.results import frames
-from kvplan.results.simulate import SimResult
+from kvplan.results.simulate import QUANTILE_SHARES, SimResult
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,7 +45,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "kvplan.compare/1"
     names: list[str]
     settings: list[Compared]  # what was put in differently
-    figures: list[Compared]  # what came out differently, the largest ratio first
+    differences: list[Compared] = msgspec.field(name="figures")  # what came out differently, the largest ratio first
     handovers: list[Handover] = []
     same: list[str]  # figures that are equal in all runs
     runs: list[SimResult]
@@ -51,3 +53,20 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a run, with all its figures by dotted names."""
         return frames.rows({"run": name, **frames.flat(run)} for name, run in zip(self.names, self.runs, strict=True))
+
+    def figures(self) -> dict[str, Figure]:
+        """What `--html` draws of it, as plotly figures by name; those over time where the runs were asked to remember it."""
+        runs = dict(zip(self.names, self.runs, strict=True))
+        ideal = {name: run.ideal_hit_rate for name, run in runs.items() if run.ideal_hit_rate is not None}
+        found = {
+            "ttft": curves.distribution(
+                {name: run.ttft_quantiles_s for name, run in runs.items()}, QUANTILE_SHARES, what="time to first token"
+            ),
+            "tokens": bars.token_sources({name: run.token_shares() for name, run in runs.items()}, ideal=ideal),
+        }
+        told = {name: run.timeline for name, run in runs.items() if run.timeline is not None}
+        if told:
+            found["over_time"] = times.side_by_side(told)
+            rows = {name: one.phases[0].seconds for name, one in told.items() if one.phases}
+            found["phases"] = bars.phases(rows, without=("decoding",))
+        return found

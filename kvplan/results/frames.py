@@ -22,7 +22,7 @@ def flat(record: msgspec.Struct) -> dict[str, Any]:
     """The numbers and words of a record by dotted names, such as `ttft_s.p50` or `tiers.cpu.hit_rate`; other lists are left out."""
     found: dict[str, Any] = {}
     _flatten(msgspec.to_builtins(record), "", found)
-    return found
+    return {name: value for name, value in found.items() if not name.startswith("timeline.")}
 
 
 def _flatten(value: Any, name: str, found: dict[str, Any]) -> None:

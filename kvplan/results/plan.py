@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from kvplan.figures import bars, curves, points
+from kvplan.figures.base import TIER_COLOURS, Figure, size_unit, time_unit
+from kvplan.memory.pinned import HostMemory
+from kvplan.provenance import Z95, plus_minus
 from kvplan.results import frames
 from kvplan.results.deploy import Emission
+from kvplan.results.economics import Costs
 from kvplan.results.placement import Notice, Placement
-from kvplan.results.simulate import LoadCounts, Stats
+from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, Stats
+from kvplan.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -106,6 +112,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     completed: int
     rejected: int
     ttft_s: Stats
+    ttft_quantiles_s: tuple[float, ...] = ()  # at results.simulate.QUANTILE_SHARES
     itl_s: Stats
     requests_per_s: float
     output_tokens_per_s: float
@@ -135,6 +142,23 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bytes: int
     change: float
     hit_change: float
+
+
+class ServedLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """The most of a traffic that a replica serves within limits."""
+
+    factor: float  # of the arrivals as they are; 0: not even the least that was tried
+    requests_per_s: float
+    users: int = 0  # sessions open at once, where the traffic is generated from a number of them
+    at_least: bool = False  # the search ended here: more may be served
+
+
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """Load within limits, without tiers and with what was chosen: within the target, or at the time to first token as it is without."""
+
+    ttft_p95_s: float | None = None  # the limit where no target was given
+    without: ServedLoad
+    chosen: ServedLoad | None = None  # null: no tier was chosen
 
 
 class ReplicaLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +194,17 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
     flips_at: float | None
     tested_to: float
     gain_at_edge: float  # gain when it is off by its 95 % interval in the bad direction
+
+    def drawn(self) -> tuple[str, float, float | None, float, str]:
+        """Name, half the width of its interval, from where the verdict flips, how far was tested, and words."""
+        ends = f"the verdict flips at {self.flips_at:.2g} times" if self.flips_at is not None else f"it holds to {self.tested_to:.2g} times"
+        return (
+            self.name,
+            Z95 * self.sigma_rel,
+            self.flips_at,
+            self.tested_to,
+            f"{self.name} ({self.kind}, {plus_minus(self.sigma_rel)}): {ends}",
+        )
 
 
 class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,10 +245,13 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     simulated: int = 0
     at_load: dict[str, float] = {}  # speed-up of the arrivals -> gain
     overload: float = 0.0  # offered over served work where the arrivals are more than the machine can serve
+    capacity: Capacity | None = None
     splits: tuple[Split, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0
+    host: HostMemory | None = None  # what the CPU tier really takes, and the memory limit that a container needs
     disk_life_years: float | None = None
+    costs: Costs = Costs()
     notices: tuple[Notice, ...] = ()
     emission: Emission | None = None
     asked: EngineFigures | None = None  # the scenario's engine, where the configuration is for another
@@ -225,6 +263,69 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
         """One row a placement that was simulated, by dotted names."""
         return frames.rows(frames.flat(option) for option in self.options)
 
+    def figures(self) -> dict[str, Figure]:
+        """What `--html` draws of it, as plotly figures by name. Raises MissingError without the extra `kvplan[report]`."""
+        found: dict[str, Figure] = {}
+        sides = {option.name: option.ttft_quantiles_s for option in (self.without, self.chosen) if option is not None}
+        if any(sides.values()):
+            found["ttft"] = curves.distribution(sides, QUANTILE_SHARES, what="time to first token")
+        if self.traffic.curve:
+            line = [(point.capacity_bytes, point.token_hit) for point in self.traffic.curve]
+            found["hit_rate"] = curves.hit_curve({"LRU": line}, ideal=self.traffic.ideal_hit, sizes=self.sizes())
+        if len(self.options) > 1:
+            found["options"] = _options(self)
+        if self.when:
+            found["when"] = _when(self.when)
+        if self.assumptions:
+            found["flips"] = bars.flips([one.drawn() for one in self.assumptions])
+        if self.at_load:
+            loads = {f"{float(speed):g} times the arrivals": gain for speed, gain in self.at_load.items()}
+            found["at_load"] = bars.gains(loads, what="gain of offloading")
+        return found
+
+    def sizes(self) -> list[tuple[str, float]]:
+        """The capacities for prefixes that the plan speaks of, by name, in bytes."""
+        sizes = [("GPU pool", self.pool_tokens * self.bytes_per_token)]
+        tiers = (("CPU", self.placement.cpu_bytes), ("disk", self.placement.disk_bytes), ("remote", self.placement.remote_bytes))
+        sizes += [(name, float(size)) for name, size in tiers if size]
+        return [(f"{name} {format_bytes(size)}", size) for name, size in sizes if size]
+
+
+def _options(plan: PlanResult) -> Figure:
+    """Mean time to first token of each placement against what it takes below the GPU; the front joins those that no cheaper one beats."""
+    shown = [option for option in plan.options if option.ttft_s.mean is not None]
+    unit, scale = size_unit(max((_below(option) for option in shown), default=1.0))
+    time, seconds = time_unit(max((option.ttft_s.mean or 0.0 for option in shown), default=1.0))
+    drawn = []
+    for option in shown:
+        took = f"below the GPU {format_bytes(_below(option))}, computed {option.computed:.1%}"
+        words = f"mean {format_seconds(option.ttft_s.mean or 0.0)}, {took}"
+        group = "KV in 8 bits" if option.placement.kv_dtype == "fp8" else "KV as the model stores it"
+        drawn.append(points.Dot(option.name, _below(option), option.ttft_s.mean or 0.0, words, group, option == plan.chosen))
+    front: list[points.Dot] = []
+    for one in sorted(drawn, key=lambda one: (one.x, one.y)):
+        if not front or one.y < front[-1].y:
+            front.append(one)
+    across = points.Ruler(f"memory below the GPU, {unit}", scale)
+    return points.scatter(drawn, across, points.Ruler(f"mean time to first token, {time}", seconds), front=front)
+
+
+def _below(option: Option) -> float:
+    placement = option.placement
+    return float(placement.cpu_bytes + placement.disk_bytes + placement.remote_bytes)
+
+
+def _when(tiers: tuple[TierWorth, ...]) -> Figure:
+    """Seconds to have a prefix of the median length: loaded from each tier, or computed."""
+    rows = []
+    for one in tiers:
+        words = f"{one.prefix_tokens:,} tokens from {one.tier} in {format_seconds(one.load_s)} at {format_rate(one.Bps)} ({one.source})"
+        rows.append((f"load from {one.tier}", one.load_s, TIER_COLOURS.get(one.tier, TIER_COLOURS["computed"]), words))
+    again = tiers[0]
+    words = f"{again.prefix_tokens:,} tokens computed in {format_seconds(again.recompute_s)}"
+    rows.append(("compute again", again.recompute_s, TIER_COLOURS["computed"], words))
+    return bars.seconds_each(rows, what=f"to have {again.prefix_tokens:,} tokens of a prefix")
+
 
 class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
     """Plans of the same traffic for several models, machines, engines or widths."""
@@ -235,3 +336,14 @@ class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a plan: what was planned for, and the chosen placement by dotted names."""
         return frames.rows(frames.flat(row) for row in self.rows)
+
+    def figures(self) -> dict[str, Figure]:
+        """What `--html` draws of it, as plotly figures by name. Raises MissingError without the extra `kvplan[report]`."""
+        found: dict[str, Figure] = {}
+        sides = {row.name: row.chosen.ttft_quantiles_s for row in self.rows if row.chosen is not None}
+        if any(sides.values()):
+            found["ttft"] = curves.distribution(sides, QUANTILE_SHARES, what="time to first token")
+        gains = {row.name: row.gain.value for row in self.rows if row.gain is not None and row.gain.value is not None}
+        if gains:
+            found["gain"] = bars.gains(gains, what="gain of offloading")
+        return found

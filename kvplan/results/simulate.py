@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kvplan.figures import bars, curves, times
+from kvplan.figures.base import Figure
+from kvplan.provenance import Z95, plus_minus
 from kvplan.results import frames
+from kvplan.results.timeline import Timeline
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,6 +26,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     p95: float | None
     p99: float | None
     max: float | None
+
+
+QUANTILE_SHARES = (*(at / 50 for at in range(50)), 0.99, 0.995, 0.999, 1.0)
+"""Shares of the requests at which a distribution is given where it is drawn."""
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +126,7 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     requests: Requests
     ttft_s: Stats
+    ttft_quantiles_s: tuple[float, ...] = ()  # at QUANTILE_SHARES: 0, 0.02, ..., 0.98, 0.99, 0.995, 0.999, 1
     itl_s: Stats
     e2e_s: Stats
     queue_s: Stats
@@ -129,10 +139,12 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     goodput: Goodput | None = None
     largest_cause: str = ""
     ideal_hit_rate: float | None = None  # of all prompt tokens, with memory for everything; the ceiling of the tiers' hit rates together
+    gpu_busy: float = 0.0  # share of the replicas' time in steps
     overload: float = 0.0  # time that serving takes over the time of arrival, where the queue grows all along; 0: it keeps up
     warm_requests: int | None = None  # until the tiers below the GPU serve 90 % of their steady share
     warm_s: float | None = None
     partial: bool = False
+    timeline: Timeline | None = None  # where it was asked for
     duration_s: float
     wall_s: float
     provenance: dict[str, Any]
@@ -141,3 +153,38 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row with all figures by dotted names; concatenate those of several runs to compare them."""
         return frames.rows([frames.flat(self)])
+
+    def figures(self) -> dict[str, Figure]:
+        """What `--html` draws of it, as plotly figures by name; those over time where the run was asked to remember it.
+
+        Raises MissingError without the extra `kvplan[report]`.
+        """
+        limits = {f"target {one.name}": one.limit_s for one in self.targets if one.name.startswith("ttft")}
+        found = {
+            "ttft": curves.distribution({self.name: self.ttft_quantiles_s}, QUANTILE_SHARES, what="time to first token", limits_s=limits),
+            "tokens": bars.token_sources({self.name: self.token_shares()}, ideal=self._ideal()),
+        }
+        if self.timeline is not None:
+            found |= times.figures(self.timeline)
+        doubts = self.doubts()
+        if doubts:
+            found["doubts"] = bars.tornado(doubts, what="change of the mean time to first token")
+        return found
+
+    def token_shares(self) -> dict[str, float]:
+        """Shares of the prompt tokens by where they came from: tiers, and `computed`."""
+        total = max(1, self.prompt_tokens.total)
+        return {tier.name: tier.hit_tokens / total for tier in self.tiers} | {"computed": self.prompt_tokens.computed / total}
+
+    def _ideal(self) -> dict[str, float]:
+        return {} if self.ideal_hit_rate is None else {self.name: self.ideal_hit_rate}
+
+    def doubts(self) -> list[tuple[str, float, float, str]]:
+        """What the mean time to first token rests on, the most moving first: name, percent down and up at the ends of its 95 % interval,
+        and the same in words."""
+        found = []
+        for one in self.interval.rests_on:
+            down, up = (100 * math.expm1(side * one.share * Z95 * one.sigma_rel) for side in (-1, 1))
+            words = f"{one.what} ({one.kind}, {plus_minus(one.sigma_rel)}): {down:+.1f} % to {up:+.1f} %"
+            found.append((f"{one.what} ({one.kind})", down, up, words))
+        return sorted(found, key=lambda row: -row[2])

@@ -109,6 +109,8 @@ class OffloadRow(msgspec.Struct, frozen=True, kw_only=True):
     cpu_bytes: int
     disk_bytes: int
     saved_fraction: float
+    host_bytes: int = 0  # that the engine really takes for such a CPU tier
+    limit_bytes: int = 0  # memory limit of a container with it: weights and processes included
     price: Price | None = None
 
 

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvplan.results import frames
+from kvplan.results.economics import Energy, Flip, Money, Wear
 from kvplan.results.simulate import SimResult
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Points of the grid that were not run, and why."""
+
+    points: int
+    why: str
 
 
 class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +27,9 @@ class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
     point: dict[str, str]  # setting -> value, as given
     error: str = ""
     result: SimResult | None = None  # its provenance is left out: the sweep's holds
+    money: Money | None = None  # null without prices
+    wear: Wear | None = None  # where a disk is written
+    energy: Energy | None = None  # an estimate
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -33,7 +44,14 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     axes: dict[str, tuple[str, ...]]  # setting -> its values
     target: str = ""
-    rows: tuple[SweepRow, ...]  # in the order of the grid
+    goal: str = ""
+    front_of: tuple[str, ...] = ()  # the figures of the Pareto front
+    grid: int  # points
+    rows: tuple[SweepRow, ...]  # in the order of the grid; of a search, those that were looked at
+    best: int | None = None  # the row that answers the goal; null where none meets its limits
+    front: tuple[int, ...] = ()  # rows that no other beats in one figure without losing in another
+    left_out: tuple[LeftOut, ...] = ()
+    price_flips: tuple[Flip, ...] = ()  # the prices from which another row is the cheaper one
     simulated: int  # runs that this call made
     known: int = 0  # runs that the store had
     failed: int = 0
@@ -43,5 +61,17 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a point: its settings, its error, and all figures by dotted names."""
         return frames.rows(
-            {**row.point, "error": row.error or None, **(frames.flat(row.result) if row.result else {})} for row in self.rows
+            {
+                **row.point,
+                "error": row.error or None,
+                "front": at in self.front,
+                **(frames.flat(row.result) if row.result else {}),
+                **{
+                    f"{name}.{figure}": value
+                    for name in ("money", "wear", "energy")
+                    if (part := getattr(row, name))
+                    for figure, value in frames.flat(part).items()
+                },
+            }
+            for at, row in enumerate(self.rows)
         )

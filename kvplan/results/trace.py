@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from kvplan.figures import curves
+from kvplan.figures.base import Figure
 from kvplan.results import frames
 
 if TYPE_CHECKING:
@@ -101,6 +103,18 @@ class CurveResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a policy and capacity."""
         return frames.rows({"policy": policy, **frames.flat(point)} for policy, points in self.curves.items() for point in points)
+
+    def figures(self) -> dict[str, Figure]:
+        """What `--html` draws of it, as plotly figures by name. Raises MissingError without the extra `kvplan[report]`."""
+        scale = self.bytes_per_block or 1
+        lines = {policy: [(point.capacity_blocks * scale, point.token_hit) for point in points] for policy, points in self.curves.items()}
+        marks = [("where it bends", self.knee.capacity_blocks * scale, self.knee.token_hit)] if self.knee else []
+        within, share = [], 0.0
+        for number, tier in enumerate(self.tiers, start=1):
+            share += tier.token_hit
+            within.append((f"tier {number}", tier.capacity_blocks * scale, share))
+        hit = curves.hit_curve(lines, ideal=self.ideal.token_hit, marks=within or marks, in_blocks=not self.bytes_per_block)
+        return {"hit_rate": hit}
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
+from kvplan.figures import curves, points
+from kvplan.figures.base import Figure, time_unit
 from kvplan.results.simulate import Stats
+from kvplan.units import format_seconds
 
 Answered = Literal["agrees", "off", "refused", "incomplete", "interrupted"]
 
@@ -149,3 +153,40 @@ class ValidateResult(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     provenance: dict[str, Any] = {}
     warnings: list[str] = []
+
+    def figures(self) -> dict[str, Figure]:
+        """What `--html` draws of it, as plotly figures by name: distributions over each other, and request by request."""
+        found: dict[str, Figure] = {}
+        for name, what in (("ttft", "time to first token"), ("itl", "between tokens"), ("e2e", "whole request")):
+            pairs = self._pairs(f"{name}_s")
+            if len(pairs) > 1:
+                kept = [round(at * (len(pairs) - 1) / MOST_DRAWN) for at in range(MOST_DRAWN + 1)]
+                places = range(len(pairs)) if len(pairs) <= MOST_DRAWN else kept
+                shares = [at / (len(pairs) - 1) for at in places]
+                sides = {"measured": _at(places, [pair[0] for pair in pairs]), "predicted": _at(places, [pair[1] for pair in pairs])}
+                found[name] = curves.distribution(sides, shares, what=what)
+        pairs = self._pairs("ttft_s")
+        if pairs:
+            unit, scale = time_unit(max(max(pair[:2]) for pair in pairs))
+            found["requests"] = points.against(pairs, unit=unit, scale=scale, tolerance=self.tolerance)
+        return found
+
+    def _pairs(self, name: str) -> list[tuple[float, float, str]]:
+        """Measured and predicted of each request that has both, and words."""
+        found = []
+        for row in self.rows:
+            measured, predicted = getattr(row, name), getattr(row, f"predicted_{name}")
+            if measured and predicted:
+                words = f"request {row.index}: measured {format_seconds(measured)}, predicted {format_seconds(predicted)}"
+                found.append((measured, predicted, words))
+        return found
+
+
+MOST_DRAWN = 400
+"""Points of a drawn distribution."""
+
+
+def _at(places: Iterable[int], values: list[float]) -> list[float]:
+    """The values at some places of their order."""
+    ordered = sorted(values)
+    return [ordered[at] for at in places]

@@ -20,21 +20,26 @@ from kvplan.sim.cache.footprint import footprint
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
+from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.dispatch import Replicas
+from kvplan.sim.outcome.history import History, WatchedPath
 from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.disaggregated import Deliveries, Senders
 from kvplan.sim.transfer.links import DiskQueue, Duplex, HostLink
 from kvplan.sim.transfer.loads import Loads
-from kvplan.sim.transfer.paths import CPU, DISK, REMOTE, DiskPath, HostPath, PoolRate, RemotePath, TierBelow
+from kvplan.sim.transfer.paths import CPU, DISK, REMOTE, DiskPath, HostPath, Path, PoolRate, RemotePath, TierBelow
 from kvplan.sim.transfer.stores import Stores
 from kvplan.sim.transfer.streamed import Streamed
 from kvplan.sim.transfer.tally import Tally
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource
+
+UNBOUNDED_BYTES = 1e18
+"""Of a disk that the engine never deletes from."""
 
 
 class Server:
@@ -55,8 +60,10 @@ class Builder:
     """Makes servers of one scenario that share a clock, a step cost, a tally of loads, the remote pool, and host memory
     if so asked."""
 
-    def __init__(self, clock: Clock, scenario: Scenario, trace: RequestSource, cost: StepCost, tally: Tally) -> None:
-        self.clock, self.scenario, self.trace, self.cost, self.tally = clock, scenario, trace, cost, tally
+    def __init__(
+        self, clock: Clock, scenario: Scenario, trace: RequestSource, cost: StepCost, tally: Tally, history: History | None = None
+    ) -> None:
+        self.clock, self.scenario, self.trace, self.cost, self.tally, self.history = clock, scenario, trace, cost, tally, history
         engine, tiers = scenario.engine, scenario.tiers
         self.token_bytes = bytes_per_token(scenario)
         self.layout = layout(scenario.deployment)
@@ -90,12 +97,12 @@ class Builder:
         transfers = Transfers(engine.offload)
         if scenario.tiers.cpu_bytes:
             pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
-            host, lower = TierBelow(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
+            host, lower = self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
             loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
-        return Server(replica, gpu, below)
+        return self._watched(Server(replica, gpu, below))
 
     def behind_router(self, servers: list[Server]) -> Replicas:
         """Servers of one kind, behind the router that the scenario names."""
@@ -119,7 +126,7 @@ class Builder:
         cache = self._cache(gpu)
         transfers = Transfers(rules, streamed=Streamed(self.cost, link, self.tally, share=share))
         replica = Replica(self.clock, scenario.engine, self.cost, cache, transfers, recorder, jump=False, done=done)
-        return Server(replica, gpu)
+        return self._watched(Server(replica, gpu))
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica that only decodes: the KV of a prompt comes over the network from the one that computed it."""
@@ -131,7 +138,12 @@ class Builder:
         fetched = Deliveries(self.clock, self.cost, cache, network, port, self.senders, self.tally, token_bytes=self.token_bytes)
         transfers = Transfers(HANDOVER, None, fetched)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
-        return Server(replica, gpu, port=port)
+        return self._watched(Server(replica, gpu, port=port))
+
+    def _watched(self, server: Server) -> Server:
+        if self.history is not None:
+            server.replica.watch = self.history.watch(server.replica.scheduler, server.tiers)
+        return server
 
     def _gpu(self, size: float) -> Tier:
         engine, unit = self.scenario.engine, self.footprint.unit
@@ -154,18 +166,34 @@ class Builder:
         scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
         if scenario.tiers.disk_bytes:
             path = DiskPath(self.clock, DiskQueue(scenario.machine.disk), self.below, chunk_tokens=self.grain, rules=rules)
-            found.append(TierBelow(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
+            found.append(self._tier_below(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = remote_path(scenario.deployment), self._remote_rate
-            remote = RemotePath(self.clock, network, scenario.remote, rate, self.below, chunk_tokens=self.grain)
-            found.append(TierBelow(self._remote, remote, REMOTE))
+            remote = RemotePath(self.clock, network, scenario.remote, rate, self.loading, self.below, chunk_tokens=self.grain)
+            found.append(self._tier_below(self._remote, remote, REMOTE))
         return tuple(found)
 
+    def _tier_below(self, pool: Pool, path: Path, slot: int) -> TierBelow:
+        if self.history is not None:
+            path = WatchedPath(path, self.history, self.history.replicas, slot)
+        return TierBelow(pool, path, slot)
+
     def _pool(self, name: str, size: float) -> Pool:
-        rules = self.scenario.engine.offload
-        policy = rules.policy if name == "cpu" else rules.disk_policy
-        order = rules.job_order if name == "cpu" and policy == "lru" else "position"
-        return Pool(self._tier(name, size, self.host_token_bytes, policy, self.grain), order=order)
+        rules, host = self.scenario.engine.offload, name == "cpu"
+        policy = rules.policy if host else rules.disk_policy
+        order = rules.job_order if host and policy == "lru" else "position"
+        if name == "disk" and not self.scenario.engine.abilities.disk_bounded:
+            size = UNBOUNDED_BYTES
+        stored, counting = (rules.store, rules.store_counts) if host else (rules.lower_store, rules.lower_counts)
+        pool = Pool(
+            self._tier(name, size, self.host_token_bytes, policy, self.grain),
+            order=order,
+            counting=counting if stored == "selective" else "",
+            tick_s=0.0 if host else rules.lower_counts_tick_s,
+        )
+        if host and rules.sweep_s:
+            pool.sweep = Sweep(pool.tier, every_s=rules.sweep_s, full=rules.sweep_full, lost=rules.sweep_lost)
+        return pool
 
     def _tier(self, name: str, size: float, token_bytes: float, policy: str, grain: int) -> Tier:
         capacity = int(size / token_bytes)
@@ -178,7 +206,10 @@ class Builder:
         facts.every_touch = self.scenario.engine.offload.arc_every_touch and name == "cpu"
         if policy == "belady":
             facts.next_use_s = Future(tree, self.trace, self.clock, self.scenario.run.speedup).next_use_s
-        return Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain, seed=self.scenario.run.seed)
+        tier = Tier(name, tree=tree, policy=maker(policy)(facts), capacity_tokens=capacity, grain_tokens=grain, seed=self.scenario.run.seed)
+        if self.scenario.engine.whole_nodes and name in ("gpu", "cpu"):
+            tier.spill_tokens = self.scenario.engine.step_tokens
+        return tier
 
     def _recompute_s(self, start: int, end: int) -> float:
         return self.cost.prefill_s(end - start, start, self.scenario.engine.step_tokens)

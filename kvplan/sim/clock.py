@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 
-class Event:
+class Signal:
     """Something that happens once: `succeed()` lets those go on who wait for it."""
 
     __slots__ = ("clock", "triggered", "happened", "waiters", "value")
@@ -19,7 +19,7 @@ class Event:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.triggered = self.happened = False
-        self.waiters: list[Callable[[Event], object]] = []
+        self.waiters: list[Callable[[Signal], object]] = []
         self.value: Any = None  # of the first of several events: those that have happened
 
     def succeed(self) -> None:
@@ -33,7 +33,7 @@ class Event:
             waiter(self)
 
 
-Steps = Generator[Event, Any, None]
+Steps = Generator[Signal, Any, None]
 """A process: it yields the events that it waits for."""
 
 
@@ -45,16 +45,16 @@ class Places:
     def __init__(self, clock: Clock, most: int) -> None:
         self.clock, self.most = clock, most
         self.count = 0  # taken
-        self._asked: deque[Event] = deque()
+        self._asked: deque[Signal] = deque()
 
-    def request(self) -> Event:
+    def request(self) -> Signal:
         """A place: the event is when it is given."""
-        place = Event(self.clock)
+        place = Signal(self.clock)
         self._asked.append(place)
         self._give()
         return place
 
-    def release(self, place: Event) -> None:
+    def release(self, place: Signal) -> None:
         """A place that was given, and is free again."""
         self.count -= 1
         self._give()
@@ -86,26 +86,26 @@ class Clock:
         self._count = count = self._count + 1
         heappush(self._queue, (self.now + delay_s, 1, count, action))
 
-    def event(self) -> Event:
+    def event(self) -> Signal:
         """Something that will happen once."""
-        return Event(self)
+        return Signal(self)
 
-    def timeout(self, delay_s: float) -> Event:
+    def timeout(self, delay_s: float) -> Signal:
         """For a process to wait so many seconds."""
         return self.until(self.now + delay_s)
 
-    def until(self, time_s: float) -> Event:
+    def until(self, time_s: float) -> Signal:
         """For a process to wait until a time, not at all when it has passed."""
-        event = Event(self)
+        event = Signal(self)
         event.triggered = True
         self.at(time_s, event._happen)
         return event
 
-    def any_of(self, *events: Event) -> Event:
+    def any_of(self, *events: Signal) -> Signal:
         """The first of some events."""
-        first = Event(self)
+        first = Signal(self)
 
-        def come(_: Event) -> None:
+        def come(_: Signal) -> None:
             if not first.triggered:
                 first.succeed()
 
@@ -124,7 +124,7 @@ class Clock:
     def process(self, steps: Steps) -> None:
         """Start a process."""
 
-        def go_on(event: Event) -> None:
+        def go_on(event: Signal) -> None:
             value = event.value
             while True:
                 try:
@@ -137,9 +137,9 @@ class Clock:
                 value = event.value
 
         self._count = count = self._count + 1
-        heappush(self._queue, (self.now, 0, count, lambda: go_on(Event(self))))
+        heappush(self._queue, (self.now, 0, count, lambda: go_on(Signal(self))))
 
-    def run(self, until: Event) -> bool:
+    def run(self, until: Signal) -> bool:
         """Let time pass until an event; False when nothing is left that could bring it."""
         queue = self._queue
         while not until.happened:

@@ -21,12 +21,14 @@ from kvplan.sim.cluster.dispatch import Dispatch
 from kvplan.sim.cluster.front_end import FrontEnd
 from kvplan.sim.cluster.sessions import Sessions
 from kvplan.sim.outcome import slo
+from kvplan.sim.outcome.history import History
 from kvplan.sim.outcome.record import Recorder, RunRecord
 from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.tally import Tally
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource, Trace, open_once
+from kvplan.units import format_bytes, format_count
 
 Progress = Callable[[int, int], None]
 
@@ -34,10 +36,12 @@ Progress = Callable[[int, int], None]
 class World:
     """A scenario set up to run once: requests arrive, pass the front end, run on a replica, and leave a row."""
 
-    def __init__(self, scenario: Scenario, trace: RequestSource) -> None:
+    def __init__(self, scenario: Scenario, trace: RequestSource, *, history: bool = False) -> None:
         self.scenario, self.trace = scenario, trace
         engine, run = scenario.engine, scenario.run
         self.clock, self.tally = Clock(), Tally()
+        self.history = History(self.clock) if history else None
+        self.tally.weighed = self.history.weighed if self.history else None
         self.cost = StepCost(scenario.deployment)
         self.pool_bytes = scenario.tiers.gpu_kv_bytes or gpu_pool_bytes(scenario)
         self.target = slo.parse(run.target)
@@ -67,15 +71,20 @@ class World:
     def _build(self) -> None:
         """The replicas and the way to them."""
         settings = self.scenario.cluster
-        builder = Builder(self.clock, self.scenario, self.trace, self.cost, self.tally)
+        builder = Builder(self.clock, self.scenario, self.trace, self.cost, self.tally, self.history)
         self.pool_token_bytes = builder.pool_token_bytes
         self.token_bytes, self.host_token_bytes = builder.token_bytes, builder.host_token_bytes
         serve = builder.decoder if settings.prefill_replicas else builder.server
-        self.servers = [serve(self.pool_bytes, self.recorder, self._done) for _ in range(settings.replicas)]
+        self.servers = [
+            serve(self.pool_bytes, self.recorder, self.history.finishing(place, self._done) if self.history else self._done)
+            for place in range(settings.replicas)
+        ]
         self.prefillers: list[Server] = []
         for place in range(settings.prefill_replicas):  # a prefill replica's part of a request is no request: nobody reads its rows
             self.prefillers.append(builder.server(self.pool_bytes, Recorder(), partial(self._handed_over, place)))
         prefilling = builder.behind_router(self.prefillers) if self.prefillers else None
+        if self.history is not None:
+            self.history.token_bytes = (self.pool_token_bytes, self.host_token_bytes, self.host_token_bytes, self.host_token_bytes)
         self.dispatch = Dispatch(builder.behind_router(self.servers), prefilling, builder.senders)
         self.replica = self.servers[0].replica
         self.tiers: list[Tier] = (self.prefillers or self.servers)[0].tiers
@@ -169,6 +178,7 @@ class World:
             stamps=arrivals.stamps,
             ideal_hit_rate=arrivals.ceiling.rate if self.trace.block_tokens else None,
             partial=self.left > 0,
+            history=self.history,
         )
 
 
@@ -177,8 +187,8 @@ def gpu_pool_bytes(scenario: Scenario) -> int:
     deployed, pool = scenario.deployment, kv_pool(scenario.deployment)
     if pool.kv_bytes <= 0:
         raise InputError(
-            f"{deployed.model.name} does not fit {deployed.tp} GPU(s) of {deployed.machine.name}: "
-            f"the weights take {pool.weight_bytes:,} bytes of each",
+            f"{deployed.model.name} does not fit {format_count(deployed.tp, 'GPU')} of {deployed.machine.name}: "
+            f"the weights take {format_bytes(pool.weight_bytes)} of each",
             hint="see `kvplan size` for the ways out, or give --gpu-kv SIZE",
         )
     return pool.kv_bytes
@@ -190,9 +200,9 @@ def opened(scenario: Scenario) -> Trace:
     return open_once(scenario.trace, limit=run.limit or None, max_input=run.max_input_tokens or None)
 
 
-def simulate(scenario: Scenario, *, progress: Progress | None = None) -> tuple[SimResult, RunRecord]:
-    """Replay a scenario to its end; returns the result and the record that it sums up."""
-    record = World(scenario, opened(scenario)).run(progress)
+def simulate(scenario: Scenario, *, progress: Progress | None = None, history: bool = False) -> tuple[SimResult, RunRecord]:
+    """Replay a scenario to its end; returns the result and the record that it sums up. `history`: also what happened when."""
+    record = World(scenario, opened(scenario), history=history).run(progress)
     return summarise(record), record
 
 

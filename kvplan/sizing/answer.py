@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -21,7 +21,7 @@ from kvplan.settings import replaced
 from kvplan.sizing.offload import placements
 from kvplan.sizing.question import Question, check
 from kvplan.sizing.ways_out import fit, longest_context
-from kvplan.units import format_bytes, format_tokens
+from kvplan.units import format_bytes, format_count, format_tokens
 
 KEEP_TOKENS = 1024
 LEAST_CONTEXT_TOKENS = 1024
@@ -158,9 +158,19 @@ def _overfull(question: Question, offload: tuple[OffloadRow, ...]) -> tuple[str,
     return (f"up to {format_bytes(wanted)} on the CPU exceed the {format_bytes(room)} that the host can pin",)
 
 
+def _pool_beyond(question: Question) -> Iterator[str]:
+    """A pool that is given and larger than the GPUs."""
+    given, machine = question.deployment.tiers.gpu_kv_bytes, question.machine
+    if machine and given > (there := machine.gpu.memory_bytes * question.deployment.parallel.gpus):
+        yield (
+            f"a GPU pool of {format_bytes(given)} is more than the {format_bytes(there)} of memory of "
+            f"{format_count(question.deployment.parallel.gpus, 'GPU')} of {machine.name}"
+        )
+
+
 def _warnings(question: Question) -> tuple[str, ...]:
     model = question.model
-    found = [*model.notes, *(question.machine.notes if question.machine else ())]
+    found = [*model.notes, *(question.machine.notes if question.machine else ()), *_pool_beyond(question)]
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
         found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")

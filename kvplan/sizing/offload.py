@@ -14,6 +14,7 @@ from kvplan.hardware.timing import IN, disk_s, transfer_s
 from kvplan.loading import Loading
 from kvplan.memory.formats import logical_format, state_dtype
 from kvplan.memory.kv import kept_tokens, sequence_bytes, state_bytes, token_bytes
+from kvplan.memory.pinned import host_memory
 from kvplan.results.size import OffloadRow, Price
 from kvplan.sizing.question import Question
 from kvplan.step_time import StepCost
@@ -88,7 +89,9 @@ def _placement(question: Question, name: str, dtype: str, off_bytes: int, disk_s
     total = question.batch * _total(question, logical_format(dtype, question.engine))
     disk = round(off_bytes * disk_share)
     gpu = total - off_bytes
-    price = price_of(question.changed(kv_dtype=dtype), off_bytes, disk) if question.machine and off_bytes else None
+    asked = question.changed(kv_dtype=dtype)
+    host = host_memory(asked.deployment, off_bytes - disk, lower_tier=bool(disk)) if off_bytes else None
+    price = price_of(asked, off_bytes, disk) if question.machine and off_bytes else None
     return OffloadRow(
         placement=name,
         kv_dtype=dtype,
@@ -96,6 +99,8 @@ def _placement(question: Question, name: str, dtype: str, off_bytes: int, disk_s
         cpu_bytes=off_bytes - disk,
         disk_bytes=disk,
         saved_fraction=1 - gpu / baseline if baseline else 0.0,
+        host_bytes=host.taken_bytes if host else 0,
+        limit_bytes=host.limit_bytes if host else 0,
         price=price,
     )
 

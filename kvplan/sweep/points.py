@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kvplan import scenario
+from kvplan import scenario, units
 from kvplan.errors import InputError, did_you_mean
 from kvplan.scenario import Scenario
 from kvplan.sweep.grid import check_source, ranks
@@ -109,8 +109,16 @@ def _settings(point: Point) -> list[tuple[str, Any]]:
         whole = SHORT.get(path, path)
         if "." not in whole and whole not in scenario.SECTIONS:
             raise InputError(f"--vary {path}: not a setting", hint=did_you_mean(path, [*NAMED, "trace", *SHORT, *scenario.SECTIONS]))
-        settings.append((whole, "0" if whole.startswith("tiers.") and value.lower() in ABSENT else value))
+        settings.append((whole, _size(path, value) if whole.startswith("tiers.") else value))
     return settings
+
+
+def _size(path: str, value: str) -> int:
+    """Bytes of a tier. Raises InputError for a small number without a unit, since GiB were meant."""
+    try:
+        return 0 if value.lower() in ABSENT else units.parse_capacity(value)
+    except InputError as error:
+        raise InputError(f"--vary {path}: {error.message}", hint=error.hint) from None
 
 
 def _own_pool(one: Scenario) -> Scenario:

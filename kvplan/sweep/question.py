@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from kvplan import catalog
-from kvplan.errors import InputError, did_you_mean
+from kvplan.economics.prices import PriceSource
+from kvplan.errors import InputError, misfit
+from kvplan.sweep.goal import parse_front, parse_goal
 from kvplan.sweep.points import NAMED, Common
 from kvplan.sweep.sweep import SweepQuestion
 from kvplan.sweep.values import axes_of, axis_of, parse_axis
@@ -22,6 +24,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     named: dict[str, str | None] = {}
     sets: tuple[str, ...] = ()
     isolated: bool = False
+    goal: str = ""
+    front_of: str = ""
+    prices: PriceSource | None = None
 
 
 class _SweepFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +36,8 @@ class _SweepFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     vary: dict[str, Any]
     zip: bool = False
     set: dict[str, Any] = {}
+    goal: str = ""
+    pareto: str = ""
 
 
 def question_of(source: str, options: Options) -> SweepQuestion:
@@ -44,14 +51,24 @@ def question_of(source: str, options: Options) -> SweepQuestion:
     if not axes:
         raise InputError("what is to be varied?", hint="for example --vary cpu=0,8GiB,64GiB; `kvplan simulate` runs a single point")
     named = {name: None if name in several else options.named.get(name) for name in NAMED}
+    goal, front_of = options.goal or (written.goal if written else ""), options.front_of or (written.pareto if written else "")
+    sought = parse_goal(goal) if goal else None
+    limits = (f"run.target={sought.limits}",) if sought and sought.limits else ()
     fixed = tuple(f"{path}={value}" for path, value in written.set.items()) if written else ()
-    given = Common(
+    common = Common(
         source=_beside(source, written.scenario) if written else source,
         named=named,
-        sets=(*fixed, *options.sets),
+        sets=(*fixed, *options.sets, *limits),
         isolated=options.isolated,
     )
-    return SweepQuestion(given=given, axes=tuple(axes), zipped=options.zipped or bool(written and written.zip))
+    return SweepQuestion(
+        common=common,
+        axes=tuple(axes),
+        zipped=options.zipped or bool(written and written.zip),
+        goal=sought,
+        front_of=parse_front(front_of) if front_of else (),
+        prices=options.prices,
+    )
 
 
 def _read(source: str) -> _SweepFile | None:
@@ -65,8 +82,7 @@ def _read(source: str) -> _SweepFile | None:
             return None
         return msgspec.toml.decode(text, type=_SweepFile)
     except msgspec.ValidationError as error:
-        unknown = str(error).split("`")[1] if "`" in str(error) else ""
-        raise InputError(f"{path}: {error}", hint=did_you_mean(unknown, _SweepFile.__struct_fields__)) from None
+        raise misfit(error, path, _SweepFile.__struct_fields__) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -15,7 +16,9 @@ from kvplan.results.sweep import SweepRow
 from kvplan.scenario import Scenario
 from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.simulate import World, opened
+from kvplan.sweep.keys import key_of
 from kvplan.sweep.points import Resolved
+from kvplan.sweep.values import Point
 from kvplan.traces.shared import SharedTrace, attach, shared
 
 Watch = Callable[[int, int, str], None]
@@ -54,24 +57,46 @@ def run_one(traces: tuple[SharedTrace, ...], one: Scenario) -> Outcome:
     return msgspec.json.encode(summarise(record))
 
 
-class Runs:
-    """Runs scenarios, each once."""
+class Kept(Protocol):
+    """Where outcomes are kept under a key."""
 
-    def __init__(self, traces: Mapping[TraceKey, SharedTrace], executor: Executor, watch: Watch) -> None:
-        self._traces, self._executor, self._watch = traces, executor, watch
-        self.simulated = 0
+    def known(self, keys: Iterable[str]) -> dict[str, Outcome]: ...
+    def put(self, key: str, point: Point, outcome: Outcome) -> None: ...
+
+
+class Runs:
+    """Runs scenarios, each once: what is kept under its key is not run again."""
+
+    def __init__(self, traces: Mapping[TraceKey, SharedTrace], executor: Executor, watch: Watch, kept: Kept | None) -> None:
+        self._traces, self._executor, self._watch, self._kept = traces, executor, watch, kept
+        self.simulated = self.known = 0
 
     def __call__(self, wanted: Sequence[Resolved]) -> list[SweepRow]:
         """A row for each point, in their order."""
-        jobs = [(at, one.scenario) for at, one in enumerate(wanted) if one.scenario is not None]
-        outcomes: dict[int, Outcome] = {}
-        run = partial(run_one, tuple(self._traces.values()))
-        executor = fitting(self._executor, sum(self._traces[trace_key(job)].requests for _, job in jobs))
-        for place, outcome in run_all(run, [job for _, job in jobs], executor):
-            outcomes[jobs[place][0]] = outcome if not isinstance(outcome, KvplanError) else Failure(outcome.message, lasting=False)
+        keys = [self._key(one) for one in wanted]
+        outcomes = self._kept.known(key for key in keys if key) if self._kept else {}
+        self.known += len(outcomes)
+        left = {key: one for key, one in zip(keys, wanted, strict=True) if key and key not in outcomes}
+        for key, outcome in self._simulated(left):
+            outcomes[key] = outcome
+            if self._kept:
+                self._kept.put(key, left[key].point, outcome)
             self.simulated += 1
-            self._watch(len(outcomes), len(jobs), "")
-        return [row_of(one, outcomes.get(at)) for at, one in enumerate(wanted)]
+            self._watch(self.simulated, self.simulated + len(left) - sum(key in outcomes for key in left), "")
+        return [row_of(one, outcomes.get(key)) for key, one in zip(keys, wanted, strict=True)]
+
+    def facts(self, one: Scenario) -> SharedTrace:
+        """What is known of the requests that a scenario replays."""
+        return self._traces[trace_key(one)]
+
+    def _key(self, one: Resolved) -> str:
+        return "" if one.scenario is None else key_of(one.scenario, self.facts(one.scenario).digest)
+
+    def _simulated(self, left: Mapping[str, Resolved]) -> Iterator[tuple[str, Outcome]]:
+        keys, jobs = list(left), [one.scenario for one in left.values() if one.scenario is not None]
+        executor = fitting(self._executor, sum(self.facts(job).requests for job in jobs))
+        for place, outcome in run_all(partial(run_one, tuple(self._traces.values())), jobs, executor):
+            yield keys[place], Failure(outcome.message, lasting=False) if isinstance(outcome, KvplanError) else outcome
 
 
 def row_of(one: Resolved, outcome: Outcome | None) -> SweepRow:
@@ -83,8 +108,8 @@ def row_of(one: Resolved, outcome: Outcome | None) -> SweepRow:
 
 
 @contextmanager
-def runs(wanted: Sequence[Resolved], executor: Executor, watch: Watch) -> Iterator[Runs]:
+def runs(wanted: Sequence[Resolved], executor: Executor, watch: Watch, kept: Kept | None = None) -> Iterator[Runs]:
     """What runs these points: their traces are parsed once, now."""
     keys = list(dict.fromkeys(trace_key(one.scenario) for one in wanted if one.scenario is not None))
     with shared(keys) as traces:
-        yield Runs(dict(zip(keys, traces, strict=True)), executor, watch)
+        yield Runs(dict(zip(keys, traces, strict=True)), executor, watch, kept)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,8 @@ class SharedTrace(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     digest: str
     requests: int
+    span_s: float  # from the first arrival to the last
+    output_tokens: int
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +89,15 @@ def _write(file: Path, path: str, limit: int, max_input: int) -> SharedTrace:
             stream.write(column)
             stream.write(bytes(_aligned(column.nbytes) - column.nbytes))
     digest.update(repr(packed.session_names).encode())
-    return SharedTrace(path=path, limit=limit, max_input=max_input, file=str(file), digest=digest.hexdigest(), requests=len(packed))
+    return SharedTrace(path=path, limit=limit, max_input=max_input, file=str(file), digest=digest.hexdigest(), **_sums(packed))
+
+
+def _sums(packed: PackedRequests) -> dict[str, Any]:
+    return {
+        "requests": len(packed),
+        "span_s": max(packed.arrival_s),
+        "output_tokens": sum(packed.output_tokens),
+    }
 
 
 def _aligned(size: int) -> int:

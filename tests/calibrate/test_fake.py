@@ -15,6 +15,7 @@ from kvplan.calibrate.measure.server import CalibrateOptions, calibrate
 from kvplan.calibrate.profile import journal_path, samples_path
 from kvplan.calibrate.records import ContentError, Point, Sample
 from kvplan.errors import InputError, MissingError
+from kvplan.hardware.collectives import collective_s
 from kvplan.results.calibrate import CalibrateResult
 
 
@@ -57,6 +58,28 @@ RECOVERED = {
 @pytest.mark.parametrize("path", RECOVERED)
 def test_truth_is_recovered(standard: tuple[Path, CalibrateResult], path: str) -> None:
     assert number(standard[1].machine, path) == pytest.approx(number(TRUTH, path), rel=RECOVERED[path])
+
+
+def test_collectives_of_four_gpus_become_curves(standard: tuple[Path, CalibrateResult]) -> None:
+    """The truth is a ring of 150 GB/s and 10 us: 3/4 of 1 MiB gathered over four GPUs take 15.2 us, also from the file."""
+    machine = catalog.machine(str(standard[0]))
+    assert machine.interconnect
+    assert machine.interconnect.table == ""
+    assert {(curve.op, curve.gpus) for curve in machine.interconnect.curves} == {
+        *((op, gpus) for op in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all") for gpus in (2, 4)),
+        ("send", 2),
+    }
+    for op, gpus, size in (("all_gather", 4, 2**21), ("all_reduce", 2, 2**23), ("send", 2, 2**25), ("all_reduce", 3, 2**27)):
+        said = collective_s(machine.interconnect, op, gpus, size)  # type: ignore[arg-type]
+        assert said == pytest.approx(collective_s(TRUTH.interconnect, op, gpus, size), rel=0.03), (op, gpus, size)  # type: ignore[arg-type]
+    assert machine.source("interconnect.curves").kind == "fake"
+
+
+def test_one_gpu_has_no_collectives(tmp_path: Path) -> None:
+    job = _job(tmp_path / "m.toml")
+    result = runner.run(job, {"gpu": FakeInstrument(gpus=1)}, progress=lambda _: None, clock=lambda: 0.0)
+    assert {probe.name: probe.status for probe in result.probes}["collectives"] == "waived"
+    assert result.machine.interconnect is None
 
 
 def test_the_profile_is_a_machine_and_says_that_it_is_fake(standard: tuple[Path, CalibrateResult]) -> None:

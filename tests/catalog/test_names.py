@@ -10,6 +10,7 @@ import pytest
 from kvplan import catalog
 from kvplan.catalog.machines import known, of_gpu
 from kvplan.errors import InputError
+from kvplan.memory.weights import weight_bytes
 from kvplan.units import GiB
 
 
@@ -45,6 +46,11 @@ def test_a_hugging_face_id_is_the_catalogs_model(asked: str, name: str) -> None:
         ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "llama-3.3-70b", 8),
         ("nvidia/Llama-3.1-8B-Instruct-NVFP4", "llama-3.1-8b", 4.5),
         ("neuralmagic/Meta-Llama-3.1-8B-Instruct-quantized.w8a8", "llama-3.1-8b", 8),
+        ("Intel/Qwen3-30B-A3B-int4-AutoRound", "qwen3-30b-a3b", 4.15625),
+        ("QuantTrio/Qwen3-8B-AWQ-INT8", "qwen3-8b", 8 + 24 / 128),
+        ("ModelCloud/Qwen3-8B-gptqmodel-4bit", "qwen3-8b", 4.15625),
+        ("google/gemma-3-12b-it-qat-w4a16-ct", "gemma-3-12b", 4.15625),
+        ("nvidia/Kimi-K2-NVFP4", "kimi-k2", 4.5),
         ("unsloth/llama-3-8b-bnb-4bit", "llama-3-8b", 4 + 8 / 64 + 32 / (64 * 256)),
     ],
 )
@@ -54,6 +60,20 @@ def test_a_quantised_variant_has_the_shape_of_its_base_and_fewer_bits(asked: str
     assert found.quantization is not None
     assert found.quantization.bits["attention"] == found.quantization.bits["dense"] == pytest.approx(bits)
     assert any("by rule" in note for note in found.notes)
+
+
+def test_a_name_that_says_bf16_is_not_quantised_though_its_base_is() -> None:
+    # gpt-oss-20b ships its experts in 4 bits; 20.9 B parameters in bf16 are 38.9 GiB.
+    wide = catalog.model("unsloth/gpt-oss-20b-BF16")
+    assert wide.quantization is None
+    assert weight_bytes(wide) / GiB == pytest.approx(38.95, rel=0.01)
+    assert catalog.model("unsloth/Kimi-K2.5-BF16").quantization is None  # said in its nested part
+    assert catalog.model("google/gemma-3-12b-it-qat-int4-unquantized") == catalog.model("gemma-3-12b")
+
+
+def test_a_variant_takes_the_place_of_what_its_base_is_stored_in() -> None:
+    found = catalog.model("nvidia/Kimi-K2.5-NVFP4").quantization
+    assert found and found.method == "modelopt" and found.bits["attention"] == 4.5
 
 
 def test_a_dated_release_keeps_its_own_context() -> None:

@@ -102,7 +102,8 @@ CASES: list[tuple[str, ModelSpec, int, int]] = [
     (
         "Gemma-4-12B",  # global layers: one head of 512
         read(
-            "gemma4_unified_text", 48, 3840, 16, 8, head_dim=256, global_head_dim=512, num_global_key_value_heads=1, num_kv_shared_layers=0,
+            "gemma4_unified_text", 48, 3840, 16, 8, head_dim=256, global_head_dim=512, num_global_key_value_heads=1, attention_k_eq_v=True,
+            num_kv_shared_layers=0,
             sliding_window=1024, layer_types=pattern(S, S, S, S, S, F, times=8),
         ),
         40 * 1024 * 8 * 2 * 256 * 2 + 8 * K32 * 2 * 512 * 2,

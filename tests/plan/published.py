@@ -138,6 +138,25 @@ def remote_128k(entry: dict[str, Any]) -> Iterator[Row]:
     yield entry["id"], 1 / (1 + entry["offload_value"]["ttft"]), ttft_ratio(base, 131_072, "remote", 0.95)
 
 
+def ceph(entry: dict[str, Any]) -> Iterator[Row]:
+    """130,900 tokens on some MI300X, all of them in host memory or in Ceph's S3 (60 GB/s), under an LMCache whose copies are compiled."""
+    model = "qwen3-32b" if "Qwen3" in entry["id"] else "llama-3.3-70b"
+    base = scenario.load(
+        "none.jsonl",
+        model=model,
+        machine="mi300x",
+        engine="lmcache",
+        engine_version="0.5.3",
+        tiers={"gpu_kv": "60GiB"},
+        run={"tp": int(entry["id"][-1])},
+        sets=("model.max_context_tokens=131072", "remote.client_Bps=60e9", "remote.parallel=64"),
+    )
+    for name, tier in (("dram", "cpu"), ("lmcache_s3", "remote")):
+        yield f"{entry['id']} {name}", entry["baseline_value"] / entry["offload_value"][name], ttft_ratio(base, 130_900, tier)
+
+
+CEPH = [f"Qwen3-32B-tp{tp}" for tp in (1, 2, 4)] + [f"Llama-3.3-70B-tp{tp}" for tp in (2, 4, 8)]
+
 LENGTHS = [10_000 * n for n in range(1, 11)]
 
 CASES: dict[str, Callable[[Any], Iterator[Row]]] = {
@@ -150,6 +169,7 @@ CASES: dict[str, Callable[[Any], Iterator[Row]]] = {
     "lmcache-issue56": single("mistral-7b-v0.1", "a40", 1, [25_000]),
     "pstack-2025-03": single("llama-3.1-8b", "a100-sxm-80gb", 1, [9_000]),
     "mooncake-fast25-128k": remote_128k,
+    **{f"ceph-{name}": ceph for name in CEPH},
 }
 """Entry -> what kvplan says to it."""
 

@@ -40,7 +40,7 @@ def test_no_and_a_missed_target_exit_1() -> None:
     assert kvplan("short").returncode == 1
     missed = kvplan("chat", "--target", "ttft_mean<1ms")
     assert missed.returncode == 1
-    assert "the target is missed" in missed.stdout.replace("\n", " ")
+    assert "the target is missed" in " ".join(missed.stdout.split())
 
 
 def test_a_trace_of_lengths_cannot_say_and_names_what_is_missing(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_trace_of_lengths_cannot_say_and_names_what_is_missing(tmp_path: Path)
     done = kvplan(str(path), "--model", "llama-3.1-8b", "--machine", "l4")
     assert done.returncode == 1
     assert "Cannot say" in done.stdout
-    assert "missing: hashes" in done.stdout
+    assert "missing hashes" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,13 @@ def test_the_json_document_keeps_its_keys() -> None:
     assert document["schema"] == "kvplan.explain/1"
     assert set(document) == set(Explanation.__struct_fields__)
     assert document["notices"][0]["level"] == "warning"
+
+
+def test_a_ratio_that_nobody_asked_for_is_lowered_to_the_host() -> None:
+    # 640 GB of KV over 8 ranks, 1 TB of host memory: 0.76 x (1,000 - 10.74) GB / 640 GB = 1.175, where SGLang would take 2.
+    text = "sglang --tp 8 --enable-hierarchical-cache"
+    found = explain(text, pool_bytes=640 * 10**9, host=Host(memory_bytes=10**12))
+    assert next(tier for tier in found.tiers if tier.name == "cpu").bytes_total == pytest.approx(752e9, rel=0.01)
+    assert "ratio_lowered" in codes(found)
+    wide = explain(text, pool_bytes=64 * 10**9, host=Host(memory_bytes=10**12))
+    assert next(tier for tier in wide.tiers if tier.name == "cpu").bytes_total == 128 * 10**9

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.economics.prices import price_source
 from kvplan.errors import InputError
-from kvplan.planning.objective import parse_prices, parse_target
+from kvplan.planning.objective import parse_target
 from kvplan.planning.session_traffic import parse_sessions, spec_of
 from kvplan.traces.generate.generate import generate
 
@@ -25,11 +26,12 @@ def test_a_bad_target_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["gpu", "gpu=x", "gpu=-1", "tpu=3"])
 def test_a_bad_price_is_refused(text: str) -> None:
     with pytest.raises(InputError):
-        parse_prices(text)
+        price_source(None, text)
 
 
 def test_prices() -> None:
-    assert parse_prices("gpu=2.5, cpu=0.004").cpu == 0.004
+    priced = price_source(None, "gpu=2.5, cpu=0.004")
+    assert priced is not None and priced.given["cpu"].value == 0.004
 
 
 def test_sessions_keep_their_number_of_users() -> None:

@@ -31,7 +31,7 @@ def test_scenario_has_a_reason_and_an_expected_verdict_in_less_than_forty_lines(
 def test_verdict_is_the_expected_one(path: Path) -> None:
     expect = written(path)["expect"]
     loaded = scenario.load(str(path))
-    result = plan(loaded, target=parse_target(loaded.run.target))
+    result = plan(loaded, target=parse_target(loaded.run.target), allow_wear=expect.get("allow_wear", False))
     assert result.verdict.kind == expect["verdict"], result.verdict.sentence
     for tier in ("cpu", "disk"):
         if tier in expect:

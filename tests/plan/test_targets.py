@@ -108,14 +108,21 @@ def test_files_parse_and_scripts_pass_the_shell(name: str, tmp_path: Path) -> No
     for path in save(emission, tmp_path / "out"):
         if path.suffix == ".sh":
             assert subprocess.run(["bash", "-n", path], capture_output=True).returncode == 0
-            if shutil.which("shellcheck"):
-                done = subprocess.run(["shellcheck", path], capture_output=True, text=True)
-                assert done.returncode == 0, done.stdout
             assert path.stat().st_mode & 0o100
         else:
             assert list(yaml.safe_load_all(path.read_text()))
     whole, parts = explain_config(tmp_path / "out"), explain_text(emission.text, "f")
     assert whole.placement == parts.placement
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.parametrize("disk", [True, False])
+@pytest.mark.parametrize("name", TARGETS)
+def test_scripts_pass_shellcheck(name: str, disk: bool, tmp_path: Path) -> None:
+    for path in save(emitted(name, disk=disk)[0], tmp_path / "out"):
+        if path.suffix == ".sh":
+            done = subprocess.run(["shellcheck", path], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.26.0", "0.33.0"])
@@ -274,6 +281,13 @@ def test_an_emitted_command_started_with_the_pool_that_was_said() -> None:
 def test_an_engine_told_fewer_sequences_leaves_more_for_kv() -> None:
     placement, deployment = placed("vllm")
     assert pool_bytes(told(deployment, placement), placement) > pool_bytes(deployment, placement)
+
+
+def test_what_is_not_written_is_refused_with_the_reason() -> None:
+    with pytest.raises(InputError, match="S3FIFO"):
+        engine_for("aibrix")
+    with pytest.raises(InputError, match="no engine to configure is named 'vlm'"):
+        engine_for("vlm")
 
 
 def test_a_manifest_needs_to_know_what_is_served() -> None:

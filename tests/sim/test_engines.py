@@ -55,7 +55,8 @@ def half_cached(load: str) -> tuple[float, float]:
         output_tokens=1,
         blocks=(*first.blocks, *range(10**6, 10**6 + 1024)),
     )
-    sets = {"engine.offload.load": load, "engine.offload.copies": "engine", "engine.offload.store_in_step": False}
+    sets: dict[str, Any] = {"engine.offload.load": load, "engine.offload.copies": "engine", "engine.offload.store_in_step": False}
+    sets["engine.overhead.load_chunk_s"] = 0.0
     _, world = run([first, other, later], engine="lmcache", version="0.5.3", gpu_kv="4.02GiB", cpu="64GiB", sets=sets)
     assert column(world, "cpu_hit_tokens")[2] > 16_000
     return float(column(world, "ttft_s")[2]), float(column(world, "load_s")[2])
@@ -234,11 +235,12 @@ def test_a_latent_stored_on_each_rank_loses_a_third_of_the_hits() -> None:
 
 
 def from_storage(tokens: int, **sets: Any) -> Any:
-    """Hits from the disk of a prompt that only the disk still holds, under SGLang."""
+    """Hits from the disk of a prompt that only the disk still holds, under SGLang. Host memory has room for two: what the GPU has stays."""
     docs = documents(3, tokens)
     again = Request(index=3, arrival_s=100.0, prompt_tokens=tokens, output_tokens=1, blocks=docs[0].blocks)
     room = str((tokens + 64) * 131072)
-    result, world = run([*docs, again], engine="sglang", gpu_kv=room, cpu=room, disk="64GiB", sets=sets)
+    below = str((2 * tokens + 128) * 131072)
+    result, world = run([*docs, again], engine="sglang", gpu_kv=room, cpu=below, disk="64GiB", sets=sets)
     return column(world, "disk_hit_tokens")[3], column(world, "load_s")[3]
 
 

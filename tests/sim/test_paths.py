@@ -11,6 +11,7 @@ from kvplan.deployment import Deployment, Parallel, Remote
 from kvplan.engine.spec import Offload
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import disk_s
+from kvplan.loading import Loading
 from kvplan.memory.below import below
 from kvplan.request import Request
 from kvplan.sim.clock import Clock
@@ -19,7 +20,8 @@ from kvplan.sim.transfer.paths import DiskPath, PoolRate, RemotePath
 from tests.sim.runs import documents, run
 
 SERVER = catalog.machine("h100-sxm")
-BELOW = below(Deployment(model=catalog.model("llama-3.1-8b"), engine=catalog.engine("vllm"), server=SERVER))
+DEPLOYMENT = Deployment(model=catalog.model("llama-3.1-8b"), engine=catalog.engine("vllm"), server=SERVER)
+BELOW = below(DEPLOYMENT)
 """Blocks of 16 tokens and 2 MiB."""
 
 
@@ -29,7 +31,8 @@ def disk(**rules: Any) -> DiskPath:
 
 
 def remote(latency_s: float) -> RemotePath:
-    return RemotePath(Clock(), Network(Bps=1e10, latency_s=latency_s), Remote(), PoolRate(0.0), BELOW, chunk_tokens=256)
+    network = Network(Bps=1e10, latency_s=latency_s)
+    return RemotePath(Clock(), network, Remote(), PoolRate(0.0), Loading(DEPLOYMENT), BELOW, chunk_tokens=256)
 
 
 def test_small_reads_add_their_depths_up() -> None:

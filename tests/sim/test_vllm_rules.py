@@ -88,6 +88,22 @@ def test_a_load_leaves_room_for_what_others_still_need() -> None:
     assert loads == {True: 2, False: 3}
 
 
+def test_what_is_computed_takes_what_loads_were_promised() -> None:
+    # A has 16 of its 30 blocks in host memory and loads them into a pool of 40; B, 20 blocks that nobody has, comes behind it. A still
+    # needs 14 of the 24 blocks left, but vLLM keeps them free for a prefill only against other loads: B is admitted while A loads.
+    first = tuple(range(1, 31))
+    trace = [
+        request(0, 0.0, 16 * 16, 1, *first[:16]),
+        request(1, 50.0, 38 * 16, 1, *range(201, 239)),
+        request(2, 200.0, 30 * 16, 30, *first),
+        request(3, 200.0, 20 * 16, 30, *range(301, 321)),
+    ]
+    built = by_hand(trace, gpu_blocks=40, cpu_blocks=500, engine={"reserve_full_prompt": True, "reserve_in_flight": True})
+    found = rows(built, "queue_s", "load_s", "cpu_hit_tokens")
+    assert found[2][2] == 14 * 16  # the other two are on the GPU still
+    assert found[3][0] < found[2][1]
+
+
 def test_what_was_refused_is_offered_again_while_its_sequence_decodes() -> None:
     # Host memory of 4 blocks. A's 4 are being written to a slow disk (2 s a block) and stay until then; B's 4 are refused at its
     # prefill and offered again with every step: once the disk has A, in vLLM they are stored.

@@ -201,3 +201,26 @@ def test_any_field_of_a_deployment_can_be_set() -> None:
     assert wide.fit.kv_pool_bytes is not None and wide.fit.kv_pool_bytes > plain.fit.kv_pool_bytes
     with pytest.raises(InputError, match="run.speedup is not a setting"):
         ask(catalog.model("llama-3.1-8b"), engine=catalog.engine("vllm"), sets={"run.speedup": "2"})
+
+
+def test_a_tier_takes_what_the_engine_pins_and_a_container_needs_the_rest_too() -> None:
+    import kvplan
+    from kvplan.units import GiB
+
+    # 2 x 28,672 tokens x 128 KiB = 7 GiB. vLLM 0.24 pins a tensor for each of 32 layers: 224 MiB each become 256: 8 GiB. With a disk
+    # behind it the tier is one exact mapping. Limit: 8 + weights of 14.96 + 4 for the rank + 4 for the server, in whole GiB.
+    found = kvplan.size("llama-3.1-8b", machine="h100-sxm", context_tokens=28_672, batch=2)
+    rows = {row.placement: row for row in found.offload if row.kv_dtype == "bf16"}
+    whole, both = rows["all on CPU"], rows["40 % CPU, 40 % disk"]
+    assert (whole.cpu_bytes, whole.host_bytes, whole.limit_bytes) == (7 * GiB, 8 * GiB, 31 * GiB)
+    assert both.host_bytes == pytest.approx(both.cpu_bytes, rel=0.01)
+    assert rows["all on GPU"].limit_bytes == 0
+
+
+def test_a_plan_says_what_its_tier_takes() -> None:
+    import kvplan
+
+    found = kvplan.plan("chat")
+    assert found.host is not None
+    assert found.host.taken_bytes >= found.placement.cpu_bytes
+    assert found.host.limit_bytes > found.host.taken_bytes

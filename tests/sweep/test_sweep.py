@@ -72,6 +72,7 @@ def test_a_file_says_what_to_vary(tmp_path: Path) -> None:
         ("chat", ("machine.disk.reed_Bps=1GB/s",), "not a setting"),
         ("chat", ("machine=l4,h100-sxn",), "no machine named"),
         ("chat", ("cpu=1furlong",), "unknown unit"),
+        ("chat", ("cpu=4,8GiB",), "of which unit"),
         ("chat", ("tp=16,32",), "l4 has 1 GPU"),
         ("chat", ("trace=no.jsonl",), "no.jsonl"),
     ],

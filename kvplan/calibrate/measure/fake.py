@@ -11,7 +11,8 @@ from kvplan.calibrate.fits import one_call
 from kvplan.calibrate.predict import DIRECTIONS, PREDICT, prefill_step_s
 from kvplan.calibrate.records import Finding, Point, Sample, Value
 from kvplan.calibrate.shapes import shape
-from kvplan.hardware.spec import Disk, Gpu, Host, Link, Machine
+from kvplan.hardware.collectives import collective_s
+from kvplan.hardware.spec import Disk, Gpu, Host, Interconnect, Link, Machine
 from kvplan.hardware.timing import OUT, disk_Bps, elementwise_s, transfer_s
 from kvplan.units import GiB
 
@@ -27,6 +28,7 @@ TRUTH = Machine(
     link=_LINK,
     host=Host(memory_bytes=256 * GiB, python_s=PYTHON_S, launch_s=LAUNCH_S),
     disk=Disk(capacity_bytes=10**12, read_Bps=6.5e9, write_Bps=3e9, duplex_fraction=0.6),
+    interconnect=Interconnect(Bps=150e9, latency_s=10e-6),
 )
 CALL_S = 2e-6  # of one copy that torch calls, in a row of them
 NOISE = 0.01  # log-normal, relative
@@ -38,12 +40,13 @@ class FakeInstrument:
     only.
     """
 
-    def __init__(self, truth: Machine = TRUTH, *, gpus: int = 1) -> None:
+    def __init__(self, truth: Machine = TRUTH, *, gpus: int = 4) -> None:
         self.truth, self.gpus = truth, gpus
         self.seed = 0
 
     def waived(self, point: Point) -> str:
-        return ""
+        needed = point.number("gpus")
+        return f"needs {needed} GPUs" if needed > self.gpus else ""
 
     def fresh(self, seed: int) -> None:
         self.seed = seed
@@ -123,6 +126,7 @@ _ANSWERS: dict[str, Callable[[Machine, Point], float]] = {
     "scatter": _scatter,
     "duplex": lambda m, p: _copy(m, p) / m.link.duplex_fraction,
     "mapped": _mapped,
+    "collective": lambda m, p: collective_s(m.interconnect, p.text("what"), p.number("gpus"), p.number("bytes")),  # type: ignore[arg-type]
     "pin": lambda m, p: p.number("bytes") * m.host.pin_s_per_byte,
     "hbm": lambda m, p: p.number("bytes") / (0.9 * m.gpu.hbm_Bps),
     "elementwise": _elementwise,

@@ -115,6 +115,9 @@ def _gpu(options: CalibrateOptions, instruments: dict[str, Instrument], progress
     if busy and not options.busy_ok:
         raise MissingError(busy.text, hint="--busy-ok measures all the same, and the profile says so")
     try:
+        import torch
+
+        from kvplan.calibrate.measure.collectives import Collectives
         from kvplan.calibrate.measure.copies import settle
         from kvplan.calibrate.measure.instrument import TorchInstrument
     except ImportError:
@@ -124,6 +127,7 @@ def _gpu(options: CalibrateOptions, instruments: dict[str, Instrument], progress
         ) from None
     instrument = TorchInstrument()
     instruments["gpu"] = instrument
+    instruments["collective"] = Collectives(torch.cuda.device_count())
     facts = instrument.facts()
     progress(f"{facts['gpu_name']}, torch {facts['torch']}, CUDA {facts['cuda']}: waiting for steady clocks")
     progress(f"clocks steady after {settle(instrument.gpu):.1f} s")

@@ -10,6 +10,7 @@ from kvplan.deploy.reading import Reading
 from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, shell
 from kvplan.errors import InputError
+from kvplan.memory.pinned import default_ratio
 from kvplan.results.placement import Placement
 from kvplan.units import parse_bytes
 
@@ -119,10 +120,14 @@ def _hicache_size(reading: Reading, flags: dict[str, str]) -> None:
         if "--hicache-ratio" in flags:
             reading.fault("no_effect", "--hicache-size counts; --hicache-ratio is ignored.", key="--hicache-ratio", level="note")
         return
-    text = flags.get("--hicache-ratio", 2.0)
+    default = default_ratio(reading.host_pool, reading.pool_bytes, reading.host_bytes)
+    text = flags.get("--hicache-ratio", f"{default:.3g}")
     ratio = reading.number("--hicache-ratio", text)
     if ratio is None:
         return
+    if "--hicache-ratio" not in flags and default < reading.host_pool.ratio:
+        sentence = f"Without a size the ratio of {reading.host_pool.ratio:g} is lowered to {text}: no more fits into the host's memory."
+        reading.fault("ratio_lowered", sentence, key="--hicache-ratio", level="note")
     if ratio <= 1:
         sentence = f"--hicache-ratio {text} is not above 1: the host tier would hold no more than the GPU's pool."
         reading.fault("ratio", sentence, key="--hicache-ratio", hint="2 or more")

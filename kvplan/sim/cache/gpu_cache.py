@@ -22,7 +22,8 @@ class GpuCache:
         self.tier, self.footprint, self.block, self.step_tokens = tier, footprint, footprint.unit, step_tokens
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
-        self.promised_tokens: Callable[[], int] = lambda: 0  # of the pool, to sequences in flight: not for a load that is being admitted
+        # of the pool, to sequences that were admitted before: a load that begins leaves so much
+        self.promised_tokens: Callable[[Sequence], int] = lambda seq: 0
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -63,24 +64,26 @@ class GpuCache:
 
     # -- allocating --------------------------------------------------------------------------------------------------------
 
-    def hold(self, seq: Sequence, path: list[Node], reach: int, upto: int, *, load: bool = False) -> bool:
-        """Pin the path of a sequence, of which `reach` tokens are cached, and allocate up to token `upto`, to compute or to `load`.
+    def hold(self, seq: Sequence, path: list[Node], reach: int, upto: int, *, loaded: bool = False) -> bool:
+        """Pin the path of a sequence, of which `reach` tokens are cached, and allocate up to token `upto`, what is `loaded` beside what
+        others were promised.
 
         False, and nothing done: there is no room.
         """
-        tier, block = self.tier, self.block
-        wanted = self._wanted(seq, upto)
-        room = tier.room_tokens - -(-(wanted - reach) // block) * block - self._beside(wanted, wanted - reach)
-        if (
-            room < 0
-            or room < tier.pinnable_tokens(path, reach)
-            or (load and room < tier.pinnable_tokens(path, reach) + self.promised_tokens())
-        ):
+        tier, taken = self.tier, self._taken(self._wanted(seq, upto), reach)
+        if taken > tier.room_tokens:
             return False
-        self._unname(path, reach)
+        room = tier.room_tokens - tier.pinnable_tokens(path, reach)
+        if taken > room or (loaded and self._taken(upto, reach) > room - self.promised_tokens(seq)):
+            return False
+        if path:
+            if not self.footprint.plain and reach:
+                self._find_beside(path, reach)
+            self._unname(path, reach)
         seq.leaf = self.tree.path(seq.request.blocks, seq.prompt)
+        self.tree.retain([seq.leaf], seq.request.retention)
         tier.pin(seq.own_tail or seq.leaf)
-        seq.blocks = reach // block
+        seq.blocks = reach // self.block
         seq.shared_tokens = reach
         self.allocate(seq, upto, upto - reach)
         return True
@@ -92,6 +95,17 @@ class GpuCache:
                 break
             if node.entry is not None and not node.entry.pins:
                 self.tier.unname(node.entry, node.start + node.entry.tokens - max(reach, node.start))
+
+    def _find_beside(self, path: list[Node], reach: int) -> None:
+        """Windows and states at the end of what is cached of a path, as its last user left them: their space is taken again."""
+        last = next(node for node in reversed(path) if node.start < reach)
+        if last.entry is not None and last.entry.beside is not None:
+            self.tier.reclaim(last.entry.beside)
+            last.entry.beside = None
+
+    def _taken(self, upto: int, reach: int) -> int:
+        """What a sequence takes of the pool up to token `upto`, of which `reach` are cached."""
+        return -(-(upto - reach) // self.block) * self.block + self._beside(upto, upto - reach)
 
     def _beside(self, upto: int, new: int) -> int:
         plain = self.footprint
@@ -226,12 +240,16 @@ class GpuCache:
         A block that is not full has no hash and is free at once.
         """
         tier = self.tier
-        tier.leave(seq.beside)
         full = min(seq.blocks, max(seq.computed - 1, 0) // self.block) * self.block
         tier.leave(max(0, full - seq.shared_tokens))
         tier.give_back(seq.blocks * self.block - max(full, seq.shared_tokens))
         leaf = seq.own_tail or seq.leaf
         assert leaf is not None
+        path = [] if self.footprint.plain else span(leaf, 0)
         tier.unpin(leaf)
+        beside = tier.leave(seq.beside)
+        for node in path:
+            if node.entry is not None:
+                node.entry.beside = beside
         seq.blocks = seq.shared_tokens = seq.beside = 0
         seq.leaf = seq.own_tail = None

@@ -7,11 +7,12 @@ pool.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 
 from kvplan.request import RETENTION
+from kvplan.sim.cache.counts import Counts
 from kvplan.sim.cache.prefix import Node, span
+from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Gap, Tier
 
 Keys = tuple[Hashable, ...]
@@ -77,14 +78,13 @@ class Pin:
 
 
 class Pool:
-    """Host memory, a disk or a remote store. Lookups are counted for the last `tracked` block names, as engines bound
-    their trackers."""
+    """Host memory, a disk or a remote store. `counting`: what of its content is counted, and `counts` how often that came."""
 
-    def __init__(self, tier: Tier, *, order: str = "position", tracked: int = 64_000) -> None:
+    def __init__(self, tier: Tier, *, order: str = "position", counting: str = "", tick_s: float = 0.0) -> None:
         self.order = order
         self.tier, self.tree, self.grain_tokens = tier, tier.tree, tier.grain_tokens
-        self._lookups: OrderedDict[Hashable, int] = OrderedDict()
-        self._tracked = tracked
+        self.counting, self.counts = counting, Counts(tick_s=tick_s)
+        self.sweep: Sweep | None = None
 
     def look(self, keys: Keys, start: int, limit: int, *, again: bool, retention: int = RETENTION) -> int:
         """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as
@@ -96,22 +96,38 @@ class Pool:
             self.tier.touch(path, again=again)
         return max(start, min(limit, self.tier.reach(path, start)))
 
-    def count(self, keys: Keys) -> None:
-        """One more request asks for this content."""
-        lookups = self._lookups
-        for key in keys:
-            lookups[key] = lookups.pop(key, 0) + 1
-        while len(lookups) > self._tracked:
-            lookups.popitem(last=False)
+    def tend(self, now: float) -> None:
+        """Do what the pool does by itself and was due by now."""
+        if self.sweep is not None:
+            self.sweep.upto(now)
 
-    def asked_for(self, keys: Keys, times: int) -> int:
-        """Leading tokens of some content that were asked for at least so often."""
-        count = 0
-        for key in keys:
-            if self._lookups.get(key, 0) < times:
-                break
-            count += 1
-        return count * self.tree.key_tokens
+    def asked(self, keys: Keys) -> None:
+        """One more request asks for this content."""
+        if self.counting == "requests":
+            self.counts.add(keys)
+
+    def missed(self, keys: Keys, held: int, limit: int) -> None:
+        """A lookup has found the content up to token `held` and stopped at the block behind it."""
+        if self.counting == "misses" and held + self.grain_tokens <= limit:
+            self.counts.add([self._grain(keys, held)])
+
+    def stored(self, keys: Keys, start: int, end: int, now: float) -> None:
+        """Tokens [start, end) of this content have come into the tier above."""
+        size = self.tree.key_tokens
+        self.counts.add(keys[start // size : -(-end // size)], now)
+
+    def asked_for(self, keys: Keys, start: int, end: int, times: int) -> int:
+        """Up to which token, at most `end`, content from token `start` on was counted at least so often."""
+        size, grain = self.tree.key_tokens, self.grain_tokens
+        if self.counting == "misses":
+            return start + grain * self.counts.leading((self._grain(keys, at) for at in range(start, end - grain + 1, grain)), times)
+        first = start // size
+        return max(start, min(end, (first + self.counts.leading(keys[first : -(-end // size)], times)) * size))
+
+    def _grain(self, keys: Keys, start: int) -> tuple[Hashable, int]:
+        """The name of the block that begins at a token: blocks of a trace may be longer."""
+        last = start + self.grain_tokens - 1
+        return keys[min(last // self.tree.key_tokens, len(keys) - 1)], start
 
     def store(self, keys: Keys, start: int, end: int, *, keep: int = 0, since: int = 0, retention: int = RETENTION) -> Reservation | None:
         """`reserve` for content that comes from the tier above."""
@@ -191,6 +207,13 @@ class Pool:
         leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
         self.tier.pin(leaf, start)
         return Pin(self.tier, leaf, start, shuffled=self.order == "arbitrary")
+
+    def pin_part(self, keys: Keys, start: int, end: int) -> Pin:
+        """Keep tokens [start, end) of some content, as far as the pool has them, until the pin is released."""
+        self.tree.path(keys, start)  # type: ignore[arg-type]
+        leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
+        self.tier.pin(leaf, start)
+        return Pin(self.tier, leaf, start)
 
 
 def _lacking_tokens(gaps: list[Gap]) -> int:

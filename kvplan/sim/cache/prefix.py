@@ -20,7 +20,7 @@ class Entry:
     A pinned entry stays even when it holds nothing. `previous` and `next` belong to the tier's eviction order.
     """
 
-    __slots__ = ("node", "tokens", "coming", "loose", "shuffled", "load", "pins", "previous", "next", "order", "meta")
+    __slots__ = ("node", "tokens", "coming", "loose", "shuffled", "load", "pins", "previous", "next", "order", "meta", "beside", "inserts")
 
     def __init__(self, node: Node | None, tokens: int) -> None:
         self.node = node
@@ -33,6 +33,8 @@ class Entry:
         self.next: Entry | None = None
         self.order: Any = None  # the waiting line the entry is in; None while pinned
         self.meta: Any = None  # what the policy remembers of it
+        self.inserts = 0  # requests that went through it, where stores go by that
+        self.beside: Entry | None = None  # space of windows and states that its last user left, for the next one to find
 
 
 class Node:
@@ -220,6 +222,7 @@ def _split_entry(entry: Entry, upper: Node, length: int, grain: int) -> None:
     above = upper.entry = Entry(upper, min(entry.tokens, length))
     above.coming = min(entry.coming, length - above.tokens)
     above.pins, above.load, above.meta, above.shuffled = entry.pins, entry.load, entry.meta, entry.shuffled
+    above.inserts = entry.inserts
     entry.tokens -= above.tokens
     entry.coming -= above.coming
     if entry.loose and above.tokens < length:  # spread evenly, as far as is known

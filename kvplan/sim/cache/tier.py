@@ -35,6 +35,7 @@ class Tier:
         self.loaded_tokens = 0
         self.reused: Callable[[Node, int, int], None] | None = None  # the same, where that costs nothing but perhaps time
         self.spill: Callable[[Node, int, int], None] | None = None  # called with the part of a run that is being evicted
+        self.evicts = True  # does what comes push out what is there; if not, it finds room or none
         self.random = np.random.default_rng(seed)
         self.spill_tokens = 0  # at least so much of a run is evicted at once
 
@@ -58,14 +59,14 @@ class Tier:
     @property
     def room_tokens(self) -> int:
         """Tokens that could be taken now, evicting all that may be evicted."""
-        return self.capacity_tokens - self.used_tokens + self.evictable_tokens
+        return self.capacity_tokens - self.used_tokens + (self.evictable_tokens if self.evicts else 0)
 
     # -- holding -----------------------------------------------------------------------------------------------------------
 
     def take(self, tokens: int) -> bool:
         """Make room for `tokens`, evicting in the policy's order; False, and nothing changed, when that much is not evictable."""
         shortage = self.used_tokens + tokens - self.capacity_tokens
-        if shortage > self.evictable_tokens:
+        if shortage > (self.evictable_tokens if self.evicts else 0):
             return False
         if shortage > 0:
             self._evict(shortage)
@@ -73,6 +74,11 @@ class Tier:
         if self.used_tokens > self.peak_tokens:
             self.peak_tokens = self.used_tokens
         return True
+
+    def give_up(self, tokens: int) -> None:
+        """Evict so many tokens, which must be evictable."""
+        if tokens > 0:
+            self._evict(tokens)
 
     def _evict(self, tokens: int) -> None:
         while tokens > 0:
@@ -152,11 +158,21 @@ class Tier:
         assert entry.pins
         entry.tokens += tokens
 
-    def leave(self, tokens: int) -> None:
-        """Leave `tokens` of content that nobody can find again in the order of eviction."""
-        if tokens:
-            self.policy.append(Entry(None, tokens))
-            self.evictable_tokens += tokens
+    def leave(self, tokens: int) -> Entry | None:
+        """Leave `tokens` of content in the order of eviction that only its entry can find again."""
+        if not tokens:
+            return None
+        entry = Entry(None, tokens)
+        self.policy.append(entry)
+        self.evictable_tokens += tokens
+        return entry
+
+    def reclaim(self, entry: Entry) -> None:
+        """Give back what is still there of content that was left."""
+        if entry.order is not None:
+            self.policy.remove(entry)
+            self.used_tokens -= entry.tokens
+            self.evictable_tokens -= entry.tokens
 
     def give_back(self, tokens: int) -> None:
         """Return tokens that were taken and never filled."""
@@ -207,7 +223,7 @@ class Tier:
             entry = node.entry
             if entry is not None and not entry.pins and node.start < upto:
                 total += min(entry.tokens, upto - node.start) + entry.loose
-        return total
+        return total if self.evicts else 0
 
     # -- filling from another tier -----------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def compare(scenarios: Sequence[Scenario], results: Sequence[SimResult]) -> Comp
     return Comparison(
         names=names,
         settings=_settings(scenarios),
-        figures=[difference for _, difference in figures],
+        differences=[difference for _, difference in figures],
         handovers=_handovers(scenarios, results),
         same=same,
         runs=list(results),

@@ -12,6 +12,7 @@ import numpy as np
 from kvplan.request import Request
 from kvplan.scenario import Scenario
 from kvplan.sim.cluster.arrivals import Stamps
+from kvplan.sim.outcome.history import History
 from kvplan.sim.outcome.slo import Clause
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.tally import Tally
@@ -193,3 +194,4 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     stamps: Stamps
     ideal_hit_rate: float | None
     partial: bool
+    history: History | None = None  # where it was asked for

@@ -9,11 +9,13 @@ import numpy as np
 
 from kvplan import __version__
 from kvplan.hardware.spec import Machine
-from kvplan.results.simulate import LoadCounts, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
+from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
 from kvplan.sim.outcome import attribution, slo
 from kvplan.sim.outcome.record import Histogram, RunRecord
+from kvplan.sim.outcome.timeline import timeline
 from kvplan.sim.outcome.uncertainty import interval
 from kvplan.sim.outcome.warming import warming
+from kvplan.units import format_count
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -48,6 +50,7 @@ def summarise(record: RunRecord) -> SimResult:
             preempted=int((columns["preemptions"] > 0).sum()),
         ),
         ttft_s=stats["ttft"],
+        ttft_quantiles_s=quantiles(columns["ttft_s"][kept]),
         itl_s=stats["itl"],
         e2e_s=stats["e2e"],
         queue_s=stats["queue"],
@@ -64,10 +67,14 @@ def summarise(record: RunRecord) -> SimResult:
         goodput=goodput,
         largest_cause=cause,
         ideal_hit_rate=record.ideal_hit_rate,
+        gpu_busy=record.used_share,
         overload=overload(stats["queue"].p50, record.finished_s, _span_s(columns)),
         warm_requests=warm[0],
         warm_s=warm[1],
         partial=record.partial,
+        timeline=None
+        if record.history is None
+        else timeline(record.history, columns["index"][record.warm], first_token_s=record.cost.overhead.first_token_s),
         duration_s=duration,
         wall_s=0.0,
         provenance=_provenance(record),
@@ -99,6 +106,12 @@ def _stats(values: Any) -> Stats:
     return Stats(
         mean=float(values.mean()), max=float(values.max()), **{name: float(value) for name, value in zip(QUANTILES, quantiles, strict=True)}
     )
+
+
+def quantiles(values: Any) -> tuple[float, ...]:
+    """A distribution at QUANTILE_SHARES; empty where nothing was measured."""
+    values = values[~np.isnan(values)]
+    return tuple(np.quantile(values, QUANTILE_SHARES).tolist()) if len(values) else ()
 
 
 def _histogram_stats(histogram: Histogram) -> Stats:
@@ -151,17 +164,19 @@ def _warnings(record: RunRecord) -> list[str]:
     found = [f"{trace.name}: {text}" for text in trace.report.warnings]
     rejected = record.columns["status"] == 1
     if rejected.any():
-        found.append(
-            f"{int(rejected.sum())} requests with {int(prompts[rejected].sum()):,} prompt tokens were rejected: longer than the context of "
-            f"{record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens"
-        )
+        lost = f"{format_count(int(rejected.sum()), 'request')} with {int(prompts[rejected].sum()):,} prompt tokens rejected"
+        found.append(f"{lost}: longer than the context of {record.max_context:,} tokens or the GPU pool of {record.pool_tokens:,} tokens")
     if stamps.gap_s and not record.scenario.run.jitter_s:
         found.append(
             f"arrivals are quantised: {stamps.requests:,} requests on {stamps.distinct:,} stamps, {stamps.gap_s:.3g} s apart on average; "
             f"queueing shorter than that is an artefact (spread it with --set run.jitter_s={stamps.gap_s:.3g})"
         )
     if record.clipped:
-        found.append(f"{record.clipped} requests reach the end of the context: their output was cut there")
+        found.append(f"the output of {format_count(record.clipped, 'request')} was cut at the end of the context")
+    for tier in record.tiers:
+        if tier.name != "gpu" and tier.busy_s > BUSY_SHARE * record.finished_s:
+            busy = f"the link of the {tier.name} tier is busy {min(1.0, tier.busy_s / record.finished_s):.0%} of the time"
+            found.append(f"{busy}: what waits for it holds memory of the GPU")
     if record.unstored_tokens > UNSTORED_SHARE * prompts.sum():
         found.append(
             f"{record.unstored_tokens:,} tokens were not stored when they were offered: what a tier below held was in use, or waited for a "
@@ -173,6 +188,9 @@ def _warnings(record: RunRecord) -> list[str]:
         found.append("the trace names no content: nothing can be shared, every hit rate is 0 by assumption")
     return found
 
+
+BUSY_SHARE = 0.9
+"""Of the time: a link that is busier is what the traffic waits for."""
 
 UNSTORED_SHARE = 0.01
 """Of the prompt tokens: what is refused less often is not worth a word."""

@@ -7,10 +7,11 @@ batch, decode steps are taken many at a time in closed form.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.clock import Clock, Event
+from kvplan.sim.clock import Clock, Signal
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.jump import Jump
@@ -20,6 +21,16 @@ from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
+
+
+class StepWatch(Protocol):
+    """Sees the steps of a replica."""
+
+    def stepped(self, step: ScheduledStep, end_s: float) -> None:
+        """The GPU has finished a step."""
+
+    def jumped(self, jump: Jump, steps: int, decodes: int) -> None:
+        """So many decode steps have been taken at once."""
 
 
 class Replica:
@@ -44,6 +55,7 @@ class Replica:
         self.batch = DecodeBatch([window for _, window in cost.decode_rates], gpu.footprint)
         self.scheduler = Scheduler(clock, engine, cost.overhead, gpu, transfers, self.batch, self.inflight, self._on_loaded)
         self.busy_s = 0.0  # in steps that have ended
+        self.watch: StepWatch | None = None
         self._jump: Jump | None = None
         self._timer = 0
         transfers.on_freed(self._freed)
@@ -137,7 +149,7 @@ class Replica:
         self._time(step)
         return step
 
-    def _begin_behind(self, last: ScheduledStep | None, begins: list[Event]) -> None:
+    def _begin_behind(self, last: ScheduledStep | None, begins: list[Signal]) -> None:
         """Loads that are scheduled with no step of their own wait for the last one in flight, if the GPU has not finished it."""
         if last is not None and (self.inflight.executing is not None):
             last.begins += begins
@@ -188,6 +200,8 @@ class Replica:
         assert step is not None
         self.inflight.executing = None
         self.busy_s += now - step.start_s
+        if self.watch is not None:
+            self.watch.stepped(step, now)
         free_s = self.transfers.outputs_seen_s(now)
         following = self.inflight.behind(step)
         for load in step.begins:
@@ -280,6 +294,8 @@ class Replica:
         first, second = inflight.steps
         if steps:
             self._taken(jump, steps)
+            if self.watch is not None:
+                self.watch.jumped(jump, steps, len(batch))
             inflight.handled_s = jump.handled_s(steps)
             second.contexts = [each.total for each in batch.sums]
             second.last_tokens = batch.ended()
@@ -295,6 +311,8 @@ class Replica:
             self._alarm(end_s - now, self._executed)
             return
         self.busy_s += first.duration_s
+        if self.watch is not None:
+            self.watch.stepped(first, end_s)
         inflight.executing, second.start_s = second, end_s
         inflight.started += 1
         self._alarm(max(0.0, end_s + second.duration_s - now), self._executed)

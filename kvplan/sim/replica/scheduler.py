@@ -59,7 +59,11 @@ class Scheduler:
         self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
         if engine.reserve_in_flight:
-            gpu.promised_tokens = lambda: sum(gpu.outstanding_tokens(seq) for seq in (*self.prefilling, *self.loading))
+            gpu.promised_tokens = self._promised_tokens
+
+    def _promised_tokens(self, seq: Sequence) -> int:
+        """What prompts that are computed or loaded still take of the pool."""
+        return sum(self.gpu.outstanding_tokens(other) for other in (*self.prefilling, *self.loading) if other is not seq)
 
     # -- queues ------------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ class Sequence:
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
         "computed", "planned", "emitted", "blocks", "beside", "shared_tokens", "stored", "offered_from", "hits", "counted", "running",
-        "fruitless", "emitted_before",
-        "waiting_for_remote_kv", "preemptions", "seen_step", "joined", "left", "place",
+        "fruitless", "emitted_before", "place",
+        "looked_from", "found_below", "passes", "probed", "inserted", "waiting_for_remote_kv", "preemptions", "seen_step", "joined", "left",
         "promoted", "held_below", "weighed_s", "looked", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
 
@@ -37,6 +37,10 @@ class Sequence:
         self.promoted: dict[int, range] = {}  # by lower tier, tokens that came into host memory for it
         self.held_below = -1  # what host memory had of its prompt when the last read from below began; -1: none since it was put off
         self.looked = False  # has it asked the tiers below before
+        self.looked_from = self.found_below = 0  # from which token on it asked host memory first, and up to which that had it
+        self.passes = 0  # in which the scheduler has asked for the answer of its lookup
+        self.probed = False  # have lower tiers been asked for its chunks
+        self.inserted = False  # is it counted among the requests that went through its content on the GPU
         self.following: Request | None = None  # the next turn of its session, whose prompt may go on with this one's answer
         self.whole: Sequence | None = None  # the request whose prompt this sequence computes for another replica
         self.leaf: Node | None = None  # deepest run of its prompt's content

@@ -63,7 +63,8 @@ class Deliveries:
         self.gpu.share(seq)
         seq.computed = seq.prompt - 1
         seq.load_s += self.clock.now - began_s
-        self.tally.weigh(self.clock.now - began_s, self.cost.prefill_s(seq.prompt - reach, reach, self.cost.engine.step_tokens))
+        again_s = self.cost.prefill_s(seq.prompt - reach, reach, self.cost.engine.step_tokens)
+        self.tally.weigh(seq, seq.prompt - reach, self.clock.now - began_s, again_s, done_s)
         seq.waiting_for_remote_kv = False
         done(True)
 

@@ -13,10 +13,11 @@ class StepLoad:
     """A load that runs inside a step: tokens [reach, held) of host memory, and what comes into that from
     below first."""
 
-    __slots__ = ("seq", "reach", "held", "source", "parts")
+    __slots__ = ("seq", "reach", "held", "source", "parts", "done_s")
 
     def __init__(self, seq: Sequence, reach: int, held: int, source: Pin, parts: list[tuple[TierBelow, Reservation, Pin]]) -> None:
         self.seq, self.reach, self.held, self.source, self.parts = seq, reach, held, source, parts
+        self.done_s = 0.0  # when its bytes are there
 
 
 def _blocking(start_s: float, step_s: float, first_s: float, last_s: float, layers: int) -> float:

@@ -15,8 +15,9 @@ from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation
 from kvplan.sim.cache.prefix import Node, span
-from kvplan.sim.clock import Clock, Event, Steps
+from kvplan.sim.clock import Clock, Signal, Steps
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.answers import Answers
 from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
 from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
@@ -53,10 +54,11 @@ class Loads:
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
         self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.answers = Answers(clock, engine, overhead, lower=bool(lower))
+        self._promotes = engine.offload.prefetch == "none" and (engine.offload.load not in IN_STEP or engine.offload.lower_loads_first)
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
-        self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
+        self.begins: list[Signal] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
-        self._probed_s = 0.0  # when lower tiers have been asked for all chunks so far
         self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
@@ -68,37 +70,28 @@ class Loads:
         if rules.load_rule == "never":
             return Outcome.NOTHING
         again, seq.looked = seq.looked, True
+        pool.tend(self.clock.now)
         if not again:
             for counted in (pool, *(lower.pool for lower in self.lower)):
-                counted.count(keys)
+                counted.asked(keys)
         if self.prefetches.wait(seq):
             return Outcome.WAITS
         limit = self._limit(seq)
         held = pool.look(keys, reach, limit, again=again, retention=seq.request.retention)
-        if self.lower and self.overhead.probe_s and not again:
-            self._probe(seq, held, done)
+        if not again:
+            seq.looked_from = reach
+            seq.found_below = pool.look(keys, 0, limit, again=True) if rules.stores_again else held
+        pool.missed(keys, held, limit)
+        if self.answers.wait(seq, held, busy_until_s, done):
             return Outcome.WAITS
-        if rules.load in IN_STEP:
-            return self._in_step(seq, path, reach, held, budget)
-        for lower in self.lower if rules.prefetch == "none" else ():
+        in_step = rules.load in IN_STEP
+        for lower in self.lower if self._promotes else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held > seq.held_below and self._worth(seq, reach, below, [(lower, below - held)]):
                 waits = wait_for(seq, done, pool.tree.known(keys, below), held, below)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
-        return self._whole(seq, path, reach, held, busy_until_s, done)
-
-    def _probe(self, seq: Sequence, held: int, done: Done) -> None:
-        """Lower tiers are asked for every chunk behind a host-memory hit; the answer comes when all before have been asked for."""
-        chunks = max(1, (seq.prompt - held) // (self.rules.chunk_tokens or self.engine.block_tokens))
-        self._probed_s = max(self.clock.now, self._probed_s) + chunks * self.overhead.probe_s
-        seq.waiting_for_remote_kv = True
-
-        def answered() -> None:
-            seq.waiting_for_remote_kv = False
-            done(False)
-
-        self.clock.at(self._probed_s, answered)
+        return self._in_step(seq, path, reach, held, budget) if in_step else self._whole(seq, path, reach, held, busy_until_s, done)
 
     def _limit(self, seq: Sequence) -> int:
         """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
@@ -112,7 +105,7 @@ class Loads:
             return Outcome.NOTHING
         if wait_for(seq, done, path, reach, held):
             return Outcome.WAITS
-        if not self.gpu.hold(seq, path, reach, held, load=True):
+        if not self.gpu.hold(seq, path, reach, held, loaded=True):
             return Outcome.NO_ROOM
         load = under_way(seq, self.gpu.path(seq), reach, held)
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
@@ -131,17 +124,17 @@ class Loads:
         self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.engine.block_tokens
         return self.host.path.send(IN, self._built(ready_s, tokens), tokens)[1] + self.overhead.load_s
 
-    def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Event) -> Steps:
+    def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Signal) -> Steps:
         """From host memory to the GPU, after the step that it was scheduled with where the engine wants it so. Dispatch and completion
         hold up this sequence, not the link."""
         began_s = self.clock.now
         yield first
         if self.rules.load_start == "next_step_end":
             yield self.clock.until(self._sent_s(self.clock.now, load.end - load.start))
-        source.release(moved_from=load.start if self.rules.exclusive else None)
+        source.release(moved_from=self._moved_from(seq, load.start))
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
-        self._weigh(seq, load.start, load.end)
+        self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
         ended(load)
         waiters = [waiter for waiter, _ in load.waiters]
         for each in (seq, *waiters):
@@ -190,7 +183,7 @@ class Loads:
         """What lower tiers add behind token `held`, on its way through host memory."""
         parts: list[tuple[TierBelow, Reservation, Pin]] = []
         keys = seq.request.blocks
-        for lower in self.lower if self.rules.prefetch == "none" else ():
+        for lower in self.lower if self.rules.prefetch == "none" and not self._promotes else ():
             below = lower.pool.look(keys, held, self._limit(seq), again=True, retention=seq.request.retention)
             if below <= held or not self._worth(seq, reach, below, [(lower, below - held)]):
                 continue
@@ -218,13 +211,13 @@ class Loads:
             for lower, reserved, _ in load.parts:
                 _, ready_s = lower.path.send(IN, ready_s, reserved.tokens)
             tokens = load.held - load.reach
-            began_s, done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
-            first_s, last_s = min(first_s, began_s), max(last_s, done_s)
-            self.clock.at(done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
+            began_s, load.done_s = self.host.path.send(IN, self._built(ready_s, tokens) + self.overhead.load_s, tokens)
+            first_s, last_s = min(first_s, began_s), max(last_s, load.done_s)
+            self.clock.at(load.done_s, lambda load=load: self._step_loaded(load))  # type: ignore[misc]
         duration_s = IN_STEP[self.rules.load](start_s, step_s, first_s, last_s, self.cost.model.depth)
         for load in loads:
             load.seq.load_s += duration_s - step_s
-            self._weigh(load.seq, load.reach, load.held)
+            self._weigh(load.seq, load.reach, load.held, load.done_s)
         return duration_s
 
     def _step_loaded(self, load: StepLoad) -> None:
@@ -232,7 +225,17 @@ class Loads:
             reserved.commit()
             lower.pool.tier.loaded_tokens += reserved.tokens
             source.release()
-        load.source.release(moved_from=load.reach if self.rules.exclusive else None)
+        load.source.release(moved_from=self._moved_from(load.seq, load.reach))
+
+    def _moved_from(self, seq: Sequence, start: int) -> int | None:
+        """From which token on what has been loaded leaves host memory; None: it stays."""
+        if self.rules.exclusive:
+            return start
+        if not self.rules.promotes_for_one or not seq.promoted:
+            return None
+        first = max(start, min(came.start for came in seq.promoted.values()))
+        self.host.pool.tree.path(seq.request.blocks, first)  # a run ends here
+        return first
 
     # -- from lower tiers into host memory ----------------------------------------------------------------------------
 
@@ -305,8 +308,8 @@ class Loads:
         seconds += sum(lower.path.wait_s(IN) + lower.path.service_s(IN, tokens) for lower, tokens in parts)
         return seconds < self.recompute_s(seq, start, end)
 
-    def _weigh(self, seq: Sequence, start: int, end: int) -> None:
-        """Compare what a load took, its promotion included, with computing tokens [start, end) again."""
+    def _weigh(self, seq: Sequence, start: int, end: int, sent_s: float) -> None:
+        """Compare what a load took, its promotion included, with computing tokens [start, end) again; its bytes came at `sent_s`."""
         seconds = seq.load_s - seq.weighed_s
         seq.weighed_s = seq.load_s
-        self.tally.weigh(seconds, self.recompute_s(seq, start, end))
+        self.tally.weigh(seq, end - start, seconds, self.recompute_s(seq, start, end), sent_s)

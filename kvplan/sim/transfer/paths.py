@@ -9,7 +9,7 @@ from kvplan.engine.spec import Offload
 from kvplan.hardware.spec import Network
 from kvplan.hardware.timing import objects_s
 from kvplan.loading import Loading
-from kvplan.memory.below import Below
+from kvplan.memory.below import Below, Moved
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.clock import Clock
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
@@ -67,6 +67,8 @@ class HostPath:
         return seconds
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
+        if self.loading.engine.offload.one_copy_at_a_time:
+            ready_s = max(ready_s, *self.link.free_at)
         return self.link.send(direction, ready_s, self.service_s(direction, tokens))
 
 
@@ -129,8 +131,10 @@ class RemotePath:
     trips. Reads and writes do not slow each other (full duplex).
     """
 
-    def __init__(self, clock: Clock, network: Network, remote: Remote, rate: PoolRate, below: Below, *, chunk_tokens: int) -> None:
-        self.clock, self.network, self.rate, self.below = clock, network, rate, below
+    def __init__(
+        self, clock: Clock, network: Network, remote: Remote, rate: PoolRate, loading: Loading, below: Below, *, chunk_tokens: int
+    ) -> None:
+        self.clock, self.network, self.rate, self.loading, self.below = clock, network, rate, loading, below
         self.parallel = remote.parallel
         self.object_bytes = remote.object_bytes or round(chunk_tokens * below.token_bytes)
         self.free_at = [0.0, 0.0]
@@ -144,20 +148,24 @@ class RemotePath:
         return max(0.0, max(self.free_at[direction], self.rate.free_at[direction]) - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
-        return objects_s(self.network, self._bytes(direction, tokens), object_bytes=self.object_bytes, parallel=self.parallel)
+        moved = self._moved(direction, tokens)
+        network_s = objects_s(self.network, moved.tier_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
+        return network_s + self.loading.client_s(moved)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
-        size = self._bytes(direction, tokens)
+        moved = self._moved(direction, tokens)
+        size = moved.tier_bytes
         start_s = max(ready_s, self.free_at[direction], self.rate.free_at[direction])
         if self.rate.Bps:  # the pool serves clients in turn; one slower than the pool leaves it free for others
             self.rate.free_at[direction] = start_s + size / self.rate.Bps
         taken_s = max(size / self.network.Bps, -(-size // self.object_bytes) * self.network.latency_s / self.parallel)
+        taken_s += self.loading.client_s(moved)
         self.free_at[direction] = start_s + taken_s
         self.taken_s[direction] += taken_s
         return start_s, start_s + max(taken_s, self.service_s(direction, tokens))
 
-    def _bytes(self, direction: int, tokens: int) -> int:
-        return (self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)).tier_bytes
+    def _moved(self, direction: int, tokens: int) -> Moved:
+        return self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
 
 
 __all__ = ["CPU", "DISK", "IN", "OUT", "REMOTE", "DiskPath", "HostPath", "Path", "PoolRate", "RemotePath", "TierBelow"]

@@ -8,24 +8,19 @@ from functools import partial
 
 from kvplan.engine.spec import Offload, Overhead
 from kvplan.request import Request
-from kvplan.sim.cache.pool import Keys, Pool, keys_of
+from kvplan.sim.cache.mirror import Mirror
+from kvplan.sim.cache.pool import Keys, keys_of
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.due import due
 from kvplan.sim.transfer.links import OUT, HostLink
 from kvplan.sim.transfer.paths import REMOTE, TierBelow
 
 SPILL_BLOCKS = 64
 """Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single blocks. Assumed: a whole
 node of SGLang's tree goes at once, however long it is."""
-
-DUE: dict[str, Callable[[Pool, Keys, int, int], int]] = {
-    "write_through": lambda pool, keys, end, times: end,
-    "selective": lambda pool, keys, end, times: min(end, pool.asked_for(keys, times)),
-    "on_evict": lambda pool, keys, end, times: 0,
-}
-"""Store rule -> how many leading tokens are due, of `end` that the tier above has."""
 
 
 class Stores:
@@ -45,6 +40,8 @@ class Stores:
     ) -> None:
         self.clock, self.rules, self.overhead, self.gpu, self.link, self.host, self.lower = clock, rules, overhead, gpu, link, host, lower
         self.block_tokens = block_tokens
+        self.due = due(rules.store, rules.store_counts)
+        self.mirror = Mirror(gpu, host.pool) if rules.keeps_gpu_content and rules.store != "on_evict" else None
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
         self.unstored_tokens = 0
         self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
@@ -56,20 +53,22 @@ class Stores:
         if not rules.store_holds_blocks:
             gpu.reused = self._reused
         if rules.store == "on_evict":
-            gpu.spill, gpu.spill_tokens = self._spilled, SPILL_BLOCKS * block_tokens
+            gpu.spill, gpu.spill_tokens = self._spilled, max(gpu.spill_tokens, SPILL_BLOCKS * block_tokens)
         if rules.lower_store == "on_evict" and lower:
             host.pool.tier.spill, host.pool.tier.spill_tokens = self._spilled_below, SPILL_BLOCKS * block_tokens
 
     def after_step(self, job: Sequence, upto: int) -> None:
         """Offer the full blocks of a job's prompt up to a token to host memory."""
         pool, keys, leaf = self.host.pool, job.request.blocks, job.own_tail or job.leaf
+        pool.tend(self.clock.now)
         assert job.leaf is not None and leaf is not None
         upto = min(upto, job.leaf.end)
-        end = DUE[self.rules.store](pool, keys, upto, self.rules.store_after_lookups) // pool.grain_tokens * pool.grain_tokens
+        first, end = self.due(pool, job, upto, self.rules.store_after_lookups)
+        end = end // pool.grain_tokens * pool.grain_tokens
         if end <= job.stored:
             return
-        start = max(job.offered_from, job.stored) if self.rules.job_order != "position" else 0
-        reserved = pool.store(keys, start, end, keep=job.prompt, since=job.offered_from, retention=job.request.retention)
+        start, since = self._offered(job, first)
+        reserved = pool.store(keys, start, end, keep=job.prompt, since=since, retention=job.request.retention)
         if reserved is None:
             if self.rules.streams_stores and self.lower:
                 self._stream(job, keys, end)
@@ -78,23 +77,28 @@ class Stores:
             if self.rules.offers_again:
                 self.refused[job] = upto
             return
-        job.stored = end
-        if not reserved.tokens:
+        copied, job.stored = self._copied(job, end, reserved.tokens), end
+        if not copied:
             reserved.commit()
+            if self.mirror is not None:
+                self.mirror.hold(leaf, keys, end)
             return
+        fresh = (reserved.start, reserved.end) if reserved.tokens else (end, end)
         holds = self.rules.store_holds_blocks
         if holds:
             self.gpu.pin(leaf)
 
         def stored() -> None:
             reserved.commit()
-            self._cascade(keys, start, end, job.prompt)
+            self._cascade(keys, start, end, job.prompt, fresh)
+            if self.mirror is not None:
+                self.mirror.hold(leaf, keys, end)
             if holds:
                 self.gpu.unpin(leaf)
                 self.freed()
 
         def send() -> None:
-            done_s = self._sent_s(reserved.tokens)
+            done_s = self._sent_s(copied)
             if not holds:
                 self._under_copy.append((done_s, keys, reserved.start, end))
             self.clock.at(done_s, stored)
@@ -103,6 +107,24 @@ class Stores:
             send()
         else:
             self._aside.append(send)
+
+    def _offered(self, job: Sequence, first: int) -> tuple[int, int]:
+        """From which token on a job offers its prompt, and from which token on that counts as used."""
+        if self.rules.job_order == "position":  # what was loaded for this one alone is not stored again
+            return (max(first, job.offered_from) if self.rules.promotes_for_one else first), 0
+        since = job.offered_from if self.rules.stores_gpu_hits else max(job.offered_from, job.hits[0])
+        return max(first, since, job.stored), since
+
+    def _copied(self, job: Sequence, end: int, lacking: int) -> int:
+        """Tokens that a job copies of a prompt up to `end`, of which host memory lacks some. What others have brought since the lookup is
+        given a place, which may cost somebody else's, and dropped again."""
+        if not self.rules.stores_again:
+            return lacking
+        tier = self.host.pool.tier
+        copied = max(lacking, end - max(job.stored, job.found_below // tier.grain_tokens * tier.grain_tokens))
+        if copied > lacking and tier.take(copied - lacking):
+            tier.give_back(copied - lacking)
+        return copied
 
     def step_ended(self) -> None:
         """Stores that were put aside when the step before ended begin."""
@@ -114,7 +136,7 @@ class Stores:
         """Through a buffer past host memory, which has no room beside what it has of the prompt."""
         job.stored = end
         for lower in self.lower:
-            due = self._due(lower, keys, end)
+            _, due = self._due(lower, keys, 0, end, (0, end))
             reserved = lower.pool.store(keys, 0, due, keep=job.prompt)
             if reserved is None:
                 self.unstored_tokens += due
@@ -155,21 +177,27 @@ class Stores:
         _, self.blocked_until_s = self.host.path.send(OUT, self.blocked_until_s, tokens)
         return self.blocked_until_s
 
-    def _cascade(self, keys: Keys, start: int, end: int, keep: int) -> None:
+    def _cascade(self, keys: Keys, start: int, end: int, keep: int, fresh: tuple[int, int]) -> None:
         """What reached host memory goes on to the tiers behind it; of the content, what they have up to `keep` stays
-        meanwhile."""
+        meanwhile. Tokens [start, end) of `fresh` are new there."""
         for lower in self.lower:
-            due = self._due(lower, keys, end)
-            self._write(lower, keys, min(start, due), due, keep)
+            first, due = self._due(lower, keys, start, end, fresh)
+            self._write(lower, keys, min(first, due), due, keep)
 
-    def _due(self, lower: TierBelow, keys: Keys, end: int) -> int:
-        """Leading tokens, of `end` that host memory was given, which are due in a tier behind it."""
+    def _due(self, lower: TierBelow, keys: Keys, start: int, end: int, fresh: tuple[int, int]) -> tuple[int, int]:
+        """Of tokens [start, end) that host memory was given, those that are due in a tier behind it."""
         rule = self.rules.remote_store if lower.slot == REMOTE and self.rules.remote_store else self.rules.lower_store
-        return DUE[rule](lower.pool, keys, end, self.rules.lower_store_after_lookups)
+        if rule != "selective":
+            return start, end if rule == "write_through" else 0
+        pool, times = lower.pool, self.rules.lower_store_after_lookups
+        if pool.counting == "stores":
+            pool.stored(keys, *fresh, self.clock.now)
+            return fresh[0], pool.asked_for(keys, *fresh, times)
+        return start, pool.asked_for(keys, 0, end, times)
 
     def _write(self, lower: TierBelow, keys: Keys, start: int, end: int, keep: int) -> None:
         pool, above = lower.pool, self.host.pool
-        reserved = pool.store(keys, 0, end, keep=keep)
+        reserved = pool.store(keys, start if pool.counting == "stores" else 0, end, keep=keep)
         if reserved is None:
             self.unstored_tokens += end
             return
@@ -201,7 +229,7 @@ class Stores:
 
         def stored() -> None:
             reserved.commit()
-            self._cascade(keys, start, end, end)
+            self._cascade(keys, start, end, end, (start, end))
 
         self.clock.at(self.space_s, stored)
 
@@ -250,5 +278,5 @@ class Stores:
             self.unstored_tokens += end - job.prompt
             return
         reserved.commit()
-        self._cascade(keys, 0, end, end)
+        self._cascade(keys, 0, end, end, (job.prompt, end))
         self.link.busy_s[OUT] += self.host.path.service_s(OUT, reserved.tokens)

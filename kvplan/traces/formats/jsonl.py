@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from kvplan.errors import misfit
 from kvplan.traces.source import TraceSource
 
 MAX_TOKENS = 100_000_000
@@ -50,10 +51,9 @@ def document(source: TraceSource, kind: type[_T]) -> _T:
 
 def problem(error: Exception) -> str:
     """What msgspec found wrong, in words."""
-    text = str(error).replace("`", "").replace("$.", "").replace("$", "the row")
     if isinstance(error, msgspec.ValidationError):
-        return text[:1].lower() + text[1:]
-    return f"not valid JSON ({text})"
+        return misfit(error).message.replace("is not a setting", "is not a field of a row")
+    return f"not valid JSON ({error})"
 
 
 def first(source: TraceSource) -> dict[str, Any]:

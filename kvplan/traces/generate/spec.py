@@ -18,8 +18,8 @@ from typing import Annotated
 
 import msgspec
 
-from kvplan.catalog import read_text
-from kvplan.errors import InputError, did_you_mean
+from kvplan.catalog import folder, read_text
+from kvplan.errors import InputError, did_you_mean, misfit
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -132,16 +132,25 @@ KINDS: dict[str, dict[str, object]] = {
 """Kind of client -> values of the fields that it does not give; assumed, but for those that name a source."""
 
 
+def spec_file(path: str | Path) -> Path:
+    """A specification by path, or by the name of a shipped one. Raises InputError."""
+    file = Path(path).expanduser()
+    shipped = {one.stem: one for one in (folder("scenarios") / "traces").glob("*.toml")}
+    if file.exists():
+        return file
+    if str(path) not in shipped:
+        raise InputError(f"{path}: no such file, and no shipped specification of that name", hint=did_you_mean(str(path), shipped))
+    return shipped[str(path)]
+
+
 def load_spec(path: str | Path, *, seed: int | None = None) -> Spec:
     """A specification from TOML, with another `seed` if given. Raises InputError naming the field that is wrong."""
-    file = Path(path).expanduser()
+    file = spec_file(path)
     try:
         spec = msgspec.toml.decode(read_text(file), type=Spec)
     except msgspec.ValidationError as error:
-        unknown = str(error).split("`")[1] if "unknown field `" in str(error) else ""
         fields = (*Spec.__struct_fields__, *Client.__struct_fields__, *Scale.__struct_fields__, *Spread.__struct_fields__)
-        hint = did_you_mean(unknown, set(fields)) if unknown else ""
-        raise InputError(f"{path}: {str(error).replace('`', '').replace('$.', '')}", hint=hint) from None
+        raise misfit(error, path, set(fields)) from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply") from None
     except msgspec.DecodeError as error:

@@ -1,0 +1,165 @@
+"""What it costs to spread a model over GPUs: collectives of a layer, exchange between experts, stages of a pipeline, uneven experts.
+
+Volumes per layer and rank are those of vLLM and SGLang: an all-reduce of the hidden state after attention and one after the feed-forward
+part over tensor-parallel ranks; with data-parallel attention the hidden states of all ranks are gathered in front of the experts and
+scattered behind them (`allgather_reducescatter`), or sent to the experts that they chose and back (DeepEP).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cache
+
+import msgspec
+
+from kvplan.deployment import Deployment, Parallel
+from kvplan.errors import InputError
+from kvplan.hardware.collectives import collective_s, curves
+from kvplan.hardware.spec import Interconnect, Machine, Operation
+
+SLOWEST_RANK_S = 8e-6
+"""What a collective inside a step waits for the slowest rank, beyond what it takes in a loop of its own: steps of one sequence over 122 to
+188 collectives are 1.0 to 2.3 ms longer than their parts (Qwen3-235B and DeepSeek-R1 on 8 B200, Llama-3.1-70B on 8 A100, SGLang 0.5.6;
+DeepSeek-V3's shape on 2 H100, vLLM 0.24). Engines that fuse the all-reduce with the norm behind it wait less (gpt-oss-120b on 8 B200)."""
+
+DRAWS = 64
+"""Placements of experts of uneven popularity over ranks, of which the mean of the fullest counts."""
+
+
+def joint_tokens(parallel: Parallel, tokens: int, decodes: int) -> int:
+    """Tokens that the experts see in a step in which one data-parallel rank has `tokens`, of which `decodes` are decoded.
+
+    Decode steps run in CUDA graphs that are padded to the largest rank; beside a prefill nothing is padded, and the others are taken to
+    decode as much.
+    """
+    return parallel.dp * tokens if tokens == decodes else tokens + (parallel.dp - 1) * max(1, decodes)
+
+
+@cache
+def fullest_share(experts: int, ranks: int, skew: float) -> float:
+    """Tokens of the fullest rank over the mean of all when the popularity of experts follows Zipf's law with this exponent, and experts lie
+    on ranks in no order.
+    """
+    if ranks < 2 or not skew:
+        return 1.0
+    weights, each = [1 / (place + 1) ** skew for place in range(experts)], experts // ranks
+    total, mean = 0.0, sum(weights) / ranks
+    for draw in range(DRAWS):
+        dealt = sorted(range(experts), key=lambda expert: hashlib.sha256(f"{draw} {expert}".encode()).digest())  # noqa: B023
+        total += max(sum(weights[expert] for expert in dealt[rank * each : (rank + 1) * each]) for rank in range(ranks)) / mean
+    return total / DRAWS
+
+
+def spread_s(machine: Machine, op: Operation, gpus: int, size: float, *, library: str = "nccl", least_s: float = 0.0) -> float:
+    """Seconds of one collective over `gpus` GPUs, over several servers where one has fewer.
+
+    Between servers each GPU brings in what lies on the others, `size` / GPUs of a server at a time on its own port, while NVLink spreads
+    it: the longer of both, and one trip. Where exchanges of experts over several servers were measured, these count.
+    """
+    link = machine.interconnect
+    if gpus <= machine.gpus or (link is not None and _measured(link, op, gpus, library)):
+        return collective_s(link, op, gpus, size, library=library, least_s=least_s)
+    fabric = machine.fabric or machine.network
+    if fabric is None:
+        raise InputError(f"{machine.name} has no network to other servers", hint="--set machine.fabric.Bps=50GB/s")
+    servers = -(-gpus // machine.gpus)
+    inside_s = collective_s(link, op, machine.gpus, size, library=library, least_s=least_s)
+    twice = 2 if op == "all_reduce" else 1
+    own = 1 if op in ("dispatch", "combine", "send") else machine.gpus
+    return fabric.latency_s + max(inside_s, twice * (servers - 1) / servers * size / own / fabric.Bps)
+
+
+def _measured(link: Interconnect, op: Operation, gpus: int, library: str) -> bool:
+    known = (*link.curves, *(curves(link.table) if link.table else ()))
+    return any(curve.op == op and curve.library == library and curve.gpus >= gpus for curve in known)
+
+
+def layers_collectives_s(deployment: Deployment, tokens: int, joint: int, *, captured: bool, row_bytes: float, least_s: float) -> float:
+    """Seconds of all collectives of all layers for `tokens` of this rank and `joint` of all data-parallel ranks, `row_bytes` a token."""
+    model, machine, spread = deployment.model, deployment.machine, deployment.parallel
+    reduced_s = spread_s(machine, "all_reduce", spread.tp, tokens * row_bytes, library="engine", least_s=least_s)
+    reduced_s += SLOWEST_RANK_S if reduced_s else 0.0
+    if spread.dp == 1:
+        return 2 * model.depth * reduced_s
+    sparse = sum(group.count for group in model.ffn if group.experts)
+    return (2 * model.depth - sparse) * reduced_s + sparse * _exchange_s(
+        deployment, tokens, joint, captured=captured, row_bytes=row_bytes, least_s=least_s
+    )
+
+
+def _exchange_s(deployment: Deployment, tokens: int, joint: int, *, captured: bool, row_bytes: float, least_s: float) -> float:
+    """Seconds to bring tokens to the experts of one layer and what they give back."""
+    machine, spread = deployment.machine, deployment.parallel
+    ranks = spread.tp * spread.dp
+    if spread.exchange == "all_gather":
+        size = joint * row_bytes
+        gathered_s = spread_s(machine, "all_gather", ranks, size, least_s=least_s)
+        return gathered_s + spread_s(machine, "reduce_scatter", ranks, size, least_s=least_s) + 2 * SLOWEST_RANK_S
+    chosen = max((group.experts_per_token for group in deployment.model.ffn if group.experts), default=0)
+    sent = max(1.0, joint / ranks) * chosen * row_bytes  # with copies for each expert, bf16; dispatched in fp8
+    library = "low_latency" if captured else "normal"
+    out_s = spread_s(machine, "dispatch", ranks, sent / 2, library=library, least_s=least_s)
+    return out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s) + 2 * SLOWEST_RANK_S
+
+
+class Passes(msgspec.Struct, frozen=True):
+    """How a step goes through a pipeline: batches one behind the other, tokens of the largest, and decoding sequences of it."""
+
+    batches: int
+    tokens: int
+    decodes: int
+
+
+def passes(parallel: Parallel, tokens: int, decodes: int, step_tokens: int) -> Passes:
+    """The batches in which a step of `tokens` passes the stages: running sequences fall into as many as there are stages, prompts fill
+    one budget after the other.
+    """
+    new = tokens - decodes
+    count = max(1, min(parallel.pp, max(decodes, -(-new // step_tokens))))
+    return Passes(count, -(-tokens // count), -(-decodes // count))
+
+
+def handed_over_s(deployment: Deployment, tokens: int, row_bytes: float) -> float:
+    """Seconds in which a batch is sent through all boundaries between stages: hidden state and residual, a part by each tensor-parallel
+    rank, gathered by the receivers.
+    """
+    machine, spread = deployment.machine, deployment.parallel
+    if spread.pp == 1:
+        return 0.0
+    size = 2 * tokens * row_bytes
+    apart = spread.tp * spread.pp > machine.gpus
+    sent_s = spread_s(machine, "send", machine.gpus + 1 if apart else 2, size / spread.tp)
+    return (spread.pp - 1) * (sent_s + spread_s(machine, "all_gather", spread.tp, size))
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Experts of a layer on one rank: how many, the share of each one's width, ranks among which they lie, and how full the fullest is of
+    the mean."""
+
+    experts: float
+    width_share: float
+    ranks: int = 1
+    fullest: float = 1.0
+
+    def active(self, chosen: float, tokens: int) -> float:
+        """Experts that at least one of `tokens` chooses, each with probability `chosen`, on the rank that has most of them."""
+        mean = self.experts * -math.expm1(tokens * math.log1p(-chosen)) if chosen < 1 else self.experts
+        return min(self.experts, mean + self._beyond(mean * (1 - mean / self.experts)))
+
+    def routed(self, pairs: float) -> float:
+        """Of `pairs` of a token and its expert, those on the fullest rank."""
+        mean = pairs / self.ranks
+        return min(pairs, self.fullest * mean + self._beyond(mean))
+
+    def _beyond(self, variance: float) -> float:
+        """How far the fullest of the ranks lies above the mean by chance: sqrt(2 ln n) standard deviations of a normal distribution."""
+        return math.sqrt(2 * math.log(self.ranks) * max(0.0, variance))
+
+
+def experts_on_rank(deployment: Deployment, experts: int) -> Held:
+    """The experts of a layer that one rank computes: whole ones with expert parallelism, else a part of each."""
+    spread = deployment.parallel
+    if not spread.ep:
+        return Held(experts, 1 / (spread.tp * spread.dp))
+    return Held(experts / spread.ep, 1.0, spread.ep, fullest_share(experts, spread.ep, spread.expert_skew))
