@@ -11,7 +11,7 @@ from typing import Protocol
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.clock import Clock, Signal
+from kvplan.sim.clock import Clock, Event
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.jump import Jump
@@ -149,7 +149,7 @@ class Replica:
         self._time(step)
         return step
 
-    def _begin_behind(self, last: ScheduledStep | None, begins: list[Signal]) -> None:
+    def _begin_behind(self, last: ScheduledStep | None, begins: list[Event]) -> None:
         """Loads that are scheduled with no step of their own wait for the last one in flight, if the GPU has not finished it."""
         if last is not None and (self.inflight.executing is not None):
             last.begins += begins

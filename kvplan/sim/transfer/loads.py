@@ -15,7 +15,7 @@ from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation
 from kvplan.sim.cache.prefix import Node, span
-from kvplan.sim.clock import Clock, Signal, Steps
+from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.answers import Answers
 from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
@@ -57,7 +57,7 @@ class Loads:
         self.answers = Answers(clock, engine, overhead, lower=bool(lower))
         self._promotes = engine.offload.prefetch == "none" and (engine.offload.load not in IN_STEP or engine.offload.lower_loads_first)
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
-        self.begins: list[Signal] = []  # of the loads that are scheduled with the step being planned
+        self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._built_s = 0.0  # when the block lists of the last load are made
 
@@ -124,7 +124,7 @@ class Loads:
         self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.engine.block_tokens
         return self.host.path.send(IN, self._built(ready_s, tokens), tokens)[1] + self.overhead.load_s
 
-    def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Signal) -> Steps:
+    def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Event) -> Steps:
         """From host memory to the GPU, after the step that it was scheduled with where the engine wants it so. Dispatch and completion
         hold up this sequence, not the link."""
         began_s = self.clock.now

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.pool import Pin, Reservation
-from kvplan.sim.clock import Clock, Signal, Steps
+from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
@@ -29,7 +29,7 @@ class Prefetch:
         self.lower, self.reserved, self.source, self.start, self.done = lower, reserved, source, start, done
         self.waits = self.over = False
         self.began_s = self.done_s = self.deadline_s = 0.0
-        self.asked: Signal
+        self.asked: Event
 
     def come(self, now: float) -> int:
         """Tokens that have come by now, as if they came evenly."""
@@ -82,9 +82,9 @@ class Prefetches:
 
     def _reading(self, seq: Sequence, read: Prefetch) -> Steps:
         end = self.clock.until(read.done_s)
-        come = yield self.clock.any_of(end, read.asked)
+        come = yield self.clock.any_of([end, read.asked])
         if end not in come:
-            yield self.clock.any_of(end, self.clock.until(read.deadline_s)) if self.rules.prefetch == "timeout" else end
+            yield self.clock.any_of([end, self.clock.until(read.deadline_s)]) if self.rules.prefetch == "timeout" else end
         self._end(seq, read)
 
     def _end(self, seq: Sequence, read: Prefetch) -> None:
