@@ -14,14 +14,17 @@ from kvplan.cli.export import check_export, exported
 from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
+    Dp,
     Engine,
     Engine_version,
+    Ep,
     Export,
     Html,
     Isolated,
     Kv_dtype,
     Machine,
     Model,
+    Pp,
     Prices,
     Quiet,
     Set,
@@ -66,6 +69,9 @@ def plan(
     engine: Engine = None,
     engine_version: Engine_version = None,
     tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    ep: Ep = None,
     kv_dtype: Kv_dtype = None,
     sessions: Annotated[
         str | None,
@@ -165,7 +171,7 @@ def plan(
             given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
-            run={"warmup": WARMUP} if mix else {},
+            run={"pp": pp, "dp": dp, "ep": ep, **({"warmup": WARMUP} if mix else {})},
             sets=sets or [],
             isolated=isolated,
         )

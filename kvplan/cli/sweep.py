@@ -29,21 +29,25 @@ from kvplan.cli.options import (
 from kvplan.errors import InputError
 
 if TYPE_CHECKING:
+    from kvplan.sweep.question import Options
     from kvplan.sweep.store import Store
 
 EXAMPLES = """
 kvplan sweep chat --vary cpu=0,4..64GiB:x2
 kvplan sweep chat --vary cpu=8GiB,32GiB --vary engine=vllm,lmcache --vary speedup=1..4:x2 --export grid.csv
 kvplan sweep chat --vary cpu=0,1..64GiB:x2 --vary machine=l4,l40s --goal "min cost: ttft_p95<1.5s" --prices public
+kvplan sweep chat --fleet --machine l4,l40s --target "ttft_p95<2s" --prices public --day 0.2,0.5,1,0.6 --growth 2
 kvplan sweep chat --vary cpu=0,1..64GiB:x2 --vary speedup=1,2,4 --pareto ttft_p95,throughput
 """
 
 
 def sweep(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="TRACE|SCENARIO|SWEEP", help="A trace, a scenario, or a .toml file that says what to vary.", autocompletion=scenarios
+            metavar="TRACE|SCENARIO|SWEEP...",
+            help="A trace, a scenario, or a .toml file that says what to vary; with --fleet several classes of traffic.",
+            autocompletion=scenarios,
         ),
     ],
     vary: Annotated[
@@ -64,6 +68,17 @@ def sweep(
     ] = None,
     pareto: Annotated[
         str | None, typer.Option(metavar="A,B", help="The front of two or more figures, such as ttft_p95,cost or throughput,itl_p95.")
+    ] = None,
+    fleet: Annotated[
+        bool,
+        typer.Option("--fleet", help="How many replicas of what: searches replicas, TP and CPU tier with what is varied, under --target."),
+    ] = False,
+    day: Annotated[
+        str | None,
+        typer.Option(metavar="F,F", help="With --fleet: the day's shape, parts of equal length as shares of the traffic: 0.2,0.5,1,0.6."),
+    ] = None,
+    growth: Annotated[
+        str | None, typer.Option(metavar="F,F", help="With --fleet: replicas for multiples of the traffic, such as 1.5,2.")
     ] = None,
     model: Model = None,
     machine: Machine = None,
@@ -120,8 +135,12 @@ def sweep(
         front_of=pareto or "",
         prices=price_source(prices, price),
     )
-    question = question_of(source, asked)
-    with _kept(db, source) as kept, progress.runs(hidden=quiet, title="sweeping") as watch:
+    if fleet:
+        return _fleet(sources, asked, day, growth, db, workers, export, as_json=as_json, quiet=quiet)
+    if len(sources) > 1 or day or growth:
+        raise InputError("several sources, --day and --growth are for a fleet", hint="add --fleet")
+    question = question_of(sources[0], asked)
+    with _kept(db, sources[0]) as kept, progress.runs(hidden=quiet, title="sweeping") as watch:
         try:
             result = answer(question, executor=Executor(workers=workers), watch=watch, kept=kept)
         except KeyboardInterrupt:
@@ -140,6 +159,41 @@ def sweep(
     if result.goal:
         return Exit.DONE if result.best is not None else Exit.NO
     return Exit.DONE if any(row.result and row.result.requests.completed and not row.missed for row in result.rows) else Exit.NO
+
+
+def _fleet(
+    sources: list[str],
+    asked: Options,
+    day: str | None,
+    growth: str | None,
+    db: str | None,
+    workers: int,
+    export: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    from kvplan.executor import Executor
+    from kvplan.report import sweep as report
+    from kvplan.sweep.fleet import fleet, shares
+    from kvplan.sweep.question import question_of
+
+    questions = [question_of(source, asked, fleet=True) for source in sources]
+    with _kept(db, sources[0]) as kept, progress.runs(hidden=quiet, title="searching") as watch:
+        result = fleet(
+            questions,
+            day=shares(day, "--day"),
+            growth=shares(growth, "--growth"),
+            executor=Executor(workers=workers),
+            watch=watch,
+            kept=kept,
+        )
+    if as_json:
+        emit_json(result)
+    else:
+        report.show_fleet(out(), result)
+    exported(result, export, quiet=quiet)
+    return Exit.DONE if all(one.replicas for one in result.classes) else Exit.NO
 
 
 @contextmanager

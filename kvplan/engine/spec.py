@@ -40,6 +40,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
     # does what only a lower tier holds come into host memory before the step that the load runs in; if not, in that step
     lower_loads_first: bool = False
+    lower_direct: bool = False  # does what only a lower tier holds go to the GPU past host memory, and not into it
+    loads_in_turn: bool = False  # does a load, from whatever tier, begin when the one before is over
+    waits_for_prompts: bool = False  # does the host wait for the last layer of a step with prompts before it goes on to the next
     lookup_passes: Count = 0  # scheduling passes that a request waits for the answer of a lookup, a miss too
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
@@ -52,8 +55,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     one_copy_at_a_time: bool = False  # do loads and stores of a replica wait for each other
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: Count = 0
-    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long,
-    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token,
+    prefetch_batch_blocks: Count = 0  # what is cut short keeps whole batches of so many blocks; 0: every token that has come
+    prefetch_share: Share = 1.0  # of host memory that reads under way may take
+    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long from when the scheduler first asks,
+    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token that was not found above,
     prefetch_timeout_most_s: Seconds = 0.0  # and never longer than this
     policy: str = "lru"
     disk_policy: str = "lru"
@@ -80,6 +85,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
+    store_copies: Literal["", "engine", "kernel", "host"] = ""  # stores by another means than loads; empty: by the same
+    spill_blocks: AtLeastOne = 64  # of a run that on-evict stores give up at once, at least
+    spill_min_retention: Count = 0  # content of a lower retention priority is given up without being stored
+    spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     store_in_step: bool = False  # does a step end only when its stores are down
@@ -118,6 +127,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
+    disk_byte_s: Seconds = 0.0  # per byte of a rank that it reads from or writes to a disk: buffers, a second copy
     remote_byte_s: Seconds = 0.0  # per byte of a rank that its own client of a remote pool receives or sends
     remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
@@ -182,6 +192,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_blocks: Count = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
+    batches_in_flight: AtLeastOne = 1  # steps whose tokens windows and chunks keep blocks for; with more, at least one for each stage
+    tiered_pages: tuple[str, ...] = ()  # families (model_type) whose compressed tiers, windows and rings have pages of their own
     profile_batch: Count = 0  # sequences for which activations are profiled; 0: the engine's largest batch
     large_profile_batch: Count = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: Amount = 0.0
@@ -214,11 +226,18 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
+    # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
+    hands_over: Literal["whole", "chunks"] = "whole"
+    ranks_share_budget: bool = False  # is the token budget of a step divided among data-parallel ranks
+    rank_router: Literal["round_robin", "least_loaded"] = "least_loaded"  # to which data-parallel rank a request goes, whatever its prefix
+    rank_stale_s: Seconds = 0.0  # how old the counts may be by which it goes there
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: Count = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     reserve_in_flight: bool = False  # and beside what prompts that are computed or loaded still need
+    prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
+    reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block

@@ -13,8 +13,9 @@ from kvplan.planning import closed_form
 from kvplan.planning.objective import Objective
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
-from kvplan.results.plan import HitPoint, TierWorth
+from kvplan.results.plan import TierWorth
 from kvplan.results.trace import ReadReport
+from kvplan.results.traffic import HitPoint
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import opened
 from kvplan.units import format_bytes, format_count

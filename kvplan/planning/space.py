@@ -14,7 +14,8 @@ from kvplan.planning.objective import Objective
 from kvplan.planning.runs import WINDOW_REQUESTS
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
-from kvplan.results.plan import Pruned, TierWorth, Traffic
+from kvplan.results.plan import Pruned, TierWorth
+from kvplan.results.traffic import Traffic
 from kvplan.scenario import Scenario
 from kvplan.units import GiB, format_bytes, format_rate, format_tokens
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kvplan.results.plan import HitPoint, Traffic
+from kvplan.results.traffic import HitPoint, Traffic
 from kvplan.traces import Trace, columns
 from kvplan.traces.columns import Columns
 from kvplan.traces.reuse.policies import lru

@@ -22,7 +22,7 @@ BAR_CELLS = 24
 
 def show(console: Console, result: SizeResult, *, verbose: bool = False) -> None:
     """Print one model; `verbose` adds what offload frees and costs."""
-    where = f" on {result.tp * result.pp} x {result.machine}" if result.machine else ""
+    where = f" on {result.tp * result.pp * result.dp} x {result.machine}" if result.machine else ""
     say(
         console,
         f"[bold]{escape(result.model)}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · {result.kv_dtype} KV · "

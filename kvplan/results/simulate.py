@@ -10,8 +10,9 @@ import msgspec
 from kvplan.figures import bars, curves, times
 from kvplan.figures.base import Figure
 from kvplan.provenance import Z95, plus_minus
-from kvplan.results import frames
+from kvplan.results import frames, notebook
 from kvplan.results.timeline import Timeline
+from kvplan.units import format_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -153,6 +154,22 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row with all figures by dotted names; concatenate those of several runs to compare them."""
         return frames.rows([frames.flat(self)])
+
+    def _repr_html_(self) -> str:
+        times = (
+            ("time to first token", self.ttft_s),
+            ("between tokens", self.itl_s),
+            ("queueing", self.queue_s),
+            ("whole request", self.e2e_s),
+        )
+        rows = [[name, *map(notebook.seconds, (one.mean, one.p50, one.p90, one.p95, one.p99))] for name, one in times]
+        places = [[one.name, format_bytes(one.capacity_bytes), f"{one.hit_rate:.1%}"] for one in self.tiers]
+        places.append(["computed", "", f"{self.token_shares()['computed']:.1%}"])
+        return notebook.tables(
+            f"{self.name}: {self.requests.completed:,} of {self.requests.total:,} requests",
+            (("", "mean", "p50", "p90", "p95", "p99"), rows),
+            (("place", "capacity", "of the prompt tokens"), places),
+        )
 
     def figures(self) -> dict[str, Figure]:
         """What `--html` draws of it, as plotly figures by name; those over time where the run was asked to remember it.

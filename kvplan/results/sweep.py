@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvplan.results import frames
-from kvplan.results.economics import Energy, Flip, Money, Wear
+from kvplan.results.economics import Amount, Energy, Flip, Money, Wear
 from kvplan.results.simulate import SimResult
 
 if TYPE_CHECKING:
@@ -75,3 +75,37 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
             }
             for at, row in enumerate(self.rows)
         )
+
+
+class FleetLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """The fewest replicas of the chosen kind that hold a multiple of the traffic; 0 where none that were tried do."""
+
+    factor: float
+    replicas: int
+    per_hour: Amount | None = None
+
+
+class FleetClass(msgspec.Struct, frozen=True, kw_only=True):
+    """One class of traffic on replicas of its own."""
+
+    name: str
+    peak: SweepResult  # the search at the traffic's own load
+    replicas: int = 0  # 0: nothing that was tried holds it
+    gpus: int = 0
+    per_month: Amount | None = None  # all replicas at all times; null without prices
+    day: tuple[FleetLoad, ...] = ()  # by the parts of a day, equally long
+    day_per_month: Amount | None = None  # with as many replicas as each part of the day takes
+    growth: tuple[FleetLoad, ...] = ()
+
+
+class FleetResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `kvplan sweep --fleet`."""
+
+    schema: str = "kvplan.fleet/1"
+    classes: tuple[FleetClass, ...]
+    gpus: int
+    per_month: Amount | None = None
+
+    def to_frame(self) -> DataFrame:
+        """One row a point that was looked at, of every class."""
+        return frames.rows({"class": one.name, **row} for one in self.classes for row in one.peak.to_frame().to_dict("records"))

@@ -6,12 +6,13 @@ import msgspec
 
 
 class TimeSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """A number over time, thinned so that its peaks stay; `most` is what it cannot exceed, where there is such a bound."""
+    """A number in equal parts of the time: its largest value in each, so that no peak is lost, and its mean; `most` is what it cannot
+    exceed, where there is such a bound."""
 
     name: str
     unit: str  # bytes, share, requests
-    at_s: tuple[float, ...]
     values: tuple[float, ...]
+    means: tuple[float, ...]
     most: float | None = None
 
 

@@ -181,6 +181,7 @@ EXPLAINED: dict[str, str] = {
         "a loss of 3 % comes out as none: copies hide behind the next step, and what the CPU spends on each stored block is not modelled; "
         "at the 9 us of a loaded block it would be 2.7 % of the 10.8 ms of such a prompt"
     ),
+    "vllm-pr10874 32 documents": "32 documents in turn through room for 29: LRU hits nothing; the version measured had room for a few more",
     "vllm-pr10874 64 documents": "64 documents in turn through room for 30: LRU hits nothing; the version measured kept some",
 }
 """Rows whose sign comes out differently, and why."""

@@ -214,3 +214,16 @@ def test_a_run_that_is_not_asked_remembers_nothing() -> None:
     (plain, record), (told, full) = simulate(scenario), simulate(scenario, history=True)
     assert record.history is None and plain.timeline is None and full.history is not None
     assert msgspec.structs.replace(told, timeline=None) == plain
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_notebooks_show_tables_and_figures(name: str, results: dict[str, Any]) -> None:
+    result = results[name]
+    shown = result._repr_html_()
+    assert shown.count("<table>") >= 1 and shown.count("<tr>") > 1
+    figures = result.figures()
+    assert figures and all(figure.data and figure.to_json() for figure in figures.values())
+
+
+def test_a_hostile_name_stays_text_in_a_notebook(results: dict[str, Any]) -> None:
+    assert "<img" not in msgspec.structs.replace(results["simulate"], name=HOSTILE)._repr_html_()

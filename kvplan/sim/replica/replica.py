@@ -14,7 +14,7 @@ from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock, Signal
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
-from kvplan.sim.replica.jump import Jump
+from kvplan.sim.replica.jump import Jump, StepWatch
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
@@ -23,14 +23,14 @@ from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 
 
-class StepWatch(Protocol):
-    """Sees the steps of a replica."""
+class Group(Protocol):
+    """Ranks that take their steps together."""
 
-    def stepped(self, step: ScheduledStep, end_s: float) -> None:
-        """The GPU has finished a step."""
+    def ready(self, replica: Replica, step: ScheduledStep) -> None:
+        """A rank's next step could begin."""
 
-    def jumped(self, jump: Jump, steps: int, decodes: int) -> None:
-        """So many decode steps have been taken at once."""
+    def look(self) -> None:
+        """A rank has handled a step."""
 
 
 class Replica:
@@ -56,9 +56,11 @@ class Replica:
         self.scheduler = Scheduler(clock, engine, cost.overhead, gpu, transfers, self.batch, self.inflight, self._on_loaded)
         self.busy_s = 0.0  # in steps that have ended
         self.watch: StepWatch | None = None
+        self.group: Group | None = None
         self._jump: Jump | None = None
         self._timer = 0
-        transfers.on_freed(self._freed)
+        self._drained_s = -1.0
+        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
 
     # -- life of a sequence ------------------------------------------------------------------------------------------------
 
@@ -168,7 +170,9 @@ class Replica:
         step.launched_s += admit_s + host_s
         pause_s = self.scheduler.pauses.due_s()
         step.paused = pause_s > 0
-        step.duration_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled)) + pause_s
+        busy_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))
+        step.drain_s = cost.drain_s(chunks, decodes, busy_s)
+        step.duration_s = busy_s + pause_s
         if not chunks:  # the host prepares one step while another runs: no two can be closer
             step.duration_s = max(step.duration_s, host_s)
 
@@ -181,7 +185,18 @@ class Replica:
         step.duration_s += step.stall_s
         if step.loads and self.engine.offload.load == "blocking":  # the host waits as well, and launches then
             step.launched_s += step.stall_s
-        self._alarm(step.end_s - now, self._executed)
+        if self.group is not None:
+            self.group.ready(self, step)
+        else:
+            self._alarm(step.end_s - now, self.executed)
+
+    def together_s(self, step: ScheduledStep, joint: int) -> float:
+        """Seconds of a step whose experts see `joint` tokens of all ranks."""
+        chunks = [(new, context) for _, new, context in step.chunks]
+        busy_s = self.cost.busy_s(chunks, step.decodes, step.attention_s, step.decodes + len(step.sampled), joint)
+        if not chunks:
+            busy_s = max(busy_s, self.cost.host_s(chunks, step.decodes))
+        return busy_s + step.stall_s + (self.overhead.pause_s if step.paused else 0.0)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay`, unless a later alarm replaces it."""
@@ -194,7 +209,7 @@ class Replica:
 
         self.clock.after(delay, ring)
 
-    def _executed(self) -> None:
+    def executed(self) -> None:
         """The GPU has finished a step: start the next one that is scheduled, and hand the results over when they reach the host."""
         step, now = self.inflight.executing, self.clock.now
         assert step is not None
@@ -215,8 +230,11 @@ class Replica:
             self.transfers.step_ended()
         free_s = max(free_s, self.transfers.stored_s(now))
         step.held_s = free_s - now
-        seen_s = free_s + self.overhead.collect_s
+        if step.drain_s:
+            self._drained_s = free_s + step.drain_s  # nothing overtakes it in the pipeline
+        seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
         if following is not None:
+            self.transfers.hold_back(step, following, now)
             self._execute(following)
         if seen_s <= now:
             self._handle(step)
@@ -233,11 +251,16 @@ class Replica:
         for seq in step.sampled:
             self._first_token(seq, step)
         if step.decodes:
-            self._interval(step, now - inflight.handled_s, step.decodes)
+            for since_s, count in inflight.gaps(now, step.decodes, apart=self.engine.prefill_apart):
+                self._interval(step, now - since_s, count)
+        elif step.sampled:
+            inflight.fresh.append((now, sum(seq.emitted < seq.output for seq in step.sampled)))
         inflight.handled_s = now
         if self.scheduler.leaving:
             self.scheduler.handled(now)
         self._fill()
+        if self.group is not None:
+            self.group.look()
 
     def _first_token(self, seq: Sequence, step: ScheduledStep) -> None:
         """The first token of a sequence, or the first after a preemption."""
@@ -296,7 +319,7 @@ class Replica:
             self._taken(jump, steps)
             if self.watch is not None:
                 self.watch.jumped(jump, steps, len(batch))
-            inflight.handled_s = jump.handled_s(steps)
+            inflight.jumped(jump.handled_s(steps))
             second.contexts = [each.total for each in batch.sums]
             second.last_tokens = batch.ended()
         self.busy_s += jump.elapsed_s(steps)
@@ -308,14 +331,14 @@ class Replica:
         jump.move(second, steps, 1)
         end_s = first.start_s + first.duration_s
         if end_s > now:
-            self._alarm(end_s - now, self._executed)
+            self._alarm(end_s - now, self.executed)
             return
         self.busy_s += first.duration_s
         if self.watch is not None:
             self.watch.stepped(first, end_s)
         inflight.executing, second.start_s = second, end_s
         inflight.started += 1
-        self._alarm(max(0.0, end_s + second.duration_s - now), self._executed)
+        self._alarm(max(0.0, end_s + second.duration_s - now), self.executed)
         self.clock.at(jump.handled_s(steps + 1), lambda: self._handle(first))
 
     def _taken(self, jump: Jump, steps: int) -> None:

@@ -79,8 +79,9 @@ class DiskPath:
     queue: small requests add their depths up.
     """
 
-    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload) -> None:
+    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload, byte_s: float = 0.0) -> None:
         self.clock, self.queue, self.below, self.chunk_tokens = clock, queue, below, chunk_tokens
+        self.byte_s = byte_s / below.layout.ranks  # beside the device, for each byte of all ranks
         self.writers = below.layout.ranks if rules.disk_per_rank else 1  # processes with files and threads of their own
         self.threads = (rules.disk_read_threads * self.writers, rules.disk_write_threads * self.writers)
         self.depth = (rules.disk_request_reads * self.writers or self.threads[IN], self.threads[OUT])
@@ -106,8 +107,11 @@ class DiskPath:
         found = known.get(tokens)
         if found is None:
             size, pieces = self._pieces(direction, tokens)
-            alone_s = self.queue.service_s(direction, size, pieces, self.depth[direction])
-            found = known[tokens] = alone_s, self.queue.share_s(direction, size, pieces, self.threads[direction])
+            alone_s = self.queue.service_s(direction, size, pieces, self.depth[direction]) + size * self.byte_s
+            share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
+            if self.threads[direction] == self.writers:  # one file after the other: the next request waits for all of this one
+                share_s = alone_s
+            found = known[tokens] = alone_s, share_s
         return found
 
     def _pieces(self, direction: int, tokens: int) -> tuple[int, int]:
