@@ -148,12 +148,15 @@ def scenario_of(
     )
 
 
-def simulate(source: str | Path | Scenario, **options: Unpack[Asked]) -> SimResult:
-    """Replay a trace, a scenario file or a `scenario_of`, as `kvplan simulate` does; the options are those of `scenario_of`."""
+def simulate(source: str | Path | Scenario, *, timeline: bool = False, **options: Unpack[Asked]) -> SimResult:
+    """Replay a trace, a scenario file or a `scenario_of`, as `kvplan simulate` does; further options are those of `scenario_of`.
+
+    `timeline`: also what happened when, for the figures over time.
+    """
     from kvplan.scenario import Scenario
     from kvplan.sim.simulate import simulate as replay
 
-    return replay(source if isinstance(source, Scenario) else scenario_of(source, **options))[0]
+    return replay(source if isinstance(source, Scenario) else scenario_of(source, **options), history=timeline)[0]
 
 
 def plan(

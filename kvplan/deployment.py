@@ -107,8 +107,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def overhead(self) -> Overhead:
-        """What the engine's host side costs on this server."""
-        return self.engine.overhead.on(*host_factors(self.machine.host))
+        """What the engine's host side costs on this server, in the runner that serves the model."""
+        overhead = self.engine.overhead if self.on_second_runner else self.engine.overhead.times(self.engine.first_runner)
+        return overhead.on(*host_factors(self.machine.host))
+
+    @property
+    def on_second_runner(self) -> bool:
+        """Does the engine run the model in the second of its runners, if it has two."""
+        model, families = self.model, self.engine.second_runner
+        dense = all(not one.experts for one in model.ffn) and all(layer.kind != "state" for layer in model.layers)
+        return model.family in families or ("dense" in families and dense)
 
     @property
     def tp(self) -> int:

@@ -45,7 +45,11 @@ class Loading:
 
     def lookup_s(self, tokens: int) -> float:
         """Of these, what goes before the first copy."""
-        return self.overhead.load_block_s * self.below.loaded(tokens).keys
+        return self.below.loaded(tokens).keys * (self.overhead.load_block_s + self.overhead.load_piece_s * self.below.tensors)
+
+    def submit_s(self, keys: int) -> float:
+        """Seconds in which the worker hands over a load or a store of so many keys."""
+        return keys * self.overhead.submit_piece_s * self.below.tensors
 
     def link_s(self, link: str, moved: Moved) -> float:
         """Seconds of a transfer to the GPUs over one link: of host memory (each rank over its own), the disk or the remote pool."""

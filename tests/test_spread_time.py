@@ -88,10 +88,10 @@ def test_between_servers_a_gpu_has_its_own_port() -> None:
 
 def test_passes_of_a_pipeline() -> None:
     four = Parallel(pp=4)
-    assert passes(four, 1, 1, 8192).batches == 1  # a lone sequence: three stages idle
-    assert (passes(four, 10, 10, 8192).batches, passes(four, 10, 10, 8192).tokens) == (4, 3)
-    assert passes(four, 16384, 0, 8192).batches == 2
-    assert passes(Parallel(), 16384 + 5, 5, 8192) == passes(Parallel(), 16389, 5, 1 << 20)
+    assert passes(four, 1, 1, 8192) == (1, 1)  # a lone sequence: three stages idle
+    assert passes(four, 10, 10, 8192) == (4, 3)
+    assert passes(four, 16384, 0, 8192) == (2, 8192)
+    assert passes(Parallel(), 16384 + 5, 5, 8192) == (1, 16389)
 
 
 def test_a_lone_token_passes_all_stages_and_four_do_so_together() -> None:

@@ -11,11 +11,13 @@ import typer
 from kvplan.cli import progress
 from kvplan.cli.console import Exit, emit_json, note, out, warn
 from kvplan.cli.export import check_export, exported
+from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
     Engine,
     Engine_version,
     Export,
+    Html,
     Isolated,
     Kv_dtype,
     Machine,
@@ -24,11 +26,13 @@ from kvplan.cli.options import (
     Quiet,
     Set,
     Tp,
+    one_of,
     scenarios,
 )
 from kvplan.errors import InputError
 
 if TYPE_CHECKING:
+    from kvplan.executor import Executor
     from kvplan.sweep.question import Options
     from kvplan.sweep.store import Store
 
@@ -104,10 +108,23 @@ def sweep(
             rich_help_panel="Advanced",
         ),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="loky (this machine), ray or dask.",
+            autocompletion=one_of("loky", "ray", "dask"),
+            rich_help_panel="Advanced",
+        ),
+    ] = "loky",
+    address: Annotated[
+        str | None, typer.Option(metavar="A", help="Of a Ray or Dask cluster that runs already.", rich_help_panel="Advanced")
+    ] = None,
     workers: Annotated[
         int, typer.Option(metavar="N", help="Processes that simulate side by side. Default: one a core.", rich_help_panel="Advanced")
     ] = 0,
     export: Export = None,
+    html: Html = None,
     as_json: As_json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -122,6 +139,7 @@ def sweep(
         raise InputError(f"--workers {workers}: at least 1", hint="leave it out for one a core")
     if export:
         check_export(export)
+    check_html(html)
     names = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": tp, "kv_dtype": kv_dtype}
     fixed = {"run.target": target, "run.limit": limit}
     sets = [*(sets or []), *(f"{path}={value}" for path, value in fixed.items() if value is not None)]
@@ -135,14 +153,19 @@ def sweep(
         front_of=pareto or "",
         prices=price_source(prices, price),
     )
+    if address and backend == "loky":
+        raise InputError(f"--address {address}: loky is this machine", hint="--backend ray or --backend dask")
+    executor = Executor(backend=backend, workers=workers, address=address or "")
+    if fleet and html:
+        raise InputError("--html shows one sweep", hint="a fleet's rows are exported: --export fleet.csv")
     if fleet:
-        return _fleet(sources, asked, day, growth, db, workers, export, as_json=as_json, quiet=quiet)
+        return _fleet(sources, asked, day, growth, db, executor, export, as_json=as_json, quiet=quiet)
     if len(sources) > 1 or day or growth:
         raise InputError("several sources, --day and --growth are for a fleet", hint="add --fleet")
     question = question_of(sources[0], asked)
     with _kept(db, sources[0]) as kept, progress.runs(hidden=quiet, title="sweeping") as watch:
         try:
-            result = answer(question, executor=Executor(workers=workers), watch=watch, kept=kept)
+            result = answer(question, executor=executor, watch=watch, kept=kept)
         except KeyboardInterrupt:
             if kept:
                 note(f"what has been run is in {kept.path}: the same command goes on from there", quiet=quiet)
@@ -154,6 +177,7 @@ def sweep(
     else:
         report.show(out(), result)
     exported(result, export, quiet=quiet)
+    reported(result, html, quiet=quiet)
     for text in [] if quiet else result.warnings:
         warn(text)
     if result.goal:
@@ -167,13 +191,12 @@ def _fleet(
     day: str | None,
     growth: str | None,
     db: str | None,
-    workers: int,
+    executor: Executor,
     export: str | None,
     *,
     as_json: bool,
     quiet: bool,
 ) -> int:
-    from kvplan.executor import Executor
     from kvplan.report import sweep as report
     from kvplan.sweep.fleet import fleet, shares
     from kvplan.sweep.question import question_of
@@ -184,7 +207,7 @@ def _fleet(
             questions,
             day=shares(day, "--day"),
             growth=shares(growth, "--growth"),
-            executor=Executor(workers=workers),
+            executor=executor,
             watch=watch,
             kept=kept,
         )

@@ -61,7 +61,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.stores_gpu_hits": (True,),
     "offload.keeps_gpu_content": (False,),
     "offload.lower_counts_tick_s": (0.0,),
-    "host_pool.tensor_per_layer": ((),),
+    "second_runner": ((),),
     "overhead.remote_byte_s": (0.0,),
     "overhead.remote_host_byte_s": (0.0,),
     "host_pool.ratio": (0.0,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -119,9 +120,13 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    load_piece_s: Seconds = 0.0  # and per block and KV tensor
     empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
-    submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
+    submit_piece_s: Seconds = 0.0  # per block and KV tensor of a load or a store: descriptors, by the worker before it launches a step
+    group_s: Seconds = 0.0  # a step with prefill, per group of layers with blocks of its own beyond the first
+    offer_key_s: Seconds = 0.0  # a step, per key of what it computes that is offered to a tier below
+    admit_key_s: Seconds = 0.0  # the step that first schedules a request, per key by which a tier below names its prompt
     load_chunk_s: Seconds = 0.0  # once per chunk of a load
     store_s: Seconds = 0.0  # once per store that a step waits for
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
@@ -132,8 +137,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
     def on(self, python: float, launch: float | None = None) -> Overhead:
-        """The same on a host that takes `python` times as long for each token, chunk or byte, and `launch` times (None: as often) for the
-        rest. What the GPU does between steps does not change.
+        """The same on a host that takes `python` times as long for each token, key, chunk or byte, and `launch` times (None: as often)
+        for the rest. What the GPU does between steps does not change.
         """
         other = python if launch is None else launch
         seconds = {}
@@ -142,13 +147,17 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 seconds[name] = getattr(self, name) * (python if name.endswith(_PYTHON) else other)
         return msgspec.structs.replace(self, **seconds)
 
+    def times(self, factors: Mapping[str, float]) -> Overhead:
+        """The same with some of its seconds taken so many times."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name) * factor for name, factor in factors.items()})
+
     def entry_s(self, tokens: int) -> float:
         """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
         return self.request_s + self.transit_s + self.input_s + (self.request_token_s + self.input_token_s) * tokens
 
 
 _ON_GPU = ("gap_s", "step_sequence_s")
-_PYTHON = ("_token_s", "_chunk_s", "_byte_s")
+_PYTHON = ("_token_s", "_key_s", "_chunk_s", "_byte_s")
 
 
 class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -156,7 +165,6 @@ class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     rounding: Literal["exact", "power_of_two"] = "exact"  # of each pinned tensor
     shared: Literal["never", "lower_tiers", "always"] = "never"  # is it an exact mapping in /dev/shm instead
-    tensor_per_layer: tuple[str, ...] = ()  # model families with a tensor for each layer; `dense`: all without experts or states
     indexer_beside: bool = False  # do keys of a sparse indexer lie beside the size that is asked for
     per_node: bool = False  # is there one pool for all engines of a node
     ratio: Amount = 0.0  # of the GPU's pool, where no size is asked for; 0: there is no such default
@@ -243,11 +251,18 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
+    # families (model_type) that a second model runner serves, with a KV tensor for each layer; `dense`: all without experts or states
+    second_runner: tuple[str, ...] = ()
+    first_runner: dict[str, Annotated[float, msgspec.Meta(ge=0, le=100)]] = {}  # times `overhead`, field by field: for all others
     memory: Memory = Memory()
     host_pool: HostPool = HostPool()
     abilities: Abilities = Abilities()
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.first_runner) - set(Overhead.__struct_fields__):
+            raise ValueError(f"first_runner: overhead has no {', '.join(sorted(unknown))}")
 
     @property
     def label(self) -> str:

@@ -170,7 +170,9 @@ def _narrow_instead(found: Simulated, best: Option) -> str:
         gain = 1 - one.score / best.score if best.score else 0.0
         alone = one.placement.kv_dtype == places.EIGHT_BITS != best.placement.kv_dtype and not one.placement.offloads
         if alone and not one.missed and one.rejected <= best.rejected and gain > verdicts.WORTH:
-            return f"an 8-bit KV without any tier does better: another {changed(found.goal, gain)}, at the price of some accuracy"
+            return (
+                f"an 8-bit KV without any tier does better at this load: another {changed(found.goal, gain)}, at the price of some accuracy"
+            )
     return ""
 
 
@@ -267,7 +269,7 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
             pool_bytes=space.pool_bytes,
             pool_tokens=space.pool_tokens,
             token_bytes=space.token_bytes,
-            replicas=base.machine.gpus // placement.tp,
+            replicas=max(1, base.machine.gpus // base.deployment.changed(tp=placement.tp).parallel.all_gpus),
         )
     )
     return tuple(one for one in found if one.code not in SIMULATED)

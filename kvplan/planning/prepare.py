@@ -37,7 +37,7 @@ def space_of(
     trace = opened(base)
     token_bytes = tier_token_bytes(base)
     known = traffic(trace, token_bytes)
-    share = base.deployment.tp / machine.gpus
+    share = base.deployment.parallel.gpus / machine.gpus
     if target.saturates and known.span_s:
         base = msgspec.structs.replace(base, run=msgspec.structs.replace(run, speedup=run.speedup * known.span_s))
         notes.append("arrivals are compressed until the machine is the limit: what is compared is what it can serve")

@@ -139,17 +139,18 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """Some GPUs as replicas of one tensor-parallel width, and what came out."""
+    """Some GPUs as replicas of one kind of parallelism, and what came out."""
 
     tp: int
     replicas: int
+    spread: str = ""  # in words, such as TP 1 x DP 8, EP 8
     ttft_s: float | None  # mean
     itl_s: float | None  # mean
     requests_per_s_per_gpu: float
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """Another width on `gpus` GPUs against as many GPUs as replicas of the planned width, at the plan's load per GPU."""
+    """Another kind on `gpus` GPUs against as many GPUs as replicas of the planned kind, at the plan's load per GPU."""
 
     gpus: int
     other: ReplicaLayout

@@ -33,6 +33,10 @@ QUANTILE_SHARES = (*(at / 50 for at in range(50)), 0.99, 0.995, 0.999, 1.0)
 """Shares of the requests at which a distribution is given where it is drawn."""
 
 
+BOUNDLESS = 100.0
+"""A capacity so many times the most that was used bounds nothing."""
+
+
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
     """How many requests there were, and what became of them."""
 
@@ -183,10 +187,18 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
         }
         if self.timeline is not None:
             found |= times.figures(self.timeline)
+            if self.timeline.hit_curve:
+                line = [(point.capacity_bytes, point.token_hit) for point in self.timeline.hit_curve]
+                found["hit_rate"] = curves.hit_curve({"LRU": line}, ideal=self.ideal_hit_rate, sizes=self.sizes())
         doubts = self.doubts()
         if doubts:
             found["doubts"] = bars.tornado(doubts, what="change of the mean time to first token")
         return found
+
+    def sizes(self) -> list[tuple[str, float]]:
+        """The tiers by name and capacity, those without a bound left out."""
+        bounded = [one for one in self.tiers if one.capacity_bytes < BOUNDLESS * max(1, one.peak_bytes)]
+        return [(f"{one.name} {format_bytes(one.capacity_bytes)}", float(one.capacity_bytes)) for one in bounded]
 
     def token_shares(self) -> dict[str, float]:
         """Shares of the prompt tokens by where they came from: tiers, and `computed`."""

@@ -98,6 +98,15 @@ def _panels(result: SimResult, figures: dict) -> Iterator[Panel | None]:
         grid=stats_grid(result),
     )
     yield Panel(title="Where do the prompts' tokens come from?", lead=_tokens(result), figure=figures["tokens"], grid=_tiers(result))
+    if result.timeline is not None and "hit_rate" in figures:
+        points = result.timeline.hit_curve[:: max(1, len(result.timeline.hit_curve) // 12)]
+        rows = [[Cell(format_bytes(one.capacity_bytes), one.capacity_bytes), share(one.token_hit)] for one in points]
+        yield Panel(
+            title="How much memory does this traffic's reuse need?",
+            lead="What one LRU cache of each size would serve, from the trace alone; the upright lines are the tiers of this run.",
+            figure=figures["hit_rate"],
+            grid=grid("Hit rate of an LRU cache", ("capacity", "of the prompt tokens"), rows),
+        )
     if result.timeline is not None:
         yield from _over_time(result, result.timeline, figures)
     yield doubts(result, figures)

@@ -101,6 +101,8 @@ def in_words(paths: Sequence[str]) -> str:
 
 
 def _in_words(name: str) -> str:
+    if name == "Bps":
+        return "rate"
     for ending, word in UNITS.items():
         if name.endswith(ending):
             name = name.removesuffix(ending) + word
@@ -126,7 +128,7 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if machine.get("name"):
         yield "machine", str(machine["name"])
     if pool.get("bytes"):
-        yield "GPU memory for KV", f"{format_bytes(pool['bytes'])}, {pool.get('kind', '')}: {pool.get('source', '')}"
+        yield "GPU memory for KV", f"{format_bytes(pool['bytes'])} ({pool.get('source', '')})"
     named = parts.get("defaults", {}).items()
     chosen = [f"{what} {one.get('value')} ({one.get('source')})" for what, one in named if isinstance(one, Mapping)]
     if chosen:

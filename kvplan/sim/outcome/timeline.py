@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kvplan.results.simulate import BOUNDLESS
 from kvplan.results.timeline import LoadPoint, PhaseShare, Timeline, TimeSeries
+from kvplan.results.traffic import HitPoint
 from kvplan.sim.outcome.history import LINKS, TIERS, History
 from kvplan.sim.transfer.links import IN
 
@@ -16,16 +18,13 @@ PARTS = 240
 WINDOWS = 16
 """Windows of a part over which a link's busy share is measured, so that a burst is not averaged away."""
 
-BOUNDLESS = 100.0
-"""A capacity so many times the most that was used bounds nothing: the tier is shown against its own peak."""
-
 LOADS = 1500
 """Most loads that are listed one by one."""
 
 Rows = dict[str, Any]
 
 
-def timeline(history: History, warm: Any, *, first_token_s: float) -> Timeline:
+def timeline(history: History, warm: Any, *, first_token_s: float, curve: tuple[HitPoint, ...] = ()) -> Timeline:
     """The series, loads and phases of a run; `warm` are the rows of requests that no phase counts, `first_token_s` is the way of a first
     token to the client."""
     states, sends = history.table("states"), history.table("sends")
@@ -38,6 +37,7 @@ def timeline(history: History, warm: Any, *, first_token_s: float) -> Timeline:
         queues=tuple(_queues(states, span_s)),
         loads=points,
         loads_left_out=left_out,
+        hit_curve=curve,
         phases=tuple(_phases(history.table("requests"), warm, first_token_s)),
     )
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.clock import Clock, Signal
+from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.jump import Jump, StepWatch
@@ -59,10 +59,8 @@ class Replica:
         self.group: Group | None = None
         self._jump: Jump | None = None
         self._timer = 0
-        self._drained_s = -1.0
+        self._launching_s, self._drained_s = 0.0, -1.0  # until when the host launches a step with prefill; when the pipeline is empty
         transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
-
-    # -- life of a sequence ------------------------------------------------------------------------------------------------
 
     def submit(self, seq: Sequence) -> None:
         """A sequence enters the waiting queue."""
@@ -125,13 +123,16 @@ class Replica:
     # -- steps -------------------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Schedule steps until as many are in flight as the engine allows."""
+        """Schedule steps until as many are in flight as the engine allows; the host launches one before it schedules the next."""
         inflight = self.inflight
-        while len(inflight.steps) < self.depth:
+        while len(inflight.steps) < self.depth and self.clock.now >= self._launching_s:
             step = self._schedule()
             if step is None:
                 break
             inflight.steps.append(step)
+            if step.chunks and self.depth > 1:
+                self._launching_s = step.launched_s
+                self.clock.at(step.launched_s, self._wake)
             if inflight.executing is None:
                 self._execute(step)
         if self.jump and inflight.executing is not None:
@@ -139,32 +140,29 @@ class Replica:
 
     def _schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can run."""
-        now = self.clock.now
-        prepare_s = self.overhead.prepare_s if self.inflight.executing is None else 0.0
+        now, inflight = self.clock.now, self.inflight
+        prepare_s = self.overhead.prepare_s if inflight.busy_until_s(now) <= now else 0.0
         step = ScheduledStep(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         self.scheduler.schedule(step)
         step.begins = self.transfers.begins()
         if step.empty:
-            self._begin_behind(self.inflight.steps[-1] if self.inflight.steps else None, step.begins)
+            if inflight.steps and inflight.executing is not None:  # loads with no step of their own wait for the last one in flight
+                inflight.steps[-1].begins += step.begins
+                return None
+            for load in step.begins:
+                load.succeed()
             return None
         step.loads = self.transfers.planned()
         self._time(step)
         return step
-
-    def _begin_behind(self, last: ScheduledStep | None, begins: list[Signal]) -> None:
-        """Loads that are scheduled with no step of their own wait for the last one in flight, if the GPU has not finished it."""
-        if last is not None and (self.inflight.executing is not None):
-            last.begins += begins
-            return
-        for load in begins:
-            load.succeed()
 
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes = self.cost, step.decodes
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, step.decodes)
         chunks = [(new, context) for _, new, context in step.chunks]
-        admit_s = self.overhead.admit_token_s * step.admitted_tokens + max(0.0, self.transfers.submitted_s() - self.clock.now)
+        admit_s = cost.schedule_s(step.admitted_tokens, sum(new for new, _ in chunks))
+        admit_s += max(0.0, self.transfers.submitted_s() - self.clock.now)
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += admit_s
         step.launched_s += admit_s + host_s
@@ -211,14 +209,15 @@ class Replica:
 
     def executed(self) -> None:
         """The GPU has finished a step: start the next one that is scheduled, and hand the results over when they reach the host."""
-        step, now = self.inflight.executing, self.clock.now
+        inflight, now = self.inflight, self.clock.now
+        step = inflight.executing
         assert step is not None
-        self.inflight.executing = None
+        inflight.executing = None
         self.busy_s += now - step.start_s
         if self.watch is not None:
             self.watch.stepped(step, now)
         free_s = self.transfers.outputs_seen_s(now)
-        following = self.inflight.behind(step)
+        following = inflight.behind(step)
         for load in step.begins:
             load.succeed()
         self.transfers.step_ended()
@@ -234,9 +233,10 @@ class Replica:
             self._drained_s = free_s + step.drain_s  # nothing overtakes it in the pipeline
         seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
         if following is not None:
+            seen_s = max(seen_s, following.launched_s if following.chunks else 0.0)  # it is launched first
             self.transfers.hold_back(step, following, now)
             self._execute(following)
-        if seen_s <= now:
+        if seen_s <= now and inflight.steps[0] is step:
             self._handle(step)
         else:
             self.clock.at(seen_s, lambda: self._handle(step))

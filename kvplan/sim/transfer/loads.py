@@ -142,7 +142,7 @@ class Loads:
     def _sent_s(self, ready_s: float, tokens: int, parts: list[tuple[TierBelow, int]]) -> float:
         """When a load is over that is handed over now and can start at `ready_s`: its part of host memory, then those of lower tiers."""
         now = self.clock.now
-        self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.engine.block_tokens
+        self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(tokens)
         if self.rules.loads_in_turn:
             ready_s = max(ready_s, self._over_s)
         if tokens > 0:

@@ -31,6 +31,9 @@ class Path(Protocol):
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds of a transfer."""
 
+    def submit_s(self, tokens: int) -> float:
+        """Seconds in which the engine's worker hands over a load or a store; 0 where threads of its own do."""
+
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         """Queue a transfer that can start at `ready_s`; returns when it starts and ends."""
 
@@ -66,6 +69,9 @@ class HostPath:
             seconds = known[tokens] = self.loading.host_copy_s(direction, moved)
         return seconds
 
+    def submit_s(self, tokens: int) -> float:
+        return self.loading.submit_s(self.below.stored(tokens).keys)
+
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         if self.loading.engine.offload.one_copy_at_a_time:
             ready_s = max(ready_s, *self.link.free_at)
@@ -96,6 +102,9 @@ class DiskPath:
 
     def service_s(self, direction: int, tokens: int) -> float:
         return self._alone_and_share_s(direction, tokens)[0]
+
+    def submit_s(self, tokens: int) -> float:
+        return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         alone_s, share_s = self._alone_and_share_s(direction, tokens)
@@ -155,6 +164,9 @@ class RemotePath:
         moved = self._moved(direction, tokens)
         network_s = objects_s(self.network, moved.tier_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
         return network_s + self.loading.client_s(moved)
+
+    def submit_s(self, tokens: int) -> float:
+        return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         moved = self._moved(direction, tokens)
