@@ -32,6 +32,7 @@ def size(
     dtype: str = "",
     tp: int = 1,
     pp: int = 1,
+    dp: int = 1,
     ep: int = 0,
     gpu_fraction: float = 0.0,
     pool_bytes: int = 0,
@@ -55,6 +56,7 @@ def size(
         dtype=dtype,
         tp=tp,
         pp=pp,
+        dp=dp,
         ep=ep,
         gpu_fraction=gpu_fraction,
         pool_bytes=pool_bytes,
@@ -70,6 +72,9 @@ class Asked(TypedDict, total=False):
     engine: str | None
     engine_version: str | None
     tp: int | None
+    pp: int | None
+    dp: int | None
+    ep: int | None
     kv_dtype: str | None
     gpu_kv: str | int | None
     cpu: str | int | None
@@ -94,6 +99,9 @@ def scenario_of(
     engine: str | None = None,
     engine_version: str | None = None,
     tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
     kv_dtype: str | None = None,
     gpu_kv: str | int | None = None,
     cpu: str | int | None = None,
@@ -126,6 +134,9 @@ def scenario_of(
         tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
         run={
             "tp": tp,
+            "pp": pp,
+            "dp": dp,
+            "ep": ep,
             "kv_dtype": kv_dtype,
             "speedup": speedup,
             "limit": limit,
@@ -137,12 +148,15 @@ def scenario_of(
     )
 
 
-def simulate(source: str | Path | Scenario, **options: Unpack[Asked]) -> SimResult:
-    """Replay a trace, a scenario file or a `scenario_of`, as `kvplan simulate` does; the options are those of `scenario_of`."""
+def simulate(source: str | Path | Scenario, *, timeline: bool = False, **options: Unpack[Asked]) -> SimResult:
+    """Replay a trace, a scenario file or a `scenario_of`, as `kvplan simulate` does; further options are those of `scenario_of`.
+
+    `timeline`: also what happened when, for the figures over time.
+    """
     from kvplan.scenario import Scenario
     from kvplan.sim.simulate import simulate as replay
 
-    return replay(source if isinstance(source, Scenario) else scenario_of(source, **options))[0]
+    return replay(source if isinstance(source, Scenario) else scenario_of(source, **options), history=timeline)[0]
 
 
 def plan(

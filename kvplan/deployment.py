@@ -107,8 +107,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def overhead(self) -> Overhead:
-        """What the engine's host side costs on this server."""
-        return self.engine.overhead.on(*host_factors(self.machine.host))
+        """What the engine's host side costs on this server, in the runner that serves the model."""
+        overhead = self.engine.overhead if self.on_second_runner else self.engine.overhead.times(self.engine.first_runner)
+        return overhead.on(*host_factors(self.machine.host))
+
+    @property
+    def on_second_runner(self) -> bool:
+        """Does the engine run the model in the second of its runners, if it has two."""
+        model, families = self.model, self.engine.second_runner
+        dense = all(not one.experts for one in model.ffn) and all(layer.kind != "state" for layer in model.layers)
+        return model.family in families or ("dense" in families and dense)
 
     @property
     def tp(self) -> int:
@@ -118,6 +126,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def in_lockstep(self) -> bool:
         """Do data-parallel ranks step together, because they share the experts."""
         return self.parallel.dp > 1 and any(group.experts for group in self.model.ffn)
+
+    @property
+    def ranks_apart(self) -> tuple[str, ...]:
+        """What a user should know of data-parallel ranks, in a sentence; nothing where there is one."""
+        count = self.parallel.dp
+        if count == 1:
+            return ()
+        steps = ", and all step at the pace of the slowest" if self.in_lockstep else ""
+        own = "each has a KV pool, a prefix cache and tiers of the sizes here"
+        return (f"{count} data-parallel ranks: {own}, which the others do not see{steps}",)
 
     def check_ranks(self) -> None:
         """Raises InputError when heads or layers cannot be spread over the ranks, or the server has too few GPUs."""
@@ -153,6 +171,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The same with some parts replaced; `tp`, `pp`, `dp` and `ep` belong to `parallel`, `machine` is the server."""
         ranks = {name: parts.pop(name) for name in ("tp", "pp", "dp", "ep") if name in parts}
         if ranks:
+            if self.parallel.ep and "ep" not in ranks:  # all ranks of a stage, however many they are
+                ranks["ep"] = int(ranks.get("tp", self.parallel.tp)) * int(ranks.get("dp", self.parallel.dp))  # type: ignore[call-overload]
             parts["parallel"] = msgspec.structs.replace(self.parallel, **ranks)
         if "machine" in parts:
             parts["server"] = parts.pop("machine")

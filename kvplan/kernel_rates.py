@@ -16,6 +16,10 @@ WIDE_HEAD = 256
 WIDE_HEAD_SEQUENCE_Bps = 0.3e12
 """The same for each KV head of so many elements (Gemma-3-12B on one H200 with vLLM 0.24: steps of one sequence of 16k and 65k tokens)."""
 
+EXPERT_READ_RATE = 0.96
+"""Of the rate at which decode attention reads the KV cache, that at which the experts' kernel reads their weights (Qwen3-30B-A3B with vLLM
+0.24: decode steps of 1 to 128 sequences on one H100 and on one H200, which want 0.97 and 0.93)."""
+
 FP8_READ_RATE = 0.94
 FP8_ATTENTION_RATE = 1.17
 """Of the rates with a bf16 cache, what decode attention reads of an fp8 cache, and at which prefill attention multiplies in fp8

@@ -8,8 +8,7 @@ their five); steps of Qwen3-30B-A3B on the one, of Gemma-3-12B and DeepSeek-V2-L
 from __future__ import annotations
 
 from collections.abc import Container
-
-import msgspec
+from typing import NamedTuple
 
 from kvplan.model import Ffn, Layers, ModelSpec
 
@@ -29,22 +28,29 @@ TRITON_LAUNCH = 2
 """Launches of the framework's own that one Triton kernel costs on the host (12.9 to 20 us against 8 to 11 us on two hosts)."""
 
 
+LATENT_CACHED = 8
+"""The same that a step of latent attention launches more, in a layer, when it also decodes or meets a cached prefix, whose latents are
+gathered, expanded and merged (DeepSeek-V2-Lite on one H200 with vLLM 0.24: its calls take 91 ms in 150 steps of a replay of chats, 66 in
+cold prompts of 1k to 4k tokens)."""
+
 ALL_REDUCE_LAUNCHES = 0.3
 """The same that one eager all-reduce costs on the host: 23 to 26 us for 128 KiB in vLLM on H100 and H200 servers, of which the GPU takes 4
 to 6 (operator tables of AISimulate 0.13), where a launch of the engine's eager layer takes 91 us on the slower host of its measurements."""
 
 
-class Launches(msgspec.Struct, frozen=True, kw_only=True):
+class Launches(NamedTuple):
     """Kernels of one layer, or of a part of it."""
 
     small: float = 0.0  # that read and write little
     host: float = 0.0  # all, in launches of the framework; norms more are compiled into their neighbours
+    cached: float = 0.0  # of these, more in a step that also attends content as it is stored
+    captured: float = 0.0  # calls of attention or of a state beside captured pieces
 
-    def __add__(self, other: Launches) -> Launches:
-        return Launches(small=self.small + other.small, host=self.host + other.host)
+    def __add__(self, other: Launches) -> Launches:  # type: ignore[override]
+        return Launches(*(one + more for one, more in zip(self, other, strict=True)))
 
-    def __mul__(self, times: float) -> Launches:
-        return Launches(small=self.small * times, host=self.host * times)
+    def __mul__(self, times: float) -> Launches:  # type: ignore[override]
+        return Launches(*(one * times for one in self))
 
 
 def mixer_launches(layer: Layers, family: str, hidden: int) -> Launches:
@@ -52,12 +58,12 @@ def mixer_launches(layer: Layers, family: str, hidden: int) -> Launches:
     if not layer.params:
         return Launches()
     if layer.kind == "state":  # norm, convolution, gates, state update, gated norm; two products
-        return Launches(small=5, host=7 + 2 * (TRITON_LAUNCH - 1))
+        return Launches(small=5, host=7 + 2 * (TRITON_LAUNCH - 1), captured=1)
     extra = 2 * family.startswith(QK_NORM)
     if layer.kind == "latent":  # norm of the latent and one rearrangement more; products for the latent and up from it
         low = compressed_queries(layer, hidden)  # and a norm and a product of the queries
-        return Launches(small=5 + low, host=5 + 4 + 2 + 2 * low)
-    return Launches(small=3 + extra, host=6)
+        return Launches(small=5 + low, host=5 + 4 + 2 + 2 * low, cached=LATENT_CACHED, captured=1)
+    return Launches(small=3 + extra, host=6, captured=1)
 
 
 def compressed_queries(layer: Layers, hidden: int) -> bool:

@@ -45,21 +45,27 @@ class Loading:
 
     def lookup_s(self, tokens: int) -> float:
         """Of these, what goes before the first copy."""
-        return self.overhead.load_block_s * self.below.loaded(tokens).keys
+        return self.below.loaded(tokens).keys * (self.overhead.load_block_s + self.overhead.load_piece_s * self.below.tensors)
+
+    def submit_s(self, keys: int) -> float:
+        """Seconds in which the worker hands over a load or a store of so many keys."""
+        return keys * self.overhead.submit_piece_s * self.below.tensors
 
     def link_s(self, link: str, moved: Moved) -> float:
         """Seconds of a transfer to the GPUs over one link: of host memory (each rank over its own), the disk or the remote pool."""
         if link == "cpu":
             return self.host_copy_s(IN, moved)
         if link == "disk":
-            return disk_s(self.machine.disk, IN, moved.tier_bytes, moved.keys, self.engine.offload.disk_read_threads)
+            buffers_s = moved.tier_bytes / self.below.layout.ranks * self.overhead.disk_byte_s
+            return disk_s(self.machine.disk, IN, moved.tier_bytes, moved.keys, self.engine.offload.disk_read_threads) + buffers_s
         if self.machine.network is None and not self.deployment.remote.client_Bps:
             return math.inf
         return remote_s(self.deployment, moved.tier_bytes, self.below.row_bytes) + self.client_s(moved)
 
     def host_copy_s(self, direction: int, moved: Moved) -> float:
         """Seconds of one transfer between host memory and the GPUs, by what the engine's connector copies with."""
-        link, overhead, copies = self.machine.link, self.overhead, self.engine.offload.copies
+        link, overhead, rules = self.machine.link, self.overhead, self.engine.offload
+        copies = rules.copies if direction == IN or not rules.store_copies else rules.store_copies
         chunks = -(-moved.keys * self.below.layout.block_tokens // max(1, self.engine.offload.chunk_tokens))
         byte_s, chunk_s = (
             (overhead.load_byte_s, overhead.load_chunk_s) if direction == IN else (overhead.store_byte_s, overhead.store_chunk_s)

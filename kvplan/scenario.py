@@ -28,6 +28,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stale_s: Seconds = 0.0  # how old the router's knowledge may be
     shared_cpu: bool = False  # one host memory of replicas x its size
     prefill_replicas: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # more replicas that only prefill; the others then only decode
+    prefill_parallel: Parallel | None = None  # how those are spread over GPUs; absent: as the others
     transfer_Bps: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # from a prefill to a decode replica; 0: the machine's network
 
 
@@ -113,7 +114,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 """First word of a setting -> where it lies in a scenario."""
 
-MOVED = {"run.tp": "parallel.tp", "run.pp": "parallel.pp", "run.kv_dtype": "kv_dtype", "run.dtype": "dtype"}
+MOVED = {
+    **{f"run.{kind}": f"parallel.{kind}" for kind in ("tp", "pp", "dp", "ep")},
+    "run.kv_dtype": "kv_dtype",
+    "run.dtype": "dtype",
+}
 """Settings of a run that say how the model is deployed."""
 
 SIZES = {"gpu_kv": "gpu_kv_bytes", "cpu": "cpu_bytes", "disk": "disk_bytes", "remote": "remote_bytes"}
@@ -155,7 +160,8 @@ def load(
     own_names = {"model": written.model, "machine": written.machine, "engine": written.engine}
     named = defaults.resolve(given, written=own_names, trace=written.trace, isolated=isolated)
     sizes = {SIZES[key]: units.parse_bytes(value) for key, value in _known_sizes(written, source) if value is not None}
-    asked = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": (run or {}).get("tp")}
+    asked = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version}
+    asked |= {kind: (run or {}).get(kind) for kind in ("tp", "pp", "dp", "ep")}
     notes = _without_its_pool(written, asked, sizes)
     for key, value in (tiers or {}).items():
         if value is not None:
@@ -163,7 +169,7 @@ def load(
             notes = () if key == "gpu_kv" else notes
     settings: dict[str, Any] = {**written.run, **{key: value for key, value in (run or {}).items() if value is not None}}
     deployed = {key: settings.pop(key) for key in tuple(settings) if f"run.{key}" in MOVED}
-    ranks: dict[str, Any] = {**written.parallel, **{key: deployed.pop(key) for key in ("tp", "pp") if key in deployed}}
+    ranks: dict[str, Any] = {**written.parallel, **{key: deployed.pop(key) for key in ("tp", "pp", "dp", "ep") if key in deployed}}
     scenario = Scenario(
         name=written.name or Path(source).stem,
         trace=written.trace,
@@ -194,7 +200,7 @@ def load(
 def _without_its_pool(written: _File, asked: dict[str, Any], sizes: dict[str, int]) -> tuple[str, ...]:
     """Take a scenario's own GPU pool out where another model, machine, engine or width is given; the sentence that says so."""
     own = {"model": written.model, "machine": written.machine, "engine": written.engine, "engine_version": ""}
-    own["tp"] = written.parallel.get("tp", written.run.get("tp", 1))
+    own |= {kind: written.parallel.get(kind, written.run.get(kind, 0 if kind == "ep" else 1)) for kind in ("tp", "pp", "dp", "ep")}
     changed = [
         f"TP {value}" if name == "tp" else str(value) for name, value in asked.items() if value is not None and str(value) != str(own[name])
     ]
@@ -268,12 +274,21 @@ def _build(settings: dict[str, Any], kind: Any, where: str) -> Any:
 
 def checked(scenario: Scenario) -> Scenario:
     """The scenario with what the user should know about it. Raises InputError for a deployment that cannot be simulated."""
-    if scenario.deployment.parallel.dp > 1:
-        raise InputError("parallel.dp: data-parallel ranks are sized but not simulated", hint="cluster.replicas counts replicas")
-    if scenario.deployment.parallel.pp > 1:
-        raise InputError("parallel.pp: pipeline stages are sized but not simulated", hint="`kvplan size --pp` shows the memory")
+    if scenario.cluster.prefill_replicas:
+        _check_apart(scenario)
     scenario.deployment.check_gpus()
-    return scenario.changed(notes=(*scenario.notes, *_beyond(scenario)))
+    return scenario.changed(notes=(*scenario.notes, *scenario.deployment.ranks_apart, *_beyond(scenario)))
+
+
+def _check_apart(scenario: Scenario) -> None:
+    """Raises InputError where prefill and decode replicas are spread so that no engine hands KV from one to the other."""
+    prefill, decode = scenario.cluster.prefill_parallel or scenario.deployment.parallel, scenario.deployment.parallel
+    if decode.pp > 1:
+        sentence = f"parallel.pp is {decode.pp}: replicas that only decode have no pipeline stages"
+        raise InputError(sentence, hint="cluster.prefill_parallel may have them")
+    if prefill.tp % decode.tp and decode.tp % prefill.tp:
+        raise InputError(f"{prefill.tp} ranks that prefill and {decode.tp} that decode do not divide one another")
+    scenario.changed(parallel=prefill).deployment.check_gpus()
 
 
 def _beyond(scenario: Scenario) -> list[str]:
@@ -282,7 +297,7 @@ def _beyond(scenario: Scenario) -> list[str]:
     gpus = machine.gpu.memory_bytes * scenario.deployment.parallel.gpus
     places = (
         ("GPU pool", tiers.gpu_kv_bytes, gpus, f"memory of its GPU{'s' if scenario.deployment.parallel.gpus > 1 else ''}"),
-        ("CPU tier", tiers.cpu_bytes, machine.host.memory_bytes, "host memory"),
+        ("CPU tier", tiers.cpu_bytes * scenario.deployment.parallel.dp, machine.host.memory_bytes, "host memory"),
         ("disk tier", tiers.disk_bytes, machine.disk.capacity_bytes, "disk"),
     )
     return (

@@ -103,21 +103,12 @@ def _exchange_s(deployment: Deployment, tokens: int, joint: int, *, captured: bo
     return out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s) + 2 * SLOWEST_RANK_S
 
 
-class Passes(msgspec.Struct, frozen=True):
-    """How a step goes through a pipeline: batches one behind the other, tokens of the largest, and decoding sequences of it."""
-
-    batches: int
-    tokens: int
-    decodes: int
-
-
-def passes(parallel: Parallel, tokens: int, decodes: int, step_tokens: int) -> Passes:
-    """The batches in which a step of `tokens` passes the stages: running sequences fall into as many as there are stages, prompts fill
-    one budget after the other.
+def passes(parallel: Parallel, tokens: int, decodes: int, step_tokens: int) -> tuple[int, int]:
+    """(Batches in which a step of `tokens` passes the stages, tokens of the largest): running sequences fall into as many as there are
+    stages, prompts fill one budget after the other.
     """
-    new = tokens - decodes
-    count = max(1, min(parallel.pp, max(decodes, -(-new // step_tokens))))
-    return Passes(count, -(-tokens // count), -(-decodes // count))
+    count = max(1, min(parallel.pp, max(decodes, -(-(tokens - decodes) // step_tokens))))
+    return count, -(-tokens // count)
 
 
 def handed_over_s(deployment: Deployment, tokens: int, row_bytes: float) -> float:

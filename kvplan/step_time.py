@@ -16,16 +16,13 @@ import msgspec
 from kvplan import kernel_rates
 from kvplan.deployment import Deployment
 from kvplan.hardware.timing import elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
-from kvplan.layer_work import PLAIN_LAUNCHES, PLAIN_SMALL, Launches, compressed_queries, elementwise_bytes, launches, narrowed_inputs
+from kvplan.host_time import Chunk, HostTime
+from kvplan.layer_work import PLAIN_SMALL, Launches, compressed_queries, elementwise_bytes, launches, narrowed_inputs
 from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
-from kvplan.spread_time import Passes, experts_on_rank, handed_over_s, joint_tokens, layers_collectives_s, passes
-
-Chunk = tuple[int, int]
-"""Tokens computed in this step, and tokens of the same sequence already in the cache."""
-
+from kvplan.spread_time import experts_on_rank, handed_over_s, joint_tokens, layers_collectives_s, passes
 
 MULTIPLIED: tuple[Part, ...] = ("attention", "dense", "experts", "shared_experts")
 """Parts of a model whose products may be in a narrow dtype."""
@@ -42,10 +39,11 @@ class StepCost:
         self.bits = part_bits(self.model, deployment.dtype)
         self.kv_format = stored_format(deployment)
         self.launches = launches(self.model, self.tp)
+        self.host = HostTime(deployment)
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
         self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
         self.overhead = deployment.overhead
-        self.spread = deployment.parallel
+        self.spread, self._stages = deployment.parallel, deployment.parallel.pp
         self.elementwise_bytes = elementwise_bytes(self.model, self.tp, self.activation_bytes)
         self._gemm_cache: dict[tuple[int, int, bool], float] = {}
         self._head_cache: dict[int, float] = {0: 0.0}
@@ -84,7 +82,7 @@ class StepCost:
         gpu = self.machine.gpu
         size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
         peak = self._peak_flops("experts")
-        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=gpu.kv_read_efficiency)
+        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency)
         return gemm_s(
             streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=self.kernel_share * self.engine.expert_share
         )
@@ -230,7 +228,7 @@ class StepCost:
         Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head; of sequences that differ, the
         longest keep a part of it busy.
         """
-        batches = max(1, min(self.spread.pp, decodes))
+        batches = max(1, min(self._stages, decodes))
         count = max(1, -(-decodes // batches))
         rates = self._even_rates.get(decodes)
         if rates is None:
@@ -278,7 +276,7 @@ class StepCost:
         return (
             self.decode_floor_s
             + reading
-            + kv_read_s(self.machine.gpu, -(-decodes // max(1, min(self.spread.pp, decodes))) * self._state_bytes)
+            + kv_read_s(self.machine.gpu, -(-decodes // max(1, min(self._stages, decodes))) * self._state_bytes)
         )
 
     # -- steps -------------------------------------------------------------------------------------------------------------
@@ -288,21 +286,12 @@ class StepCost:
         return max(self.host_s(chunks, decodes), self.busy_s(chunks, decodes, decode_attention_s, sampled))
 
     def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
-        """Least seconds of a step: the host prepares and launches it, and collects the one before.
+        """Least seconds of a step: the host prepares and launches it, and collects the one before."""
+        return self.host.step_s(chunks, decodes)
 
-        Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not. Each stage of a pipeline
-        has a process that launches its layers for every batch.
-        """
-        overhead, tokens = self.overhead, decodes + sum(new for new, _ in chunks)
-        through = self._passes(tokens, decodes)
-        if not chunks:
-            return max(overhead.step_s * through.batches, overhead.collect_s)
-        if tokens <= overhead.captured_tokens:
-            launch_s = self.model.depth * overhead.launch_layer_s
-        else:
-            launch_s = self.launches.host / PLAIN_LAUNCHES * overhead.launch_layer_eager_s
-        launch_s *= through.batches / self.spread.pp
-        return overhead.prepare_s + launch_s + (overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0)
+    def schedule_s(self, admitted: int, new: int) -> float:
+        """Seconds of the host in scheduling a step that admits prompts of `admitted` tokens and computes `new` ones."""
+        return self.host.schedule_s(admitted, new)
 
     def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int, joint: int = 0) -> float:
         """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next.
@@ -312,28 +301,32 @@ class StepCost:
         Through a pipeline decoding sequences take a whole pass, in batches that fill the stages; prompts alone take a stage's
         time for each batch, and come out `drain_s` later.
         """
-        tokens = decodes + sum(new for new, _ in chunks)
-        through, overhead = self._passes(tokens, decodes), self.overhead
-        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks) / through.batches
+        tokens, overhead, batches = decodes + sum(new for new, _ in chunks), self.overhead, 1
+        if self._stages > 1:
+            batches, tokens = self._passes(tokens, decodes)
+        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks) / batches
         if decodes:
             attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
         elif chunks:
             attention += self.decode_floor_s
+        if not joint and self.spread.dp > 1:
+            joint = joint_tokens(self.spread, tokens, -(-decodes // batches))
         captured = not chunks or tokens <= overhead.captured_tokens
-        joint = joint or joint_tokens(self.spread, through.tokens, through.decodes)
-        pass_s = self.gemms_s(through.tokens, joint, captured=captured) + attention + self.head_s(-(-sampled // through.batches))
-        pass_s += handed_over_s(self.deployment, through.tokens, self.model.hidden * self.activation_bytes)
-        if not decodes:
-            pass_s *= through.batches / self.spread.pp
+        pass_s = self.gemms_s(tokens, joint, captured=captured) + attention + self.head_s(-(-sampled // batches))
+        if self._stages > 1:
+            pass_s += handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
+            if not decodes:
+                pass_s *= batches / self._stages
         return pass_s + overhead.gap_s + overhead.step_sequence_s * sampled
 
     def drain_s(self, chunks: Sequence[Chunk], decodes: int, busy_s: float) -> float:
         """Seconds from when the first stage of a pipeline can take the next step until the results of one of prompts alone are out."""
-        if self.spread.pp == 1 or decodes or not chunks:
+        if self._stages == 1 or decodes or not chunks:
             return 0.0
-        return busy_s / self._passes(sum(new for new, _ in chunks), 0).batches * (self.spread.pp - 1)
+        return busy_s / self._passes(sum(new for new, _ in chunks), 0)[0] * (self._stages - 1)
 
-    def _passes(self, tokens: int, decodes: int) -> Passes:
+    def _passes(self, tokens: int, decodes: int) -> tuple[int, int]:
+        """Batches in which a step passes the stages, and tokens of the largest."""
         return passes(self.spread, tokens, decodes, self.engine.step_tokens)
 
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:

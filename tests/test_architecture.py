@@ -19,7 +19,7 @@ ORDER = [
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
-    {"step_time", "loading", "layer_work", "kernel_rates", "spread_time"},
+    {"step_time", "loading", "host_time", "layer_work", "kernel_rates", "spread_time"},
     {"results", "figures"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},

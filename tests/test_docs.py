@@ -96,7 +96,7 @@ def accuracy() -> str:
 
 
 def _allowed(limit: float | None) -> str:
-    return "not measured" if limit is None else f"{limit:g} %" if limit else "not served"
+    return "not measured" if limit is None else f"{limit:g}%" if limit else "not served"
 
 
 def pages() -> dict[Path, str]:

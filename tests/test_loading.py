@@ -22,7 +22,13 @@ def test_a_window_model_loads_its_full_layers_and_one_window() -> None:
     # gemma-3-12b: 4,096 + 320 rows of 1 MiB, in pieces of one layer as its groups share tensors: 8 a row.
     made = deployed("gemma-3-12b", machine="h200-sxm")
     link, overhead, keys = made.machine.link, made.overhead, 4416
-    by_hand = overhead.load_s + overhead.load_block_s * keys + link.launch_s + 8 * keys * link.copy_s + keys * 2**20 / link.h2d_Bps
+    by_hand = (
+        overhead.load_s
+        + (overhead.load_block_s + 8 * overhead.load_piece_s) * keys
+        + link.launch_s
+        + 8 * keys * link.copy_s
+        + keys * 2**20 / link.h2d_Bps
+    )
     assert Loading(made).load_s("cpu", 65536) == pytest.approx(by_hand)
 
 

@@ -25,5 +25,5 @@ PUBLISHED = [
 @pytest.mark.parametrize(("machine", "tp", "model", "tokens", "seconds", "error", "source"), PUBLISHED)
 def test_cold_prefill(machine: str, tp: int, model: str, tokens: int, seconds: float, error: float, source: str) -> None:
     cost = StepCost(deployed(model, "vllm", machine, tp=tp))
-    host_s = cost.overhead.entry_s(tokens) + cost.overhead.admit_token_s * tokens + cost.overhead.first_token_s
+    host_s = cost.overhead.entry_s(tokens) + cost.schedule_s(tokens, tokens) + cost.overhead.first_token_s
     assert host_s + cost.prefill_s(tokens, 0, 8192) == pytest.approx(seconds, rel=error), source

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 TRANSCRIPTS = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SETUP = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
+PROGRESS = re.compile(r"(planning|simulating): [\d,]+ of ")
 UNSTABLE = re.compile(r"(?<=simulated in )[\d.,]+ ?(ms|s|min)\b")
 
 
@@ -35,7 +36,8 @@ def output(command: str) -> str:
     env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
     run = [sys.executable, "-m", "kvplan", *arguments]
     done = subprocess.run(run, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines()) + "\n"
+    lines = [line.rstrip() for line in done.stdout.strip().splitlines() if not PROGRESS.match(line)]
+    return "\n".join(lines).strip() + "\n"
 
 
 def stable(text: str) -> str:

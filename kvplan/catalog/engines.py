@@ -11,7 +11,7 @@ import msgspec
 from kvplan.catalog.shipped import decode_toml, resolve
 from kvplan.engine.spec import EngineSpec
 from kvplan.engine.versions import at_version, order, overlaid
-from kvplan.errors import InputError, misfit
+from kvplan.errors import InputError, misfit, of_its_kind
 
 
 def engine(name: str, version: str = "") -> EngineSpec:
@@ -22,7 +22,8 @@ def engine(name: str, version: str = "") -> EngineSpec:
     if wanted and not re.fullmatch(r"\d+(\.\d+){0,2}[\w.+-]*", wanted):
         raise InputError(f"{version or name}: {wanted!r} is not a version", hint=f"write {stem}@{_facts(path, '')['version']}")
     try:
-        return msgspec.convert(_facts(path, wanted), EngineSpec)
+        with of_its_kind(path, "an engine's file"):
+            return msgspec.convert(_facts(path, wanted), EngineSpec)
     except msgspec.ValidationError as error:
         raise misfit(error, path) from None
 
@@ -32,7 +33,11 @@ OWN = ("title", "offload", "host_pool", "abilities", "changes", "base")
 
 
 OFFLOADING = tuple(
-    f"overhead.{name}" for name in ("load_s", "load_block_s", "probe_s", "submit_block_s", "offload_step_s", "pause_offload_tokens")
+    f"overhead.{name}"
+    for name in (
+        *("load_s", "load_block_s", "load_piece_s", "probe_s", "submit_piece_s"),
+        *("admit_key_s", "offer_key_s", "offload_step_s", "pause_offload_tokens"),
+    )
 )
 """Numbers of a base's own connector, which say nothing of another's."""
 
@@ -52,7 +57,8 @@ def _facts(path: Path, version: str, above: tuple[Path, ...] = ()) -> dict[str, 
     base = _facts(base_path, version if follows else "", above=seen)
     own = at_version(written, version or str(written.get("version", base["version"])))
     assumed = {"kind": "assumed", "source": f"as {base['name']}'s"}
-    taken = {key: value for key, value in base.items() if key not in (*OWN, "provenance")}
+    other = () if own.get("connector") else ("second_runner", "first_runner")  # an engine of its own does not run in them
+    taken = {key: value for key, value in base.items() if key not in (*OWN, *other, "provenance")}
     known = {path: one for path, one in base.get("provenance", {}).items() if path not in OFFLOADING} if own.get("connector") else {}
     sources = {path: known.get(path, assumed) for path in (_numbers(taken, own) if not known else (*_numbers(taken, own), *known))}
     sources = {path: one for path, one in sources.items() if path.partition(".")[0] not in OWN}

@@ -6,8 +6,11 @@ HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and HF_HUB_CACHE mean what they m
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from kvplan.errors import InputError, KvplanError, MissingError
 
@@ -20,13 +23,15 @@ def fetched(repository: str, *, hint: str = "") -> Path:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise InputError(f"{repository}: not in the catalog nor in the local cache, and HF_HUB_OFFLINE forbids to fetch it", hint=hint)
     try:
+        from huggingface_hub import constants, hf_hub_download
         from huggingface_hub import errors as hub
-        from huggingface_hub import hf_hub_download
     except ImportError:
         raise InputError(
             f"{repository}: not in the catalog, and no such file",
             hint=f"{hint} pip install 'kvplan[hub]' lets kvplan fetch its config.json.".strip(),
         ) from None
+    if reason := _unknown_host(constants.ENDPOINT):  # the client would ask five times more, half a minute long
+        raise MissingError(f"{repository}: {_endpoint()} could not be asked ({reason})", hint=hint)
     try:
         config = Path(hf_hub_download(repository, FILES[0], etag_timeout=TIMEOUT_S))
     except Exception as error:  # the client's transport raises errors of its own
@@ -38,6 +43,18 @@ def fetched(repository: str, *, hint: str = "") -> Path:
             if not isinstance(error, hub.EntryNotFoundError):
                 raise _sentence(repository, error, hub, hint) from None
     return config
+
+
+def _unknown_host(endpoint: str) -> str:
+    """Why the name of the hub's host leads nowhere; empty where it does, or where a proxy is asked in its place."""
+    host = urlsplit(endpoint).hostname
+    if {"http", "https", "all"} & set(getproxies()) or not host:
+        return ""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        return str(error.strerror or error)
+    return ""
 
 
 def _sentence(repository: str, error: Exception, hub: Any, hint: str) -> KvplanError:

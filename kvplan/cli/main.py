@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from kvplan import __version__
 from kvplan.cli import parser, streams
 from kvplan.cli.console import EXIT_CODES, Exit, err, fail
-from kvplan.errors import InputError, KvplanError, did_you_mean, from_os
+from kvplan.errors import InputError, KvplanError, MissingError, did_you_mean, from_os
 
 ABOUT = "When to move KV cache out of GPU memory, where to, and how much."
 
@@ -67,6 +67,8 @@ def guarded(command: Callable[..., int], *arguments: Any) -> int:
         if os.environ.get("KVPLAN_DEBUG"):
             raise
         code = fail(from_os(error))
+    except MemoryError:
+        code = fail(MissingError("there is not enough memory here for this", hint="less traffic (--limit), or a larger machine"))
     except RecursionError:
         code = fail(InputError("the input is nested too deeply to be read"))
     except Exception as error:

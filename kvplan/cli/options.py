@@ -57,6 +57,23 @@ Engine_version = Annotated[
     typer.Option(metavar="V", help="Version of the engine, such as 0.24. Default: the one with measured runs.", rich_help_panel="Advanced"),
 ]
 Tp = Annotated[str | None, typer.Option(metavar="N[,N]", help="Tensor-parallel ranks of a replica. Several are compared.")]
+Pp = Annotated[int | None, typer.Option(metavar="N", help="Pipeline stages, each with a part of the layers.", rich_help_panel="Advanced")]
+Dp = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Data-parallel ranks of a replica, each with a KV pool, a prefix cache and tiers of its own.",
+        rich_help_panel="Advanced",
+    ),
+]
+Ep = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Ranks between which whole experts are spread: tensor- times data-parallel ones. Default: each holds a part of every expert.",
+        rich_help_panel="Advanced",
+    ),
+]
 Kv_dtype = Annotated[
     str | None,
     typer.Option(

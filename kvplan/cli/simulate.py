@@ -17,14 +17,17 @@ from kvplan.cli.export import check_export, exported
 from kvplan.cli.html import check_html, reported
 from kvplan.cli.options import (
     As_json,
+    Dp,
     Engine,
     Engine_version,
+    Ep,
     Export,
     Html,
     Isolated,
     Kv_dtype,
     Machine,
     Model,
+    Pp,
     Quiet,
     Set,
     Tp,
@@ -65,6 +68,9 @@ def simulate(
     engine: Engine = None,
     engine_version: Engine_version = None,
     tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    ep: Ep = None,
     kv_dtype: Kv_dtype = None,
     gpu_kv: Annotated[
         str | None,
@@ -110,6 +116,9 @@ def simulate(
         str | None, typer.Option("--from", metavar="T", help="Start of the timeline's window, such as 90s.", rich_help_panel="Advanced")
     ] = None,
     to: Annotated[str | None, typer.Option(metavar="T", help="End of the timeline's window.", rich_help_panel="Advanced")] = None,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Also how full the tiers were, which links were busy and who waited, over time.")
+    ] = False,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -127,12 +136,13 @@ def simulate(
     settings = [*(sets or [])]
     for path, value in (("engine.offload.policy", policy), ("cluster.replicas", replicas), ("cluster.router", router)):
         settings += [] if value is None else [f"{path}={value}"]
+    how = {"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target}
     wanted = grid.scenarios(
         sources,
         given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
         engine_version=engine_version,
         tiers={"gpu_kv": gpu_kv, "cpu": cpu, "disk": disk, "remote": remote},
-        run={"speedup": speedup, "limit": limit, "max_input_tokens": max_input, "seed": seed, "target": target},
+        run={"pp": pp, "dp": dp, "ep": ep, **how},
         sets=settings,
         isolated=isolated,
     )
@@ -149,13 +159,13 @@ def simulate(
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
-        result, record = run(wanted[0], progress=watch, history=bool(html or perfetto))
+        result, record = run(wanted[0], progress=watch, history=bool(html or perfetto or plot))
         result = with_ends(wanted[0], result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if as_json:
         emit_json(result)
     else:
-        report.show(out(), result, wanted[0])
+        report.show(out(), result, wanted[0], plot=plot)
     sys.stdout.flush()  # the answer is there, whatever becomes of the rows
     for text in [] if quiet else result.warnings:
         warn(text)

@@ -10,7 +10,7 @@ import typer
 from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
 from kvplan.cli.export import exported
-from kvplan.cli.options import As_json, Engine, Engine_version, Export, Isolated, Kv_dtype, Machine, Quiet, Set, Tp, named
+from kvplan.cli.options import As_json, Dp, Engine, Engine_version, Ep, Export, Isolated, Kv_dtype, Machine, Pp, Quiet, Set, Tp, named
 from kvplan.errors import InputError
 from kvplan.results.size import SizeTable
 from kvplan.sizing.answer import ask
@@ -51,15 +51,9 @@ def size(
     kv_dtype: Kv_dtype = None,
     dtype: Annotated[str, typer.Option(metavar="DTYPE", help="Weights: bf16, fp8, int4, awq, nvfp4, ... Default: the checkpoint's.")] = "",
     tp: Tp = None,
-    pp: Annotated[int, typer.Option(metavar="N", help="Pipeline stages.", rich_help_panel=_ADVANCED)] = 1,
-    ep: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Ranks that share the experts. Default: the tensor-parallel ones.",
-            rich_help_panel=_ADVANCED,
-        ),
-    ] = 0,
+    pp: Pp = None,
+    dp: Dp = None,
+    ep: Ep = None,
     gpu_fraction: Annotated[
         float,
         typer.Option(metavar="F", help="Share of GPU memory for the engine. Default: the engine's.", rich_help_panel=_ADVANCED),
@@ -115,8 +109,9 @@ def size(
                     kv_dtype=one["kv_dtype"] or "auto",
                     dtype=dtype,
                     tp=ranks(one["tp"]) or 1,
-                    pp=pp,
-                    ep=ep,
+                    pp=1 if pp is None else pp,
+                    dp=1 if dp is None else dp,
+                    ep=ep or 0,
                     gpu_fraction=gpu_fraction,
                     pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
                     step_tokens=parse_tokens(step_tokens) if step_tokens else 0,

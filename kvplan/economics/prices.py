@@ -138,7 +138,7 @@ def used(one: Scenario, result: SimResult | None = None) -> Used:
     replicas = cluster.replicas + cluster.prefill_replicas
     moved = sum(tier.loaded_bytes + tier.stored_bytes for tier in result.tiers if tier.name == "remote") if result else 0
     return Used(
-        gpus=one.deployment.parallel.gpus * replicas,
+        gpus=one.deployment.parallel.all_gpus * replicas,
         cpu_bytes=tiers.cpu_bytes * replicas,
         disk_bytes=tiers.disk_bytes * replicas,
         remote_bytes=tiers.remote_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -40,6 +41,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_start: Literal["step_end", "next_step_end"] = "step_end"  # when a store begins: with the step that computed it, or with the next
     # does what only a lower tier holds come into host memory before the step that the load runs in; if not, in that step
     lower_loads_first: bool = False
+    lower_direct: bool = False  # does what only a lower tier holds go to the GPU past host memory, and not into it
+    loads_in_turn: bool = False  # does a load, from whatever tier, begin when the one before is over
+    waits_for_prompts: bool = False  # does the host wait for the last layer of a step with prompts before it goes on to the next
     lookup_passes: Count = 0  # scheduling passes that a request waits for the answer of a lookup, a miss too
     load_rule: Literal["always", "break_even", "never"] = "always"
     load_min_tokens: Count = 0
@@ -52,8 +56,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     one_copy_at_a_time: bool = False  # do loads and stores of a replica wait for each other
     prefetch: Literal["none", "best_effort", "wait_complete", "timeout"] = "none"  # from lower tiers while a request is queued
     prefetch_min_tokens: Count = 0
-    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long,
-    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token,
+    prefetch_batch_blocks: Count = 0  # what is cut short keeps whole batches of so many blocks; 0: every token that has come
+    prefetch_share: Share = 1.0  # of host memory that reads under way may take
+    prefetch_timeout_s: Seconds = 0.0  # timeout: wait at most this long from when the scheduler first asks,
+    prefetch_timeout_token_s: Seconds = 0.0  # plus this for each token that was not found above,
     prefetch_timeout_most_s: Seconds = 0.0  # and never longer than this
     policy: str = "lru"
     disk_policy: str = "lru"
@@ -80,6 +86,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
     row_multiple_bytes: AtLeastOne = 1  # to which the bytes of a key are rounded up
+    store_copies: Literal["", "engine", "kernel", "host"] = ""  # stores by another means than loads; empty: by the same
+    spill_blocks: AtLeastOne = 64  # of a run that on-evict stores give up at once, at least
+    spill_min_retention: Count = 0  # content of a lower retention priority is given up without being stored
+    spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     store_in_step: bool = False  # does a step end only when its stores are down
@@ -110,20 +120,25 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    load_piece_s: Seconds = 0.0  # and per block and KV tensor
     empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
-    submit_block_s: Seconds = 0.0  # per block of a load or a store: descriptors, by the worker before it launches a step
+    submit_piece_s: Seconds = 0.0  # per block and KV tensor of a load or a store: descriptors, by the worker before it launches a step
+    group_s: Seconds = 0.0  # a step with prefill, per group of layers with blocks of its own beyond the first
+    offer_key_s: Seconds = 0.0  # a step, per key of what it computes that is offered to a tier below
+    admit_key_s: Seconds = 0.0  # the step that first schedules a request, per key by which a tier below names its prompt
     load_chunk_s: Seconds = 0.0  # once per chunk of a load
     store_s: Seconds = 0.0  # once per store that a step waits for
     store_chunk_s: Seconds = 0.0  # and per chunk: allocation, launch, synchronisation
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
+    disk_byte_s: Seconds = 0.0  # per byte of a rank that it reads from or writes to a disk: buffers, a second copy
     remote_byte_s: Seconds = 0.0  # per byte of a rank that its own client of a remote pool receives or sends
     remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
     def on(self, python: float, launch: float | None = None) -> Overhead:
-        """The same on a host that takes `python` times as long for each token, chunk or byte, and `launch` times (None: as often) for the
-        rest. What the GPU does between steps does not change.
+        """The same on a host that takes `python` times as long for each token, key, chunk or byte, and `launch` times (None: as often)
+        for the rest. What the GPU does between steps does not change.
         """
         other = python if launch is None else launch
         seconds = {}
@@ -132,13 +147,17 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 seconds[name] = getattr(self, name) * (python if name.endswith(_PYTHON) else other)
         return msgspec.structs.replace(self, **seconds)
 
+    def times(self, factors: Mapping[str, float]) -> Overhead:
+        """The same with some of its seconds taken so many times."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name) * factor for name, factor in factors.items()})
+
     def entry_s(self, tokens: int) -> float:
         """Seconds from a request's arrival to the scheduler while nobody is in front of it."""
         return self.request_s + self.transit_s + self.input_s + (self.request_token_s + self.input_token_s) * tokens
 
 
 _ON_GPU = ("gap_s", "step_sequence_s")
-_PYTHON = ("_token_s", "_chunk_s", "_byte_s")
+_PYTHON = ("_token_s", "_key_s", "_chunk_s", "_byte_s")
 
 
 class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -146,7 +165,6 @@ class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     rounding: Literal["exact", "power_of_two"] = "exact"  # of each pinned tensor
     shared: Literal["never", "lower_tiers", "always"] = "never"  # is it an exact mapping in /dev/shm instead
-    tensor_per_layer: tuple[str, ...] = ()  # model families with a tensor for each layer; `dense`: all without experts or states
     indexer_beside: bool = False  # do keys of a sparse indexer lie beside the size that is asked for
     per_node: bool = False  # is there one pool for all engines of a node
     ratio: Amount = 0.0  # of the GPU's pool, where no size is asked for; 0: there is no such default
@@ -182,6 +200,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_blocks: Count = 1  # state slots that a request holds; 2 when states are aligned to blocks for prefix caching
     state_dtype: str = ""  # of recurrent states whose config names none; empty: the model's
     state_dtypes: dict[str, str] = {}  # the same for families (model_type) with a rule of their own
+    batches_in_flight: AtLeastOne = 1  # steps whose tokens windows and chunks keep blocks for; with more, at least one for each stage
+    tiered_pages: tuple[str, ...] = ()  # families (model_type) whose compressed tiers, windows and rings have pages of their own
     profile_batch: Count = 0  # sequences for which activations are profiled; 0: the engine's largest batch
     large_profile_batch: Count = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: Amount = 0.0
@@ -214,21 +234,35 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
+    # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
+    hands_over: Literal["whole", "chunks"] = "whole"
+    ranks_share_budget: bool = False  # is the token budget of a step divided among data-parallel ranks
+    rank_router: Literal["round_robin", "least_loaded"] = "least_loaded"  # to which data-parallel rank a request goes, whatever its prefix
+    rank_stale_s: Seconds = 0.0  # how old the counts may be by which it goes there
     scheduling: Literal["fcfs", "priority"] = "fcfs"  # order of admission and preemption
     plan_ahead: bool = False  # is a step planned while the one before it runs
     null_blocks: Count = 0  # blocks of the pool that hold no tokens
     reserve_full_prompt: bool = False  # is a request admitted only when its whole prompt fits
     reserve_in_flight: bool = False  # and beside what prompts that are computed or loaded still need
+    prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
+    reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block
     offload: Offload = Offload()
     overhead: Overhead = Overhead()
+    # families (model_type) that a second model runner serves, with a KV tensor for each layer; `dense`: all without experts or states
+    second_runner: tuple[str, ...] = ()
+    first_runner: dict[str, Annotated[float, msgspec.Meta(ge=0, le=100)]] = {}  # times `overhead`, field by field: for all others
     memory: Memory = Memory()
     host_pool: HostPool = HostPool()
     abilities: Abilities = Abilities()
     kv_formats: dict[str, KvFormat] = {}  # KV dtypes that the engine stores with scales or rows of its own
     provenance: dict[str, Source] = {}
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.first_runner) - set(Overhead.__struct_fields__):
+            raise ValueError(f"first_runner: overhead has no {', '.join(sorted(unknown))}")
 
     @property
     def label(self) -> str:

@@ -16,7 +16,9 @@ def distribution(quantiles_s: Curves, shares: Sequence[float], *, what: str, lim
     """The share of requests that had `what` within a time, a curve for each name; `limits_s` are drawn as upright lines."""
     go = plotly()
     curves = {name: values for name, values in quantiles_s.items() if values}
-    unit, scale = time_unit(max((values[-1] for values in curves.values()), default=1.0))
+    wide = any(values[-1] > WIDE * max(values[len(values) // 10], 1e-9) for values in curves.values())
+    usual = len(shares) // 2 if wide else -1
+    unit, scale = time_unit(max((values[usual] for values in curves.values()), default=1.0))
     percents = [100 * share for share in shares]
     figure = go.Figure()
     lines = dashes(list(curves))
@@ -34,7 +36,6 @@ def distribution(quantiles_s: Curves, shares: Sequence[float], *, what: str, lim
         figure.add_vline(
             x=limit_s / scale, line={"color": MARK, "dash": "dash"}, annotation_text=label(name), annotation_position="top left"
         )
-    wide = any(values[-1] > WIDE * max(values[len(values) // 10], 1e-9) for values in curves.values())
     title = f"{what}, {unit}"
     drawn = [value / scale for values in curves.values() for value in values]
     figure.update_xaxes(**by_ratios(title, drawn) if wide else {"title": title, "rangemode": "tozero"})

@@ -77,7 +77,10 @@ MOST_NAMES = 4
 
 
 def _axis(axis: Ruler, values: Sequence[float]) -> dict[str, Any]:
-    return by_ratios(axis.title, [value / axis.scale for value in values]) if axis.ratios else {"title": axis.title, "rangemode": "tozero"}
+    """From a little before zero, so that a point on it and its name stand clear of the edge."""
+    drawn = [value / axis.scale for value in values]
+    most = max(drawn, default=1.0) or 1.0
+    return by_ratios(axis.title, drawn) if axis.ratios else {"title": axis.title, "range": [-0.07 * most, 1.1 * most]}
 
 
 def _words(one: Dot) -> str:

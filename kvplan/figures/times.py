@@ -27,7 +27,8 @@ def figures(timeline: Timeline) -> dict[str, Figure]:
 
 
 def over_time(timeline: Timeline) -> Figure:
-    """Tiers, links and queues below one another on one time axis, each with a legend of its own."""
+    """Tiers, links and queues below one another on one time axis, each with a legend of its own: lines are means of short parts of the
+    time, shades reach up to the largest value in each."""
     plotly()
     from plotly.subplots import make_subplots
 
@@ -39,7 +40,8 @@ def over_time(timeline: Timeline) -> Figure:
     for row, (title, series) in enumerate(rows, start=1):
         legend = "legend" if row == 1 else f"legend{row}"
         for one in series:
-            figure.add_trace(_line(one, unit, scale, legend), row=row, col=1)
+            for line in _lines(one, timeline.span_s, unit, scale, legend):
+                figure.add_trace(line, row=row, col=1)
         figure.update_yaxes(title=title, row=row, col=1, **_range(series))
         top = figure.layout["yaxis" if row == 1 else f"yaxis{row}"].domain[1]
         figure.update_layout({legend: {"orientation": "h", "x": 0, "xanchor": "left", "y": top, "yanchor": "bottom"}})
@@ -54,13 +56,12 @@ def side_by_side(timelines: Mapping[str, Timeline]) -> Figure:
 
     unit, scale = time_unit(max(one.span_s for one in timelines.values()))
     count = len(timelines)
-    titles = [text for name in timelines for text in (label(name), "")]
     figure = make_subplots(
         rows=count,
         cols=2,
         shared_xaxes="all",
         shared_yaxes="columns",
-        subplot_titles=titles,
+        subplot_titles=[text for name in timelines for text in (label(name), "")],
         vertical_spacing=0.3 / count,
         horizontal_spacing=0.09,
     )
@@ -68,8 +69,8 @@ def side_by_side(timelines: Mapping[str, Timeline]) -> Figure:
         for col, series in enumerate((one.tiers, one.queues), start=1):
             for each in series:
                 if "," not in each.name:
-                    line = _line(each, unit, scale, "legend") | {"legendgroup": each.name, "showlegend": row == 1}
-                    figure.add_trace(line, row=row, col=col)
+                    line = _lines(each, one.span_s, unit, scale, "legend")[-1]
+                    figure.add_trace(line | {"legendgroup": each.name, "showlegend": row == 1}, row=row, col=col)
     figure.update_yaxes(title="tiers filled", ticksuffix=" %", range=[0, 104], col=1)
     figure.update_yaxes(title="requests", rangemode="tozero", col=2)
     figure.update_xaxes(title=f"{unit} since the first arrival", row=count)
@@ -77,26 +78,46 @@ def side_by_side(timelines: Mapping[str, Timeline]) -> Figure:
     return styled(figure, height=170 * count + 110, hovermode="x", legend={"y": 1 + 40 / (170 * count)})
 
 
-def _line(one: TimeSeries, unit: str, scale: float, legend: str) -> dict[str, Any]:
-    top = one.most or 1.0
-    return {
-        "type": "scatter",
-        "x": scaled(one.at_s, scale),
-        "y": list(one.values) if one.unit == "requests" else [round(100 * value / top, 2) for value in one.values],
-        "name": label(one.name),
-        "mode": "lines",
-        "line": {"color": _colour(one), "width": 1.8, "shape": "hv", "dash": DASHES[2 if "," in one.name or "stores" in one.name else 0]},
-        "legend": legend,
-        "customdata": [format_bytes(value) for value in one.values] if one.unit == "bytes" else None,
-        "hovertemplate": _hover(one, unit),
+def _lines(one: TimeSeries, span_s: float, unit: str, scale: float, legend: str) -> list[dict[str, Any]]:
+    """The largest values as a shade, where they differ from the means, and the means as a line with both in its hover."""
+    x = scaled([span_s * (at + 0.5) / len(one.values) for at in range(len(one.values))], scale)
+    top = one.most or max(one.values) or 1.0
+    heights = one.values if one.unit == "requests" else [round(100 * value / top, 2) for value in one.values]
+    means = one.means if one.unit == "requests" else [round(100 * value / top, 2) for value in one.means]
+    name = label(one.name if one.most or one.unit != "bytes" else f"{one.name}, of its largest {format_bytes(top)}")
+    both = {"type": "scatter", "x": x, "mode": "lines", "legend": legend, "legendgroup": one.name}
+    line = both | {
+        "y": list(means),
+        "name": name,
+        "line": {"color": _colour(one), "width": 1.8, "dash": DASHES[2 if "," in one.name or "stores" in one.name else 0]},
+        "customdata": [_words(one, mean, most) for mean, most in zip(one.means, one.values, strict=True)],
+        "hovertemplate": f"{name}: %{{customdata}} at %{{x:.4g}} {unit}<extra></extra>",
     }
+    if one.name == "gpu" or sum(one.values) < 1.02 * sum(one.means):
+        return [line]
+    shade = {"y": list(heights), "line": {"width": 0, "shape": "hvh"}, "fill": "tozeroy", "fillcolor": _shade(_colour(one))}
+    return [both | shade | {"showlegend": False, "hoverinfo": "skip"}, line]
+
+
+def _shade(colour: str) -> str:
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.16)"
+
+
+def _words(one: TimeSeries, mean: float, most: float) -> str:
+    """A mean and the largest value beside it."""
+
+    def said(value: float) -> str:
+        return {"bytes": format_bytes(value), "share": f"{value:.1%} busy"}.get(one.unit, f"{value:,.3g}")
+
+    return said(mean) if most <= 1.01 * mean else f"{said(mean)}, at most {said(most)}"
 
 
 def _range(series: Sequence[TimeSeries]) -> dict[str, Any]:
     """Shares reach up to 100 %, unless all of them stay far below."""
     if series[0].unit == "requests":
         return {"rangemode": "tozero"}
-    most = max(max(one.values, default=0.0) / (one.most or 1.0) for one in series)
+    most = max(max(one.values) / (one.most or max(one.values) or 1.0) for one in series)
     return {"ticksuffix": " %", **({"range": [0, 104]} if most > 0.3 else {"rangemode": "tozero"})}
 
 
@@ -105,11 +126,6 @@ def _colour(one: TimeSeries) -> str:
         return QUEUE_COLOURS.get(one.name, QUIET)
     names = {"gpu": "gpu", "cpu": "cpu", "host memory": "cpu", "disk": "disk", "remote": "remote"}
     return next((TIER_COLOURS[tier] for word, tier in names.items() if word in one.name), QUIET)
-
-
-def _hover(one: TimeSeries, unit: str) -> str:
-    value = {"bytes": "%{customdata} (%{y:.1f} %)", "share": "%{y:.1f} % busy", "requests": "%{y:,.0f}"}[one.unit]
-    return f"{label(one.name)}: {value} at %{{x:.4g}} {unit}<extra></extra>"
 
 
 def loads_over_time(loads: Sequence[LoadPoint], span_s: float) -> Figure:
@@ -132,7 +148,7 @@ def loads_over_time(loads: Sequence[LoadPoint], span_s: float) -> Figure:
             )
     figure.add_hline(y=0, line={"color": QUIET, "width": 1})
     figure.update_xaxes(title=f"time since the first arrival, {unit}")
-    figure.update_yaxes(title=f"lost (above 0) or gained (below), {lost_unit}")
+    figure.update_yaxes(title=f"lost (+) or gained (−), {lost_unit}")
     return styled(figure)
 
 

@@ -43,6 +43,7 @@ class Below(msgspec.Struct, frozen=True, kw_only=True):
     whole_rows: bool  # does a key of any group take as much as one of the widest
     row_multiple: int
     merged_layers: bool  # is a block of all layers one contiguous piece
+    tensors: int  # of a rank's KV, in each of which a key is a piece of its own
 
     @property
     def row_bytes(self) -> int:
@@ -113,4 +114,15 @@ def below(deployment: Deployment) -> Below:
         whole_rows=rules.whole_rows,
         row_multiple=rules.row_multiple_bytes,
         merged_layers=rules.copy_layers == "all",
+        tensors=kv_tensors(deployment) // made.ranks,
     )
+
+
+def kv_tensors(deployment: Deployment) -> int:
+    """KV tensors of all ranks: one for each layer, or one for each layer of a group, which share them, or one."""
+    made = layout(deployment)
+    if len(made.types) > 1:
+        each = made.group_layers
+    else:
+        each = made.layers if deployment.on_second_runner else 1
+    return max(1, each) * made.ranks

@@ -11,6 +11,7 @@ import msgspec
 
 from kvplan.deployment import Deployment
 from kvplan.engine.spec import KvFormat, Memory
+from kvplan.memory import tiers
 from kvplan.memory.formats import state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.model import Layers
@@ -47,6 +48,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
     layers: int  # layers with a cache on one rank: tensors of a block
     group_layers: int  # of those, the ones of one group
+    in_flight_tokens: int  # that steps which are not settled may hold
     latent: bool = False  # is every layer's content the same on all ranks of a stage
     stages: int = 1
 
@@ -70,9 +72,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     def fixed_blocks(self, context_tokens: int, new_tokens: int | None = None) -> int:
         """Blocks beside those for a request of `context_tokens` of which a step computes the last `new_tokens`
-        (None: a whole step of the engine's): its windows, chunks, states.
+        (None: as many as the engine has in flight): its windows, chunks, states.
         """
-        new = self.step_tokens if new_tokens is None else new_tokens
+        new = self.in_flight_tokens if new_tokens is None else new_tokens
         return sum(one.groups * self._kept_blocks(one, context_tokens, new) for one in self.types if not one.grows)
 
     def request_blocks(self, context_tokens: int) -> int:
@@ -120,6 +122,8 @@ def layout(deployment: Deployment, *, block_tokens: int = 0) -> Layout:
     engine, tp, pp = deployment.engine, deployment.parallel.tp, deployment.parallel.pp
     rules, fmt = engine.memory, stored_format(deployment)
     kept = stored_layers(deployment)
+    if deployment.model.family in rules.tiered_pages and (page := tiers.page_bytes(kept, pp)):
+        return _tiered(deployment, kept, page)
     types = _types(kept, deployment, fmt, block_tokens or engine.block_tokens)
     group = _group_layers([one.count for one in types], rules)
     if len(types) == 1:
@@ -143,12 +147,40 @@ def layout(deployment: Deployment, *, block_tokens: int = 0) -> Layout:
         block_tokens=min((one.block_tokens for one in types if one.block_tokens), default=0),
         types=made,
         step_tokens=engine.step_tokens,
+        in_flight_tokens=in_flight_tokens(deployment),
         state_blocks=rules.state_blocks,
         printed_tokens=rules.printed_tokens,
         ranks=tp * pp,
         layers=layers,
         group_layers=layers if len(types) == 1 else group,
         latent=bool(kept) and all(layer.kind == "latent" for layer in kept),
+        stages=pp,
+    )
+
+
+def in_flight_tokens(deployment: Deployment) -> int:
+    """Tokens of the steps that run at once, for which windows and chunks keep blocks."""
+    batches = deployment.engine.memory.batches_in_flight
+    return deployment.engine.step_tokens * (max(batches, deployment.parallel.pp) if batches > 1 else 1)
+
+
+def _tiered(deployment: Deployment, kept: list[Layers], page: int) -> Layout:
+    """A layout whose groups are the compressed rows, the windows and the rings, each with blocks of as many bytes as the first."""
+    engine, pp = deployment.engine, deployment.parallel.pp
+    made = tuple(LayerType(**one) for one in tiers.groups(kept, page, pp))
+    layers = sum(-(-layer.count // pp) for layer in kept)
+    return Layout(
+        block_bytes=page,
+        block_tokens=min(one.block_tokens for one in made),
+        types=made,
+        step_tokens=engine.step_tokens,
+        in_flight_tokens=in_flight_tokens(deployment),
+        state_blocks=engine.memory.state_blocks,
+        printed_tokens=engine.memory.printed_tokens,
+        ranks=deployment.parallel.tp * pp,
+        layers=layers,
+        group_layers=max(1, layers // len(made)),
+        latent=True,
         stages=pp,
     )
 

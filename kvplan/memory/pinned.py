@@ -6,9 +6,8 @@ import msgspec
 
 from kvplan.deployment import Deployment
 from kvplan.engine.spec import HostPool
-from kvplan.memory.below import below
+from kvplan.memory.below import below, kv_tensors
 from kvplan.memory.formats import INDEX_SCALE_BYTES
-from kvplan.memory.layout import layout
 from kvplan.memory.weights import rank_weight_bytes
 from kvplan.units import GiB, format_bytes
 
@@ -85,7 +84,7 @@ def largest_tier(deployment: Deployment, room_bytes: int, *, lower_tier: bool = 
     """The largest CPU tier that takes at most `room_bytes`; 0 when none does."""
     if host_memory(deployment, room_bytes, lower_tier=lower_tier).taken_bytes <= room_bytes:
         return room_bytes
-    tensors = _tensors(deployment)
+    tensors = kv_tensors(deployment)
     piece = 1 << max(0, (room_bytes // tensors).bit_length() - 1)
     size = piece * tensors
     while size and host_memory(deployment, size, lower_tier=lower_tier).taken_bytes > room_bytes:
@@ -99,23 +98,9 @@ def filled(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) 
     return max(cpu_bytes, largest_tier(deployment, taken, lower_tier=lower_tier))
 
 
-def _tensors(deployment: Deployment) -> int:
-    """Pinned tensors of all ranks: one for each layer, or one for each layer of a group, which share them, or one."""
-    made, model = layout(deployment), deployment.model
-    families = deployment.engine.host_pool.tensor_per_layer
-    dense = all(not one.experts for one in model.ffn) and all(layer.kind != "state" for layer in model.layers)
-    if len(made.types) > 1:
-        each = made.group_layers
-    elif model.family in families or ("dense" in families and dense):
-        each = made.layers
-    else:
-        each = 1
-    return max(1, each) * made.ranks
-
-
 def _rounded_bytes(deployment: Deployment, cpu_bytes: int) -> int:
     """Each tensor holds its part of every chunk, and is rounded up to a power of two."""
-    stored, tensors = below(deployment), _tensors(deployment)
+    stored, tensors = below(deployment), kv_tensors(deployment)
     unit = stored.layout.unit_tokens or stored.chunk_tokens or 1
     row = max(1, stored.row_bytes * max(1, stored.chunk_tokens // unit))
     piece = cpu_bytes // row * row // tensors

@@ -105,9 +105,9 @@ def gemma_shared(fields: Fields) -> tuple[Layers, ...]:
     wide = dict(shape)
     if dim := fields.number("global_head_dim"):
         wide |= {"k_dim": dim, "v_dim": dim}
-    shares = fields.get("attention_k_eq_v")  # families that do not say follow the number of heads alone
-    if (heads := fields.number("num_global_key_value_heads")) and shares is not False:
-        wide["kv_heads"] = heads
+    shares, heads = fields.given("attention_k_eq_v"), fields.number("num_global_key_value_heads")
+    if heads and shares is not False:  # files that do not say follow the number of heads alone
+        wide["kv_heads"], shares = heads, True
     alone = count - (fields.number("num_kv_shared_layers") or 0)
     window, layers = fields.need("sliding_window"), []
     told = {int(i): one for i, one in (fields.get("per_layer_config") or {}).items()}  # how newer files say what differs

@@ -41,7 +41,7 @@ def wear_of(space: Space, option: Option) -> Wear | None:
     base, written = space.base, option.stored_bytes.get("disk", 0)
     if not written:
         return None
-    return wear(base.machine.disk, share=base.deployment.tp / base.machine.gpus, written_Bps=written / option.duration_s)
+    return wear(base.machine.disk, share=base.deployment.parallel.gpus / base.machine.gpus, written_Bps=written / option.duration_s)
 
 
 def wear_beside(space: Space, option: Option, options: Sequence[Option]) -> Wear | None:

@@ -107,8 +107,10 @@ def changed(goal: str, gain: float) -> str:
 
 def between(goal: str, low: float, high: float) -> str:
     """The 95 % interval of a gain in words: `95%: 31% to 49%`, with the directions where the ends differ."""
-    ends = [changed(goal, end) if (low < 0) != (high < 0) else _share(goal, end) for end in (low, high)]
-    return f"95%: {ends[0]} to {ends[1]}"
+    if (low < 0) != (high < 0):
+        return f"95%: {changed(goal, low)} to {changed(goal, high)}"
+    first, last = sorted((low, high), key=lambda end: abs(_amount(goal, end)))
+    return f"95%: {_share(goal, first)} to {_share(goal, last)}"
 
 
 def _amount(goal: str, gain: float) -> float:

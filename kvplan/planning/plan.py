@@ -16,7 +16,7 @@ from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.capacity import capacity
 from kvplan.planning.costs import costs_of, wear_of
-from kvplan.planning.objective import Objective
+from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
@@ -35,6 +35,9 @@ HEADLINES = (3.0, 10.0, 14.0)
 
 ABOUT_RUNS = 32
 """Simulations of a usual plan, for those who wait."""
+
+SIMULATED = ("small_tier",)
+"""Traps that a plan has looked at by simulation: what the tier repeats is in its figures."""
 
 
 def plan(
@@ -104,6 +107,8 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     doubts, interval = assumptions(space, run, found.goal, pair)
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
+    if answer.kind == "offload" and (narrow := _narrow_instead(found, pair.offload)):
+        answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, narrow))
     worn = too_short(wear_of(space, pair.offload))
     if answer.kind == "offload" and worn:
         answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
@@ -157,6 +162,18 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     if (over or not span_s) and not space.target.goal and not space.target.clauses:
         found = rescored(space, found, "throughput")
     return space, found, over
+
+
+def _narrow_instead(found: Simulated, best: Option) -> str:
+    """That an 8-bit KV does more without any tier; empty where it does not, or where the KV has 8 bits already."""
+    for one in found.options:
+        gain = 1 - one.score / best.score if best.score else 0.0
+        alone = one.placement.kv_dtype == places.EIGHT_BITS != best.placement.kv_dtype and not one.placement.offloads
+        if alone and not one.missed and one.rejected <= best.rejected and gain > verdicts.WORTH:
+            return (
+                f"an 8-bit KV without any tier does better at this load: another {changed(found.goal, gain)}, at the price of some accuracy"
+            )
+    return ""
 
 
 def _flips(doubts: list[Assumption]) -> bool:
@@ -244,7 +261,7 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
         prefix_sharers=known.prefix_sharers,
         shared_prefix_tokens=known.shared_prefix_tokens,
     )
-    return warnings(
+    found = warnings(
         Case(
             deployment=realise(base, placement).deployment,
             placement=placement,
@@ -252,9 +269,10 @@ def _notices(space: Space, placement: Placement) -> tuple[Notice, ...]:
             pool_bytes=space.pool_bytes,
             pool_tokens=space.pool_tokens,
             token_bytes=space.token_bytes,
-            replicas=base.machine.gpus // placement.tp,
+            replicas=max(1, base.machine.gpus // base.deployment.changed(tp=placement.tp).parallel.all_gpus),
         )
     )
+    return tuple(one for one in found if one.code not in SIMULATED)
 
 
 def _provenance(space: Space) -> dict[str, object]:

@@ -13,8 +13,9 @@ from kvplan.planning import closed_form
 from kvplan.planning.objective import Objective
 from kvplan.planning.space import EIGHT_BITS, Space
 from kvplan.planning.traffic import traffic
-from kvplan.results.plan import HitPoint, TierWorth
+from kvplan.results.plan import TierWorth
 from kvplan.results.trace import ReadReport
+from kvplan.results.traffic import HitPoint
 from kvplan.scenario import Scenario, with_setting
 from kvplan.sim.simulate import opened
 from kvplan.units import format_bytes, format_count
@@ -36,7 +37,7 @@ def space_of(
     trace = opened(base)
     token_bytes = tier_token_bytes(base)
     known = traffic(trace, token_bytes)
-    share = base.deployment.tp / machine.gpus
+    share = base.deployment.parallel.gpus / machine.gpus
     if target.saturates and known.span_s:
         base = msgspec.structs.replace(base, run=msgspec.structs.replace(run, speedup=run.speedup * known.span_s))
         notes.append("arrivals are compressed until the machine is the limit: what is compared is what it can serve")

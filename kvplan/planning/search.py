@@ -102,12 +102,18 @@ def _possible(space: Space, found: Simulated, placement: Placement) -> bool:
 
 
 def _between(space: Space, found: Simulated) -> list[Placement]:
-    """The CPU capacity halfway, in ratio, between the one to choose and the next smaller one that does worse."""
+    """The CPU capacity halfway, in ratio, between the one to choose and the next smaller one that does worse; where it is the smallest,
+    half of it, as long as that is more than the GPU's pool.
+    """
     tiers = sorted((one for one in found.options if one.placement.offloads), key=lambda one: one.placement.cpu_bytes)
-    if len(tiers) < 2:
+    if not tiers:
         return []
     best = choose(space, tiers)
     at = tiers.index(best)
+    if not at:
+        half = places.tier_bytes(space, best.placement.cpu_bytes / 2)
+        smaller = space.pool_below_bytes < half < best.placement.cpu_bytes
+        return [msgspec.structs.replace(best.placement, cpu_bytes=half)] if smaller else []
     low, high = tiers[at - 1].placement.cpu_bytes, best.placement.cpu_bytes
     if not at or high < WIDE * low or best.score > tiers[at - 1].score * (1 - SAME):
         return []

@@ -76,15 +76,26 @@ def _count(text: str) -> int:
     return value
 
 
-def _tokens(text: str) -> int:
-    return 0 if text == "0" else parse_tokens(text)
+MOST_TOKENS = 100_000_000
+"""More than any model takes."""
+
+
+def _tokens(text: str, *, least: int = 0) -> int:
+    tokens = 0 if text == "0" and not least else parse_tokens(text)
+    if tokens > MOST_TOKENS:
+        raise InputError(f"{text!r}: at most {MOST_TOKENS:,} tokens")
+    return tokens
+
+
+def _some_tokens(text: str) -> int:
+    return _tokens(text, least=1)
 
 
 PARSERS: dict[str, Callable[[str], int | float]] = {
     "users": _count,
     "turns": _count,
-    "input": parse_tokens,
-    "output": parse_tokens,
+    "input": _some_tokens,
+    "output": _some_tokens,
     "think": parse_seconds,
     "shared": _tokens,
     "document": _tokens,

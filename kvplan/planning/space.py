@@ -14,7 +14,8 @@ from kvplan.planning.objective import Objective
 from kvplan.planning.runs import WINDOW_REQUESTS
 from kvplan.planning.traffic import capacity_for, hit_at
 from kvplan.results.placement import RULES, Placement
-from kvplan.results.plan import Pruned, TierWorth, Traffic
+from kvplan.results.plan import Pruned, TierWorth
+from kvplan.results.traffic import Traffic
 from kvplan.scenario import Scenario
 from kvplan.units import GiB, format_bytes, format_rate, format_tokens
 
@@ -76,8 +77,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 
     def used(self, placement: Placement) -> Used:
         """What a replica with its tiers takes."""
-        sizes = {name: getattr(placement, name) for name in ("cpu_bytes", "disk_bytes", "remote_bytes")}
-        return Used(gpus=placement.tp, **sizes)
+        spread = self.base.deployment.changed(tp=placement.tp).parallel
+        sizes = {name: getattr(placement, name) * spread.dp for name in ("cpu_bytes", "disk_bytes")}
+        return Used(gpus=spread.all_gpus, remote_bytes=placement.remote_bytes, **sizes)
 
     def cost_per_hour(self, placement: Placement) -> float | None:
         """Price of a replica and its tiers; None without prices."""
@@ -98,7 +100,8 @@ def nothing(space: Space) -> Placement:
     """The placement without any tier below the GPU, by the engine's own rules."""
     deployment, engine = space.base.deployment, space.base.engine
     rules = {name: getattr(engine.offload, name) for name in RULES}
-    return Placement(model=deployment.model.name, tp=deployment.tp, gpu_fraction=engine.gpu_fraction, kv_dtype=deployment.kv_dtype, **rules)
+    ranks = {kind: getattr(deployment.parallel, kind) for kind in ("tp", "pp", "dp", "ep")}
+    return Placement(model=deployment.model.name, gpu_fraction=engine.gpu_fraction, kv_dtype=deployment.kv_dtype, **ranks, **rules)
 
 
 def ruled_out(space: Space) -> str:

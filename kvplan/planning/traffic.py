@@ -6,13 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from kvplan.results.plan import HitPoint, Traffic
+from kvplan.results.traffic import Traffic
 from kvplan.traces import Trace, columns
 from kvplan.traces.columns import Columns
-from kvplan.traces.reuse.policies import lru
-from kvplan.traces.reuse.reuse import Reuse, Window, analyse
+from kvplan.traces.reuse.hit_points import hit_points
+from kvplan.traces.reuse.reuse import Reuse, analyse
 
-POINTS = 48
 TOGETHER_S = 10.0
 SHARE_OF_SHARERS = 0.05
 """A prefix that fewer than this share of the requests have in common is a session's, not a system prompt."""
@@ -52,7 +51,7 @@ def _with_reuse(known: Traffic, reuse: Reuse, token_bytes: float) -> Traffic:
             "reuse_p90_s": float(age_s[len(age_s) * 9 // 10]),
             "prefix_sharers": sharers,
             "shared_prefix_tokens": shared,
-            "curve": _curve(reuse, data.block_tokens * token_bytes),
+            "curve": hit_points(reuse, data.block_tokens * token_bytes),
         }
     )
 
@@ -77,18 +76,6 @@ def _shared_prefix(data: Columns) -> tuple[int, int]:
     common = found[uses >= 0.5 * len(users)]
     path = slice(data.starts[users[0]], data.starts[users[0] + 1])
     return together, int(data.tokens[path][np.isin(data.keys[path], common)].sum())
-
-
-def _curve(reuse: Reuse, block_bytes: float) -> tuple[HitPoint, ...]:
-    """Token hit rate of LRU at capacities in equal ratios, up to where it reaches the ideal."""
-    most = int(reuse.distance[reuse.again].max()) + reuse.columns.one_in
-    capacities = sorted({round(x) for x in np.geomspace(min(16, most), most, POINTS)})
-    total = max(1, int(reuse.columns.prompt_tokens.sum()))
-    hits = lru(Window(reuse, 0), capacities)[1]
-    return tuple(
-        HitPoint(capacity_bytes=round(capacity * block_bytes), token_hit=float(tokens / total))
-        for capacity, tokens in zip(capacities, hits, strict=True)
-    )
 
 
 def hit_at(known: Traffic, capacity_bytes: float) -> float:

@@ -24,6 +24,9 @@ HEAVY_TOKEN_BYTES = 300_000
 CONVOY_REQUESTS = 8
 """Requests that share blocks being loaded wait for one another (vLLM issue 44294: 267 to 158 tokens/s)."""
 
+LONG_LOAD_S = 0.1
+"""A wait that a user would notice in a time to first token."""
+
 LONG_PIN_S = 10.0
 
 
@@ -159,6 +162,8 @@ def convoy(case: Case) -> Notice | None:
     if not case.placement.offloads or not waits or sharers < CONVOY_REQUESTS or not prefix:
         return None
     load_s = Loading(case.deployment).path_s("cpu", prefix)
+    if load_s < LONG_LOAD_S:
+        return None
     sentence = (
         f"Up to {sharers} requests share a prefix of {format_tokens(prefix)} tokens: when it has left the GPU, "
         f"all of them wait for one load of {format_seconds(load_s)}."

@@ -1,9 +1,12 @@
-"""Fewer replicas on more GPUs each, or more on fewer: the same GPUs, host memory and load per GPU, spread otherwise."""
+"""Fewer replicas on more GPUs each, or more on fewer, or data-parallel ranks instead of tensor-parallel ones: the same GPUs, host memory
+and load per GPU, spread otherwise.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
+from kvplan.deployment import Parallel
 from kvplan.errors import InputError, KvplanError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning.runs import Runner, Simulation, realise
@@ -18,27 +21,27 @@ WIDTHS = (1, 2, 4, 8)
 
 
 def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[Split, ...], list[Pruned]]:
-    """Every other width in WIDTHS against the planned one, and why some were not tried.
+    """Every other kind against the planned one, and why some were not tried.
 
-    Both layouts have the GPUs of the wider one, and host memory and disk in proportion to a replica's GPUs. The traffic
+    Both layouts have the GPUs of the larger one, and host memory and disk in proportion to a replica's GPUs. The traffic
     arrives as many times faster as there are more GPUs than the plan's replica has: the load of each GPU stays. Several
-    replicas get their requests from a router that knows what each has cached.
+    replicas get their requests from a router that knows what each has cached; data-parallel ranks from the engine's own.
     """
-    widths, pruned = _widths(space)
-    planned = chosen.placement.tp
-    pairs = [(tp, max(tp, planned)) for tp in widths]
+    kinds, pruned = _kinds(space)
+    planned = space.base.deployment.parallel
+    pairs = [(kind, max(kind.all_gpus, planned.all_gpus)) for kind in kinds]
     base = windowed(space)
-    jobs = [Simulation(_spread(base, chosen.placement, width, gpus)) for tp, gpus in pairs for width in (tp, planned)]
+    jobs = [Simulation(_spread(base, chosen.placement, one, gpus)) for kind, gpus in pairs for one in (kind, planned)]
     outcomes = run(jobs)
     found = []
-    for at, (tp, gpus) in enumerate(pairs):
+    for at, (kind, gpus) in enumerate(pairs):
         layouts = []
-        for width, outcome in zip((tp, planned), outcomes[2 * at : 2 * at + 2], strict=True):
+        for one, outcome in zip((kind, planned), outcomes[2 * at : 2 * at + 2], strict=True):
             if isinstance(outcome, KvplanError):
-                pruned.append(Pruned(what=f"TP {tp}", why=outcome.message))
+                pruned.append(Pruned(what=kind.words, why=outcome.message))
                 break
             seen = option(space, chosen.placement, outcome, goal)
-            layouts.append((seen, _layout(seen, width, gpus)))
+            layouts.append((seen, _layout(seen, one, gpus)))
         else:
             (other, theirs), (same, ours) = layouts
             gain = 1 - other.score / same.score if same.score else 0.0
@@ -46,40 +49,51 @@ def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[
     return tuple(found), pruned
 
 
-def _layout(seen: Option, tp: int, gpus: int) -> ReplicaLayout:
+def _layout(seen: Option, kind: Parallel, gpus: int) -> ReplicaLayout:
     return ReplicaLayout(
-        tp=tp,
-        replicas=gpus // tp,
+        tp=kind.tp,
+        replicas=gpus // kind.all_gpus,
+        spread=kind.words,
         ttft_s=seen.ttft_s.mean,
         itl_s=seen.itl_s.mean,
         requests_per_s_per_gpu=seen.requests_per_s / gpus,
     )
 
 
-def _widths(space: Space) -> tuple[list[int], list[Pruned]]:
-    """Widths worth a simulation beside the planned one."""
+def _kinds(space: Space) -> tuple[list[Parallel], list[Pruned]]:
+    """Kinds worth a simulation beside the planned one: other widths, and of a model with experts the planned GPUs as data-parallel ranks,
+    or data-parallel ranks as tensor-parallel ones."""
     base = space.base
     if base.cluster.replicas > 1 or base.cluster.prefill_replicas:
         return [], [Pruned(what="other TP", why="the scenario says how many replicas there are")]
-    kept, pruned = [], []
+    kept, pruned, planned = [], [], base.deployment.parallel
     for tp in WIDTHS:
-        if tp == base.deployment.tp:
+        if tp == planned.tp:
             continue
-        if why := _impossible(base, tp) or _far(space, tp):
-            pruned.append(Pruned(what=f"TP {tp}", why=why))
+        kind = base.deployment.changed(tp=tp).parallel
+        if why := _impossible(base, kind) or _far(space, tp):
+            pruned.append(Pruned(what=kind.words, why=why))
         else:
-            kept.append(tp)
+            kept.append(kind)
+    ranks = planned.tp * planned.dp
+    if ranks > 1 and any(group.experts for group in base.model.ffn):
+        turned = {"tp": 1, "dp": ranks, "ep": ranks} if planned.dp == 1 else {"tp": ranks, "dp": 1, "ep": 0}
+        kind = msgspec.structs.replace(planned, **turned)
+        if why := _impossible(base, kind):
+            pruned.append(Pruned(what=kind.words, why=why))
+        else:
+            kept.append(kind)
     return kept, pruned
 
 
-def _impossible(base: Scenario, tp: int) -> str:
-    if tp > base.machine.gpus:
+def _impossible(base: Scenario, kind: Parallel) -> str:
+    if kind.all_gpus > base.machine.gpus * base.deployment.nodes:
         return f"{base.machine.name} has {format_count(base.machine.gpus, 'GPU')}"
     try:
-        base.deployment.changed(tp=tp).check_ranks()
+        base.deployment.changed(parallel=kind).check_ranks()
     except InputError as error:
         return error.message
-    return "" if _pool_bytes(base, tp) > 0 else f"the weights leave no room for KV on {format_count(tp, 'GPU')}"
+    return "" if _pool_bytes(base, kind) > 0 else f"the weights leave no room for KV on {format_count(kind.all_gpus, 'GPU')}"
 
 
 def _far(space: Space, tp: int) -> str:
@@ -89,20 +103,23 @@ def _far(space: Space, tp: int) -> str:
     return f"of a trace of {space.traffic.requests:,} requests only the next widths are simulated"
 
 
-def _pool_bytes(base: Scenario, tp: int) -> int:
-    """The KV pool of a width: the scenario's, and by how much more or less the engine leaves on so many GPUs."""
-    if tp == base.deployment.tp:
+def _pool_bytes(base: Scenario, kind: Parallel) -> int:
+    """The KV pool of a kind: the scenario's, and by how much more or less the engine leaves on so many GPUs."""
+    planned = base.deployment.parallel
+    if kind == planned:
         return base.tiers.gpu_kv_bytes
-    wide, planned = (kv_pool(base.deployment.changed(tp=width)).kv_bytes for width in (tp, base.deployment.tp))
-    return base.tiers.gpu_kv_bytes + wide - planned if wide else 0
+    wide, own = (kv_pool(base.deployment.changed(parallel=one)).kv_bytes for one in (kind, planned))
+    return base.tiers.gpu_kv_bytes + wide - own if wide else 0
 
 
-def _spread(base: Scenario, placement: Placement, tp: int, gpus: int) -> Scenario:
-    """The scenario of as many replicas of a width as there are GPUs for."""
-    share = tp / placement.tp
+def _spread(base: Scenario, placement: Placement, kind: Parallel, gpus: int) -> Scenario:
+    """The scenario of as many replicas of a kind as there are GPUs for; sizes are of one data-parallel rank."""
+    planned = base.deployment.parallel
+    share = kind.gpus / planned.gpus
     sized = {name: int(getattr(placement, name) * share) for name in ("cpu_bytes", "disk_bytes")}
-    scenario = realise(base, msgspec.structs.replace(placement, tp=tp, **sized))
-    run = msgspec.structs.replace(scenario.run, speedup=scenario.run.speedup * gpus / placement.tp)
-    tiers = msgspec.structs.replace(scenario.tiers, gpu_kv_bytes=_pool_bytes(base, tp))
-    cluster = msgspec.structs.replace(scenario.cluster, replicas=gpus // tp, router="prefix_aware")
+    scenario = realise(base, msgspec.structs.replace(placement, **sized)).changed(parallel=kind)
+    run = msgspec.structs.replace(scenario.run, speedup=scenario.run.speedup * gpus / planned.all_gpus)
+    tiers = msgspec.structs.replace(scenario.tiers, gpu_kv_bytes=_pool_bytes(base, kind))
+    router = "prefix_aware" if kind.dp == 1 else "round_robin"
+    cluster = msgspec.structs.replace(scenario.cluster, replicas=gpus // kind.all_gpus, router=router)
     return scenario.changed(run=run, tiers=tiers, cluster=cluster)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kvplan.planning.objective import changed
-from kvplan.report import costs, plan_tables
+from kvplan.report import costs, plan_tables, plots
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice
@@ -45,6 +45,7 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         say(console, f"{label:<{LABEL}}{line}", indent=2, hang=LABEL)
     plan_tables.when(console, result)
     plan_tables.options(console, result)
+    _plots(console, result)
     _section(console, "The verdict holds", [plan_tables.assumption(one) for one in result.assumptions])
     if verbose:
         _section(console, "Where first tokens can come sooner, with host memory", list(plan_tables.claims(result)))
@@ -56,6 +57,16 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         _configuration(console, result.emission)
     console.print()
     say(console, f"[dim]{_footer(result, verbose=verbose)}[/]")
+
+
+def _plots(console: Console, result: PlanResult) -> None:
+    """Times to first token with and without, and what a cache of each size serves, where they can be drawn."""
+    if result.chosen is None or not plots.draws(console):
+        return
+    sides = {one.name: one.ttft_quantiles_s for one in (result.without, result.chosen) if one is not None}
+    console.print()
+    plots.distributions(console, sides, title="times to first token")
+    plots.hit_curve(console, [(point.capacity_bytes, point.token_hit) for point in result.traffic.curve], result.sizes())
 
 
 LABEL = 9
@@ -176,7 +187,9 @@ def _caveats(result: PlanResult) -> Iterator[Line]:
     for reason in result.verdict.reservations:
         yield "[yellow]but[/]" + " " * (LABEL - 3), escape(reason)
     if chosen_anew(result):
-        yield "fp8 KV", f"is part of it: as it is, the KV of running requests fills the GPU's pool of {format_bytes(result.pool_bytes)}"
+        now = next((one for one in result.options if one.placement.kv_dtype != "fp8" and not one.placement.offloads), None)
+        slow = f" ({seconds(now.ttft_s.mean)} to the first token in the mean)" if now else ""
+        yield "fp8 KV", f"is part of it: as it is, the KV of running requests fills the GPU's pool{slow}"
     if result.overload:
         replicas = math.ceil(result.overload + 0.5)
         yield (
@@ -212,8 +225,8 @@ def _eight_bits(result: PlanResult) -> Iterator[str]:
         gain = 1 - one.score / chosen.score
         if one.placement.offloads == chosen.placement.offloads and gain > WORTH_SAYING:
             yield f"fp8 KV besides: another {changed(result.objective, gain)}"
-        elif not one.placement.offloads and gain > -WORTH_SAYING:
-            yield f"fp8 KV and no tier: {'about as good' if gain <= WORTH_SAYING else f'another {changed(result.objective, gain)}'}"
+        elif not one.placement.offloads and abs(gain) <= WORTH_SAYING:
+            yield "fp8 KV and no tier: about as good"
 
 
 WORTH_SAYING = 0.01

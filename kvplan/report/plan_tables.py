@@ -10,7 +10,7 @@ from rich.markup import escape
 from kvplan.planning.objective import changed
 from kvplan.provenance import plus_minus
 from kvplan.report.tables import Rows, print_rows, say, seconds
-from kvplan.results.plan import Assumption, Option, PlanResult, Range
+from kvplan.results.plan import Assumption, Option, PlanResult, Range, ReplicaLayout
 from kvplan.units import format_rate, format_seconds, format_tokens
 
 MOST_OPTIONS = 8
@@ -68,12 +68,17 @@ def splits(result: PlanResult) -> Iterator[str]:
     for one in result.splits:
         other, planned = one.other, one.planned
         rates = f"{other.requests_per_s_per_gpu:.3g} requests/s per GPU instead of {planned.requests_per_s_per_gpu:.3g}"
-        spread = f"{other.replicas} x TP {other.tp} instead of {planned.replicas} x TP {planned.tp}"
+        spread = f"{_replicas(other)} instead of {_replicas(planned)}"
         yield (
             f"{one.gpus} GPUs as {spread}: {changed(result.objective, one.gain)}; "
             f"mean time to first token {seconds(other.ttft_s)} instead of {seconds(planned.ttft_s)}, "
             f"between tokens {seconds(other.itl_s)} instead of {seconds(planned.itl_s)}, {rates}"
         )
+
+
+def _replicas(layout: ReplicaLayout) -> str:
+    kind = layout.spread or f"TP {layout.tp}"
+    return f"{layout.replicas} x ({kind})" if " x " in kind or ", " in kind else f"{layout.replicas} x {kind}"
 
 
 def options_rows(result: PlanResult) -> Rows:

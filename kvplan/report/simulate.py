@@ -7,13 +7,14 @@ from rich.markup import escape
 
 from kvplan import units
 from kvplan.provenance import plus_minus
+from kvplan.report import plots
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.simulate import LoadCounts, SimResult
 from kvplan.scenario import Scenario
 
 
-def show(console: Console, result: SimResult, scenario: Scenario) -> None:
-    """Print the result: latencies, tiers, throughput, and what it comes to in words."""
+def show(console: Console, result: SimResult, scenario: Scenario, *, plot: bool = False) -> None:
+    """Print the result: latencies, tiers, throughput, and what it comes to in words; `plot`: tiers, links and queues over time."""
     requests = result.requests
     lead = f"[yellow]{escape(scenario.assumed)}[/] · " if scenario.assumed else ""
     say(console, f"{lead}[bold]{escape(result.name)}[/] · {_headline(result, scenario)}")
@@ -28,7 +29,10 @@ def show(console: Console, result: SimResult, scenario: Scenario) -> None:
     if result.partial:
         console.print(f"[yellow]partial: interrupted with {requests.unfinished:,} requests not finished[/]")
     print_rows(console, _latencies(result))
+    plots.distributions(console, {"requests": result.ttft_quantiles_s}, title="times to first token")
     print_rows(console, _tiers(result))
+    if result.timeline is not None and plot:
+        plots.over_time(console, result.timeline)
     _lines(console, result, scenario)
 
 
@@ -38,7 +42,7 @@ def _headline(result: SimResult, scenario: Scenario) -> str:
     first = "the first " if scenario.run.limit else ""
     served = f"{requests.completed:,} of {first}{requests.total:,} requests"
     words = [f"{escape(scenario.model.name)} on {escape(scenario.machine.name)}", scenario.engine.label, served]
-    if result.overload:
+    if result.overload and not result.partial:
         words.append(f"[bold red]overloaded: this traffic is {result.overload:.1f} times what the machine serves[/]")
     elif requests.completed:
         words.append(units.format_seconds(result.duration_s))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
+from kvplan.report import costs
 from kvplan.report.tables import Rows, print_rows
 from kvplan.results.economics import Flip
 from kvplan.results.simulate import SimResult
-from kvplan.results.sweep import SweepResult, SweepRow
+from kvplan.results.sweep import FleetClass, FleetResult, SweepResult, SweepRow
 from kvplan.units import format_seconds
+
+MOST_BESIDE = 6
+"""Rows of a search: those that answer it and a few beside them."""
 
 MOST_ROWS = 60
 """More rows than a screen or two are for --export."""
@@ -20,11 +24,11 @@ def show(console: Console, sweep: SweepResult) -> None:
     _answer(console, sweep)
     marks = {**dict.fromkeys(sweep.front, "[green]●[/]"), **({sweep.best: "[green]→[/]"} if sweep.best is not None else {})}
     done = [(marks.get(at, ""), row) for at, row in enumerate(sweep.rows) if row.result]
-    if sweep.front:
-        done = [(mark, row) for mark, row in done if mark] + [(mark, row) for mark, row in done if not mark]
-    shown = done[:MOST_ROWS]
+    if marks:
+        done = [one for one in done if one[0]] + sorted((one for one in done if not one[0]), key=lambda one: bool(one[1].missed))
+    shown = done[: max(MOST_BESIDE, len(marks)) if marks else MOST_ROWS]
     paths = list(sweep.axes)
-    heads = ["TTFT", "p95", "ITL", "p95", "requests/s", "below", "computed"]
+    heads = ["TTFT", "p95", "ITL p95", "requests/s", "below", "computed"]
     lead = [""] if marks else []
     money = next((row.money for row in sweep.rows if row.money), None)
     heads += [f"{money.currency}/month".strip("/"), "per M out"] if money else []
@@ -51,6 +55,27 @@ def show(console: Console, sweep: SweepResult) -> None:
     for flip in sweep.price_flips[:MOST_FLIPS]:
         console.print(f"{flip.what} at {flip.factor:.2g} times its price{_reach(flip)}: {escape(flip.to)} is the cheaper one")
     _failures(console, sweep)
+
+
+def show_fleet(console: Console, fleet: FleetResult) -> None:
+    """Print each class: the fleet for its traffic, by the day and with growth; then all together."""
+    for one in fleet.classes:
+        console.print(f"[bold]{escape(one.name)}[/]: {escape(one.peak.target)}")
+        show(console, one.peak)
+        if one.day:
+            parts = ", ".join(f"{load.factor:g}: {load.replicas or 'not held'}" for load in one.day)
+            saved = f"; {costs.amount(one.day_per_month, _currency(one))} a month instead" if one.day_per_month else ""
+            console.print(f"replicas by the day's shape: {parts}{saved}")
+        for load in one.growth:
+            hour = f", {costs.amount(load.per_hour, _currency(one))} an hour" if load.per_hour else ""
+            console.print(f"at {load.factor:g} times the traffic: {load.replicas or 'no number that was tried of'} replicas{hour}")
+    if len(fleet.classes) > 1:
+        month = f", {costs.amount(fleet.per_month, _currency(fleet.classes[0]))} a month" if fleet.per_month else ""
+        console.print(f"[bold]together[/]: {fleet.gpus:,} GPUs{month}, each class on replicas of its own")
+
+
+def _currency(one: FleetClass) -> str:
+    return next((row.money.currency for row in one.peak.rows if row.money), "")
 
 
 MOST_FLIPS = 4
@@ -106,8 +131,8 @@ def _figures(run: SimResult) -> list[str]:
     tokens = run.prompt_tokens
     total = max(1, tokens.total)
     below = tokens.cpu_hit + tokens.disk_hit + tokens.remote_hit
-    times = [time(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.mean, run.itl_s.p95)]
-    rate = f"{run.throughput.requests_per_s:,.2f}" if run.requests.completed else "serves nothing"
+    times = [time(value) for value in (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.p95)]
+    rate = f"{run.throughput.requests_per_s:,.3g}" if run.requests.completed else "serves nothing"
     if run.overload:
         rate = f"[red]overloaded[/] {rate}"
     return [*times, rate, *(f"{part / total:.1%}" for part in (below, tokens.computed))]

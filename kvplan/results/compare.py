@@ -8,7 +8,7 @@ import msgspec
 
 from kvplan.figures import bars, curves, times
 from kvplan.figures.base import Figure
-from kvplan.results import frames
+from kvplan.results import frames, notebook
 from kvplan.results.simulate import QUANTILE_SHARES, SimResult
 
 if TYPE_CHECKING:
@@ -53,6 +53,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a run, with all its figures by dotted names."""
         return frames.rows({"run": name, **frames.flat(run)} for name, run in zip(self.names, self.runs, strict=True))
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, run in zip(self.names, self.runs, strict=True):
+            times = map(notebook.seconds, (run.ttft_s.mean, run.ttft_s.p95, run.itl_s.mean, run.itl_s.p95))
+            rows.append([name, *times, f"{run.throughput.requests_per_s:,.3g}", f"{run.token_shares()['computed']:.1%}"])
+        heads = ("run", "first token, mean", "p95", "between tokens, mean", "p95", "requests/s", "computed")
+        return notebook.tables("Runs compared", (heads, rows))
 
     def figures(self) -> dict[str, Figure]:
         """What `--html` draws of it, as plotly figures by name; those over time where the runs were asked to remember it."""

@@ -10,11 +10,12 @@ from kvplan.figures import bars, curves, points
 from kvplan.figures.base import TIER_COLOURS, Figure, size_unit, time_unit
 from kvplan.memory.pinned import HostMemory
 from kvplan.provenance import Z95, plus_minus
-from kvplan.results import frames
+from kvplan.results import frames, notebook
 from kvplan.results.deploy import Emission
 from kvplan.results.economics import Costs
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, Stats
+from kvplan.results.traffic import Traffic
 from kvplan.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
@@ -74,35 +75,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int | None
 
 
-class HitPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Share of the prompt tokens that an LRU cache of one capacity would serve."""
-
-    capacity_bytes: int
-    token_hit: float
-
-
-class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What the traffic reuses: the ceiling of any cache, lengths and intervals of what comes back, and the hit-rate
-    curve.
-    """
-
-    requests: int
-    span_s: float
-    prompt_tokens: int
-    output_tokens: int
-    longest_prompt_tokens: int
-    longest_context_tokens: int = 0  # of a prompt and its answer
-    median_prompt_tokens: int
-    named: bool  # does the trace name its content
-    ideal_hit: float = 0.0
-    reused_prefix_tokens: int = 0  # median over the requests that reuse any
-    reuse_s: float = 0.0  # median time since a reused token was last used, over tokens
-    reuse_p90_s: float = 0.0
-    prefix_sharers: int = 0
-    shared_prefix_tokens: int = 0
-    curve: tuple[HitPoint, ...] = ()
-
-
 class Option(msgspec.Struct, frozen=True, kw_only=True):
     """A placement that was simulated, and what came out."""
 
@@ -126,6 +98,11 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     goodput_per_s: float | None = None  # requests that meet every limit of the target
     warm_requests: int | None = None  # until an empty tier serves 90 % of its steady share
     warm_s: float | None = None
+
+    def row(self) -> list[str]:
+        """Its name and main figures, as a notebook's table shows them."""
+        times = map(notebook.seconds, (self.ttft_s.mean, self.ttft_s.p95, self.itl_s.p95))
+        return [self.name, *times, f"{self.requests_per_s:,.3g}", f"{self.computed:.1%}"]
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,17 +139,18 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """Some GPUs as replicas of one tensor-parallel width, and what came out."""
+    """Some GPUs as replicas of one kind of parallelism, and what came out."""
 
     tp: int
     replicas: int
+    spread: str = ""  # in words, such as TP 1 x DP 8, EP 8
     ttft_s: float | None  # mean
     itl_s: float | None  # mean
     requests_per_s_per_gpu: float
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """Another width on `gpus` GPUs against as many GPUs as replicas of the planned width, at the plan's load per GPU."""
+    """Another kind on `gpus` GPUs against as many GPUs as replicas of the planned kind, at the plan's load per GPU."""
 
     gpus: int
     other: ReplicaLayout
@@ -263,6 +241,10 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
         """One row a placement that was simulated, by dotted names."""
         return frames.rows(frames.flat(option) for option in self.options)
 
+    def _repr_html_(self) -> str:
+        heads = ("placement", "first token, mean", "p95", "between tokens, p95", "requests/s", "computed")
+        return notebook.tables(f"{self.name}: {self.verdict.sentence}", (heads, [one.row() for one in self.options]))
+
     def figures(self) -> dict[str, Figure]:
         """What `--html` draws of it, as plotly figures by name. Raises MissingError without the extra `kvplan[report]`."""
         found: dict[str, Figure] = {}
@@ -336,6 +318,10 @@ class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a plan: what was planned for, and the chosen placement by dotted names."""
         return frames.rows(frames.flat(row) for row in self.rows)
+
+    def _repr_html_(self) -> str:
+        rows = [[row.name, row.verdict.kind.replace("_", " "), row.verdict.sentence] for row in self.rows]
+        return notebook.tables("Plans for the same traffic", (("plan", "verdict", "in words"), rows))
 
     def figures(self) -> dict[str, Figure]:
         """What `--html` draws of it, as plotly figures by name. Raises MissingError without the extra `kvplan[report]`."""

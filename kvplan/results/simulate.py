@@ -10,8 +10,9 @@ import msgspec
 from kvplan.figures import bars, curves, times
 from kvplan.figures.base import Figure
 from kvplan.provenance import Z95, plus_minus
-from kvplan.results import frames
+from kvplan.results import frames, notebook
 from kvplan.results.timeline import Timeline
+from kvplan.units import format_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,6 +31,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 QUANTILE_SHARES = (*(at / 50 for at in range(50)), 0.99, 0.995, 0.999, 1.0)
 """Shares of the requests at which a distribution is given where it is drawn."""
+
+
+BOUNDLESS = 100.0
+"""A capacity so many times the most that was used bounds nothing."""
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +159,22 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
         """One row with all figures by dotted names; concatenate those of several runs to compare them."""
         return frames.rows([frames.flat(self)])
 
+    def _repr_html_(self) -> str:
+        times = (
+            ("time to first token", self.ttft_s),
+            ("between tokens", self.itl_s),
+            ("queueing", self.queue_s),
+            ("whole request", self.e2e_s),
+        )
+        rows = [[name, *map(notebook.seconds, (one.mean, one.p50, one.p90, one.p95, one.p99))] for name, one in times]
+        places = [[one.name, format_bytes(one.capacity_bytes), f"{one.hit_rate:.1%}"] for one in self.tiers]
+        places.append(["computed", "", f"{self.token_shares()['computed']:.1%}"])
+        return notebook.tables(
+            f"{self.name}: {self.requests.completed:,} of {self.requests.total:,} requests",
+            (("", "mean", "p50", "p90", "p95", "p99"), rows),
+            (("place", "capacity", "of the prompt tokens"), places),
+        )
+
     def figures(self) -> dict[str, Figure]:
         """What `--html` draws of it, as plotly figures by name; those over time where the run was asked to remember it.
 
@@ -166,10 +187,18 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
         }
         if self.timeline is not None:
             found |= times.figures(self.timeline)
+            if self.timeline.hit_curve:
+                line = [(point.capacity_bytes, point.token_hit) for point in self.timeline.hit_curve]
+                found["hit_rate"] = curves.hit_curve({"LRU": line}, ideal=self.ideal_hit_rate, sizes=self.sizes())
         doubts = self.doubts()
         if doubts:
             found["doubts"] = bars.tornado(doubts, what="change of the mean time to first token")
         return found
+
+    def sizes(self) -> list[tuple[str, float]]:
+        """The tiers by name and capacity, those without a bound left out."""
+        bounded = [one for one in self.tiers if one.capacity_bytes < BOUNDLESS * max(1, one.peak_bytes)]
+        return [(f"{one.name} {format_bytes(one.capacity_bytes)}", float(one.capacity_bytes)) for one in bounded]
 
     def token_shares(self) -> dict[str, float]:
         """Shares of the prompt tokens by where they came from: tiers, and `computed`."""

@@ -124,6 +124,8 @@ class SizeResult(msgspec.Struct, frozen=True, kw_only=True):
     kv_dtype: str
     tp: int
     pp: int
+    dp: int
+    ep: int
     machine: str | None
     kv: Kv
     layers: tuple[LayerLine, ...]

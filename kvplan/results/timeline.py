@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from kvplan.results.traffic import HitPoint
+
 
 class TimeSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """A number over time, thinned so that its peaks stay; `most` is what it cannot exceed, where there is such a bound."""
+    """A number in equal parts of the time: its largest value in each, so that no peak is lost, and its mean; `most` is what it cannot
+    exceed, where there is such a bound."""
 
     name: str
     unit: str  # bytes, share, requests
-    at_s: tuple[float, ...]
     values: tuple[float, ...]
+    means: tuple[float, ...]
     most: float | None = None
 
 
@@ -55,3 +58,4 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     loads: tuple[LoadPoint, ...]
     loads_left_out: int
     phases: tuple[PhaseShare, ...]
+    hit_curve: tuple[HitPoint, ...] = ()  # of an LRU cache, without regard to time: from the trace alone

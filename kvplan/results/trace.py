@@ -8,7 +8,7 @@ import msgspec
 
 from kvplan.figures import curves
 from kvplan.figures.base import Figure
-from kvplan.results import frames
+from kvplan.results import frames, notebook
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -103,6 +103,12 @@ class CurveResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_frame(self) -> DataFrame:
         """One row a policy and capacity."""
         return frames.rows({"policy": policy, **frames.flat(point)} for policy, points in self.curves.items() for point in points)
+
+    def _repr_html_(self) -> str:
+        points = zip(*self.curves.values(), strict=True)
+        rows = [[f"{row[0].capacity_blocks:,}", *(f"{point.token_hit:.1%}" for point in row)] for row in points]
+        title = f"{self.trace}: a cache without end hits {self.ideal.token_hit:.1%} of the prompt tokens"
+        return notebook.tables(title, (("capacity, blocks", *self.curves), rows))
 
     def figures(self) -> dict[str, Figure]:
         """What `--html` draws of it, as plotly figures by name. Raises MissingError without the extra `kvplan[report]`."""

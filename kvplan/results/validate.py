@@ -9,6 +9,7 @@ import msgspec
 
 from kvplan.figures import curves, points
 from kvplan.figures.base import Figure, time_unit
+from kvplan.results import notebook
 from kvplan.results.simulate import Stats
 from kvplan.units import format_seconds
 
@@ -153,6 +154,15 @@ class ValidateResult(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     provenance: dict[str, Any] = {}
     warnings: list[str] = []
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name in ("ttft", "itl", "e2e"):
+            measured, predicted = (getattr(side, f"{name}_s") for side in (self.measured, self.predicted))
+            times = map(notebook.seconds, (measured.mean, predicted.mean, measured.p90, predicted.p90))
+            rows.append([name, *times])
+        heads = ("", "measured, mean", "predicted, mean", "measured, p90", "predicted, p90")
+        return notebook.tables(f"{self.endpoint}: {self.verdict}", (heads, rows))
 
     def figures(self) -> dict[str, Figure]:
         """What `--html` draws of it, as plotly figures by name: distributions over each other, and request by request."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kvplan.engine.spec import Offload
+from kvplan.engine.spec import EngineSpec, Offload
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Network
 from kvplan.loading import Loading, remote_path
@@ -24,6 +24,7 @@ from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.cluster.dispatch import Replicas
+from kvplan.sim.cluster.lockstep import LockStep
 from kvplan.sim.outcome.history import History, WatchedPath
 from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
@@ -61,7 +62,15 @@ class Builder:
     if so asked."""
 
     def __init__(
-        self, clock: Clock, scenario: Scenario, trace: RequestSource, cost: StepCost, tally: Tally, history: History | None = None
+        self,
+        clock: Clock,
+        scenario: Scenario,
+        trace: RequestSource,
+        cost: StepCost,
+        tally: Tally,
+        history: History | None = None,
+        *,
+        senders: Senders | None = None,
     ) -> None:
         self.clock, self.scenario, self.trace, self.cost, self.tally, self.history = clock, scenario, trace, cost, tally, history
         engine, tiers = scenario.engine, scenario.tiers
@@ -73,18 +82,41 @@ class Builder:
         self.loading, self.overhead = Loading(scenario.deployment, cost), scenario.deployment.overhead
         self.host_token_bytes = self.below.token_bytes
         self.grain = engine.offload.chunk_tokens or engine.block_tokens
-        self.senders: Senders = {}
+        self.senders: Senders = {} if senders is None else senders
         for name, size in (("disk", tiers.disk_bytes), ("remote", tiers.remote_bytes)):
-            if size and not tiers.cpu_bytes:
+            if size and not tiers.cpu_bytes and not (name == "disk" and engine.offload.lower_direct):
                 raise InputError(
                     f"a {name} tier needs a CPU tier in front of it",
                     hint=f"{engine.name} promotes through host memory: add --cpu SIZE",
                 )
-        self._shared_host = (
-            self._pool("cpu", tiers.cpu_bytes * scenario.cluster.replicas) if scenario.cluster.shared_cpu and tiers.cpu_bytes else None
-        )
+        engines = scenario.cluster.replicas * scenario.deployment.parallel.dp
+        shared = scenario.cluster.shared_cpu and tiers.cpu_bytes
+        self._shared_host = self._pool("cpu", tiers.cpu_bytes * engines) if shared else None
         self._remote = self._pool("remote", tiers.remote_bytes) if tiers.remote_bytes else None
         self._remote_rate = PoolRate(scenario.remote.total_Bps)
+
+    @property
+    def alone(self) -> bool:
+        """May a replica take many decode steps at once: it does not step together with others."""
+        return self.scenario.run.jump and not self.scenario.deployment.in_lockstep
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The engine as its scheduler sees it: a step of a pipeline holds a batch for each stage, that of a rank perhaps its share."""
+        engine, spread = self.scenario.engine, self.scenario.deployment.parallel
+        among = spread.dp if engine.ranks_share_budget else 1
+        if spread.pp == among == 1:
+            return engine
+        return msgspec.structs.replace(engine, step_tokens=max(1, engine.step_tokens // among) * spread.pp)
+
+    def ranks(self, servers: list[Server]) -> list[Server]:
+        """The data-parallel ranks of replicas, in order; those of a replica in lock-step where they share experts."""
+        deployment = self.scenario.deployment
+        for first in range(0, len(servers), deployment.parallel.dp) if deployment.in_lockstep else ():
+            group = LockStep(self.clock)
+            for server in servers[first : first + deployment.parallel.dp]:
+                group.join(server.replica)
+        return servers
 
     def server(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica with the scenario's tiers."""
@@ -95,20 +127,30 @@ class Builder:
         cache = self._cache(gpu)
         link, below = HostLink(scenario.machine.link), tuple[TierBelow, ...]()
         transfers = Transfers(engine.offload)
-        if scenario.tiers.cpu_bytes:
-            pool = self._shared_host or self._pool("cpu", scenario.tiers.cpu_bytes)
-            host, lower = self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU), self._lower()
+        if scenario.tiers.cpu_bytes or scenario.tiers.disk_bytes:
+            host, *behind = [*self._host(link), *self._lower()]
+            lower = tuple(behind)
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
             loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
-        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
         return self._watched(Server(replica, gpu, below))
+
+    def _host(self, link: HostLink) -> list[TierBelow]:
+        """Host memory, where there is any."""
+        if not self.scenario.tiers.cpu_bytes:
+            return []
+        pool = self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes)
+        return [self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU)]
 
     def behind_router(self, servers: list[Server]) -> Replicas:
         """Servers of one kind, behind the router that the scenario names."""
+        settings, engine = self.scenario.cluster, self.scenario.engine
+        if self.scenario.deployment.parallel.dp > 1 and settings.router == "round_robin":  # the engine's own
+            settings = msgspec.structs.replace(settings, router=engine.rank_router, stale_s=settings.stale_s or engine.rank_stale_s)
         return Replicas(
             self.clock,
-            self.scenario.cluster,
+            settings,
             self.overhead,
             [server.replica for server in servers],
             key_tokens=self.trace.block_tokens,
@@ -131,14 +173,22 @@ class Builder:
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
         """A replica that only decodes: the KV of a prompt comes over the network from the one that computed it."""
         scenario, port = self.scenario, Duplex(1.0)
-        engine = msgspec.structs.replace(scenario.engine, offload=HANDOVER)
+        engine = msgspec.structs.replace(self.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
         cache = self._cache(gpu)
         network = transfer_network(scenario)
         fetched = Deliveries(self.clock, self.cost, cache, network, port, self.senders, self.tally, token_bytes=self.token_bytes)
         transfers = Transfers(HANDOVER, None, fetched)
-        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
+        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
         return self._watched(Server(replica, gpu, port=port))
+
+    def prefilling(self) -> Builder:
+        """A builder of the replicas that only prefill, spread over GPUs as the scenario says."""
+        spread = self.scenario.cluster.prefill_parallel
+        if spread is None:
+            return self
+        scenario = self.scenario.changed(parallel=spread)
+        return Builder(self.clock, scenario, self.trace, StepCost(scenario.deployment), self.tally, self.history, senders=self.senders)
 
     def _watched(self, server: Server) -> Server:
         if self.history is not None:
@@ -153,19 +203,28 @@ class Builder:
 
     def _cache(self, gpu: Tier) -> GpuCache:
         engine = self.scenario.engine
-        return GpuCache(
+        cache = GpuCache(
             gpu,
             self.footprint,
             step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
+        cache.reserve_output = engine.reserve_output > 0
+        return cache
 
     def _lower(self) -> tuple[TierBelow, ...]:
         """The tiers behind host memory."""
         scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
         if scenario.tiers.disk_bytes:
-            path = DiskPath(self.clock, DiskQueue(scenario.machine.disk), self.below, chunk_tokens=self.grain, rules=rules)
+            path = DiskPath(
+                self.clock,
+                DiskQueue(scenario.machine.disk),
+                self.below,
+                chunk_tokens=self.grain,
+                rules=rules,
+                byte_s=self.overhead.disk_byte_s,
+            )
             found.append(self._tier_below(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:
             network, rate = remote_path(scenario.deployment), self._remote_rate

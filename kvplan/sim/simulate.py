@@ -74,15 +74,21 @@ class World:
         builder = Builder(self.clock, self.scenario, self.trace, self.cost, self.tally, self.history)
         self.pool_token_bytes = builder.pool_token_bytes
         self.token_bytes, self.host_token_bytes = builder.token_bytes, builder.host_token_bytes
+        dp = self.scenario.deployment.parallel.dp
         serve = builder.decoder if settings.prefill_replicas else builder.server
         self.servers = [
             serve(self.pool_bytes, self.recorder, self.history.finishing(place, self._done) if self.history else self._done)
-            for place in range(settings.replicas)
+            for place in range(settings.replicas * dp)
         ]
         self.prefillers: list[Server] = []
-        for place in range(settings.prefill_replicas):  # a prefill replica's part of a request is no request: nobody reads its rows
-            self.prefillers.append(builder.server(self.pool_bytes, Recorder(), partial(self._handed_over, place)))
-        prefilling = builder.behind_router(self.prefillers) if self.prefillers else None
+        before = builder.prefilling()
+        pool = self.pool_bytes if before is builder else gpu_pool_bytes(before.scenario)
+        # a prefill replica's part of a request is no request: nobody reads its rows
+        for place in range(settings.prefill_replicas * before.scenario.deployment.parallel.dp):
+            self.prefillers.append(before.server(pool, Recorder(), partial(self._handed_over, place)))
+        builder.ranks(self.servers)
+        before.ranks(self.prefillers)
+        prefilling = before.behind_router(self.prefillers) if self.prefillers else None
         if self.history is not None:
             self.history.token_bytes = (self.pool_token_bytes, self.host_token_bytes, self.host_token_bytes, self.host_token_bytes)
         self.dispatch = Dispatch(builder.behind_router(self.servers), prefilling, builder.senders)

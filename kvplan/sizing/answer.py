@@ -40,6 +40,8 @@ def answer(question: Question, keep_tokens: int = KEEP_TOKENS) -> SizeResult:
         kv_dtype=question.kv_name,
         tp=question.deployment.parallel.tp,
         pp=question.deployment.parallel.pp,
+        dp=question.deployment.parallel.dp,
+        ep=question.deployment.parallel.ep,
         machine=question.machine.name if question.machine else None,
         kv=_kv(question),
         layers=tuple(_line(question, layer) for layer in model.layers if layer.kind != "none"),
@@ -171,6 +173,7 @@ def _pool_beyond(question: Question) -> Iterator[str]:
 def _warnings(question: Question) -> tuple[str, ...]:
     model = question.model
     found = [*model.notes, *(question.machine.notes if question.machine else ()), *_pool_beyond(question)]
+    found += question.deployment.ranks_apart
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
         found.append(f"{format_tokens(question.context_tokens)} tokens exceed the model's own context of {format_tokens(limit)}")
@@ -201,6 +204,7 @@ def ask(
     dtype: str = "",
     tp: int = 1,
     pp: int = 1,
+    dp: int = 1,
     ep: int = 0,
     gpu_fraction: float = 0.0,
     pool_bytes: int = 0,
@@ -217,7 +221,7 @@ def ask(
         model=model,
         engine=msgspec.structs.replace(engine, gpu_fraction=gpu_fraction) if gpu_fraction else engine,
         server=machine,
-        parallel=spread(tp=tp, pp=pp, ep=ep),
+        parallel=spread(tp=tp, pp=pp, dp=dp, ep=ep),
         tiers=Tiers(gpu_kv_bytes=pool_bytes),
         kv_dtype=kv_dtype,
         dtype=dtype,
@@ -244,12 +248,12 @@ def with_setting(deployment: Deployment, path: str, value: object) -> Deployment
     return changed
 
 
-def spread(*, tp: int, pp: int, ep: int) -> Parallel:
+def spread(*, tp: int, pp: int, dp: int, ep: int) -> Parallel:
     """Ranks as options give them. Raises InputError naming the option that has no meaning."""
-    for name, value, least in (("tp", tp, 1), ("pp", pp, 1), ("ep", ep, 0)):
+    for name, value, least in (("tp", tp, 1), ("pp", pp, 1), ("dp", dp, 1), ("ep", ep, 0)):
         if value < least:
             raise InputError(f"--{name} {value} is {'negative' if name == 'ep' else 'not above zero'}")
-    return Parallel(tp=tp, pp=pp, ep=ep)
+    return Parallel(tp=tp, pp=pp, dp=dp, ep=ep)
 
 
 def default_context(model: ModelSpec) -> int:

@@ -40,15 +40,15 @@ class _SweepFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     pareto: str = ""
 
 
-def question_of(source: str, options: Options) -> SweepQuestion:
-    """The question. Options come on top of what a file says. Raises InputError when nothing is varied."""
+def question_of(source: str, options: Options, *, fleet: bool = False) -> SweepQuestion:
+    """The question. Options come on top of what a file says; a `fleet` varies by itself. Raises InputError when nothing is varied."""
     written = _read(source)
     axes = axes_of(written.vary) if written else []
     axes = [axis for axis in axes if axis.path not in {text.partition("=")[0].strip() for text in options.vary}]
     axes += [parse_axis(text) for text in options.vary]
     several = {name: value.split(",") for name, value in options.named.items() if value and "," in value}
     axes += [axis_of(name, values) for name, values in several.items()]
-    if not axes:
+    if not axes and not fleet:
         raise InputError("what is to be varied?", hint="for example --vary cpu=0,8GiB,64GiB; `kvplan simulate` runs a single point")
     named = {name: None if name in several else options.named.get(name) for name in NAMED}
     goal, front_of = options.goal or (written.goal if written else ""), options.front_of or (written.pareto if written else "")

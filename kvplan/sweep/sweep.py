@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -59,7 +59,7 @@ def _check(question: SweepQuestion) -> None:
     if question.asks_money and question.prices is None:
         raise InputError("cost needs prices", hint="--prices public takes the list that comes with kvplan; --price gpu=2.5 one of yours")
     goal = question.goal
-    if goal and goal.what not in OTHERS and goal.what not in {axis.path for axis in question.axes}:
+    if goal and goal.what not in (*OTHERS, *KNOWN) and goal.what not in {axis.path for axis in question.axes}:
         figure_named(goal.what)
 
 
@@ -130,7 +130,7 @@ class _Sweep:
         for at, one in enumerate(self.wanted):
             if one.scenario is None:
                 continue
-            worth = self._cost(one.scenario) if goal.what == "cost" else self._setting(one, goal.what)
+            worth = KNOWN[goal.what](self, one.scenario) if goal.what in KNOWN else self._setting(one, goal.what)
             if worth is None:
                 return {}
             found[at] = sign * worth
@@ -247,12 +247,16 @@ class _Sweep:
         return flips(prices, mine.parts_per_hour, others) if prices else ()
 
 
+KNOWN: dict[str, Callable[[_Sweep, Scenario], float | None]] = {"cost": _Sweep._cost, "gpus": lambda _, one: used(one).gpus}
+"""Goals whose figure is known before a run."""
+
+
 def _wear(one: Scenario, result: SimResult) -> Wear | None:
     """Wear of the replicas' shares of their machines' disks."""
     written = next((tier.stored_bytes for tier in result.tiers if tier.name == "disk"), 0)
     if not written or not result.duration_s:
         return None
-    share = one.deployment.parallel.gpus * one.cluster.replicas / one.machine.gpus
+    share = one.deployment.parallel.all_gpus * one.cluster.replicas / one.machine.gpus
     return wear(one.machine.disk, share=share, written_Bps=written / result.duration_s)
 
 

@@ -129,3 +129,12 @@ def test_offline_means_offline(hub: dict[str, str]) -> None:
 def test_a_hub_that_does_not_answer_is_one_sentence(hub: dict[str, str]) -> None:
     told = ask("open/Model-1B", {**hub, "HF_ENDPOINT": "http://127.0.0.1:9"})
     assert told["error"] == "MissingError" and "could not be asked" in told["message"]
+
+
+def test_a_hub_whose_name_leads_nowhere_is_not_asked_again_and_again(hub: dict[str, str]) -> None:
+    from time import monotonic
+
+    began = monotonic()
+    told = ask("open/Model-1B", {**hub, "HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": "", "HTTPS_PROXY": "", "ALL_PROXY": ""})
+    assert told["error"] == "MissingError" and "could not be asked" in told["message"]
+    assert monotonic() - began < 20  # the client's own retries take half a minute

@@ -109,7 +109,7 @@ def test_a_clouds_server_has_the_rates_of_its_gpu(asked: str, machine: str, gpus
     found = catalog.machine(asked)
     assert found.gpus == gpus
     assert found.gpu == catalog.machine(machine).gpu
-    assert found.provenance["gpus"].kind == "datasheet"
+    assert found.provenance["gpus"].kind == "assumed"
 
 
 def test_host_memory_is_the_servers() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from kvplan import scenario
 from kvplan.deploy.emit import emit
+from kvplan.deployment import Parallel
 from kvplan.errors import InputError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning.closed_form import worth
@@ -14,7 +15,7 @@ from kvplan.planning.objective import Objective
 from kvplan.planning.plan import plan
 from kvplan.planning.prepare import space_of
 from kvplan.planning.space import nothing
-from kvplan.planning.widths import _spread
+from kvplan.planning.widths import _kinds, _spread
 from kvplan.results.placement import Placement
 from kvplan.results.plan import PlanResult
 from kvplan.units import GiB
@@ -79,7 +80,7 @@ def test_other_widths_are_compared_on_as_many_gpus(chat: PlanResult) -> None:
     (split,) = chat.splits
     assert (split.gpus, split.other.tp, split.other.replicas) == (2, 2, 1)
     assert (split.planned.tp, split.planned.replicas) == (1, 2)
-    assert reasons(chat)["TP 4"] == "l4 has 2 GPU(s)"
+    assert reasons(chat)["TP 4"] == "l4 has 2 GPUs"
 
 
 def test_a_wider_replica_has_its_share_of_everything() -> None:
@@ -88,13 +89,31 @@ def test_a_wider_replica_has_its_share_of_everything() -> None:
     base = scenario.load("chat", sets=("machine.gpus=2",))
     space, _ = space_of(base, Objective(), None, None, None)
     placement = msgspec.structs.replace(nothing(space), cpu_bytes=10 * GiB)
-    wide, narrow = _spread(space.base, placement, 2, 2), _spread(space.base, placement, 1, 2)
+    wide, narrow = (_spread(space.base, placement, Parallel(tp=tp), 2) for tp in (2, 1))
     grown = kv_pool(base.deployment.changed(tp=2)).kv_bytes - kv_pool(base.deployment).kv_bytes
     assert (wide.deployment.tp, wide.cluster.replicas, wide.run.speedup) == (2, 1, 2.0)
     assert wide.tiers.cpu_bytes == 20 * GiB
     assert wide.tiers.gpu_kv_bytes == base.tiers.gpu_kv_bytes + grown
     assert (narrow.deployment.tp, narrow.cluster.replicas, narrow.run.speedup) == (1, 2, 2.0)
     assert narrow.tiers.cpu_bytes == 10 * GiB
+
+
+def test_experts_may_lie_on_data_parallel_ranks_instead() -> None:
+    """Four ranks with a pool each, and host memory of a quarter each: as much in all as the four tensor-parallel ones have together."""
+    base = scenario.load("chat", model="qwen3-30b-a3b", machine="h100-sxm", run={"tp": 4})
+    space, _ = space_of(base, Objective(), None, None, None)
+    kinds, _ = _kinds(space)
+    ranks = Parallel(tp=1, dp=4, ep=4)
+    assert ranks in kinds
+    placement = msgspec.structs.replace(nothing(space), cpu_bytes=40 * GiB)
+    apart = _spread(space.base, placement, ranks, 4)
+    assert (apart.cluster.replicas, apart.run.speedup, apart.tiers.cpu_bytes) == (1, 1.0, 10 * GiB)
+    assert space.used(placement).gpus == 4
+    turned, _ = space_of(base.changed(parallel=ranks), Objective(), None, None, None)
+    assert Parallel(tp=4) in _kinds(turned)[0]
+    used = turned.used(msgspec.structs.replace(nothing(turned), cpu_bytes=40 * GiB))
+    assert (used.gpus, used.cpu_bytes) == (4, 160 * GiB)
+    assert turned.cpu_limit_bytes == space.cpu_limit_bytes // 4
 
 
 def test_a_break_even_length_without_width_says_what_it_hangs_on() -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from kvplan import plan, scenario_of
 from kvplan.cli.main import guarded, main
+from kvplan.economics.prices import price_source
+from kvplan.executor import Executor
 from kvplan.report.html.page import html
 from kvplan.report.html.pages import page_of
 from kvplan.report.html.panel import MOST_PANELS, WebPage
@@ -19,6 +21,8 @@ from kvplan.results.plan import PlanTable
 from kvplan.results.validate import Check, ClientLag, Errors, Known, LagStats, SentRequests, SentRow, Side, ValidateResult
 from kvplan.sim.outcome.compare import compare
 from kvplan.sim.simulate import simulate
+from kvplan.sweep.question import Options, question_of
+from kvplan.sweep.sweep import sweep
 from kvplan.traces import open_trace
 from kvplan.traces.reuse.curve import curve
 from kvplan.traces.shipped import shipped
@@ -34,6 +38,13 @@ def simulated() -> Any:
 def compared() -> Any:
     wanted = [scenario_of("chat", limit=60, engine=engine) for engine in ("vllm", "lmcache")]
     return compare(wanted, [simulate(one, history=True)[0] for one in wanted])
+
+
+def swept() -> Any:
+    options = Options(
+        vary=("cpu=0,8GiB", "speedup=1,4"), sets=("run.limit=40",), front_of="ttft_p95,cost", prices=price_source("public", None)
+    )
+    return sweep(question_of("chat", options), executor=Executor(workers=1), watch=lambda done, about, word: None)
 
 
 def validated() -> Any:
@@ -74,6 +85,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "plans": lambda: PlanTable(rows=tuple(plan("chat", limit=40, machine=machine) for machine in ("l4", "l40s"))),
     "curve": lambda: curve(open_trace(shipped("chat")), policies=["lru", "opt"], model="llama-3.1-8b", tiers=["2GiB", "8GiB"]),
     "validate": validated,
+    "sweep": swept,
 }
 """Report -> a result that it shows."""
 
@@ -214,3 +226,16 @@ def test_a_run_that_is_not_asked_remembers_nothing() -> None:
     (plain, record), (told, full) = simulate(scenario), simulate(scenario, history=True)
     assert record.history is None and plain.timeline is None and full.history is not None
     assert msgspec.structs.replace(told, timeline=None) == plain
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_notebooks_show_tables_and_figures(name: str, results: dict[str, Any]) -> None:
+    result = results[name]
+    shown = result._repr_html_()
+    assert shown.count("<table>") >= 1 and shown.count("<tr>") > 1
+    figures = result.figures()
+    assert figures and all(figure.data and figure.to_json() for figure in figures.values())
+
+
+def test_a_hostile_name_stays_text_in_a_notebook(results: dict[str, Any]) -> None:
+    assert "<img" not in msgspec.structs.replace(results["simulate"], name=HOSTILE)._repr_html_()

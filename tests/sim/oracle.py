@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from kvplan.memory.below import Moved
+from kvplan.memory.below import Moved, below
 from kvplan.request import Request
 from kvplan.sim.build import blocks_below
 from kvplan.sim.replica.step import Pauses
@@ -111,6 +111,7 @@ class Oracle:
         self.gpu, self.cpu, self.disk = tiers["gpu"], tiers.get("cpu"), tiers.get("disk")
         self.link, self.queue = HostLink(world.scenario.machine.link), DiskQueue(world.scenario.machine.disk)
         self.below = blocks_below(world.scenario)
+        self.tensors = below(world.scenario.deployment).tensors
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.count, self.now = 0, 0.0
         self.waiting: list[Seq] = []
@@ -128,7 +129,7 @@ class Oracle:
         self.parents: dict[Name, Name] = {}
         self.steps = 0
         self.pauses = Pauses(self.cost.overhead, offloading=self.cpu is not None)
-        self.busy_until = self.built = self.probed = 0.0
+        self.busy_until = self.built = self.probed = self.launching = 0.0
         self.done: list[Seq] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
@@ -166,11 +167,14 @@ class Oracle:
     # -- steps
 
     def pump(self) -> None:
-        while len(self.inflight) < (2 if self.engine.plan_ahead else 1):
+        while len(self.inflight) < (2 if self.engine.plan_ahead else 1) and self.now >= self.launching:
             plan = self.plan()
             if not plan["chunks"] and not plan["decodes"]:
                 return
             self.inflight.append(plan)
+            if plan["chunks"] and self.engine.plan_ahead:
+                self.launching = plan["launched"]
+                self.at(self.launching, self.pump)
             if self.executing is None:
                 self.execute(plan)
 
@@ -198,8 +202,10 @@ class Oracle:
                 self.store(seq, context + new)
         after = self.inflight.index(plan) + 1
         if after < len(self.inflight):
+            if self.inflight[after]["chunks"]:
+                seen = max(seen, self.inflight[after]["launched"])
             self.execute(self.inflight[after])
-        if seen > self.now:
+        if seen > self.now or self.inflight[0] is not plan:
             self.at(seen, lambda: self.handle(plan))
         else:
             self.handle(plan)
@@ -245,7 +251,7 @@ class Oracle:
 
     def plan(self) -> Step:
         plan: Step = Step({"chunks": [], "decodes": [], "sampled": [], "admitted": 0})
-        prepare = self.cost.overhead.prepare_s if self.executing is None else 0.0
+        prepare = self.cost.overhead.prepare_s if self.executing is None or self.busy_until <= self.now else 0.0
         plan["ready"] = max(self.now + prepare, self.inputs_sent())
         budget, preempted = self.engine.step_tokens, False
         for seq in list(self.running):
@@ -269,10 +275,10 @@ class Oracle:
         if not chunks and not contexts:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
-        admit = self.cost.overhead.admit_token_s * plan["admitted"] + max(0.0, max(self.submitted) - self.now)
+        admit = self.cost.schedule_s(plan["admitted"], sum(new for new, _ in sizes)) + max(0.0, max(self.submitted) - self.now)
         host = self.cost.host_s(sizes, len(contexts))
         plan["ready"] += admit
-        plan["launched"] = self.now + admit + host
+        plan["launched"] = self.now + (admit + host)
         plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
         if not chunks:
             plan["s"] = max(plan["s"], host)
@@ -454,7 +460,7 @@ class Oracle:
         self.hand_over(IN, count)
         if self.engine.offload.load_start == "step_end" and self.executing is not None:
             ready = max(began, self.busy_until)
-        ready = self.built = max(ready, self.built) + overhead.load_block_s * count
+        ready = self.built = max(ready, self.built) + (overhead.load_block_s + overhead.load_piece_s * self.tensors) * count
         _, done = self.link.send(IN, ready, self.link_s(IN, count))
         done += overhead.load_s
 
@@ -579,7 +585,7 @@ class Oracle:
         self.at(done, stored)
 
     def hand_over(self, direction: int, count: int) -> None:
-        self.submitted[direction] = max(self.now, self.submitted[direction]) + self.cost.overhead.submit_block_s * count
+        self.submitted[direction] = max(self.now, self.submitted[direction]) + count * self.cost.overhead.submit_piece_s * self.tensors
 
     def reused(self, name: Name | None) -> None:
         for done, names in self.copied:

@@ -22,10 +22,10 @@ def test_differences_come_first_and_each_has_its_reason() -> None:
     runs = [run(docs, engine=engine, gpu_kv="8GiB", **tiers) for engine, tiers in (("vllm", {}), ("lmcache", {"cpu": "16GiB"}))]
     result = compare([world.scenario for _, world in runs], [result for result, _ in runs])
     assert result.names == ["vllm", "lmcache"]
-    figures = {difference.what: difference for difference in result.figures}
+    figures = {difference.what: difference for difference in result.differences}
     assert figures["cpu_hit_rate"].values == [0.0, pytest.approx(2 / 3, abs=0.01)]
     assert "gpu_hit_rate" in result.same and "gpu_hit_rate" not in figures
-    assert all(difference.reason for difference in result.figures)
+    assert all(difference.reason for difference in result.differences)
     assert figures["ttft_mean_s"].reason.startswith("mostly ") and figures["ttft_mean_s"].reason.endswith("(vllm against lmcache)")
     settings = {difference.what: difference.values for difference in result.settings}
     assert settings["engine.offload.load"] == ["whole_request", "blocking"]

@@ -68,7 +68,7 @@ def test_block_lists_of_loads_are_made_one_after_the_other() -> None:
     for block_s in (0.0, 9e-6):
         sets: dict[str, Any] = {"machine.link.h2d_Bps": 1e15, "machine.link.copy_s": 0.0, "engine.overhead.load_block_s": block_s}
         sets |= {"machine.host.launch_s": 396e-6, "machine.host.python_s": 2.7e-6}
-        sets |= {f"engine.overhead.{name}_s": 0.0 for name in ("request", "request_token", "input", "input_token", "submit_block")}
+        sets |= {f"engine.overhead.{name}_s": 0.0 for name in ("request", "request_token", "input", "input_token", "submit_piece")}
         _, world = run(rows, gpu_kv="20GiB", cpu="100GiB", sets=sets)
         loads[block_s] = world.recorder.arrays()["load_s"][12:]
     assert (loads[9e-6] - loads[0.0])[:3] == pytest.approx([0.018, 0.036, 0.054], rel=0.02)

@@ -185,11 +185,11 @@ def test_the_comparison_names_the_network_at_which_prefill_apart_breaks_even() -
         other, apart = interference(1, Bps)
         return compare([together.scenario, apart.scenario], [result, other]).handovers[0]
 
-    found = against(25e9)
+    found = against(100e9)
     assert result.prompt_tokens.total == 40 * 200 + 6 * 16384
     assert found.prompt_bytes == pytest.approx(131072 * (40 * 200 + 6 * 16384) / 46)
-    assert found.break_even_Bps == pytest.approx(found.prompt_bytes / (found.prompt_bytes / 25e9 + found.gain_s))
-    assert found.gain_s > 0 and 0 < found.break_even_Bps < 25e9
+    assert found.break_even_Bps == pytest.approx(found.prompt_bytes / (found.prompt_bytes / 100e9 + found.gain_s))
+    assert found.gain_s > 0 and 0 < found.break_even_Bps < 100e9
     assert against(2 * found.break_even_Bps).gain_s > 0 > against(found.break_even_Bps / 2).gain_s
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 
 from kvplan import catalog
-from kvplan.deployment import Deployment, Tiers
+from kvplan.deployment import Deployment, Parallel, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.request import Request
 from kvplan.results.trace import ReadReport
-from kvplan.scenario import Run, Scenario
+from kvplan.scenario import Cluster, Run, Scenario
 from kvplan.sim.simulate import World, bytes_per_token
 
 BLOCK = 16
@@ -51,6 +51,8 @@ def world(
     offload: dict[str, Any] | None = None,
     overhead: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
+    parallel: dict[str, Any] | None = None,
+    cluster: dict[str, Any] | None = None,
     **run: Any,
 ) -> World:
     """A world whose tiers hold that many blocks of 16 tokens; `engine`, `offload`, `overhead` and `machine` replace
@@ -67,7 +69,11 @@ def world(
     for part, fields in (machine or {}).items():
         server = msgspec.structs.replace(server, **{part: msgspec.structs.replace(getattr(server, part), **fields)})
     scenario = Scenario(
-        name="test", trace="", deployment=Deployment(model=catalog.model(model), server=server, engine=spec), run=Run(**run)
+        name="test",
+        trace="",
+        deployment=Deployment(model=catalog.model(model), server=server, engine=spec, parallel=Parallel(**(parallel or {}))),
+        run=Run(**run),
+        cluster=Cluster(**(cluster or {})),
     )
     block_bytes = bytes_per_token(scenario) * BLOCK
     tiers = Tiers(

@@ -158,3 +158,25 @@ def test_auto_follows_the_engine() -> None:
     gemma = catalog.model("gemma-4-31b-nvfp4")
     assert ask(gemma, engine=vllm("0.24.0"), context_tokens=1).kv_dtype == "fp8"
     assert ask(gemma, engine=vllm("0.12.0"), context_tokens=1).kv_dtype == "bf16"
+
+
+def test_windows_keep_blocks_for_all_steps_in_flight() -> None:
+    # Gemma-3 27B: six groups of windows of 1,024 and one that keeps all 32,768 tokens, in blocks of 16. vLLM 0.24 counts one step of 8,192
+    # tokens: (1,023 + 8,192) / 16 = 576 + 1 blocks a window; from 0.26 on two, or one for each stage of a pipeline.
+    from tests.deployed import deployed
+
+    one, two = (layout(deployed("gemma-3-27b", f"vllm@{version}")) for version in ("0.24", "0.26"))
+    assert one.request_blocks(32_768) == 2_048 + 6 * 577
+    assert two.request_blocks(32_768) == 2_048 + 6 * (1_088 + 1)
+    assert two.fixed_blocks(32_768, 1) == one.fixed_blocks(32_768, 1)  # what decoding holds is the same
+
+
+def test_pages_of_compressed_tiers() -> None:
+    # Rows of 584 B and keys of 132 B, one for 4 or 128 of 256 tokens, rounded up to 576 B: 37,440 + 8,640 and 1,728 a layer.
+    from tests.deployed import deployed
+
+    flash, pro = (layout(deployed(name, "vllm@0.33")) for name in ("deepseek-v4-flash", "deepseek-v4-pro"))
+    assert flash.block_bytes == 21 * (37_440 + 8_640) + 20 * 1_728 == 1_002_240
+    assert pro.block_bytes == 30 * (37_440 + 8_640) + 31 * 1_728 == 1_435_968
+    assert [(one.block_tokens, one.groups) for one in flash.types] == [(256, 1), (64, 2), (4, 1), (8, 1)]
+    assert layout(deployed("deepseek-v4-flash", "vllm@0.33", tp=2)).block_bytes == flash.block_bytes  # one vector on every rank

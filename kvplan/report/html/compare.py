@@ -142,7 +142,7 @@ def _most(runs: dict[str, SimResult]) -> Grid:
     rows = []
     for name, run in runs.items():
         for one in (*run.timeline.tiers, *run.timeline.queues) if run.timeline else ():
-            most = max(one.values, default=0.0)
+            most = max(one.values)
             rows.append([Cell(name), Cell(one.name), Cell(f"{most / one.most:.0%}" if one.most else f"{most:,.0f}", most)])
     return grid("Largest over the run", ("run", "series", "largest"), rows, words=("series",))
 

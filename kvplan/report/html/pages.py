@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kvplan.report.html import compare, curve, plan, simulate, validate
+from kvplan.report.html import compare, curve, plan, simulate, sweep, validate
 from kvplan.report.html.panel import WebPage
 from kvplan.results.compare import Comparison
 from kvplan.results.plan import PlanResult, PlanTable
 from kvplan.results.simulate import SimResult
+from kvplan.results.sweep import SweepResult
 from kvplan.results.trace import CurveResult
 from kvplan.results.validate import ValidateResult
 
@@ -20,6 +21,7 @@ PAGES: dict[type, Callable[..., WebPage]] = {
     PlanTable: plan.table,
     CurveResult: curve.page,
     ValidateResult: validate.page,
+    SweepResult: sweep.page,
 }
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rich.text import Text
+
+from kvplan.planning.objective import between, changed
 from kvplan.provenance import plus_minus
+from kvplan.report import costs
 from kvplan.report.html.panel import Cell, Grid, KeyNumber, Mark, Panel, WebPage, grid
 from kvplan.report.html.words import assumptions, counted, seconds, share, stat_cells, time_cell
-from kvplan.results.plan import Option, PlanResult, PlanTable, Range
+from kvplan.results.plan import Capacity, Option, PlanResult, PlanTable, Range, ServedLoad
 from kvplan.units import format_bytes, format_rate, format_seconds
 
 MARKS: dict[str, Mark] = {"offload": "yes", "do_not_offload": "no", "stream": "no", "tie": "maybe", "cannot_say": "maybe"}
@@ -52,18 +56,27 @@ def _caveats(result: PlanResult) -> Iterator[str]:
 
 def _numbers(result: PlanResult) -> Iterator[KeyNumber]:
     chosen, without, gain = result.chosen, result.without, result.gain
-    if gain and gain.value is not None:
-        between = f"95 % interval {gain.lo:+.0%} to {gain.hi:+.0%}" if gain.lo is not None and gain.hi is not None else ""
-        yield KeyNumber("gain of offloading", f"{gain.value:+.0%}", between)
     if chosen and without:
         yield KeyNumber("mean time to first token", seconds(chosen.ttft_s.mean), f"{seconds(without.ttft_s.mean)} without")
-        gpus = result.placement.tp
-        served, before = (one.goodput_per_s if one.goodput_per_s is not None else one.requests_per_s for one in (chosen, without))
-        within = " within the target" if chosen.goodput_per_s is not None else ""
-        yield KeyNumber(f"requests/s per GPU{within}", f"{served / gpus:.3g}", f"{before / gpus:.3g} without")
+    if gain and gain.value is not None:
+        surely = between(result.objective, gain.lo, gain.hi) if gain.lo is not None and gain.hi is not None else ""
+        yield KeyNumber(OBJECTIVES.get(result.objective, result.objective), changed(result.objective, gain.value), surely)
+    if result.capacity and result.capacity.chosen:
+        yield _served(result.capacity.chosen, result.capacity, result.placement.tp)
     takes = [f"{format_bytes(getattr(result.placement, name))} {what}" for name, what in TAKES if getattr(result.placement, name)]
     if takes:
         yield KeyNumber("it takes", " + ".join(takes), "over all ranks of a replica")
+
+
+def _served(found: ServedLoad, beside: Capacity, gpus: int) -> KeyNumber:
+    """The most that is served within the limits."""
+    unit = "users per GPU" if found.users else "requests/s per GPU"
+
+    def rate(load: ServedLoad) -> str:
+        return f"{'at least ' if load.at_least else ''}{(load.users or load.requests_per_s) / gpus:.2g}"
+
+    limit = f" at a p95 of {format_seconds(beside.ttft_p95_s)}" if beside.ttft_p95_s is not None else " within the target"
+    return KeyNumber(unit + limit, rate(found), f"{rate(beside.without)} without")
 
 
 def _panels(result: PlanResult, figures: dict[str, Any]) -> Iterator[Panel]:
@@ -96,6 +109,7 @@ def _panels(result: PlanResult, figures: dict[str, Any]) -> Iterator[Panel]:
             figure=figures.get("options"),
             grid=_options(result),
             shown=True,
+            notes=tuple(_costs(result)),
         )
     if "when" in figures:
         yield Panel(
@@ -113,7 +127,7 @@ def _panels(result: PlanResult, figures: dict[str, Any]) -> Iterator[Panel]:
             grid=_flips(result),
         )
     if "at_load" in figures:
-        rows = [[Cell(f"{float(speed):g} times"), Cell(f"{gain:+.1%}", gain)] for speed, gain in result.at_load.items()]
+        rows = [[Cell(f"{float(speed):g} times"), Cell(changed(result.objective, gain), gain)] for speed, gain in result.at_load.items()]
         yield Panel(
             title="Does it still pay at other loads?", figure=figures["at_load"], grid=grid("Gain by load", ("arrivals", "gain"), rows)
         )
@@ -135,12 +149,19 @@ def _point(capacity: float, hit: float) -> list[Cell]:
     return [Cell(format_bytes(capacity), capacity), share(hit)]
 
 
-OBJECTIVES = {"ttft": "mean time to first token"}
+def _costs(result: PlanResult) -> Iterator[str]:
+    """Money, wear and energy, each in a sentence."""
+    for label, sentence in costs.lines(result.costs):
+        yield f"{label.capitalize()}: {Text.from_markup(sentence).plain}."
+
+
+OBJECTIVES = {"ttft": "time to first token", "throughput": "requests served", "cost": "cost"}
 
 
 def _more(result: PlanResult) -> str:
     words = [
-        f"With {format_bytes(step.capacity_bytes)} of {step.tier} memory instead it changes by {step.change:+.1%}." for step in result.steps
+        f"With {format_bytes(step.capacity_bytes)} of {step.tier} memory instead: {changed(result.objective, step.change)}."
+        for step in result.steps
     ]
     return " ".join((f"Ranked by {OBJECTIVES.get(result.objective, result.objective)}.", *words))
 
@@ -159,10 +180,12 @@ def _options(result: PlanResult) -> Grid:
     )
     options = list(result.options)
     options += [one for one in (result.without, result.chosen) if one is not None and one not in options]
-    costs = any(one.cost_per_hour is not None for one in options)
-    rows = [_option(one, costs) for one in options]
+    priced = any(one.cost_per_hour is not None for one in options)
+    rows = [_option(one, priced) for one in options]
     marked = options.index(result.chosen) if result.chosen in options else None
-    kept = [at for at, head in enumerate(heads) if (head != "cost/h" or costs) and (head != "misses" or any(one.missed for one in options))]
+    kept = [
+        at for at, head in enumerate(heads) if (head != "cost/h" or priced) and (head != "misses" or any(one.missed for one in options))
+    ]
     return grid(
         "Placements that were simulated, the best first",
         [heads[at] for at in kept],
@@ -173,8 +196,8 @@ def _options(result: PlanResult) -> Grid:
     )
 
 
-def _option(one: Option, costs: bool) -> list[Cell]:
-    cost = Cell(f"{one.cost_per_hour:,.3g}", one.cost_per_hour) if costs and one.cost_per_hour is not None else Cell("–")
+def _option(one: Option, priced: bool) -> list[Cell]:
+    cost = Cell(f"{one.cost_per_hour:,.3g}", one.cost_per_hour) if priced and one.cost_per_hour is not None else Cell("–")
     losing = Cell(f"{one.loads.losing:,} of {one.loads.count:,}", one.loads.losing) if one.loads.count else Cell("–")
     rate = Cell(f"{one.requests_per_s:,.3g}", one.requests_per_s)
     times = [time_cell(value) for value in (one.ttft_s.mean, one.ttft_s.p95, one.itl_s.p95)]
@@ -201,7 +224,7 @@ def _flips(result: PlanResult) -> Grid:
     rows = []
     for one in result.assumptions:
         ends = f"flips at {one.flips_at:.2g} times" if one.flips_at is not None else f"holds to {one.tested_to:.2g} times"
-        edge = Cell(f"{one.gain_at_edge:+.0%}", one.gain_at_edge)
+        edge = Cell(changed(result.objective, one.gain_at_edge), one.gain_at_edge)
         rows.append([Cell(one.name), Cell(one.kind), Cell(plus_minus(one.sigma_rel), one.sigma_rel), Cell(ends), edge, Cell(one.source)])
     heads = ("number", "known how", "95 % interval", "the verdict", "gain at the bad end", "source")
     return grid("What the verdict rests on", heads, rows, words=("known how", "the verdict", "source"))
@@ -244,7 +267,7 @@ def _table_panels(rows: tuple[PlanResult, ...], figures: dict[str, Any]) -> Iter
     cells = []
     for one in rows:
         best = one.chosen if one.verdict.kind == "offload" else None
-        gain = Cell(f"{one.gain.value:+.0%}", one.gain.value) if one.gain and one.gain.value is not None else Cell("–")
+        gain = Cell(changed(one.objective, one.gain.value), one.gain.value) if one.gain and one.gain.value is not None else Cell("–")
         rate = Cell(f"{one.chosen.requests_per_s:,.3g}", one.chosen.requests_per_s) if one.chosen else Cell("–")
         times = [time_cell(side.ttft_s.mean if side else None) for side in (one.without, best)]
         pool = Cell(format_bytes(one.pool_bytes), one.pool_bytes)

@@ -13,6 +13,9 @@ from kvplan.units import format_bytes, format_seconds
 
 LISTED_LOADS = 20
 
+MANY = 0.25
+"""Share of losing loads from which on the answer speaks of them."""
+
 
 def page(result: SimResult, *, command: str = "") -> WebPage:
     """The report of one run."""
@@ -58,6 +61,9 @@ def _answer(result: SimResult) -> tuple[Mark, str]:
             f"{one.name} {seconds(one.value_s)} where {format_seconds(one.limit_s)} were asked for" for one in missed
         )
     first = f"the mean time to first token is {seconds(result.ttft_s.mean)}"
+    loads = result.loads
+    if loads.losing > MANY * loads.count:
+        return "maybe", f"It keeps up, yet {loads.losing:,} of {loads.count:,} loads took longer than computing again: {first}."
     met = f" and meets {counted(len(result.targets), 'target')}" if result.targets else ""
     return "yes", f"It keeps up{met}: {first}."
 
@@ -92,6 +98,15 @@ def _panels(result: SimResult, figures: dict) -> Iterator[Panel | None]:
         grid=stats_grid(result),
     )
     yield Panel(title="Where do the prompts' tokens come from?", lead=_tokens(result), figure=figures["tokens"], grid=_tiers(result))
+    if result.timeline is not None and "hit_rate" in figures:
+        points = result.timeline.hit_curve[:: max(1, len(result.timeline.hit_curve) // 12)]
+        rows = [[Cell(format_bytes(one.capacity_bytes), one.capacity_bytes), share(one.token_hit)] for one in points]
+        yield Panel(
+            title="How much memory does this traffic's reuse need?",
+            lead="What one LRU cache of each size would serve, from the trace alone; the upright lines are the tiers of this run.",
+            figure=figures["hit_rate"],
+            grid=grid("Hit rate of an LRU cache", ("capacity", "of the prompt tokens"), rows),
+        )
     if result.timeline is not None:
         yield from _over_time(result, result.timeline, figures)
     yield doubts(result, figures)
@@ -123,12 +138,13 @@ def _tiers(result: SimResult) -> Grid:
 def _over_time(result: SimResult, timeline: Timeline, figures: dict) -> Iterator[Panel]:
     yield Panel(
         title="How full was each tier, which link was busy, who waited?",
-        lead=f"{_fullest(timeline)} At most {_most(timeline, 'waiting')} requests waited and {_most(timeline, 'running')} ran at once.",
+        lead=f"{_fullest(timeline)} At most {_most(timeline, 'waiting')} requests waited and {_most(timeline, 'running')} ran at once. "
+        "Lines are means, shades reach up to the largest values.",
         figure=figures["over_time"],
         grid=grid(
             "Over the whole run",
             ("series", "mean", "largest", "when, s"),
-            [[Cell(one.name), *_range(one)] for one in (*timeline.tiers, *timeline.links, *timeline.queues)],
+            [[Cell(one.name), *_range(one, timeline.span_s)] for one in (*timeline.tiers, *timeline.links, *timeline.queues)],
         ),
     )
     if "loads" in figures:
@@ -154,31 +170,34 @@ def _phase_grid(timeline: Timeline) -> Grid:
     return grid("Mean time of each phase", ("requests", *names), rows)
 
 
-def _range(one: TimeSeries) -> list[Cell]:
-    values = one.values
-    if not values:
-        return [Cell("–")] * 3
-    at = max(range(len(values)), key=values.__getitem__)
-    span = one.at_s[-1] - one.at_s[0]
-    pairs = zip(one.values, one.at_s, one.at_s[1:], strict=False)
-    mean = sum(value * (end - start) for value, start, end in pairs) / span if span else values[0]
+def _range(one: TimeSeries, span_s: float) -> list[Cell]:
+    at = max(range(len(one.values)), key=one.values.__getitem__)
+    from_s = span_s * at / len(one.values)
 
     def shown(value: float) -> Cell:
         text = {"bytes": format_bytes(value), "share": f"{value:.1%}"}.get(one.unit, f"{value:,.1f}")
         return Cell(text, value)
 
-    return [shown(mean), shown(values[at]), Cell(f"{one.at_s[at]:,.1f}", one.at_s[at])]
+    return [shown(sum(one.means) / len(one.means)), shown(one.values[at]), Cell(f"{from_s:,.1f}", from_s)]
 
 
 def _most(timeline: Timeline, name: str) -> str:
-    return f"{max((max(one.values, default=0.0) for one in timeline.queues if one.name == name), default=0.0):,.0f}"
+    return f"{max((max(one.values) for one in timeline.queues if one.name == name), default=0.0):,.0f}"
+
+
+TIER_WORDS = {"gpu": "the GPU's pool", "cpu": "host memory", "disk": "the disk", "remote": "the remote pool"}
 
 
 def _fullest(timeline: Timeline) -> str:
-    full = [one.name for one in timeline.tiers if one.most and max(one.values, default=0.0) > 0.99 * one.most and "," not in one.name]
-    busiest = max(timeline.links, key=lambda one: max(one.values, default=0.0), default=None)
-    words = f"{', '.join(full)} filled up." if full else "No tier filled up."
-    return f"{words} The busiest way is that of {busiest.name}, at most {max(busiest.values):.0%} busy." if busiest else words
+    bounded = [one for one in timeline.tiers if one.most and "," not in one.name]
+    full = [TIER_WORDS.get(one.name, one.name) for one in bounded if max(one.values) > 0.99 * (one.most or 0.0)]
+    busiest = max(timeline.links, key=lambda one: sum(one.means), default=None)
+    words = f"{' and '.join(full)} filled up." if full else "no tier filled up."
+    words = words[:1].upper() + words[1:]
+    if busiest is None:
+        return words
+    mean = sum(busiest.means) / len(busiest.means)
+    return f"{words} Busiest were {busiest.name}: {mean:.0%} of the time, {max(busiest.values):.0%} at the most."
 
 
 def _losing(result: SimResult, timeline: Timeline) -> str:

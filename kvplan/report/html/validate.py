@@ -70,7 +70,9 @@ def _panels(result: ValidateResult, figures: dict[str, Any]) -> Iterator[Panel]:
             grid=_rows(result),
         )
     yield Panel(title="Is what is cached as predicted?", grid=_hits(result))
-    rows = [[Cell(one.name), _number(one.value), _number(one.limit), Cell("yes" if one.met else "no")] for one in result.checks]
+    rows = [
+        [Cell(one.name.replace("_", " ")), share(one.value), share(one.limit), Cell("yes" if one.met else "no")] for one in result.checks
+    ]
     yield Panel(title="What does the verdict rest on?", grid=grid("Checks", ("check", "value", "limit", "met"), rows, words=("met",)))
     if result.fitted is not None:
         fitted = [

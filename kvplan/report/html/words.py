@@ -65,7 +65,7 @@ def assumptions(provenance: Mapping[str, Any], *, known: Sequence[tuple[str, str
         by_kind.setdefault(kind, []).append(path)
     kinds = [kind for kind in KINDS if kind in by_kind]
     rows = [[Cell(what), Cell(value)] for what, value in (*known, *_facts(provenance))]
-    rows += [[Cell(f"machine's numbers, {KINDS[kind]}"), Cell(", ".join(by_kind[kind]))] for kind in kinds]
+    rows += [[Cell(f"machine's numbers, {KINDS[kind]}"), Cell(in_words(by_kind[kind]))] for kind in kinds]
     total = sum(len(paths) for paths in by_kind.values())
     found = ", ".join(f"{len(by_kind[kind])} {kind}" for kind in kinds)
     return Panel(
@@ -73,6 +73,41 @@ def assumptions(provenance: Mapping[str, Any], *, known: Sequence[tuple[str, str
         lead=f"Of the machine's {total} numbers: {found}." if total else "",
         grid=grid("Assumptions and where they come from", ("what", "value"), rows, words=("value",)),
     )
+
+
+UNITS = {"_Bps": " rate", "_bytes": " size", "_tokens": " in tokens", "_flops": " rate", "_s": " time", "_iops": " requests a second"}
+WORDS = {
+    "gpu": "GPU",
+    "gpus": "number of GPUs",
+    "h2d": "host to GPU",
+    "d2h": "GPU to host",
+    "n0": "half point",
+    "gemm": "matrix products",
+    "hbm": "memory",
+}
+
+
+def in_words(paths: Sequence[str]) -> str:
+    """Dotted names of numbers in plain words, by the part that they belong to: `disk: latency time, read rate; link: ...`."""
+    parts: dict[str, list[str]] = {}
+    for path in paths:
+        part, _, name = path.partition(".")
+        parts.setdefault(part, []).append(_in_words(name))
+    found = []
+    for part, names in parts.items():
+        spoken = WORDS.get(part, part.replace("_", " "))
+        found.append(f"{spoken}: {', '.join(names)}" if any(names) else spoken)
+    return "; ".join(found)
+
+
+def _in_words(name: str) -> str:
+    if name == "Bps":
+        return "rate"
+    for ending, word in UNITS.items():
+        if name.endswith(ending):
+            name = name.removesuffix(ending) + word
+            break
+    return " ".join(WORDS.get(word, word) for word in name.replace("_", " ").split())
 
 
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -93,7 +128,7 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if machine.get("name"):
         yield "machine", str(machine["name"])
     if pool.get("bytes"):
-        yield "GPU memory for KV", f"{format_bytes(pool['bytes'])}, {pool.get('kind', '')}: {pool.get('source', '')}"
+        yield "GPU memory for KV", f"{format_bytes(pool['bytes'])} ({pool.get('source', '')})"
     named = parts.get("defaults", {}).items()
     chosen = [f"{what} {one.get('value')} ({one.get('source')})" for what, one in named if isinstance(one, Mapping)]
     if chosen:

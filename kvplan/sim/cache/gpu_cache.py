@@ -22,6 +22,8 @@ class GpuCache:
         self.tier, self.footprint, self.block, self.step_tokens = tier, footprint, footprint.unit, step_tokens
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
+        self.output_tokens = 0  # of the pool, kept free for what running sequences may still give
+        self.reserve_output = False  # and does a new one need room for all of its own
         # of the pool, to sequences that were admitted before: a load that begins leaves so much
         self.promised_tokens: Callable[[Sequence], int] = lambda seq: 0
 
@@ -70,7 +72,7 @@ class GpuCache:
 
         False, and nothing done: there is no room.
         """
-        tier, taken = self.tier, self._taken(self._wanted(seq, upto), reach)
+        tier, taken = self.tier, self._taken(self._wanted(seq, upto), reach) + self.output_tokens
         if taken > tier.room_tokens:
             return False
         room = tier.room_tokens - tier.pinnable_tokens(path, reach)
@@ -115,7 +117,7 @@ class GpuCache:
         """Allocate up to token `upto` for a waiting sequence that has blocks; False, and nothing done: no room."""
         wanted = self._wanted(seq, upto)
         beside = max(0, self._beside(wanted, wanted - seq.computed) - seq.beside)
-        if self._missing_tokens(seq, wanted) + beside > self.tier.room_tokens:
+        if self._missing_tokens(seq, wanted) + beside > self.tier.room_tokens - self.output_tokens:
             return False
         return self.allocate(seq, upto, upto - seq.computed)
 
@@ -162,7 +164,8 @@ class GpuCache:
 
     def _wanted(self, seq: Sequence, upto: int) -> int:
         """Tokens that must fit for a sequence to be admitted."""
-        return max(upto, seq.target) if self.reserve_full_prompt else upto
+        wanted = max(upto, seq.target) if self.reserve_full_prompt else upto
+        return wanted + seq.output - seq.emitted - 1 if self.reserve_output else wanted
 
     def _missing_tokens(self, seq: Sequence, upto: int) -> int:
         return max(0, -(-upto // self.block) - seq.blocks) * self.block

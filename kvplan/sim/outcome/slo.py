@@ -14,6 +14,7 @@ from kvplan.errors import InputError, did_you_mean
 from kvplan.results.simulate import Goodput, Stats, TargetCheck
 
 METRICS = ("ttft", "itl", "e2e", "queue")
+LONGEST_S = 1e8
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
 
 
@@ -46,8 +47,8 @@ def _clause(text: str) -> Clause:
         if word not in known:
             raise InputError(f"target {text!r}: {word!r} is not {what}", hint=did_you_mean(word, known))
     limit_s = units.parse_seconds(limit)
-    if limit_s <= 0:
-        raise InputError(f"target {text!r}: the limit must be above zero")
+    if not 0 < limit_s <= LONGEST_S:
+        raise InputError(f"target {text!r}: the limit must be above zero" if limit_s <= 0 else f"target {text!r}: that is years")
     return Clause(metric=metric, statistic=statistic, limit_s=limit_s)
 
 

@@ -10,11 +10,17 @@ import numpy as np
 from kvplan import __version__
 from kvplan.hardware.spec import Machine
 from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, PromptTokens, Requests, SimResult, Stats, Throughput, TierUse
+from kvplan.results.timeline import Timeline
+from kvplan.results.traffic import HitPoint
 from kvplan.sim.outcome import attribution, slo
 from kvplan.sim.outcome.record import Histogram, RunRecord
 from kvplan.sim.outcome.timeline import timeline
 from kvplan.sim.outcome.uncertainty import interval
 from kvplan.sim.outcome.warming import warming
+from kvplan.traces import Trace
+from kvplan.traces.columns import load
+from kvplan.traces.reuse.hit_points import hit_points
+from kvplan.traces.reuse.reuse import analyse
 from kvplan.units import format_count
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -72,9 +78,7 @@ def summarise(record: RunRecord) -> SimResult:
         warm_requests=warm[0],
         warm_s=warm[1],
         partial=record.partial,
-        timeline=None
-        if record.history is None
-        else timeline(record.history, columns["index"][record.warm], first_token_s=record.cost.overhead.first_token_s),
+        timeline=_timeline(record),
         duration_s=duration,
         wall_s=0.0,
         provenance=_provenance(record),
@@ -106,6 +110,19 @@ def _stats(values: Any) -> Stats:
     return Stats(
         mean=float(values.mean()), max=float(values.max()), **{name: float(value) for name, value in zip(QUANTILES, quantiles, strict=True)}
     )
+
+
+def _timeline(record: RunRecord) -> Timeline | None:
+    """What happened when, and what a cache of each size would serve, where the run kept its history."""
+    history, trace = record.history, record.trace
+    if history is None:
+        return None
+    warm, lag_s = record.columns["index"][record.warm], record.cost.overhead.first_token_s
+    found: tuple[HitPoint, ...] = ()
+    if isinstance(trace, Trace) and trace.block_tokens:
+        data = load(trace)
+        found = hit_points(analyse(data), data.block_tokens * history.token_bytes[1])
+    return timeline(history, warm, first_token_s=lag_s, curve=found)
 
 
 def quantiles(values: Any) -> tuple[float, ...]:

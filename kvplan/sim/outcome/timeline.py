@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from kvplan.results.simulate import BOUNDLESS
 from kvplan.results.timeline import LoadPoint, PhaseShare, Timeline, TimeSeries
+from kvplan.results.traffic import HitPoint
 from kvplan.sim.outcome.history import LINKS, TIERS, History
 from kvplan.sim.transfer.links import IN
 
-BUCKETS = 300
-"""Parts of the time of which each keeps its smallest and its largest value."""
+PARTS = 240
+"""Equal parts of the time, of each of which a series keeps the largest value and the mean."""
 
-WINDOWS = 12
-"""Windows of a bucket over which a link's busy share is measured, so that a burst is not averaged away."""
+WINDOWS = 16
+"""Windows of a part over which a link's busy share is measured, so that a burst is not averaged away."""
 
 LOADS = 1500
 """Most loads that are listed one by one."""
@@ -22,42 +24,41 @@ LOADS = 1500
 Rows = dict[str, Any]
 
 
-def timeline(history: History, warm: Any, *, first_token_s: float) -> Timeline:
+def timeline(history: History, warm: Any, *, first_token_s: float, curve: tuple[HitPoint, ...] = ()) -> Timeline:
     """The series, loads and phases of a run; `warm` are the rows of requests that no phase counts, `first_token_s` is the way of a first
     token to the client."""
     states, sends = history.table("states"), history.table("sends")
-    span_s = float(max(states["at_s"].max(initial=0.0), sends["end_s"].max(initial=0.0)))
+    span_s = float(states["at_s"].max(initial=1e-9))
     points, left_out = _loads(history, history.table("loads"), sends)
     return Timeline(
         span_s=span_s,
-        tiers=tuple(_tiers(history, states)),
+        tiers=tuple(_tiers(history, states, span_s)),
         links=tuple(_links(sends, span_s, history.replicas)),
-        queues=tuple(_queues(states)),
+        queues=tuple(_queues(states, span_s)),
         loads=points,
         loads_left_out=left_out,
+        hit_curve=curve,
         phases=tuple(_phases(history.table("requests"), warm, first_token_s)),
     )
 
 
-def thinned(at_s: Any, values: Any) -> tuple[Any, Any]:
-    """The first and last point, and of each bucket of time the smallest and the largest, in their order."""
-    if len(at_s) <= 2 * BUCKETS:
-        return at_s, values
-    span = max(1e-12, float(at_s[-1] - at_s[0]))
-    bucket = np.minimum(BUCKETS - 1, ((at_s - at_s[0]) / span * BUCKETS).astype(int))
-    order = np.lexsort((values, bucket))
-    edges = np.flatnonzero(np.diff(bucket[order])) + 1
-    lows = order[np.concatenate(([0], edges))]
-    highs = order[np.concatenate((edges - 1, [len(order) - 1]))]
-    kept = np.unique(np.concatenate(([0], lows, highs, [len(at_s) - 1])))
-    return at_s[kept], values[kept]
+def parts(at_s: Any, values: Any, span_s: float) -> tuple[Any, Any]:
+    """The largest value in each of PARTS equal parts of the time, and the mean; a value holds until the next, before the first it is 0."""
+    edges = np.linspace(0.0, span_s, PARTS + 1)
+    before = np.searchsorted(at_s, edges[:-1], side="right") - 1
+    held = np.where(before >= 0, values[np.maximum(before, 0)], 0.0)
+    times, found = np.concatenate((edges[:-1], at_s)), np.concatenate((held, values))
+    order = np.argsort(times, kind="stable")
+    times, found = np.minimum(times[order], span_s), found[order]
+    starts = np.searchsorted(times, edges[:-1], side="left")
+    lasts = np.diff(times, append=span_s)
+    return np.maximum.reduceat(found, starts), np.add.reduceat(found * lasts, starts) / (span_s / PARTS)
 
 
-def _series(name: str, unit: str, at_s: Any, values: Any, most: float | None = None) -> TimeSeries:
-    times, found = thinned(at_s, values)
-    digits = max(0, 4 - int(np.log10(max(1e-9, float(times[-1]))))) if len(times) else 0
-    exact = np.round(found, 4) if unit == "share" else np.round(found)
-    return TimeSeries(name=name, unit=unit, at_s=tuple(np.round(times, digits).tolist()), values=tuple(exact.tolist()), most=most)
+def _series(name: str, unit: str, largest: Any, means: Any, most: float | None = None) -> TimeSeries:
+    digits = {"share": 4, "bytes": 0}.get(unit, 3)
+    exact, mean = (tuple(np.round(one, digits).tolist()) for one in (largest, means))
+    return TimeSeries(name=name, unit=unit, values=exact, means=mean, most=most)
 
 
 def _together(states: Rows, name: str, *, shared: bool) -> Any:
@@ -72,35 +73,38 @@ def _together(states: Rows, name: str, *, shared: bool) -> Any:
     return np.cumsum(total)
 
 
-def _tiers(history: History, states: Rows) -> list[TimeSeries]:
+def _tiers(history: History, states: Rows, span_s: float) -> list[TimeSeries]:
     found = []
     for slot, name in enumerate(TIERS):
         most = history.capacity_tokens[name] * history.token_bytes[slot]
         if most and len(states["at_s"]):
             used = _together(states, name, shared=name in history.shared) * history.token_bytes[slot]
-            found.append(_series(name, "bytes", states["at_s"], used, most))
+            bound = most if most < BOUNDLESS * max(1.0, float(used.max())) else None
+            found.append(_series(name, "bytes", *parts(states["at_s"], used, span_s), bound))
             if name == "gpu":
                 active = _together(states, "gpu_active", shared=False) * history.token_bytes[0]
-                found.append(_series("gpu, in use by requests", "bytes", states["at_s"], active, most))
+                found.append(_series("gpu, in use by requests", "bytes", *parts(states["at_s"], active, span_s), most))
     return found
 
 
-def _queues(states: Rows) -> list[TimeSeries]:
+def _queues(states: Rows, span_s: float) -> list[TimeSeries]:
     if not len(states["at_s"]):
         return []
-    return [_series(name, "requests", states["at_s"], _together(states, name, shared=False)) for name in ("running", "waiting", "loading")]
+    counts = {name: _together(states, name, shared=False) for name in ("running", "waiting", "loading")}
+    return [_series(name, "requests", *parts(states["at_s"], count, span_s)) for name, count in counts.items()]
 
 
 def _links(sends: Rows, span_s: float, replicas: int) -> list[TimeSeries]:
     """The busy share of each way between tiers and direction, as a mean over the replicas."""
     found = []
-    edges = np.linspace(0.0, max(span_s, 1e-9), BUCKETS * WINDOWS + 1)
+    edges = np.linspace(0.0, span_s, PARTS * WINDOWS + 1)
     for slot in (1, 2, 3):
         for direction, word in ((IN, "loads from"), (1 - IN, "stores to")):
             mine = (sends["tier"] == slot) & (sends["direction"] == direction) & (sends["tokens"] > 0)
             if mine.any():
                 busy = np.diff(_busy_before(edges, sends["start_s"][mine], sends["end_s"][mine])) / np.diff(edges) / replicas
-                found.append(_series(f"{word} {LINKS[slot]}", "share", edges[:-1], np.minimum(1.0, busy), 1.0))
+                windows = np.minimum(1.0, busy).reshape(PARTS, WINDOWS)
+                found.append(_series(f"{word} {LINKS[slot]}", "share", windows.max(axis=1), windows.mean(axis=1), 1.0))
     return found
 
 

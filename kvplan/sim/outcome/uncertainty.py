@@ -71,7 +71,7 @@ def _host_share(record: RunRecord, kept: Any) -> float:
         waited = float(columns["queue_s"][row] + columns["load_s"][row] + columns["held_s"][row])
         chunk = [(max(1, min(computed, cost.engine.step_tokens)), prompt - computed)]
         outrun = cost.host_s(chunk, 0) > cost.busy_s(chunk, 0, 0.0, 1)
-        entry_s = cost.overhead.entry_s(prompt) + cost.overhead.admit_token_s * prompt + cost.overhead.prepare_s
+        entry_s = cost.overhead.entry_s(prompt) + cost.schedule_s(prompt, computed) + cost.overhead.prepare_s
         host += max(0.0, ttft - waited) if outrun else entry_s
         total += ttft
     return host / total if total else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.step import ScheduledStep
@@ -64,3 +65,13 @@ class Jump:
         step.index += steps
         step.duration_s = self.step_s(steps + nth)
         step.attention_s = self.attention_s + self.slope_s * (steps + nth)
+
+
+class StepWatch(Protocol):
+    """Sees the steps of a replica."""
+
+    def stepped(self, step: ScheduledStep, end_s: float) -> None:
+        """The GPU has finished a step."""
+
+    def jumped(self, jump: Jump, steps: int, decodes: int) -> None:
+        """So many decode steps have been taken at once."""

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.clock import Clock, Event
+from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
-from kvplan.sim.replica.jump import Jump
+from kvplan.sim.replica.jump import Jump, StepWatch
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
@@ -23,14 +23,14 @@ from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 
 
-class StepWatch(Protocol):
-    """Sees the steps of a replica."""
+class Group(Protocol):
+    """Ranks that take their steps together."""
 
-    def stepped(self, step: ScheduledStep, end_s: float) -> None:
-        """The GPU has finished a step."""
+    def ready(self, replica: Replica, step: ScheduledStep) -> None:
+        """A rank's next step could begin."""
 
-    def jumped(self, jump: Jump, steps: int, decodes: int) -> None:
-        """So many decode steps have been taken at once."""
+    def look(self) -> None:
+        """A rank has handled a step."""
 
 
 class Replica:
@@ -56,11 +56,11 @@ class Replica:
         self.scheduler = Scheduler(clock, engine, cost.overhead, gpu, transfers, self.batch, self.inflight, self._on_loaded)
         self.busy_s = 0.0  # in steps that have ended
         self.watch: StepWatch | None = None
+        self.group: Group | None = None
         self._jump: Jump | None = None
         self._timer = 0
-        transfers.on_freed(self._freed)
-
-    # -- life of a sequence ------------------------------------------------------------------------------------------------
+        self._launching_s, self._drained_s = 0.0, -1.0  # until when the host launches a step with prefill; when the pipeline is empty
+        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
 
     def submit(self, seq: Sequence) -> None:
         """A sequence enters the waiting queue."""
@@ -123,13 +123,16 @@ class Replica:
     # -- steps -------------------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Schedule steps until as many are in flight as the engine allows."""
+        """Schedule steps until as many are in flight as the engine allows; the host launches one before it schedules the next."""
         inflight = self.inflight
-        while len(inflight.steps) < self.depth:
+        while len(inflight.steps) < self.depth and self.clock.now >= self._launching_s:
             step = self._schedule()
             if step is None:
                 break
             inflight.steps.append(step)
+            if step.chunks and self.depth > 1:
+                self._launching_s = step.launched_s
+                self.clock.at(step.launched_s, self._wake)
             if inflight.executing is None:
                 self._execute(step)
         if self.jump and inflight.executing is not None:
@@ -137,38 +140,37 @@ class Replica:
 
     def _schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can run."""
-        now = self.clock.now
-        prepare_s = self.overhead.prepare_s if self.inflight.executing is None else 0.0
+        now, inflight = self.clock.now, self.inflight
+        prepare_s = self.overhead.prepare_s if inflight.busy_until_s(now) <= now else 0.0
         step = ScheduledStep(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         self.scheduler.schedule(step)
         step.begins = self.transfers.begins()
         if step.empty:
-            self._begin_behind(self.inflight.steps[-1] if self.inflight.steps else None, step.begins)
+            if inflight.steps and inflight.executing is not None:  # loads with no step of their own wait for the last one in flight
+                inflight.steps[-1].begins += step.begins
+                return None
+            for load in step.begins:
+                load.succeed()
             return None
         step.loads = self.transfers.planned()
         self._time(step)
         return step
-
-    def _begin_behind(self, last: ScheduledStep | None, begins: list[Event]) -> None:
-        """Loads that are scheduled with no step of their own wait for the last one in flight, if the GPU has not finished it."""
-        if last is not None and (self.inflight.executing is not None):
-            last.begins += begins
-            return
-        for load in begins:
-            load.succeed()
 
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes = self.cost, step.decodes
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, step.decodes)
         chunks = [(new, context) for _, new, context in step.chunks]
-        admit_s = self.overhead.admit_token_s * step.admitted_tokens + max(0.0, self.transfers.submitted_s() - self.clock.now)
+        admit_s = cost.schedule_s(step.admitted_tokens, sum(new for new, _ in chunks))
+        admit_s += max(0.0, self.transfers.submitted_s() - self.clock.now)
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += admit_s
         step.launched_s += admit_s + host_s
         pause_s = self.scheduler.pauses.due_s()
         step.paused = pause_s > 0
-        step.duration_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled)) + pause_s
+        busy_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))
+        step.drain_s = cost.drain_s(chunks, decodes, busy_s)
+        step.duration_s = busy_s + pause_s
         if not chunks:  # the host prepares one step while another runs: no two can be closer
             step.duration_s = max(step.duration_s, host_s)
 
@@ -181,7 +183,18 @@ class Replica:
         step.duration_s += step.stall_s
         if step.loads and self.engine.offload.load == "blocking":  # the host waits as well, and launches then
             step.launched_s += step.stall_s
-        self._alarm(step.end_s - now, self._executed)
+        if self.group is not None:
+            self.group.ready(self, step)
+        else:
+            self._alarm(step.end_s - now, self.executed)
+
+    def together_s(self, step: ScheduledStep, joint: int) -> float:
+        """Seconds of a step whose experts see `joint` tokens of all ranks."""
+        chunks = [(new, context) for _, new, context in step.chunks]
+        busy_s = self.cost.busy_s(chunks, step.decodes, step.attention_s, step.decodes + len(step.sampled), joint)
+        if not chunks:
+            busy_s = max(busy_s, self.cost.host_s(chunks, step.decodes))
+        return busy_s + step.stall_s + (self.overhead.pause_s if step.paused else 0.0)
 
     def _alarm(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay`, unless a later alarm replaces it."""
@@ -194,16 +207,17 @@ class Replica:
 
         self.clock.after(delay, ring)
 
-    def _executed(self) -> None:
+    def executed(self) -> None:
         """The GPU has finished a step: start the next one that is scheduled, and hand the results over when they reach the host."""
-        step, now = self.inflight.executing, self.clock.now
+        inflight, now = self.inflight, self.clock.now
+        step = inflight.executing
         assert step is not None
-        self.inflight.executing = None
+        inflight.executing = None
         self.busy_s += now - step.start_s
         if self.watch is not None:
             self.watch.stepped(step, now)
         free_s = self.transfers.outputs_seen_s(now)
-        following = self.inflight.behind(step)
+        following = inflight.behind(step)
         for load in step.begins:
             load.succeed()
         self.transfers.step_ended()
@@ -215,10 +229,14 @@ class Replica:
             self.transfers.step_ended()
         free_s = max(free_s, self.transfers.stored_s(now))
         step.held_s = free_s - now
-        seen_s = free_s + self.overhead.collect_s
+        if step.drain_s:
+            self._drained_s = free_s + step.drain_s  # nothing overtakes it in the pipeline
+        seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
         if following is not None:
+            seen_s = max(seen_s, following.launched_s if following.chunks else 0.0)  # it is launched first
+            self.transfers.hold_back(step, following, now)
             self._execute(following)
-        if seen_s <= now:
+        if seen_s <= now and inflight.steps[0] is step:
             self._handle(step)
         else:
             self.clock.at(seen_s, lambda: self._handle(step))
@@ -233,11 +251,16 @@ class Replica:
         for seq in step.sampled:
             self._first_token(seq, step)
         if step.decodes:
-            self._interval(step, now - inflight.handled_s, step.decodes)
+            for since_s, count in inflight.gaps(now, step.decodes, apart=self.engine.prefill_apart):
+                self._interval(step, now - since_s, count)
+        elif step.sampled:
+            inflight.fresh.append((now, sum(seq.emitted < seq.output for seq in step.sampled)))
         inflight.handled_s = now
         if self.scheduler.leaving:
             self.scheduler.handled(now)
         self._fill()
+        if self.group is not None:
+            self.group.look()
 
     def _first_token(self, seq: Sequence, step: ScheduledStep) -> None:
         """The first token of a sequence, or the first after a preemption."""
@@ -296,7 +319,7 @@ class Replica:
             self._taken(jump, steps)
             if self.watch is not None:
                 self.watch.jumped(jump, steps, len(batch))
-            inflight.handled_s = jump.handled_s(steps)
+            inflight.jumped(jump.handled_s(steps))
             second.contexts = [each.total for each in batch.sums]
             second.last_tokens = batch.ended()
         self.busy_s += jump.elapsed_s(steps)
@@ -308,14 +331,14 @@ class Replica:
         jump.move(second, steps, 1)
         end_s = first.start_s + first.duration_s
         if end_s > now:
-            self._alarm(end_s - now, self._executed)
+            self._alarm(end_s - now, self.executed)
             return
         self.busy_s += first.duration_s
         if self.watch is not None:
             self.watch.stepped(first, end_s)
         inflight.executing, second.start_s = second, end_s
         inflight.started += 1
-        self._alarm(max(0.0, end_s + second.duration_s - now), self._executed)
+        self._alarm(max(0.0, end_s + second.duration_s - now), self.executed)
         self.clock.at(jump.handled_s(steps + 1), lambda: self._handle(first))
 
     def _taken(self, jump: Jump, steps: int) -> None:

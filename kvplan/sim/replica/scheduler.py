@@ -16,7 +16,7 @@ from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.decode_batch import DecodeBatch
-from kvplan.sim.replica.progress import Progress
+from kvplan.sim.replica.progress import AdmissionGuard, check_progress
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
 from kvplan.sim.replica.sequence import NEVER, Sequence
 from kvplan.sim.replica.step import Pauses, ScheduledStep, StepsInFlight
@@ -55,7 +55,7 @@ class Scheduler:
         self.leaving: list[Sequence] = []  # preempted, with a step in flight whose token they still get
         self.no_room: Sequence | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self.blocks_in_flight = engine.offload.blocks_in_flight if transfers.stores is not None else "freed"
-        self.progress = Progress()
+        self.guard = AdmissionGuard()
         self.preempted = False  # was somebody, in the step being scheduled
         self._loaded = loaded
         if engine.reserve_in_flight:
@@ -137,7 +137,7 @@ class Scheduler:
         seq.planned = seq.emitted
         seq.target = seq.prompt + seq.emitted
         seq.preemptions, seq.held_below = seq.preemptions + 1, -1
-        self.progress.preempted(seq)
+        check_progress(seq)
         self.order.rejoin(self.waiting, seq)
         self.no_room = None
 
@@ -160,6 +160,30 @@ class Scheduler:
                 self.batch.settle(seq)
                 self.batch.join(seq)
         self.preempted = False
+        if self.engine.prefill_apart:
+            self._prefill_or_decode(step)
+        else:
+            self._mix(step)
+        self.guard.check(step, self.skipped, self.waiting)
+
+    def _prefill_or_decode(self, step: ScheduledStep) -> None:
+        """Prompts alone as long as there are any that fit; else all that decode."""
+        budget = self.engine.step_tokens
+        for seq in list(self.prefilling):
+            new = min(seq.target - seq.computed, budget)
+            if new <= 0 or not self._allocate(seq, seq.computed + new, new):
+                break
+            self._chunk(step, seq, new)
+            budget -= new
+        if not self.leaving and not self.preempted:
+            self._admit(step, budget)
+        if not step.chunks:
+            self._allocate_decodes()
+            self._decode(step)
+        step.index, step.version = self.batch.steps, self.batch.version
+
+    def _mix(self, step: ScheduledStep) -> None:
+        """All that decode, then the prompt that is under way and new ones as far as the budget goes."""
         rest = not self._allocate_decodes()
         chunks, budget = [], self.engine.step_tokens - len(self.batch)
         for seq in list(self.prefilling):
@@ -176,8 +200,6 @@ class Scheduler:
                 budget -= new
         if not self.leaving and (not self.preempted or step.empty):  # after a preemption nobody is admitted in the same step
             self._admit(step, budget)
-        left = len(self.waiting) + len(self.skipped)
-        self.progress.scheduled(empty=step.empty, left=left, first=lambda: next(iter((*self.skipped, *self.waiting))))
 
     def _allocate_decodes(self) -> bool:
         """Blocks for the next token of every decoding sequence; False when the step ends at one that cannot have them."""
@@ -240,6 +262,9 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------------------------------------
 
     def _admit(self, step: ScheduledStep, budget: int) -> None:
+        if self.engine.reserve_output and (self.waiting or self.skipped):
+            left = sum(seq.output - self.batch.emitted(seq) for seq in self.running)
+            self.gpu.output_tokens = round(self.engine.reserve_output * left)
         for seq in self._candidates():
             if budget <= 0 or len(self.running) >= self.engine.max_batch:
                 return
@@ -251,7 +276,7 @@ class Scheduler:
                 self.waiting.popleft()
                 if not new:
                     self._set_aside(seq)
-            else:
+            elif new or seq.waiting_for_remote_kv:
                 del self.ready[bisect_left(self.ready, seq.place, key=place)]
                 if new:
                     del self.skipped[seq]
@@ -289,6 +314,7 @@ class Scheduler:
     def _set_aside(self, seq: Sequence) -> None:
         seq.place, self._places = self._places, self._places + 1
         self.skipped[seq] = None
+        self.wake([seq])  # unless it waits for something that happens it is asked for in the next pass
 
     def wake(self, seqs: Iterable[Sequence]) -> None:
         """What sequences waited for has happened: those that were set aside may be asked for again."""
@@ -317,6 +343,8 @@ class Scheduler:
             self.pauses.admitted(seq.output)
         seq.running = True
         self.running.append(seq)
+        if self.engine.reserve_output:
+            self.gpu.output_tokens += round(self.engine.reserve_output * (seq.output - seq.emitted))
         self._chunk(step, seq, new)
 
     def _allocate_waiting(self, seq: Sequence, budget: int) -> int | None:

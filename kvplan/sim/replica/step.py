@@ -20,7 +20,7 @@ class ScheduledStep:
 
     __slots__ = (
         "chunks", "decodes", "index", "version", "contexts", "uneven", "attention_s", "sampled", "last_tokens", "loads", "begins",
-        "admitted_tokens", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
+        "admitted_tokens", "drain_s", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
     )  # fmt: skip
 
     def __init__(self, made_s: float, ready_s: float) -> None:
@@ -39,6 +39,7 @@ class ScheduledStep:
         self.begins: list[Event] = []  # loads that begin when it ends
         self.admitted_tokens = 0  # of the prompts that it schedules first
         self.duration_s = 0.0
+        self.drain_s = 0.0  # after it, until a pipeline has passed on what it computed
         self.stall_s = 0.0  # of the duration, what the step waits for transfers
         self.held_s = 0.0  # its tokens waited so long behind stores
         self.paused = False
@@ -57,18 +58,39 @@ class ScheduledStep:
 class StepsInFlight:
     """Steps that are scheduled and whose results are not handled yet, oldest first; one of them may run on the GPU."""
 
-    __slots__ = ("steps", "executing", "started", "handled_s")
+    __slots__ = ("steps", "executing", "started", "handled_s", "decoded_s", "fresh")
 
     def __init__(self) -> None:
         self.steps: deque[ScheduledStep] = deque()
         self.executing: ScheduledStep | None = None
         self.started = 0
         self.handled_s = 0.0  # when the results of the last step were seen
+        self.decoded_s = 0.0  # and of the last one in which somebody decoded
+        self.fresh: list[tuple[float, int]] = []  # since then: when how many sequences got their first token
 
     @property
     def reported(self) -> int:
         """The last step whose reports of finished loads the scheduler knows."""
         return self.started - len(self.steps)
+
+    def gaps(self, now: float, decodes: int, *, apart: bool) -> list[tuple[float, int]]:
+        """A step is handled in which so many decode: since when how many of them wait for this token. Where prompts run `apart` that is the
+        decode step before it, or a first token since."""
+        if not apart:
+            return [(self.handled_s, decodes)]
+        found = []
+        for first_s, count in self.fresh:
+            found.append((first_s, min(count, decodes)))
+            decodes -= min(count, decodes)
+        found.append((self.decoded_s, decodes))
+        self.decoded_s = now
+        self.fresh.clear()
+        return [gap for gap in found if gap[1]]
+
+    def jumped(self, handled_s: float) -> None:
+        """Decode steps have passed in closed form, the last of which was handled then."""
+        self.handled_s = self.decoded_s = handled_s
+        self.fresh.clear()
 
     def launched_next(self, now: float) -> int:
         """The number of the step that the host has not launched yet; it may be one that is not scheduled yet."""

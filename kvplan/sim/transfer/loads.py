@@ -22,7 +22,7 @@ from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
 from kvplan.sim.transfer.in_step import IN_STEP, StepLoad
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
-from kvplan.sim.transfer.prefetch import Done, Prefetches, first_token, note_promoted
+from kvplan.sim.transfer.prefetch import Done, Prefetches, beyond, first_token, note_promoted
 from kvplan.sim.transfer.tally import Tally
 
 
@@ -53,12 +53,13 @@ class Loads:
         self.loading, self.cost = loading, loading.cost
         self.gpu, self.host, self.lower, self.tally = gpu, host, lower, tally
         self.pending: list[StepLoad] = []  # of the step that is being planned
-        self.prefetches = Prefetches(clock, engine.offload, host, lower)
+        self.prefetches = Prefetches(clock, engine.offload, host, lower, block_tokens=engine.block_tokens)
         self.answers = Answers(clock, engine, overhead, lower=bool(lower))
         self._promotes = engine.offload.prefetch == "none" and (engine.offload.load not in IN_STEP or engine.offload.lower_loads_first)
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
         self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
+        self._over_s = 0.0  # when the last load is over
         self._built_s = 0.0  # when the block lists of the last load are made
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
@@ -84,6 +85,8 @@ class Loads:
         pool.missed(keys, held, limit)
         if self.answers.wait(seq, held, busy_until_s, done):
             return Outcome.WAITS
+        if rules.lower_direct:
+            return self._whole(seq, path, reach, held, busy_until_s, done, beyond(self.lower, seq, held, limit, again=again))
         in_step = rules.load in IN_STEP
         for lower in self.lower if self._promotes else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
@@ -98,40 +101,66 @@ class Loads:
         block = self.engine.block_tokens
         return seq.prompt if self.rules.load_last_block else (seq.prompt - 1) // block * block
 
-    def _whole(self, seq: Sequence, path: list[Node], reach: int, held: int, busy_until_s: float, done: Done) -> Outcome:
-        """Load tokens [reach, held) of host memory before the sequence is scheduled."""
+    def _whole(
+        self,
+        seq: Sequence,
+        path: list[Node],
+        reach: int,
+        held: int,
+        busy_until_s: float,
+        done: Done,
+        lower_part: tuple[TierBelow, int] | None = None,
+    ) -> Outcome:
+        """Load tokens [reach, held) of host memory, and what a lower tier has beyond, before the sequence is scheduled."""
+        end = lower_part[1] if lower_part else held
         least = self.host.pool.grain_tokens if self.rules.load_whole_chunks else self.engine.block_tokens
-        if held - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, held, []):
+        parts = [(lower_part[0], end - held)] if lower_part else []
+        if end - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, end, parts):
             return Outcome.NOTHING
-        if wait_for(seq, done, path, reach, held):
+        if wait_for(seq, done, path, reach, end):
             return Outcome.WAITS
-        if not self.gpu.hold(seq, path, reach, held, loaded=True):
+        if not self.gpu.hold(seq, path, reach, end, loaded=True):
             return Outcome.NO_ROOM
-        load = under_way(seq, self.gpu.path(seq), reach, held)
-        source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))
+        load = under_way(seq, self.gpu.path(seq), reach, end)
+        keys = seq.request.blocks
+        sources = [self.host.pool.pin(keys, seq.prompt, used=(reach, held))]
+        for lower, tokens in parts:
+            sources.append(lower.pool.pin(keys, end))
+            note_promoted(seq, lower, held, end)
+            lower.pool.tier.loaded_tokens += tokens
+            self.host.pool.tier.loaded_tokens -= tokens
         if self.rules.load_start == "next_step_end":
             begins = self.clock.event()
             self.begins.append(begins)
-            self.clock.process(self._loading(seq, load, source, done, begins))
+            self.clock.process(self._loading(seq, load, sources, done, begins))
         else:
             ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
-            self.clock.process(self._loading(seq, load, source, done, self.clock.until(self._sent_s(ready_s, held - reach))))
+            sent_s = self._sent_s(ready_s, held - reach, parts)
+            self.clock.process(self._loading(seq, load, sources, done, self.clock.until(sent_s)))
         return Outcome.WAITS
 
-    def _sent_s(self, ready_s: float, tokens: int) -> float:
-        """When a load is over that is handed over now and can start at `ready_s`."""
+    def _sent_s(self, ready_s: float, tokens: int, parts: list[tuple[TierBelow, int]]) -> float:
+        """When a load is over that is handed over now and can start at `ready_s`: its part of host memory, then those of lower tiers."""
         now = self.clock.now
-        self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.engine.block_tokens
-        return self.host.path.send(IN, self._built(ready_s, tokens), tokens)[1] + self.overhead.load_s
+        self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(tokens)
+        if self.rules.loads_in_turn:
+            ready_s = max(ready_s, self._over_s)
+        if tokens > 0:
+            _, ready_s = self.host.path.send(IN, self._built(ready_s, tokens), tokens)
+        for lower, part in parts:
+            _, ready_s = lower.path.send(IN, ready_s, part)
+        self._over_s = ready_s + self.overhead.load_s
+        return self._over_s
 
-    def _loading(self, seq: Sequence, load: Load, source: Pin, done: Done, first: Event) -> Steps:
+    def _loading(self, seq: Sequence, load: Load, sources: list[Pin], done: Done, first: Event) -> Steps:
         """From host memory to the GPU, after the step that it was scheduled with where the engine wants it so. Dispatch and completion
         hold up this sequence, not the link."""
         began_s = self.clock.now
         yield first
         if self.rules.load_start == "next_step_end":
-            yield self.clock.until(self._sent_s(self.clock.now, load.end - load.start))
-        source.release(moved_from=self._moved_from(seq, load.start))
+            yield self.clock.until(self._sent_s(self.clock.now, load.end - load.start, []))
+        for source in sources:
+            source.release(moved_from=self._moved_from(seq, load.start))
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
@@ -155,11 +184,12 @@ class Loads:
         seq.computed = min(held, seq.target - 1)
         if not seq.counted:
             found = min(held, seq.prompt - 1)
-            hits = [reach, found - reach, 0, 0]
+            hits = [reach, 0, 0, 0]
+            hits[self.host.slot] = found - reach
             for slot, came in seq.promoted.items():
                 tokens = len(range(max(reach, came.start), min(found, came.stop)))
                 hits[slot] += tokens
-                hits[1] -= tokens
+                hits[self.host.slot] -= tokens
             seq.hits = tuple(hits)
 
     # -- loads inside a step ------------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ class Path(Protocol):
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds of a transfer."""
 
+    def submit_s(self, tokens: int) -> float:
+        """Seconds in which the engine's worker hands over a load or a store; 0 where threads of its own do."""
+
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         """Queue a transfer that can start at `ready_s`; returns when it starts and ends."""
 
@@ -66,6 +69,9 @@ class HostPath:
             seconds = known[tokens] = self.loading.host_copy_s(direction, moved)
         return seconds
 
+    def submit_s(self, tokens: int) -> float:
+        return self.loading.submit_s(self.below.stored(tokens).keys)
+
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         if self.loading.engine.offload.one_copy_at_a_time:
             ready_s = max(ready_s, *self.link.free_at)
@@ -79,8 +85,9 @@ class DiskPath:
     queue: small requests add their depths up.
     """
 
-    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload) -> None:
+    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload, byte_s: float = 0.0) -> None:
         self.clock, self.queue, self.below, self.chunk_tokens = clock, queue, below, chunk_tokens
+        self.byte_s = byte_s / below.layout.ranks  # beside the device, for each byte of all ranks
         self.writers = below.layout.ranks if rules.disk_per_rank else 1  # processes with files and threads of their own
         self.threads = (rules.disk_read_threads * self.writers, rules.disk_write_threads * self.writers)
         self.depth = (rules.disk_request_reads * self.writers or self.threads[IN], self.threads[OUT])
@@ -96,6 +103,9 @@ class DiskPath:
     def service_s(self, direction: int, tokens: int) -> float:
         return self._alone_and_share_s(direction, tokens)[0]
 
+    def submit_s(self, tokens: int) -> float:
+        return 0.0
+
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         alone_s, share_s = self._alone_and_share_s(direction, tokens)
         start_s, free_s = self.queue.send(direction, ready_s, share_s)
@@ -106,8 +116,11 @@ class DiskPath:
         found = known.get(tokens)
         if found is None:
             size, pieces = self._pieces(direction, tokens)
-            alone_s = self.queue.service_s(direction, size, pieces, self.depth[direction])
-            found = known[tokens] = alone_s, self.queue.share_s(direction, size, pieces, self.threads[direction])
+            alone_s = self.queue.service_s(direction, size, pieces, self.depth[direction]) + size * self.byte_s
+            share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
+            if self.threads[direction] == self.writers:  # one file after the other: the next request waits for all of this one
+                share_s = alone_s
+            found = known[tokens] = alone_s, share_s
         return found
 
     def _pieces(self, direction: int, tokens: int) -> tuple[int, int]:
@@ -151,6 +164,9 @@ class RemotePath:
         moved = self._moved(direction, tokens)
         network_s = objects_s(self.network, moved.tier_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
         return network_s + self.loading.client_s(moved)
+
+    def submit_s(self, tokens: int) -> float:
+        return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         moved = self._moved(direction, tokens)

@@ -18,10 +18,6 @@ from kvplan.sim.transfer.due import due
 from kvplan.sim.transfer.links import OUT, HostLink
 from kvplan.sim.transfer.paths import REMOTE, TierBelow
 
-SPILL_BLOCKS = 64
-"""Blocks of a run that an engine with on-evict stores gives up at once, so that a run does not fall to single blocks. Assumed: a whole
-node of SGLang's tree goes at once, however long it is."""
-
 
 class Stores:
     """Stores of one replica into host memory and on into the tiers behind it."""
@@ -43,6 +39,7 @@ class Stores:
         self.due = due(rules.store, rules.store_counts)
         self.mirror = Mirror(gpu, host.pool) if rules.keeps_gpu_content and rules.store != "on_evict" else None
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
+        self.busy_until_s: Callable[[], float] = lambda: clock.now  # when the step in progress ends
         self.unstored_tokens = 0
         self.refused: dict[Sequence, int] = {}  # up to which token was offered in vain
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
@@ -53,9 +50,9 @@ class Stores:
         if not rules.store_holds_blocks:
             gpu.reused = self._reused
         if rules.store == "on_evict":
-            gpu.spill, gpu.spill_tokens = self._spilled, max(gpu.spill_tokens, SPILL_BLOCKS * block_tokens)
+            gpu.spill, gpu.spill_tokens = self._spilled, max(gpu.spill_tokens, rules.spill_blocks * block_tokens)
         if rules.lower_store == "on_evict" and lower:
-            host.pool.tier.spill, host.pool.tier.spill_tokens = self._spilled_below, SPILL_BLOCKS * block_tokens
+            host.pool.tier.spill, host.pool.tier.spill_tokens = self._spilled_below, rules.spill_blocks * block_tokens
 
     def after_step(self, job: Sequence, upto: int) -> None:
         """Offer the full blocks of a job's prompt up to a token to host memory."""
@@ -170,7 +167,7 @@ class Stores:
         """When a store that is queued now is down; where the step waits for its stores, one follows the other."""
         now = self.clock.now
         if not self.rules.store_in_step:
-            self.submitted_s = max(now, self.submitted_s) + self.overhead.submit_block_s * tokens / self.block_tokens
+            self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(tokens)
             return self.host.path.send(OUT, now, tokens)[1]
         if self.blocked_until_s < now:
             self.blocked_until_s = now + self.overhead.store_s
@@ -215,7 +212,9 @@ class Stores:
 
     def _spilled(self, node: Node, start: int, end: int) -> None:
         """The GPU gives up a part of a run: it is copied to host memory before the blocks are written again."""
-        if isinstance(node.keys[0], tuple):  # what a preempted job generated: computed again
+        if (
+            isinstance(node.keys[0], tuple) or node.retention < self.rules.spill_min_retention
+        ):  # what a preempted job generated, or not worth it
             return
         pool, keys = self.host.pool, keys_of(node, self.gpu.tree.key_tokens)
         reserved = pool.store(keys, start, end, retention=node.retention)
@@ -225,7 +224,8 @@ class Stores:
         if not reserved.tokens:
             reserved.commit()
             return
-        _, self.space_s = self.host.path.send(OUT, self.clock.now, reserved.tokens)
+        ready_s = self.busy_until_s() if self.rules.spills_behind_step else self.clock.now
+        _, self.space_s = self.host.path.send(OUT, ready_s, reserved.tokens)
 
         def stored() -> None:
             reserved.commit()

@@ -26,10 +26,17 @@ class Transfers:
     ) -> None:
         self.rules, self.stores, self.loads, self.streamed = rules, stores, loads, streamed
 
-    def on_freed(self, action: Callable[[], None]) -> None:
-        """Call `action` when blocks become evictable without a step of the engine."""
+    def attach(self, freed: Callable[[], None], busy_until_s: Callable[[], float]) -> None:
+        """Call `freed` when blocks become evictable without a step of the engine; ask the other when the step in progress ends."""
         if self.stores is not None:
-            self.stores.freed = action
+            self.stores.freed, self.stores.busy_until_s = freed, busy_until_s
+
+    def hold_back(self, step: ScheduledStep, following: ScheduledStep, now: float) -> None:
+        """A step has ended on the GPU: where the host has waited for that, it only now prepares the one scheduled behind it."""
+        if self.rules.waits_for_prompts and self.stores is not None and step.chunks:
+            late_s = now + self.stores.overhead.prepare_s
+            following.launched_s += max(0.0, late_s - following.ready_s)
+            following.ready_s = max(following.ready_s, late_s)
 
     def outputs_seen_s(self, now: float) -> float:
         """When the tokens of a step that ends now reach the host: behind the stores already queued, on the same copy

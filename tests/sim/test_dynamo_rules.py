@@ -1,0 +1,65 @@
+"""Dynamo KVBM under vLLM: times and hits worked out by hand from its source. A block takes 0.5 s between host memory and the GPU, 2 s on
+the disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.request import Request
+from tests.sim.runs import documents, run
+from tests.sim.test_by_hand import by_hand, request, rows
+
+
+def known(*, direct: bool, in_turn: bool = False) -> tuple[list[Request], dict[str, Any]]:
+    """A's 4 blocks on the disk only, B's 2 in host memory, neither on the GPU: sizes and rules for it."""
+    trace = [request(0, 0.0, 64, 1, 0, 1, 2, 3), request(1, 50.0, 80, 1, *range(10, 15)), request(2, 100.0, 32, 1, 20, 21)]
+    trace.append(request(3, 150.0, 16 * 7, 1, *range(100, 107)))
+    rules = {"lower_direct": direct, "loads_in_turn": in_turn, "job_order": "rank", "stores_gpu_hits": False}
+    return trace, {"gpu_blocks": 8, "cpu_blocks": 6, "disk_blocks": 99, "engine": {"step_tokens": 999}, "offload": rules}
+
+
+def test_a_disk_read_holds_up_a_host_load_behind_it() -> None:
+    # A (4 x 2 s from the disk) and B (2 x 0.5 s from host memory) come together: one operation at a time, B's load begins when A's is over.
+    waits = {}
+    for in_turn in (False, True):
+        trace, sizes = known(direct=True, in_turn=in_turn)
+        trace += [request(4, 300.0, 65, 1, 0, 1, 2, 3), request(5, 300.1, 33, 1, 20, 21)]
+        found = rows(by_hand(trace, **sizes), "disk_hit_tokens", "cpu_hit_tokens", "load_s")
+        assert (found[4][0], found[5][1]) == (64, 32)
+        waits[in_turn] = found[5][2]
+    assert waits[False] == pytest.approx(1.0, abs=0.01)
+    assert waits[True] == pytest.approx(8.0 - 0.1 + 1.0, abs=0.6)
+
+
+def test_a_prefix_on_the_disk_is_read_each_time() -> None:
+    # A is asked for three times, and pushed out of the GPU in between: KVBM reads it from the disk each time and leaves host memory as it
+    # is. Through host memory the second and third find it there.
+    for direct, expected in ((True, [64, 64, 64]), (False, [64, 0, 0])):
+        trace, sizes = known(direct=direct)
+        for turn in range(3):
+            at = 300.0 + 100 * turn
+            trace.append(request(4 + 2 * turn, at, 65, 1, 0, 1, 2, 3))
+            trace.append(request(5 + 2 * turn, at + 50, 127, 1, *range(200 + 10 * turn, 208 + 10 * turn)))
+        found = rows(by_hand(trace, **sizes), "disk_hit_tokens")
+        assert [hit for (hit,) in found[4::2]] == expected
+
+
+def test_a_disk_without_a_cpu_tier() -> None:
+    # 2 documents in a GPU pool of one: the first comes back from the disk, and the blocks of a store are held until the disk has them.
+    found = run(documents(2, 1024, rounds=2), engine="dynamo", gpu_kv="140MiB", disk="8GiB")[1].recorder.arrays()
+    assert list(found["gpu_hit_tokens"] + found["disk_hit_tokens"]) == [0, 0, 1008, 1008]
+    assert found["disk_hit_tokens"][2] > 900 and list(found["cpu_hit_tokens"]) == [0, 0, 0, 0]
+
+
+def test_the_host_waits_for_the_last_layer_of_a_step_with_prompts() -> None:
+    # A cold prompt of 32,768 tokens in steps of 8,192: three times the next step is prepared only when the one before it has ended.
+    host = {"machine.host.python_s": 2.7e-6, "machine.host.launch_s": 396e-6}
+    ttft = {}
+    for waits in (False, True):
+        sets: dict[str, Any] = {**host, "engine.offload.waits_for_prompts": waits}
+        world = run(documents(1, 32_768), engine="dynamo", gpu_kv="8GiB", cpu="8GiB", sets=sets)[1]
+        ttft[waits] = float(world.recorder.arrays()["ttft_s"][0])
+        prepare_s = world.overhead.prepare_s
+    assert ttft[True] - ttft[False] == pytest.approx(3 * prepare_s, rel=0.2)

@@ -1,0 +1,146 @@
+"""What spreading costs: volumes, passes through a pipeline, experts on the fullest rank; worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from kvplan.deployment import Parallel
+from kvplan.errors import InputError
+from kvplan.hardware.collectives import collective_s
+from kvplan.memory.below import below
+from kvplan.memory.layout import layout
+from kvplan.memory.weights import parameters, rank_weight_bytes
+from kvplan.spread_time import (
+    SLOWEST_RANK_S,
+    Held,
+    experts_on_rank,
+    fullest_share,
+    handed_over_s,
+    joint_tokens,
+    layers_collectives_s,
+    passes,
+    spread_s,
+)
+from kvplan.step_time import StepCost
+from tests.deployed import deployed
+
+LATENT_BYTES = 2 * (512 + 64)  # of one token and layer of DeepSeek-V3 in bf16
+
+
+def test_tokens_that_the_experts_see() -> None:
+    eight = Parallel(dp=8)
+    assert joint_tokens(eight, 5, 5) == 40  # graphs are padded to the largest rank
+    assert joint_tokens(eight, 4096 + 3, 3) == 4099 + 7 * 3  # beside a prompt the others decode as many
+    assert joint_tokens(eight, 4096, 0) == 4096 + 7  # or take part with one token each
+    assert joint_tokens(Parallel(), 77, 3) == 77
+
+
+def test_experts_on_ranks() -> None:
+    # 256 experts over 8 ranks, one token with 8 of them: one expert a rank on the mean, and on the fullest more by chance.
+    held = experts_on_rank(deployed("deepseek-v3", tp=8, ep=8), 256)
+    assert (held.experts, held.width_share) == (32, 1.0)
+    mean = 32 * 8 / 256
+    assert held.active(8 / 256, 1) == pytest.approx(mean + math.sqrt(2 * math.log(8) * mean * (1 - mean / 32)))
+    assert held.active(8 / 256, 100_000) == 32
+    # without expert parallelism every rank has an eighth of the width of each, and all pairs of token and expert.
+    whole = experts_on_rank(deployed("deepseek-v3", tp=8), 256)
+    assert (whole.experts, whole.width_share, whole.routed(800)) == (256, 1 / 8, 800)
+    assert whole.active(8 / 256, 1) == pytest.approx(8)
+    assert Held(32, 1.0, 8, 1.5).routed(8e6) == pytest.approx(1.5e6, rel=0.01)
+
+
+def test_popular_experts_fill_one_rank() -> None:
+    assert fullest_share(256, 8, 0.0) == fullest_share(256, 1, 2.0) == 1.0
+    assert 1.0 < fullest_share(256, 8, 0.5) < fullest_share(256, 8, 1.0) < 8
+    even = StepCost(deployed("deepseek-v3", "vllm", "h200-sxm", dp=8, ep=8))
+    skewed = even.deployment.changed(parallel=Parallel(dp=8, ep=8, expert_skew=1.0))
+    assert StepCost(skewed).prefill_s(8192, 0, 8192) > 1.05 * even.prefill_s(8192, 0, 8192)
+
+
+def test_collectives_of_a_layer() -> None:
+    """61 layers of DeepSeek-V3, 58 with experts, 100 tokens of 7,168 in bf16 on each of 8 ranks."""
+    row, link = 7168 * 2, deployed("deepseek-v3", "vllm", "h200-sxm").machine.interconnect
+    tensor = deployed("deepseek-v3", "vllm", "h200-sxm", tp=8)
+    one = collective_s(link, "all_reduce", 8, 100 * row, library="engine") + SLOWEST_RANK_S
+    assert layers_collectives_s(tensor, 100, 100, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(122 * one)
+    data = deployed("deepseek-v3", "vllm", "h200-sxm", dp=8, ep=8)
+    gathered = collective_s(link, "all_gather", 8, 800 * row) + collective_s(link, "reduce_scatter", 8, 800 * row) + 2 * SLOWEST_RANK_S
+    assert layers_collectives_s(data, 100, 800, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(58 * gathered)
+    deepep = data.changed(parallel=Parallel(dp=8, ep=8, exchange="deepep"))
+    sent = 100 * 8 * row
+    there = collective_s(link, "dispatch", 8, sent / 2, library="low_latency") + collective_s(
+        link, "combine", 8, sent, library="low_latency"
+    )
+    assert layers_collectives_s(deepep, 100, 800, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(
+        58 * (there + 2 * SLOWEST_RANK_S)
+    )
+
+
+def test_between_servers_a_gpu_has_its_own_port() -> None:
+    """16 GPUs on two servers gather 16 MB: each brings in the 8 MB of the other server, an eighth of them itself: 1 MB at 43.5 GB/s."""
+    machine = deployed("deepseek-v3", "vllm", "h200-sxm").machine
+    inside = collective_s(machine.interconnect, "all_gather", 8, 16e6)
+    assert spread_s(machine, "all_gather", 16, 16e6) == pytest.approx(1e-5 + max(inside, 1e6 / 4.35e10))
+    assert spread_s(machine, "all_gather", 8, 16e6) == inside
+
+
+def test_passes_of_a_pipeline() -> None:
+    four = Parallel(pp=4)
+    assert passes(four, 1, 1, 8192) == (1, 1)  # a lone sequence: three stages idle
+    assert passes(four, 10, 10, 8192) == (4, 3)
+    assert passes(four, 16384, 0, 8192) == (2, 8192)
+    assert passes(Parallel(), 16384 + 5, 5, 8192) == (1, 16389)
+
+
+def test_a_lone_token_passes_all_stages_and_four_do_so_together() -> None:
+    one, two = (StepCost(deployed("llama-3.1-70b", "vllm", "h100-sxm", tp=4, pp=pp)) for pp in (1, 2))
+
+    def token_s(cost: StepCost, batch: int) -> float:
+        return cost.step_s([], batch, cost.decode_attention_s([4096] * batch), batch)
+
+    sent_s = handed_over_s(two.deployment, 1, 8192 * 2)
+    assert 0 < sent_s < 1e-4
+    assert token_s(two, 1) == pytest.approx(token_s(one, 1) + sent_s)
+    # two sequences are two batches of one: each token takes as long, but both come
+    assert token_s(two, 2) == pytest.approx(token_s(two, 1), rel=0.01)
+    assert token_s(two, 64) == pytest.approx(token_s(one, 32), rel=0.02)
+    # a prompt of one chunk sums its stages; of four chunks it takes (4 + 1) / 2 of a pass
+    assert two.prefill_s(8192, 0, 8192) == pytest.approx(one.prefill_s(8192, 0, 8192), rel=0.02)
+    parts = [one.prefill_s(8192, 8192 * chunk, 8192) for chunk in range(4)]
+    assert two.prefill_s(32768, 0, 8192) == pytest.approx(sum(parts) / 2 + parts[3] / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rank_layers", "copies"),
+    [({"tp": 8}, 61, 8), ({"dp": 8, "ep": 8}, 61, 1), ({"tp": 2, "pp": 4}, 16, 2), ({"tp": 2, "dp": 4}, 61, 2)],
+)
+def test_bytes_of_a_token_of_deepseek_by_kind(kinds: dict[str, int], rank_layers: int, copies: int) -> None:
+    """A latent whole on every rank of a stage; stages of 61 layers over four: the fullest has 16; host memory holds what all ranks hold."""
+    deployment = deployed("deepseek-v3", "vllm", "h200-sxm", **kinds)
+    made = layout(deployment)
+    assert made.types[0].token_bytes == rank_layers * LATENT_BYTES
+    stages = kinds.get("pp", 1)
+    assert below(deployment).token_bytes == copies * stages * rank_layers * LATENT_BYTES
+
+
+def test_weights_of_deepseek_by_kind() -> None:
+    """With data-parallel attention all but the experts is repeated: an eighth of the experts and all of the rest."""
+    tensor, data = (rank_weight_bytes(deployed("deepseek-v3", "vllm", **kinds)) for kinds in ({"tp": 8}, {"dp": 8, "ep": 8}))
+    experts = parameters(deployed("deepseek-v3").model).experts  # 1 byte each, and scales
+    assert data > tensor > experts / 8
+    assert data - tensor == pytest.approx(7 / 8 * (rank_weight_bytes(deployed("deepseek-v3", "vllm")) - experts), rel=0.25)
+
+
+def test_what_cannot_be_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="context parallelism is not built"):
+        deployed("llama-3.1-8b").changed(parallel=Parallel(cp=2))
+    with pytest.raises(InputError, match="experts lie on all 8"):
+        deployed("deepseek-v3", tp=8, ep=4)
+    with pytest.raises(InputError, match="has no experts"):
+        deployed("llama-3.1-8b", tp=2, ep=2)
+    with pytest.raises(InputError, match="--tp 2 x --pp 1 x --dp 8 needs 16"):
+        deployed("deepseek-v3", "vllm", "h200-sxm", tp=2, dp=8).check_gpus()
+    deployed("deepseek-v3", "vllm", "h200-sxm", tp=2, dp=8).changed(nodes=2).check_gpus()
+    assert deployed("deepseek-v3", tp=8, ep=8).changed(tp=4).parallel.ep == 4
