@@ -83,7 +83,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     layers: tuple[Layers, ...]
     ffn: tuple[Ffn, ...]
     max_context_tokens: int
-    dtype: str = "bf16"
+    dtype: Annotated[str, msgspec.Meta(pattern="^(bf16|fp16|fp32)$")] = "bf16"
     tied_embeddings: bool = False
     declared_params: int = 0  # as the maker counts them; 0: not given
     other_params: int = 0  # outside the decoder: vision tower, encoder, per-layer embeddings
