@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class KvplanError(Exception):
@@ -21,7 +22,7 @@ class KvplanError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint.strip()
 
 
 class InputError(KvplanError):
@@ -76,6 +77,7 @@ _FORMS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"Object missing required field `(.+)`", lambda found: f"{found[1]} is missing"),
     (r"Expected `(.+)`, got `(.+)`", lambda found: f"{_kind(found[1])} is expected, not {_kind(found[2], given=True)}"),
     (r"Expected `(.+)` (>=|<=|>|<) (\S+)", lambda found: f"{_kind(found[1])} {found[2]} {_plain_number(found[3])} is expected"),
+    (r"Expected `str` matching regex '\^\((.+)\)\$'", lambda found: f"one of {found[1].replace('|', ', ')} is expected"),
     (r"Invalid enum value (.+)", lambda found: f"{found[1]} is not one of the words for it"),
 )
 """What the decoder says of a value that does not fit -> the same in plain words."""
@@ -99,6 +101,15 @@ def misfit(error: Exception, where: object = "", fields: Iterable[str] = ()) -> 
     return InputError(f"{where}: {joined}" if where else joined, hint=hint)
 
 
+@contextmanager
+def of_its_kind(where: object, what: str) -> Iterator[None]:
+    """Read a document whose parts may be of any kind: where one is not of the kind that is asked for, a sentence says so."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise InputError(f"{where}: a part of it is not of the kind that {what} has there ({type(error).__name__}: {error})") from None
+
+
 def _kind(names: str, *, given: bool = False) -> str:
     kinds = names.removesuffix(" | null").split(" | ")
     return "a fraction" if given and kinds == ["float"] else " or ".join(_KINDS.get(kind, kind) for kind in kinds)
@@ -106,6 +117,10 @@ def _kind(names: str, *, given: bool = False) -> str:
 
 def _plain_number(text: str) -> str:
     return text.removesuffix(".0")
+
+
+MOST_KNOWN = 40
+"""Of more names than these, a few say nothing."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -116,5 +131,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     near = sorted((choice for choice in known if choice in part or alike[choice] >= 0.6), key=lambda choice: (-alike[choice], choice))[:4]
     if near:
         return f"did you mean {' or '.join(near)}?"
+    if len(known) > MOST_KNOWN:
+        return ""
     shown = ", ".join(known[:8])
     return f"known: {shown}{', ...' if len(known) > 8 else '.'}"

@@ -11,7 +11,7 @@ import msgspec
 from kvplan.catalog.shipped import decode_toml, resolve
 from kvplan.engine.spec import EngineSpec
 from kvplan.engine.versions import at_version, order, overlaid
-from kvplan.errors import InputError, misfit
+from kvplan.errors import InputError, misfit, of_its_kind
 
 
 def engine(name: str, version: str = "") -> EngineSpec:
@@ -22,7 +22,8 @@ def engine(name: str, version: str = "") -> EngineSpec:
     if wanted and not re.fullmatch(r"\d+(\.\d+){0,2}[\w.+-]*", wanted):
         raise InputError(f"{version or name}: {wanted!r} is not a version", hint=f"write {stem}@{_facts(path, '')['version']}")
     try:
-        return msgspec.convert(_facts(path, wanted), EngineSpec)
+        with of_its_kind(path, "an engine's file"):
+            return msgspec.convert(_facts(path, wanted), EngineSpec)
     except msgspec.ValidationError as error:
         raise misfit(error, path) from None
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kvplan.catalog.shipped import decode_json
-from kvplan.errors import InputError
+from kvplan.errors import InputError, of_its_kind
 from kvplan.model import ModelSpec, from_hf_config
 
 _INDEX = "model.safetensors.index.json"
@@ -45,7 +45,10 @@ def config(path: Path, *, name: str = "") -> FoundConfig:
 def read(path: Path, *, name: str = "", as_family: str = "") -> ModelSpec:
     """A model from a catalog file, a config.json or a folder with one. Raises InputError."""
     found = config(path, name=name)
-    return from_hf_config(found.config, name=found.name, where=found.where, source=found.source, params=found.params, as_family=as_family)
+    with of_its_kind(path, "a config"):
+        return from_hf_config(
+            found.config, name=found.name, where=found.where, source=found.source, params=found.params, as_family=as_family
+        )
 
 
 def changed(path: Path, *, name: str, fields: dict[str, Any], note: str) -> ModelSpec:

@@ -8,6 +8,7 @@ import typer
 
 from kvplan.cli.console import Exit, out
 from kvplan.errors import InputError, did_you_mean
+from kvplan.report.tables import print_terms
 from kvplan.report.terms import TERMS
 
 EXAMPLES = """
@@ -29,10 +30,9 @@ def explain(
     """Say what a word of a report means, and how its number comes about."""
     name = "-".join(term or []).lower().replace("_", "-").replace(" ", "-")
     if not name:
-        for one, meaning in TERMS.items():
-            out().print(f"[bold]{one}[/]  {meaning.partition('. ')[0].rstrip('.')}")
+        print_terms(out(), [(one, meaning.partition(". ")[0].rstrip(".")) for one, meaning in TERMS.items()])
         return Exit.DONE
     if name not in TERMS:
         raise InputError(f"{' '.join(term or [])!r} is not explained", hint=did_you_mean(name, TERMS))
-    out().print(f"[bold]{name}[/]  {TERMS[name]}")
+    print_terms(out(), [(name, TERMS[name])])
     return Exit.DONE

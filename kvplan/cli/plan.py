@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -190,18 +191,20 @@ def plan(
                     allow_wear=allow_wear,
                     watch=watch,
                 )
-            return msgspec.structs.replace(found, sessions=mix.text) if mix else found
+            named = {**found.provenance, "trace": "--sessions"}  # the generated file is gone afterwards
+            return msgspec.structs.replace(found, sessions=mix.text, provenance=named) if mix else found
 
         results = [planned(one, emit, answered) if emit else answered(one) for one in wanted]
-    if results[0].emission and output:
-        for written in save(results[0].emission, output):
-            note(f"wrote {written}", quiet=quiet)
     single = len(results) == 1
     whole = results[0] if single else PlanTable(rows=tuple(results))
     if as_json:
         emit_json(whole)
     else:
         report.show(out(), results[0], verbose=verbose) if single else report.compare(out(), results)
+    sys.stdout.flush()  # the answer is there, whatever becomes of the files
+    if results[0].emission and output:
+        for written in save(results[0].emission, output):
+            note(f"wrote {written}", quiet=quiet)
     exported(whole, export, quiet=quiet)
     reported(whole, html, quiet=quiet)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
@@ -215,6 +218,7 @@ def _explain(path: str, source: str, beside: dict[str, str | None], as_json: boo
     from kvplan.deploy.explain import explain_config
     from kvplan.report import explain as report
     from kvplan.scenario import is_scenario, load
+    from kvplan.sweep.grid import ranks
 
     known: dict[str, object] = {}
     if source and is_scenario(source):
@@ -223,8 +227,7 @@ def _explain(path: str, source: str, beside: dict[str, str | None], as_json: boo
     known |= {"model": catalog.model(beside["model"])} if beside["model"] else {}
     known |= {"machine": catalog.machine(beside["machine"])} if beside["machine"] else {}
     known |= {"pool_bytes": parse_capacity(beside["gpu_kv"])} if beside["gpu_kv"] else {}
-    ranks = beside["tp"] or ""
-    known |= {"tp": int(ranks)} if ranks.isdigit() else {}
+    known |= {"tp": ranks(beside["tp"])} if beside["tp"] else {}
     result = explain_config(path, engine_version=beside["engine_version"] or "", **known)
     if as_json:
         emit_json(result)

@@ -72,6 +72,10 @@ def figures(result: PlanResult) -> EngineFigures:
     )
 
 
+SPREAD = ("vllm", "sglang", "llm-d", "lmcache")
+"""Targets whose arguments say every kind of parallelism."""
+
+
 def emit(placement: Placement, name: str, engine: EngineSpec | None = None, deployment: Deployment | None = None) -> Emission:
     """The configuration of a target that carries out a placement.
 
@@ -80,6 +84,9 @@ def emit(placement: Placement, name: str, engine: EngineSpec | None = None, depl
     """
     target, engine = target_named(name), engine or engine_for(name)
     _check_sound(placement, engine)
+    if (placement.gpus > placement.tp or placement.ep) and name not in SPREAD:
+        sentence = f"kvplan writes no {target.dialect.title} configuration with pipeline stages, data-parallel ranks or expert parallelism"
+        raise InputError(sentence, hint=f"emit {', '.join(SPREAD)}")
     if limit := obstacle(engine, placement):
         raise InputError(f"{target.dialect.title} {engine.version} cannot {limit.what}", hint=limit.instead)
     serving = serving_of(placement, engine, deployment)

@@ -43,8 +43,8 @@ def resources(serving: Serving, *, tier: bool = True) -> dict[str, Any]:
     """GPUs and memory of a container that holds the ranks, and the CPU tier unless another process does."""
     memory = above(memory_limit(serving, tier=tier))
     return {
-        "limits": {"nvidia.com/gpu": str(serving.placement.tp), "memory": memory},
-        "requests": {"nvidia.com/gpu": str(serving.placement.tp), "memory": memory},
+        "limits": {"nvidia.com/gpu": str(serving.placement.gpus), "memory": memory},
+        "requests": {"nvidia.com/gpu": str(serving.placement.gpus), "memory": memory},
     }
 
 

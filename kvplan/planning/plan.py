@@ -170,7 +170,9 @@ def _narrow_instead(found: Simulated, best: Option) -> str:
         gain = 1 - one.score / best.score if best.score else 0.0
         alone = one.placement.kv_dtype == places.EIGHT_BITS != best.placement.kv_dtype and not one.placement.offloads
         if alone and not one.missed and one.rejected <= best.rejected and gain > verdicts.WORTH:
-            return f"an 8-bit KV without any tier does better: another {changed(found.goal, gain)}, at the price of some accuracy"
+            return (
+                f"an 8-bit KV without any tier does better at this load: another {changed(found.goal, gain)}, at the price of some accuracy"
+            )
     return ""
 
 

@@ -100,7 +100,8 @@ def nothing(space: Space) -> Placement:
     """The placement without any tier below the GPU, by the engine's own rules."""
     deployment, engine = space.base.deployment, space.base.engine
     rules = {name: getattr(engine.offload, name) for name in RULES}
-    return Placement(model=deployment.model.name, tp=deployment.tp, gpu_fraction=engine.gpu_fraction, kv_dtype=deployment.kv_dtype, **rules)
+    ranks = {kind: getattr(deployment.parallel, kind) for kind in ("tp", "pp", "dp", "ep")}
+    return Placement(model=deployment.model.name, gpu_fraction=engine.gpu_fraction, kv_dtype=deployment.kv_dtype, **ranks, **rules)
 
 
 def ruled_out(space: Space) -> str:

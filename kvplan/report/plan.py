@@ -225,8 +225,8 @@ def _eight_bits(result: PlanResult) -> Iterator[str]:
         gain = 1 - one.score / chosen.score
         if one.placement.offloads == chosen.placement.offloads and gain > WORTH_SAYING:
             yield f"fp8 KV besides: another {changed(result.objective, gain)}"
-        elif not one.placement.offloads and gain > -WORTH_SAYING:
-            yield f"fp8 KV and no tier: {'about as good' if gain <= WORTH_SAYING else f'another {changed(result.objective, gain)}'}"
+        elif not one.placement.offloads and abs(gain) <= WORTH_SAYING:
+            yield "fp8 KV and no tier: about as good"
 
 
 WORTH_SAYING = 0.01

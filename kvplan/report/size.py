@@ -15,14 +15,15 @@ from kvplan.memory.weights import parameters
 from kvplan.model import ModelSpec
 from kvplan.report.tables import Rows, bar, print_rows, say
 from kvplan.results.size import SizeResult, WayOut
-from kvplan.units import format_bytes, format_seconds, format_tokens
+from kvplan.units import format_bytes, format_count, format_seconds, format_tokens
 
 BAR_CELLS = 24
 
 
 def show(console: Console, result: SizeResult, *, verbose: bool = False) -> None:
     """Print one model; `verbose` adds what offload frees and costs."""
-    where = f" on {result.tp * result.pp * result.dp} x {result.machine}" if result.machine else ""
+    gpus = format_count(result.tp * result.pp * result.dp, "GPU")
+    where = f" on {gpus} of {result.machine}" if result.machine else ""
     say(
         console,
         f"[bold]{escape(result.model)}[/] · {format_tokens(result.context_tokens)} tokens x {result.batch} · {result.kv_dtype} KV · "

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 TERMS: dict[str, str] = {
+    "serves": "How much traffic one GPU serves within the target; without a target, while the 95th percentile of the time to first token "
+    "stays what it is without a tier. Found by replaying the arrivals faster and slower, or with more and fewer users, to within 9%.",
+    "loads": "What the plan changes when the same traffic arrives slower or faster.",
     "wins-from": "The shortest reused prefix that loads from a tier sooner than it is computed again, for one request on an idle machine. "
     "The range is its 95% interval. Shorter prefixes are better computed.",
     "needs": "The bandwidth that a tier needs for loading to break even at the prefix length of the table: its bytes over the time to "

@@ -19,6 +19,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     model: str  # as the engine is given it: a Hugging Face name or a path
     tp: int = 1
+    pp: int = 1
+    dp: int = 1  # data-parallel ranks, each with tiers of these sizes
+    ep: int = 0  # ranks between which whole experts are spread; 0: none
     gpu_fraction: float = 0.9
     kv_dtype: str = "auto"  # auto: the model's own
     max_context_tokens: int = 0  # longest request that is served; 0: the model's
@@ -39,6 +42,11 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     load_rule: Literal["always", "break_even", "never"] = "always"  # break_even: each hit is weighed, queues included
     load_min_tokens: int = 0  # a shorter hit is computed again instead of loaded
     policy: str = "lru"
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica, all its ranks."""
+        return self.tp * self.pp * self.dp
 
     @property
     def offloads(self) -> bool:

@@ -43,6 +43,14 @@ def test_no_and_a_missed_target_exit_1() -> None:
     assert "the target is missed" in " ".join(missed.stdout.split())
 
 
+def test_files_that_cannot_be_written_lose_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = kvplan("chat", "--emit", "vllm", "--output", str(tmp_path / "file" / "folder"))
+    assert done.returncode == 2
+    assert "Offload to CPU" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_a_trace_of_lengths_cannot_say_and_names_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "azure.csv"
     path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n")

@@ -307,3 +307,14 @@ def test_a_manifest_needs_to_know_what_is_served() -> None:
 def test_a_command_is_held_against_its_model_and_machine(text: str, code: str, said: str) -> None:
     read = explain_text(text, "f", machine=catalog.machine("l4"))
     assert any(one.code == code and said in one.sentence for one in read.notices), read.notices
+
+
+def test_every_kind_of_parallelism_is_written_or_refused() -> None:
+    spread = Placement(model="deepseek-ai/DeepSeek-V3", tp=1, dp=8, ep=8, cpu_bytes=64 * GiB)
+    vllm, sglang = (emit(spread, name).text for name in ("vllm", "sglang"))
+    assert "--data-parallel-size 8" in vllm and "--enable-expert-parallel" in vllm
+    assert all(option in sglang for option in ("--tp-size 8", "--enable-dp-attention", "--dp-size 8", "--ep-size 8"))
+    assert "--pipeline-parallel-size 2" in emit(Placement(model="m", tp=4, pp=2), "vllm").text
+    assert "parallel-size 1" not in emit(Placement(model="m", tp=4), "vllm").text
+    with pytest.raises(InputError, match="expert parallelism"):
+        emit(spread, "trtllm")

@@ -43,7 +43,7 @@ def write(serving: Serving) -> Written:
         "limitCPU": 16,
         "requestMemory": memory,
         "limitMemory": memory,
-        "requestGPU": placement.tp,
+        "requestGPU": placement.gpus,
         "shmSize": above(shm_bytes(serving)),
         "vllmConfig": config,
     }
