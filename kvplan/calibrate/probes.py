@@ -192,11 +192,11 @@ def _sustained(context: Context) -> list[Point]:
 
 
 def _launch(_: Context) -> list[Point]:
-    return [point("launch", span_s=0.4)]
+    return [point("launch", span_s=1.0)]
 
 
 def _python(_: Context) -> list[Point]:
-    return [point("host_python", hashes=512, span_s=0.4)]
+    return [point("host_python", hashes=512, span_s=1.0)]
 
 
 def _disk(op: str, context: Context, size: int, threads: int) -> Point:

@@ -54,6 +54,16 @@ def replay(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
     return simulate(loaded)[1].columns
 
 
+def replay_as_sent(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
+    """Columns of a replay of those rows of a trace that were sent, at the moments at which they were."""
+    rows = [json.loads(line) for line in trace.read_text().splitlines()]
+    sent = sorted(case.load()["replay"], key=lambda row: row["t_submit"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.jsonl"
+        path.write_text("".join(json.dumps({**rows[row["i"]], "timestamp": row["t_submit"] * 1e3}) + "\n" for row in sent))
+        return replay(case, path, **tiers)
+
+
 def _row(at: int, tokens: int, first_key: int, *, output: int = 2, own: tuple[int, ...] = ()) -> dict[str, Any]:
     """A request whose keys count up from `first_key` but for the last ones, which are its `own`."""
     keys = [*range(first_key, first_key + -(-tokens // KEY) - len(own)), *own]

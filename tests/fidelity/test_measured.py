@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.fidelity.replay import MEASURED, Case, Row, cold, decode, hits, replay
+from tests.fidelity.replay import MEASURED, Case, Row, cold, decode, hits, replay, replay_as_sent
 
 BLOCK = 16
-H100, H200 = "h100-vllm-0.24", "h200-vllm-0.24"
+H100, H200, SLOW = "h100-vllm-0.24", "h200-vllm-0.24", "h200-vllm-0.24-slow-host"
+SLOW_MACHINE = str(MEASURED / SLOW / "machine.toml")
 LLAMA = Case(f"{H100}/single_requests.json", "llama-3.1-8b", "h100-sxm")
 CASES = {
     "llama on H100": LLAMA,
@@ -22,6 +23,10 @@ CASES = {
     "gemma on H200": Case(f"{H200}/gemma_3_12b_single.json", "gemma-3-12b", "h200-sxm"),
     "deepseek on H200": Case(f"{H200}/deepseek_v2_lite_single.json", "deepseek-v2-lite", "h200-sxm"),
     "lmcache on H200": Case(f"{H200}/lmcache_single.json", "llama-3.1-8b", "h200-sxm", "lmcache"),
+    "qwen3 moe": Case(f"{SLOW}/qwen3_30b_a3b_cpu_32GiB.json", "qwen3-30b-a3b", SLOW_MACHINE),
+    "qwen 32b": Case(f"{SLOW}/qwen2_5_32b_cpu_48GiB.json", "qwen2.5-32b", SLOW_MACHINE),
+    "deepseek, slow host": Case(f"{SLOW}/deepseek_v2_lite_cpu_8GiB.json", "deepseek-v2-lite", SLOW_MACHINE),
+    "gemma, slow host": Case(f"{SLOW}/gemma_3_12b_cpu_32GiB.json", "gemma-3-12b", SLOW_MACHINE),
 }
 LEAST = {"cold": 2048, "gpu_hit": 1024, "cpu_hit": 1024, "decode": 0}
 """Kind -> tokens from which on a row is judged."""
@@ -46,6 +51,22 @@ LIMITS: dict[tuple[str, str], float] = {
     ("lmcache on H200", "gpu_hit"): 6.3,
     ("lmcache on H200", "cpu_hit"): 6.8,
     ("lmcache on H200", "decode"): 5.0,
+    ("qwen3 moe", "cold"): 8.5,
+    ("qwen3 moe", "gpu_hit"): 2.7,
+    ("qwen3 moe", "cpu_hit"): 3.5,
+    ("qwen3 moe", "decode"): 4.8,
+    ("qwen 32b", "cold"): 6.8,
+    ("qwen 32b", "gpu_hit"): 5.5,
+    ("qwen 32b", "cpu_hit"): 2.7,
+    ("qwen 32b", "decode"): 3.3,
+    ("deepseek, slow host", "cold"): 18.3,
+    ("deepseek, slow host", "gpu_hit"): 18.4,
+    ("deepseek, slow host", "cpu_hit"): 11.8,
+    ("deepseek, slow host", "decode"): 71.6,
+    ("gemma, slow host", "cold"): 10.0,
+    ("gemma, slow host", "gpu_hit"): 7.1,
+    ("gemma, slow host", "cpu_hit"): 8.6,
+    ("gemma, slow host", "decode"): 5.6,
 }
 """Case, kind -> the largest relative error of a judged row, of hits the mean one, in per cent.
 
@@ -95,16 +116,34 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
         CASES["llama on H200"], f"{H200}/conversation_load.jsonl", {"gpu_kv": "40GiB"},
         {"TTFT mean": 3.6, "TTFT p50": 1.6, "TTFT p90": 2.0, "ITL p50": 2.8},
     ),
+    "32b, CPU tier": (
+        CASES["qwen 32b"], CHAT, {"gpu_kv": "16GiB", "cpu": "48GiB"},
+        {"TTFT mean": 3.9, "TTFT p50": 2.5, "TTFT p90": 5.6, "ITL p50": 5.0},
+    ),
+    "moe, CPU tier": (
+        CASES["qwen3 moe"], CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
+        {"TTFT mean": 25.4, "TTFT p50": 11.6, "TTFT p90": 45.2, "ITL p50": 7.7},
+    ),
+    "disk tier": (
+        Case(f"{SLOW}/llama_3_1_8b_cpu_8GiB_disk.json", "llama-3.1-8b", SLOW_MACHINE), CHAT,
+        {"gpu_kv": "8GiB", "cpu": "8GiB", "disk": "60GiB"},
+        {"TTFT mean": 32.7, "TTFT p50": 7.9, "TTFT p90": 44.3, "ITL p50": 1.2},
+    ),
 }  # fmt: skip
-"""Replay -> what ran, trace, tiers, and the largest relative error of each figure in per cent."""
+"""Replay -> what ran, trace, tiers, and the largest relative error of each figure in per cent.
+
+The MoE holds one second of compilation in the middle of its measured replay and a full pool in its second half; the rate at which the disk
+of that machine takes writes is known to a factor of two, and its loads queue behind them.
+"""
 
 
 @pytest.mark.parametrize("name", REPLAYS)
 def test_replay(name: str) -> None:
     case, trace, tiers, limits = REPLAYS[name]
-    truth = sorted(case.load()["replay"], key=lambda row: row["i"])
-    columns = replay(case, MEASURED / trace, **tiers)
-    assert [row["i"] for row in truth] == columns["index"].tolist()
+    truth, as_sent = case.load()["replay"], SLOW in case.file
+    truth.sort(key=lambda row: row["t_submit" if as_sent else "i"])
+    columns = (replay_as_sent if as_sent else replay)(case, MEASURED / trace, **tiers)
+    assert columns["index"].tolist() == (list(range(len(truth))) if as_sent else [row["i"] for row in truth])
     seen = {"TTFT": sorted(row["ttft"] for row in truth), "ITL": sorted(row["itl"] for row in truth)}
     told = {"TTFT": sorted(columns["ttft_s"]), "ITL": sorted(columns["itl_s"])}
     half, tail = len(truth) // 2, int(len(truth) * 0.9)
@@ -115,10 +154,10 @@ def test_replay(name: str) -> None:
         ("ITL p50", seen["ITL"][half], told["ITL"][half]),
     ]
     errors = {figure: abs(error) * 100 for figure, error in _print(name, rows).items()}
-    hit = columns["gpu_hit_tokens"] + columns["cpu_hit_tokens"]
+    hit = columns["gpu_hit_tokens"] + columns["cpu_hit_tokens"] + columns["disk_hit_tokens"]
     exact = sum(abs(found - row["cached"]) <= BLOCK for found, row in zip(hit, truth, strict=True)) / len(truth)
     print(f"cached tokens within one block: {exact:.1%} of requests")
-    assert exact >= 0.99
+    assert exact >= (0.98 if "disk" in tiers else 0.99)  # what the disk has by then depends on when stores end
     assert {figure: error for figure, error in errors.items() if error > limits[figure]} == {}
 
 
