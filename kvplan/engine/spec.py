@@ -206,6 +206,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     large_profile_batch: Count = 0  # the same on GPUs of 70 GiB or more with fp8 units; 0: as on others
     sampler_bytes: Amount = 0.0
     forward_copies: Amount = 0.0
+    prefill_workspace_tokens: Count = 0  # of latents that a prefill expands at once, for which a profile run sets memory aside
     context_bytes: Count = 0  # CUDA context and libraries, per GPU
     rank_bytes: Count = 0  # collectives, per GPU when there is more than one rank
     graph_bytes: Count = 0  # captured CUDA graphs, where the pool is charged for them

@@ -7,6 +7,7 @@ import msgspec
 from kvplan.deployment import Deployment
 from kvplan.memory.formats import DTYPE_BYTES
 from kvplan.memory.weights import rank_weight_bytes
+from kvplan.model import Layers
 
 LARGE_GPU_BYTES = 70 * 2**30
 
@@ -76,4 +77,24 @@ def activation_bytes(deployment: Deployment) -> int:
         default=0,
     )
     forward = engine.step_tokens * (rules.forward_copies * model.hidden + width) * DTYPE_BYTES[model.dtype] if rules.forward_copies else 0
-    return round(max(sampler, forward))
+    return round(max(sampler, forward, _expanded_latents(deployment)))
+
+
+def _expanded_latents(deployment: Deployment) -> float:
+    """Peak in latent attention: rows of the hidden size, and K without its rotary part and V of as many tokens as a prefill expands at once
+    (vLLM's own count, for the model's longest request). Sparse attention attends to latents as they are.
+    """
+    model, engine, tp = deployment.model, deployment.engine, deployment.tp
+    most = engine.memory.prefill_workspace_tokens
+    wide = [layer.query_heads * (layer.k_dim - layer.rotary_dim + layer.v_dim) for layer in model.layers if _expands(layer)]
+    if not most or not wide:
+        return 0.0
+    block = engine.block_tokens
+    tokens = min(max(8 * (engine.max_context_tokens or model.max_context_tokens), 4 * engine.max_batch * block), most)
+    tokens = max(tokens, engine.max_batch * block)
+    rows = engine.step_tokens * engine.memory.forward_copies * model.hidden
+    return (rows + tokens * max(wide) / tp) * DTYPE_BYTES[model.dtype]
+
+
+def _expands(layer: Layers) -> bool:
+    return layer.kind == "latent" and bool(layer.up_params) and not layer.index_dim

@@ -154,6 +154,7 @@ def latent_layer(fields: Fields) -> Layers:
         k_dim=nope + rope,
         v_dim=v_dim,
         latent_dim=rank + rope,
+        rotary_dim=rope,
         params=replicated + sharded,
         replicated_params=replicated,
         up_params=rank * heads * (nope + v_dim),

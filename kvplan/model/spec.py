@@ -30,6 +30,7 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     v_dim: int = 0
     window_tokens: int = 0
     latent_dim: int = 0  # compressed KV and rotary part together
+    rotary_dim: int = 0  # latent: of latent_dim, the rotary part
     fp8_row_bytes: int = 0  # of a row that an engine stores as fp8 with scales; 0: as the engine says for all latents
     row_tokens: int = 1  # latent, index: tokens that one row stands for
     index_dim: int = 0  # key of the sparse indexer

@@ -226,6 +226,7 @@ EXPLAINED: dict[str, str] = {
         "at the 9 us of a loaded block it would be 2.7 % of the 10.8 ms of such a prompt"
     ),
     "gpustack-miss-overhead 1k": "a loss of 3 % comes out as 1 %: the Python of LMCache costs more than is known of it",
+    "vllm-pr10874 8 documents": "the tier's work on the host for hits on the GPU comes out as 3 %; the version measured had no connector",
     "vllm-pr10874 32 documents": "32 documents in turn through room for 29: LRU hits nothing; the version measured had room for more",
     "vllm-pr10874 64 documents": "64 documents in turn through room for 30: LRU hits nothing; the version measured kept some",
 }

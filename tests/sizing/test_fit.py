@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -225,3 +226,17 @@ def test_a_plan_says_what_its_tier_takes() -> None:
     assert found.host is not None
     assert found.host.taken_bytes >= found.placement.cpu_bytes
     assert found.host.limit_bytes > found.host.taken_bytes
+
+
+def test_a_latent_model_sets_memory_aside_for_prefills_that_expand_it() -> None:
+    from kvplan.memory.pool import activation_bytes
+    from tests.deployed import deployed
+
+    # DeepSeek-V3 on 8 ranks, 16 sequences: 65,536 tokens x 16 heads x (128 + 128) x 2 B = 0.54 GB, beside 8,192 x 6 rows of 7,168 in bf16.
+    # Without it the widest expert activations would count: 8,192 x (6 x 7,168 + 8 x 2,048 x 3 / 8) x 2 B = 0.81 GB.
+    made = deployed("deepseek-v3", tp=8, machine="a100-sxm-80gb")
+    memory = msgspec.structs.replace(made.engine.memory, profile_batch=16)
+    told = made.changed(engine=msgspec.structs.replace(made.engine, memory=memory, step_tokens=8192))
+    assert activation_bytes(told) == 65_536 * 16 * 256 * 2 + 8_192 * 6 * 7_168 * 2
+    sparse = deployed("deepseek-v3.2", tp=8, machine="a100-sxm-80gb")  # attends to latents as they are
+    assert activation_bytes(sparse.changed(engine=told.engine)) < activation_bytes(told)
