@@ -82,7 +82,7 @@ def test_no_price_for_a_machine_is_said() -> None:
 
 
 def test_a_plan_without_prices_says_nothing_about_money() -> None:
-    plain, priced = kvplan.plan("chat", limit=60), kvplan.plan("chat", limit=60, prices="public")
+    plain, priced = kvplan.plan("chat", limit=30), kvplan.plan("chat", limit=30, prices="public")
     assert (plain.costs.money, plain.costs.money_without, plain.costs.price_flips) == (None, None, ())
     assert priced.costs.money is not None and priced.costs.money_without is not None
     assert priced.costs.money.per_hour.value > priced.costs.money_without.per_hour.value == 0.78
