@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from kvplan.request import Request
-from kvplan.sim.clock import Clock, Event, Place, Steps
+from kvplan.sim.clock import Clock, Signal, Steps
 
 
 class Sessions:
@@ -36,8 +36,8 @@ class Sessions:
                 last[request.session] = request
         self._by_stamp.sort(key=lambda request: request.arrival_s)
         self._places = clock.places(most) if most else None
-        self._held: dict[str, Place] = {}
-        self._answered: dict[int, Event] = {}
+        self._held: dict[str, Signal] = {}
+        self._answered: dict[int, Signal] = {}
         self.peak = 0  # most sessions that were open at once; counted where their number is limited
 
     def __iter__(self) -> Iterator[Request]:
@@ -80,14 +80,14 @@ class Sessions:
             self._clock.process(self._turns(following, answered))
         self._enter(request)
 
-    def _admitted(self, request: Request, place: Event) -> Steps:
+    def _admitted(self, request: Request, place: Signal) -> Steps:
         """A session's first request waits for another session to end."""
         yield place
         assert self._places is not None
         self.peak = max(self.peak, self._places.count)
         self._go(msgspec.structs.replace(request, arrival_s=self._clock.now))
 
-    def _turns(self, turn: Request, answered: Event) -> Steps:
+    def _turns(self, turn: Request, answered: Signal) -> Steps:
         """A user reads an answer, thinks, and asks again."""
         yield answered
         yield self._clock.timeout(turn.think_s + self._lag_s)

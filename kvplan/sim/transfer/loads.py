@@ -13,9 +13,9 @@ import enum
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.cache.pool import Pin, Reservation, span
-from kvplan.sim.cache.prefix import Node
-from kvplan.sim.clock import Clock, Event, Steps
+from kvplan.sim.cache.pool import Pin, Reservation
+from kvplan.sim.cache.prefix import Node, span
+from kvplan.sim.clock import Clock, Signal, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.answers import Answers
 from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
@@ -57,7 +57,7 @@ class Loads:
         self.answers = Answers(clock, engine, overhead, lower=bool(lower))
         self._promotes = engine.offload.prefetch == "none" and (engine.offload.load not in IN_STEP or engine.offload.lower_loads_first)
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
-        self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
+        self.begins: list[Signal] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._over_s = 0.0  # when the last load is over
         self._built_s = 0.0  # when the block lists of the last load are made
@@ -91,9 +91,7 @@ class Loads:
         for lower in self.lower if self._promotes else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held > seq.held_below and self._worth(seq, reach, below, [(lower, below - held)]):
-                leaf = pool.tree.path(keys, below)
-                waits = wait_for(seq, done, span(leaf, 0), held, below)
-                pool.tree.prune(leaf)
+                waits = wait_for(seq, done, pool.tree.known(keys, below), held, below)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
         return self._in_step(seq, path, reach, held, budget) if in_step else self._whole(seq, path, reach, held, busy_until_s, done)
@@ -123,7 +121,7 @@ class Loads:
             return Outcome.WAITS
         if not self.gpu.hold(seq, path, reach, end, loaded=True):
             return Outcome.NO_ROOM
-        load = under_way(seq, path, reach, end)
+        load = under_way(seq, self.gpu.path(seq), reach, end)
         keys = seq.request.blocks
         sources = [self.host.pool.pin(keys, seq.prompt, used=(reach, held))]
         for lower, tokens in parts:
@@ -154,7 +152,7 @@ class Loads:
         self._over_s = ready_s + self.overhead.load_s
         return self._over_s
 
-    def _loading(self, seq: Sequence, load: Load, sources: list[Pin], done: Done, first: Event) -> Steps:
+    def _loading(self, seq: Sequence, load: Load, sources: list[Pin], done: Done, first: Signal) -> Steps:
         """From host memory to the GPU, after the step that it was scheduled with where the engine wants it so. Dispatch and completion
         hold up this sequence, not the link."""
         began_s = self.clock.now
@@ -288,8 +286,8 @@ class Loads:
         if not reserved.tokens:
             reserved.commit()
             return False
-        load = under_way(seq, span(reserved.leaf, 0), held, below)
-        self._promoted_for[seq] = reserved.leaf
+        load = under_way(seq, pool.tree.known(keys, below), held, below)
+        self._promoted_for[seq] = load.leaf
         if pool.order != "position":  # while it waits others may take what it had, and it theirs: it asks again for more, not for the same
             seq.held_below = held
         source = lower.pool.pin(keys, below)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.pool import Pin, Reservation
-from kvplan.sim.clock import Clock, Event, Steps
+from kvplan.sim.clock import Clock, Signal, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.links import IN
 from kvplan.sim.transfer.paths import TierBelow
@@ -30,7 +30,7 @@ class Prefetch:
         self.waits = self.over = False
         self.began_s = self.done_s = 0.0
         self.deadline_s = -1.0  # not asked for yet
-        self.asked: Event
+        self.asked: Signal
 
     def come(self, now: float, batch_tokens: int) -> int:
         """Tokens that have come by now, as if they came evenly, in whole batches of so many but for the last."""
