@@ -6,15 +6,14 @@ blocks; a sequence without a block preempts the last (or least urgent) one, whic
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from operator import attrgetter
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
+from kvplan.sim.replica.aside import Aside
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.progress import AdmissionGuard, check_progress
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
@@ -23,8 +22,6 @@ from kvplan.sim.replica.step import Pauses, ScheduledStep, StepsInFlight
 from kvplan.sim.transfer.loads import Outcome
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
-
-place = attrgetter("place")
 
 
 class Scheduler:
@@ -45,9 +42,7 @@ class Scheduler:
         self.order = QUEUE_ORDERS[engine.scheduling]
         self.pauses = Pauses(overhead, offloading=transfers.stores is not None)
         self.waiting: deque[Sequence] = deque()
-        self.skipped: dict[Sequence, None] = {}
-        self.ready: list[Sequence] = []  # of them, those that may be asked for again, in order
-        self._places = 0  # given to sequences that were set aside
+        self.skipped = Aside()
         self.loading: dict[Sequence, None] = {}  # skipped, with blocks for what is loaded
         self.running: list[Sequence] = []
         self.prefilling: list[Sequence] = []  # running, and not all of their prompt is scheduled
@@ -275,11 +270,9 @@ class Scheduler:
             if self.waiting and self.waiting[0] is seq:
                 self.waiting.popleft()
                 if not new:
-                    self._set_aside(seq)
-            elif new or seq.waiting_for_remote_kv:
-                del self.ready[bisect_left(self.ready, seq.place, key=place)]
-                if new:
-                    del self.skipped[seq]
+                    self.skipped.add(seq)
+            else:
+                self.skipped.asked(seq, admitted=bool(new))
             if new:
                 self.loading.pop(seq, None)
             elif seq.blocks:
@@ -292,7 +285,7 @@ class Scheduler:
 
     def _candidates(self) -> Iterator[Sequence]:
         """Who may be admitted, in order: skipped sequences that can go on, then the queue; nobody behind one that did not fit."""
-        for seq in self.order.skipped(self.ready):
+        for seq in self.order.skipped(self.skipped.ready):
             while self.waiting and self.no_room is None and self.order.overtakes(self.waiting[0], seq):
                 yield self.waiting[0]
             if seq is self.no_room:
@@ -308,21 +301,7 @@ class Scheduler:
             return False
         if self.waiting and self.no_room is None:
             return True
-        last = self.no_room.place if self.no_room is not None and self.no_room in self.skipped else self._places
-        return bool(self.ready) and self.ready[0].place < last
-
-    def _set_aside(self, seq: Sequence) -> None:
-        seq.place, self._places = self._places, self._places + 1
-        self.skipped[seq] = None
-        self.wake([seq])  # unless it waits for something that happens it is asked for in the next pass
-
-    def wake(self, seqs: Iterable[Sequence]) -> None:
-        """What sequences waited for has happened: those that were set aside may be asked for again."""
-        for seq in seqs:
-            if seq in self.skipped and not seq.waiting_for_remote_kv:
-                at = bisect_left(self.ready, seq.place, key=place)
-                if self.ready[at : at + 1] != [seq]:
-                    self.ready.insert(at, seq)
+        return self.skipped.ready_before(self.no_room)
 
     def _reclaim(self) -> None:
         """Nothing runs and the head does not fit: others that hold loaded blocks while they wait give them back, newest first."""
