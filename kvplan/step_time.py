@@ -47,6 +47,7 @@ class StepCost:
         self.elementwise_bytes = elementwise_bytes(self.model, self.tp, self.activation_bytes)
         self._gemm_cache: dict[tuple[int, int, bool], float] = {}
         self._head_cache: dict[int, float] = {0: 0.0}
+        self._even_rates: dict[int, list[float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
         narrow = [part for part in MULTIPLIED if self._peak_flops(part) > self.machine.gpu.bf16_flops]
         self.launches += Launches(small=narrowed_inputs(self.model, narrow))
@@ -229,8 +230,10 @@ class StepCost:
         """
         batches = max(1, min(self._stages, decodes))
         count = max(1, -(-decodes // batches))
-        least = self._sequence_rate / count
-        rates = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
+        rates = self._even_rates.get(decodes)
+        if rates is None:
+            least = self._sequence_rate / count
+            rates = self._even_rates[decodes] = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
         longer = [1 + kernel_rates.UNEVEN_SHARE * short / (short + kernel_rates.UNEVEN_TOKENS * count * batches) for short in uneven]
         return [rate * factor for rate, factor in zip(rates, longer, strict=True)]
 

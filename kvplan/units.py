@@ -71,6 +71,8 @@ def parse_tokens(text: str | int | float) -> int:
     tokens = value * _TOKENS[unit.lower()]
     if tokens < 1 or tokens != int(tokens):
         raise InputError(f"{text!r}: a number of tokens must be a whole number above zero")
+    if tokens > 10**12:
+        raise InputError(f"{text!r}: more tokens than is plausible")
     return int(tokens)
 
 

@@ -37,7 +37,6 @@ ONLY_IN = {
     "huggingface_hub": {"catalog"},
     "aiohttp": {"live"},
     "torch": {"calibrate"},
-    "simpy": {"sim"},
     "joblib": {"executor"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
@@ -184,4 +183,4 @@ def loaded_by(*arguments: str) -> set[str]:
 def test_size_loads_no_heavy_package() -> None:
     loaded = loaded_by("size", "llama-3.1-8b", "--json")
     assert "msgspec" in loaded
-    assert loaded.isdisjoint({"torch", "pandas", "simpy", "numpy", "scipy", "pyarrow"})
+    assert loaded.isdisjoint({"torch", "pandas", "numpy", "scipy", "pyarrow"})

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from kvplan import catalog, scenario
+from kvplan.cli.main import guarded, main
 from kvplan.deployment import Deployment
 from kvplan.errors import KvplanError
 from kvplan.hardware.spec import machine_of
@@ -104,3 +105,25 @@ def test_an_engine_whose_part_is_of_another_kind(damage: str, tmp_path: Path) ->
     with pytest.raises(KvplanError) as refused:
         catalog.engine(str(path))
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("size", "llama-3.1-8b", "--ctx=99999999999999999999"),
+        ("size", "llama-3.1-8b", "--batch=99999999999999999999"),
+        ("size", "llama-3.1-8b", "--export=table"),
+        ("trace", "curve", "chat", "--policy=,"),
+        ("trace", "generate", "batch", "/dev/null", "--seed=-1"),
+        ("plan", "--sessions", "users=1,turns=1,shared=99999999999999999999"),
+        ("simulate", "chat", "--target", "ttft_p95<1e308s"),
+        ("simulate", "chat", "--machine", "l4", "--machine", "l40s"),
+    ],
+)
+def test_an_option_beyond_reason_is_a_sentence(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(main, list(words)) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_more_requests_than_there_are_is_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(main, ["trace", "inspect", "chat", "--limit=99999999999999999999"]) == 0

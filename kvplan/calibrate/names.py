@@ -32,7 +32,7 @@ SHOWN: dict[str, tuple[str, str]] = {
 
 def unit(path: str) -> str:
     """The unit of the number at a dotted place; empty for a share."""
-    return UNITS.get(path.rpartition("_")[2], "")
+    return UNITS.get(path.replace(".", "_").rpartition("_")[2], "")
 
 
 def name(path: str) -> str:

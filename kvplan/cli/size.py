@@ -9,7 +9,7 @@ import typer
 
 from kvplan import catalog, defaults
 from kvplan.cli.console import Exit, emit_json, out, warn
-from kvplan.cli.export import exported
+from kvplan.cli.export import check_export, exported
 from kvplan.cli.options import As_json, Dp, Engine, Engine_version, Ep, Export, Isolated, Kv_dtype, Machine, Pp, Quiet, Set, Tp, named
 from kvplan.errors import InputError
 from kvplan.results.size import SizeTable
@@ -84,6 +84,8 @@ def size(
     quiet: Quiet = False,
 ) -> int:
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
+    if export:
+        check_export(export)
     if listing:
         return _list(models or [], as_json)
     every = combinations({"machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype})

@@ -211,7 +211,7 @@ def _open(
         block_tokens=block_tokens,
         time_unit=time_unit,
         tokenizer=tokenizer,
-        limit=limit,
+        limit=min(limit, 10**12) if limit else limit,
         max_input=max_input,
         hold=False,
     )

@@ -185,11 +185,16 @@ def _each(hour: Amount, tokens_per_s: float) -> Amount | None:
     return _times(hour, 1e6 / 3600 / tokens_per_s) if tokens_per_s > 0 else None
 
 
+def by_name(prices: Prices) -> dict[str, UnitPrice]:
+    """Each price under its name."""
+    return {name: getattr(prices, name) for name in Prices.__struct_fields__ if name != "currency"}
+
+
 NO_PRICE = 1e-3
 """A price that falls below this share of itself is no price any more."""
 
 
-def flips(prices: Prices, chosen: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> tuple[Flip, ...]:
+def flips(prices: Mapping[str, UnitPrice], chosen: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> tuple[Flip, ...]:
     """For each price, the nearest change at which another choice is cheaper than the chosen one, dearer and cheaper apart.
 
     All are costs per token or hour by price. Costs are linear in a price: with a and b its parts, the totals A and B are equal where it is
@@ -206,7 +211,7 @@ def flips(prices: Prices, chosen: Mapping[str, float], others: Mapping[str, Mapp
             up = factor > 1
             best = found.get((what, up))
             if factor > NO_PRICE and factor != 1 and (best is None or abs(factor - 1) < abs(best.factor - 1)):
-                found[what, up] = Flip(what=what, factor=factor, to=name, inside=_inside(getattr(prices, what), factor))
+                found[what, up] = Flip(what=what, factor=factor, to=name, inside=_inside(prices[what], factor))
     return tuple(sorted(found.values(), key=lambda one: max(one.factor, 1 / one.factor)))
 
 

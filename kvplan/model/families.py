@@ -89,7 +89,7 @@ FAMILIES: dict[str, Family] = {
     "cohere2_moe": replace(_LISTED, window_extra=1, width=width_of("prefix_dense_intermediate_size")),
     **_all("olmo3 exaone4 exaone4_5_text exaone_moe", replace(_PLAIN, windows=windows.pattern(4))),
     "cwm": replace(_PLAIN, windows=windows.first_of_four),
-    "afmoe": replace(_PLAIN, windows=windows.global_every),
+    "afmoe": replace(_PLAIN, windows=windows.global_every, gated=True),
     **_all("deepseek_v2 deepseek_v3 deepseek_vl_v2 deepseek_ocr2_text kimi_k2 glm4_moe_lite youtu", _LATENT),
     "minicpm3": replace(_LATENT, caveat="vLLM stores its latent as K and V of every head, V as wide as K: what it reserves is that"),
     **_all("deepseek_v32 glm_moe_dsa", replace(_LATENT, indexer=True)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvplan.economics.energy import energy
-from kvplan.economics.prices import flips, money
+from kvplan.economics.prices import by_name, flips, money
 from kvplan.economics.wear import too_short, wear, with_alternatives
 from kvplan.planning.runs import realise
 from kvplan.planning.space import Space
@@ -33,7 +33,7 @@ def price_flips(space: Space, chosen: Option, other: Option) -> tuple[Flip, ...]
         one.name: {name: part / max(1e-12, one.output_tokens_per_s) for name, part in found.parts_per_hour.items()}
         for one, found in ((chosen, mine), (other, its))
     }
-    return flips(space.prices, each[chosen.name], {other.name: each[other.name]})
+    return flips(by_name(space.prices), each[chosen.name], {other.name: each[other.name]})
 
 
 def wear_of(space: Space, option: Option) -> Wear | None:

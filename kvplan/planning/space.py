@@ -175,7 +175,7 @@ def _too_small(limit: int, given: int, least: float, pool: float) -> str:
     room = f"the {format_bytes(limit)} of host memory that a tier can have"
     if limit < given:
         room += f" (of {format_bytes(given)}: a larger one is rounded up beyond that)"
-    return f"{room} mostly repeats the GPU's pool of {format_bytes(pool)}, and would help from {format_bytes(least)} on"
+    return f"{room} mostly repeats what the GPU's pool holds ({format_bytes(pool)} in a tier), and would help from {format_bytes(least)} on"
 
 
 def tier_bytes(space: Space, wanted: float) -> int:

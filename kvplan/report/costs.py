@@ -49,7 +49,7 @@ def amount(found: Amount, unit: str = "") -> str:
 def price_flip(flip: Flip) -> str:
     """From which price on another choice is the cheaper one."""
     reach = ", within the range that it has today" if flip.inside else ""
-    return f"{NAMES[flip.what]} at {flip.factor:.2g} times its price{reach}: {escape(flip.to)} is the cheaper one"
+    return f"{NAMES.get(flip.what, flip.what)} at {flip.factor:.2g} times its price{reach}: {escape(flip.to)} is the cheaper one"
 
 
 NAMES = {"gpu": "GPU time", "cpu": "host memory", "disk": "disk", "remote": "the remote pool", "network": "traffic to the remote pool"}

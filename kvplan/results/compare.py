@@ -75,6 +75,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         told = {name: run.timeline for name, run in runs.items() if run.timeline is not None}
         if told:
             found["over_time"] = times.side_by_side(told)
-            rows = {name: one.phases[0].seconds for name, one in told.items() if one.phases}
+        rows = {name: one.phases[0].seconds for name, one in told.items() if one.phases}
+        if rows:
             found["phases"] = bars.phases(rows, without=("decoding",))
         return found

@@ -16,7 +16,7 @@ class Amount(msgspec.Struct, frozen=True, kw_only=True):
 class Flip(msgspec.Struct, frozen=True, kw_only=True):
     """The price at which another choice becomes the cheaper one."""
 
-    what: str  # gpu, cpu, disk, remote, network
+    what: str  # gpu (of a machine, where several are compared), cpu, disk, remote, network
     factor: float  # of today's price
     to: str  # the choice that is cheaper from there on
     inside: bool  # does the price's own range reach that far

@@ -1,13 +1,16 @@
-"""Simulated time: a typed front of simpy, for callbacks of the step loop and for processes."""
+"""Simulated time: simpy's environment, with plain callbacks beside its processes.
+
+The step loop asks for millions of callbacks: they are queued as they are, without an event around each.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator
+from heapq import heappop, heappush
 from typing import Any
 
 import simpy
-from simpy.events import Condition, Event, Process, Timeout
+from simpy.events import NORMAL, Event
 from simpy.resources.resource import Request as Place
 from simpy.resources.resource import Resource
 
@@ -17,75 +20,65 @@ Steps = Generator[Event, Any, None]
 __all__ = ["Clock", "Event", "Place", "Steps"]
 
 
-class Clock:
+class Action:
+    """A callback in simpy's queue, where events stand."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+
+
+class Moment(Event):
+    """An event that happens at a time, to the last bit; simpy's Timeout adds a delay, which rounds."""
+
+    def __init__(self, clock: Clock, time_s: float) -> None:
+        super().__init__(clock)
+        self._ok, self._value = True, None
+        clock.put(time_s, self)
+
+
+class Clock(simpy.Environment):
     """Seconds since the run began, and what is to happen later. Of actions for one moment the one asked for first comes first."""
 
-    __slots__ = ("_env",)
+    _queue: list[tuple[float, int, int, Any]]
 
-    def __init__(self) -> None:
-        self._env = simpy.Environment()
-
-    @property
-    def now(self) -> float:
-        return self._env.now
+    def put(self, time_s: float, entry: Action | Event) -> None:
+        """Queue what is to happen at a time, or as soon as what is due now has happened when it has passed."""
+        now = self._now
+        heappush(self._queue, (time_s if time_s > now else now, NORMAL, next(self._eid), entry))
 
     def at(self, time_s: float, action: Callable[[], object]) -> None:
         """Call `action` at a time, or as soon as what is due now has happened when it has passed."""
-        self.after(self._delay_s(time_s), action)
-
-    def _delay_s(self, time_s: float) -> float:
-        """The delay that ends at a time to the last bit, so that what happens at one time is not torn apart by rounding."""
-        now = self._env.now
-        if time_s <= now:
-            return 0.0
-        delay_s = time_s - now
-        if now + delay_s != time_s:
-            delay_s = math.nextafter(delay_s, math.inf if now + delay_s < time_s else 0.0)
-        return delay_s
+        now = self._now
+        heappush(self._queue, (time_s if time_s > now else now, NORMAL, next(self._eid), Action(action)))
 
     def after(self, delay_s: float, action: Callable[[], object]) -> None:
         """Call `action` so many seconds from now."""
-        callbacks = self._env.timeout(delay_s).callbacks
-        assert callbacks is not None
-        callbacks.append(lambda _: action())
+        heappush(self._queue, (self._now + delay_s, NORMAL, next(self._eid), Action(action)))
 
-    def timeout(self, delay_s: float) -> Timeout:
-        """For a process to wait so many seconds."""
-        return self._env.timeout(delay_s)
-
-    def until(self, time_s: float) -> Timeout:
+    def until(self, time_s: float) -> Event:
         """For a process to wait until a time, not at all when it has passed."""
-        return self._env.timeout(self._delay_s(time_s))
-
-    def event(self) -> Event:
-        """Something that will happen once: `succeed()` lets those go on who wait for it."""
-        return self._env.event()
-
-    def any_of(self, *events: Event) -> Condition:
-        """The first of some events."""
-        return self._env.any_of(events)
+        return Moment(self, time_s)
 
     def places(self, count: int) -> Resource:
         """So many places, given in the order in which they are asked for."""
-        return Resource(self._env, count)
+        return Resource(self, count)
 
-    def process(self, steps: Steps) -> Process:
-        """Start a process."""
-        return self._env.process(steps)
-
-    def run(self, until: Event) -> bool:
+    def pass_until(self, event: Event) -> bool:
         """Let time pass until an event; False when nothing is left that could bring it."""
-        try:
-            self._env.run(until=until)
-        except RuntimeError:
-            if self._env.peek() != math.inf:
-                raise
-            return False
+        queue, step = self._queue, self.step
+        while not event.processed:
+            if not queue:
+                return False
+            step()
         return True
 
-    def step(self) -> bool:
-        """One event further; False when none is left."""
-        if self._env.peek() == math.inf:
-            return False
-        self._env.step()
-        return True
+    def step(self) -> None:
+        """One action or event further; simpy's EmptySchedule where none is left."""
+        queue = self._queue
+        if queue and type(queue[0][3]) is Action:
+            self._now, _, _, action = heappop(queue)
+            action.call()
+        else:
+            super().step()

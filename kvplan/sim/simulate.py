@@ -101,7 +101,7 @@ class World:
         """Run to the last token, or until the user interrupts it."""
         self.clock.process(self.arriving(progress))
         try:
-            if not self.clock.run(self.all_done):
+            if not self.clock.pass_until(self.all_done):
                 raise self._stuck()
         except KeyboardInterrupt:
             self.recorder.trim()

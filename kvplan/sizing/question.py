@@ -113,3 +113,5 @@ def check(question: Question) -> None:
         raise InputError(f"a context of {question.context_tokens} tokens is not above zero")
     if question.batch < 1:
         raise InputError(f"--batch {question.batch} is not above zero")
+    if question.batch > 10**9:
+        raise InputError(f"--batch {question.batch}: more sequences than is plausible")

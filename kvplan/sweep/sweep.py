@@ -10,7 +10,7 @@ import msgspec
 
 from kvplan import __version__
 from kvplan.economics.energy import energy
-from kvplan.economics.prices import Prices, PriceSource, flips, money_of, per_hour, used
+from kvplan.economics.prices import Prices, PriceSource, UnitPrice, by_name, flips, money_of, per_hour, used
 from kvplan.economics.wear import wear
 from kvplan.errors import InputError, did_you_mean
 from kvplan.executor import Executor
@@ -237,14 +237,18 @@ class _Sweep:
         mine = rows[best].money if best is not None else None
         if best is None or mine is None or goal is None or goal.what != "cost":
             return ()
-        one = self.wanted[best].scenario
+        known: dict[str, UnitPrice] = {}
+        parts = {at: self._parts(at, row, known) for at, row in rows.items() if row.money and (at == best or self._meets(at, row))}
+        return flips(known, parts.pop(best), {rows[at].words: one for at, one in parts.items()})
+
+    def _parts(self, at: int, row: SweepRow, known: dict[str, UnitPrice]) -> dict[str, float]:
+        """What a row's prices make up, the GPUs of each machine apart; `known` gets the prices by these names."""
+        one = self.wanted[at].scenario
         prices = self._prices(one) if one is not None else None
-        others = {
-            " ".join(f"{path}={value}" for path, value in row.point.items()): row.money.parts_per_hour
-            for at, row in rows.items()
-            if at != best and row.money and self._meets(at, row)
-        }
-        return flips(prices, mine.parts_per_hour, others) if prices else ()
+        assert one is not None and prices is not None and row.money is not None
+        names = {name: f"gpu of {one.machine.name}" if name == "gpu" else name for name in by_name(prices)}
+        known.update({names[name]: price for name, price in by_name(prices).items()})
+        return {names[name]: part for name, part in row.money.parts_per_hour.items()}
 
 
 KNOWN: dict[str, Callable[[_Sweep, Scenario], float | None]] = {"cost": _Sweep._cost, "gpus": lambda _, one: used(one).gpus}

@@ -134,7 +134,7 @@ def test_names_complete_without_heavy_packages() -> None:
         "sys.argv = ['kvplan', 'size', 'qwen2.5-32b', '--ctx', '128k', '--machine', 'h100-sxm', '-q']\n"
         "from kvplan.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'pandas', 'simpy', 'torch', 'pydantic'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'pandas', 'torch', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     run = subprocess.run(

@@ -8,7 +8,7 @@ import pytest
 
 import kvplan
 from kvplan import catalog
-from kvplan.economics.prices import HOURS_PER_MONTH, Prices, PriceSource, UnitPrice, Used, flips, money, price_source, used
+from kvplan.economics.prices import HOURS_PER_MONTH, Prices, PriceSource, UnitPrice, Used, by_name, flips, money, price_source, used
 from kvplan.errors import InputError
 from kvplan.units import GiB
 
@@ -28,10 +28,10 @@ def test_an_hour_a_month_and_a_million_tokens() -> None:
 
 def test_the_price_that_changes_the_choice() -> None:
     # 4 + 1 against 6 of GPU time alone: equal when memory costs 2 instead of 1, or GPU time half: 2 + 1 against 3.
-    found = {flip.what: flip for flip in flips(PRICES, {"gpu": 4.0, "cpu": 1.0}, {"GPU only": {"gpu": 6.0}})}
+    found = {flip.what: flip for flip in flips(by_name(PRICES), {"gpu": 4.0, "cpu": 1.0}, {"GPU only": {"gpu": 6.0}})}
     assert found["cpu"].factor == pytest.approx(2.0) and found["gpu"].factor == pytest.approx(0.5)
     assert not found["cpu"].inside and not found["gpu"].inside  # memory has no range; GPU time goes down to 0.75
-    assert flips(PRICES, {"gpu": 4.0}, {"same": {"gpu": 4.0}}) == ()
+    assert flips(by_name(PRICES), {"gpu": 4.0}, {"same": {"gpu": 4.0}}) == ()
 
 
 def test_what_replicas_take() -> None:
@@ -82,7 +82,7 @@ def test_no_price_for_a_machine_is_said() -> None:
 
 
 def test_a_plan_without_prices_says_nothing_about_money() -> None:
-    plain, priced = kvplan.plan("chat", limit=60), kvplan.plan("chat", limit=60, prices="public")
+    plain, priced = kvplan.plan("chat", limit=30), kvplan.plan("chat", limit=30, prices="public")
     assert (plain.costs.money, plain.costs.money_without, plain.costs.price_flips) == (None, None, ())
     assert priced.costs.money is not None and priced.costs.money_without is not None
     assert priced.costs.money.per_hour.value > priced.costs.money_without.per_hour.value == 0.78

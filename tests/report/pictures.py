@@ -22,7 +22,7 @@ def busy() -> Any:
     return simulate(scenario_of("slow-disk", gpu_kv="8GiB", cpu="24GiB", disk="200GiB"), history=True)[0]
 
 
-PICTURES = {"report-plan.webp": (lambda: plan("chat"), 0, 2, 1.4), "report-simulate.webp": (busy, 3, 4, 1.0)}
+PICTURES = {"report-plan.webp": (lambda: plan("chat"), 0, 2, 1.4), "report-simulate.webp": (busy, 4, 5, 1.0)}
 """File -> its result, the panels from and to which it shows (from 0: from the top of the page), and its scale."""
 
 

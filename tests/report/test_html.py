@@ -239,3 +239,16 @@ def test_notebooks_show_tables_and_figures(name: str, results: dict[str, Any]) -
 
 def test_a_hostile_name_stays_text_in_a_notebook(results: dict[str, Any]) -> None:
     assert "<img" not in msgspec.structs.replace(results["simulate"], name=HOSTILE)._repr_html_()
+
+
+def test_a_run_that_serves_nothing_and_its_comparison_are_pages_too(results: dict[str, Any]) -> None:
+    result = results["simulate"]
+    nothing = dict.fromkeys(result.ttft_s.__struct_fields__)
+    stats = type(result.ttft_s)(**nothing)
+    none = msgspec.structs.replace(
+        result, requests=msgspec.structs.replace(result.requests, completed=0), ttft_s=stats, ttft_quantiles_s=(), timeline=None
+    )
+    assert "Nothing is served" in html(page_of(none))
+    compared = msgspec.structs.replace(results["comparison"], runs=[none, result])
+    assert "serves nothing" in html(page_of(compared))
+    assert "None of them serves anything" in html(page_of(msgspec.structs.replace(compared, runs=[none, none])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from kvplan.sim.cache.prefix import Entry, Node
@@ -25,7 +26,7 @@ def check(world: World) -> None:
             assert node.entry is not None or node.children or (tier.name == "gpu" and _is_wanted(world, node))
         _check_tier(world, tier, everything)
     replica, block = world.replica, world.replica.gpu.block
-    for seq in replica.scheduler.running + replica.scheduler.skipped:
+    for seq in [*replica.scheduler.running, *replica.scheduler.skipped]:
         assert _blocks(replica, seq) * block >= seq.shared_tokens >= 0
         assert not seq.running or seq.computed <= _blocks(replica, seq) * block
     for seq in replica.scheduler.waiting:
@@ -75,7 +76,7 @@ def _check_tier(world: World, tier: Tier, everything: list[Node]) -> None:
     private = 0
     if tier.name == "gpu":
         private = sum(
-            _held(world.replica, seq) - seq.shared_tokens for seq in world.replica.scheduler.running + world.replica.scheduler.skipped
+            _held(world.replica, seq) - seq.shared_tokens for seq in (*world.replica.scheduler.running, *world.replica.scheduler.skipped)
         )
     assert tier.used_tokens == held + nameless + private, tier.name
     assert tier.evictable_tokens == sum(entry.tokens for entry in order)
@@ -103,9 +104,10 @@ def walk(world: World) -> None:
     """Run a world event by event, then drain what is under way; everything is checked after each event."""
     world.clock.process(world.arriving())
     while not world.all_done.triggered:
-        assert world.clock.step()
+        world.clock.step()
         check(world)
-    while world.clock.step():
+    while world.clock.peek() < math.inf:
+        world.clock.step()
         check(world)
     for tier in world.tiers:
         for node in nodes(tier.tree.root):

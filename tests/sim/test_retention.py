@@ -31,10 +31,9 @@ def test_in_a_pool_for_four_the_higher_priority_outlives_later_use(retention: in
 
 
 def test_host_memory_keeps_the_order() -> None:
-    """Documents A (33) and B (31), both above the 30 from which blocks are offloaded, then two of 35, in a GPU pool for two and host
-    memory for one: B goes down first and is
+    """Documents A (32) and B (31), then two of 35, in a GPU pool for two and host memory for one: B goes down first and is
     given up for A. By use alone it is the other way round."""
-    docs = [msgspec.structs.replace(doc, retention=rank) for doc, rank in zip(documents(4, 8192), (33, 31, 35, 35), strict=True)]
+    docs = [msgspec.structs.replace(doc, retention=rank) for doc, rank in zip(documents(4, 8192), (32, 31, 35, 35), strict=True)]
     lru = {"engine.gpu_policy": "lru", "engine.offload.policy": "lru"}
     found = {}
     for name, sets in (("retention", {}), ("lru", lru)):

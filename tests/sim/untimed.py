@@ -8,8 +8,7 @@ from kvplan.request import Request
 from kvplan.sim.cache.eviction.belady import Future
 from kvplan.sim.cache.eviction.policy import Facts
 from kvplan.sim.cache.eviction.user_policy import maker
-from kvplan.sim.cache.pool import span
-from kvplan.sim.cache.prefix import Node, PrefixTree
+from kvplan.sim.cache.prefix import Node, PrefixTree, span
 from kvplan.sim.cache.tier import Gap, Tier
 
 

@@ -132,3 +132,10 @@ def test_what_cannot_be_searched_is_said() -> None:
         sweep(question_of("chat", Options(vary=("cpu=0",), goal="min cost")), executor=Executor(), watch=lambda *_: None)
     with pytest.raises(InputError, match="no figure of a run"):
         ask("cpu=0,1GiB", goal="min disk: ttft_p95<1s")
+
+
+def test_which_price_changes_the_answer() -> None:
+    found = ask("cpu=8GiB", "machine=l4,l40s", goal="min cost: ttft_p95<2.5s")
+    factors = {flip.what: flip.factor for flip in found.price_flips}
+    # Both have the same tier, so that an L4 (0.78) costs what an L40S (1.55) does at 1.55 / 0.78 times its price, and the other way round.
+    assert factors == pytest.approx({"gpu of l4": 1.55 / 0.78, "gpu of l40s": 0.78 / 1.55})

@@ -77,6 +77,9 @@ def _panels(result: Comparison, runs: dict[str, SimResult], figures: dict[str, A
         grid=_overview(runs),
         notes=tuple(f"{handover_words(one)}." for one in result.handovers),
     )
+    if not any(run.ttft_quantiles_s for run in result.runs):
+        yield assumptions(result.runs[0].provenance)
+        return
     spread = [[Cell(name), *stat_cells(run.ttft_s)] for name, run in runs.items()]
     yield Panel(
         title="How long does a first token take with each, and for how many?",
@@ -92,6 +95,7 @@ def _panels(result: Comparison, runs: dict[str, SimResult], figures: dict[str, A
             figure=figures["over_time"],
             grid=_most(runs),
         )
+    if "phases" in figures:
         title = "Where does the time to a first token go?"
         yield Panel(title=title, lead="Means of all requests.", figure=figures["phases"], grid=_phases(runs))
     if result.differences:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from kvplan.provenance import plus_minus
 from kvplan.report.html.panel import Cell, Grid, KeyNumber, Mark, Panel, WebPage, grid
@@ -59,7 +60,7 @@ def _answer(result: SimResult) -> tuple[Mark, str]:
     if missed:
         return "no", f"It keeps up and misses {counted(len(missed), 'target')}: " + ", ".join(
             f"{one.name} {seconds(one.value_s)} where {format_seconds(one.limit_s)} were asked for" for one in missed
-        )
+        ) + "."
     first = f"the mean time to first token is {seconds(result.ttft_s.mean)}"
     loads = result.loads
     if loads.losing > MANY * loads.count:
@@ -90,7 +91,13 @@ def _numbers(result: SimResult) -> Iterator[KeyNumber]:
     )
 
 
-def _panels(result: SimResult, figures: dict) -> Iterator[Panel | None]:
+def _panels(result: SimResult, figures: dict[str, Any]) -> Iterator[Panel | None]:
+    if result.requests.completed:
+        yield from _served(result, figures)
+    yield assumptions(result.provenance)
+
+
+def _served(result: SimResult, figures: dict[str, Any]) -> Iterator[Panel | None]:
     yield Panel(
         title="How long does a first token take, and for how many?",
         lead=f"Half of the requests have it within {seconds(result.ttft_s.p50)}, 95 of 100 within {seconds(result.ttft_s.p95)}.",
@@ -110,7 +117,6 @@ def _panels(result: SimResult, figures: dict) -> Iterator[Panel | None]:
     if result.timeline is not None:
         yield from _over_time(result, result.timeline, figures)
     yield doubts(result, figures)
-    yield assumptions(result.provenance)
 
 
 def _tokens(result: SimResult) -> str:
@@ -135,7 +141,7 @@ def _tiers(result: SimResult) -> Grid:
     return grid("Tiers: capacity, use, and what they served", heads, rows)
 
 
-def _over_time(result: SimResult, timeline: Timeline, figures: dict) -> Iterator[Panel]:
+def _over_time(result: SimResult, timeline: Timeline, figures: dict[str, Any]) -> Iterator[Panel]:
     yield Panel(
         title="How full was each tier, which link was busy, who waited?",
         lead=f"{_fullest(timeline)} At most {_most(timeline, 'waiting')} requests waited and {_most(timeline, 'running')} ran at once. "
@@ -235,7 +241,7 @@ def _load_grid(timeline: Timeline) -> Grid:
     return grid(f"The {len(rows)} loads that lost most", heads, rows, words=("from", "why"), sorts=True)
 
 
-def doubts(result: SimResult, figures: dict) -> Panel | None:
+def doubts(result: SimResult, figures: dict[str, Any]) -> Panel | None:
     """What the answer is least sure about."""
     if "doubts" not in figures:
         return None

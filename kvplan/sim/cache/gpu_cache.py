@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvplan.sim.cache.footprint import Footprint
-from kvplan.sim.cache.pool import span
-from kvplan.sim.cache.prefix import Node, PrefixTree, retain
+from kvplan.sim.cache.prefix import Node, PrefixTree, span
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.replica.sequence import Sequence
 
@@ -31,23 +30,27 @@ class GpuCache:
     # -- looking -----------------------------------------------------------------------------------------------------------
 
     def find(self, seq: Sequence) -> list[Node]:
-        """The content of a sequence, from the first run to the last, marked as in use."""
+        """What there is of the content of a sequence, from the first run on."""
         request = seq.request
-        leaf = self.tree.path(request.blocks, request.prompt_tokens) if request.blocks else self.tree.root
-        seq.leaf = leaf
-        path = span(leaf, 0)
-        retain(path, request.retention)
+        path = self.tree.known(request.blocks, request.prompt_tokens)
+        self.tree.retain(path, request.retention)
         if seq.preemptions:
             self._find_generated(seq, path)
         return path
 
     def _find_generated(self, seq: Sequence, path: list[Node]) -> None:
-        node = seq.leaf
+        seq.own_tail, node = None, path[-1] if path else self.tree.root
         for generation in range(seq.preemptions):
-            child = node.children.get((seq.request.index, generation)) if node is not None else None
+            child = node.children.get((seq.request.index, generation))
             if child is not None:
                 path.append(child)
                 seq.own_tail = node = child
+
+    def path(self, seq: Sequence) -> list[Node]:
+        """The content of a sequence that holds blocks."""
+        leaf = seq.own_tail or seq.leaf
+        assert leaf is not None
+        return span(leaf, 0)
 
     def reach(self, seq: Sequence, path: list[Node]) -> int:
         """Cached tokens of a path that a sequence can use: whole blocks, and never its last token."""
@@ -59,17 +62,7 @@ class GpuCache:
         """Cached tokens of a sequence's prompt; nothing is marked."""
         if not self.prefix_caching:
             return 0
-        leaf = self.tree.path(seq.request.blocks, seq.prompt)
-        reach = self.tier.reach(span(leaf, 0), 0)
-        self.tree.prune(leaf)
-        return reach
-
-    def drop(self, seq: Sequence) -> None:
-        """Forget runs that were made for a sequence that could not be admitted."""
-        for node in (seq.own_tail, seq.leaf):
-            if node is not None and node.parent is not None:
-                self.tree.prune(node)
-        seq.leaf = seq.own_tail = None
+        return self.tier.reach(self.tree.known(seq.request.blocks, seq.prompt), 0)
 
     # -- allocating --------------------------------------------------------------------------------------------------------
 
@@ -79,17 +72,19 @@ class GpuCache:
 
         False, and nothing done: there is no room.
         """
-        tier = self.tier
-        room = tier.room_tokens - tier.pinnable_tokens(path, reach)
-        if self._taken(self._wanted(seq, upto), reach) > room - self.output_tokens:
+        tier, taken = self.tier, self._taken(self._wanted(seq, upto), reach) + self.output_tokens
+        if taken > tier.room_tokens:
             return False
-        if loaded and self._taken(upto, reach) > room - self.promised_tokens(seq):
+        room = tier.room_tokens - tier.pinnable_tokens(path, reach)
+        if taken > room or (loaded and self._taken(upto, reach) > room - self.promised_tokens(seq)):
             return False
         if path:
             if not self.footprint.plain and reach:
                 self._find_beside(path, reach)
             self._unname(path, reach)
-            tier.pin(path[-1])
+        seq.leaf = self.tree.path(seq.request.blocks, seq.prompt)
+        self.tree.retain([seq.leaf], seq.request.retention)
+        tier.pin(seq.own_tail or seq.leaf)
         seq.blocks = reach // self.block
         seq.shared_tokens = reach
         self.allocate(seq, upto, upto - reach)
@@ -212,7 +207,7 @@ class GpuCache:
             return
         parent = seq.own_tail or seq.leaf
         key = (seq.request.index, seq.preemptions)
-        node = parent.children[key] = Node(parent, (key,), start, end)
+        node = parent.children[key] = Node(parent, (key,), start, end, key)
         self.tier.pin(node)
         self.tier.unpin(parent)
         entry = node.entry

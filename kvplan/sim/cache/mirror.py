@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kvplan.sim.cache.pool import Keys, Pin, Pool, keys_of, span
-from kvplan.sim.cache.prefix import Node
+from kvplan.sim.cache.pool import Keys, Pin, Pool, keys_of
+from kvplan.sim.cache.prefix import Node, span
 from kvplan.sim.cache.tier import Tier
 
 

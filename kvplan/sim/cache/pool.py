@@ -11,7 +11,7 @@ from collections.abc import Hashable
 
 from kvplan.request import RETENTION
 from kvplan.sim.cache.counts import Counts
-from kvplan.sim.cache.prefix import Node, retain
+from kvplan.sim.cache.prefix import Node, span
 from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Gap, Tier
 
@@ -90,14 +90,11 @@ class Pool:
         """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as
         used."""
         limit = limit // self.grain_tokens * self.grain_tokens
-        leaf = self.tree.path(keys, limit)  # type: ignore[arg-type]
-        path = span(leaf, 0)
-        retain(path, retention)
+        path = self.tree.known(keys, limit)  # type: ignore[arg-type]
+        self.tree.retain(path, retention)
         if self.order != "rank":
             self.tier.touch(path, again=again)
-        end = min(limit, self.tier.reach(path, start))
-        self.tree.prune(leaf)
-        return max(start, end)
+        return max(start, min(limit, self.tier.reach(path, start)))
 
     def tend(self, now: float) -> None:
         """Do what the pool does by itself and was due by now."""
@@ -136,7 +133,8 @@ class Pool:
         """`reserve` for content that comes from the tier above."""
         reserved = self.reserve(keys, start, end, keep=keep, since=since)
         if reserved is not None:
-            retain(span(reserved.leaf, start), retention)
+            if retention != RETENTION or self.tree.retained:
+                self.tree.retain(span(reserved.leaf, start), retention)
             self.tier.stored_tokens += reserved.tokens
         return reserved
 
@@ -220,18 +218,6 @@ class Pool:
 
 def _lacking_tokens(gaps: list[Gap]) -> int:
     return sum(want - have - (node.entry.loose if node.entry is not None else 0) for node, have, want in gaps)
-
-
-def span(leaf: Node, start: int) -> list[Node]:
-    """The runs that cover the content from token `start` to the end of `leaf`, in order. Splits since then are
-    followed."""
-    found: list[Node] = []
-    node: Node | None = leaf
-    while node is not None and node.parent is not None and node.end > start:
-        found.append(node)
-        node = node.parent
-    found.reverse()
-    return found
 
 
 def keys_of(leaf: Node, key_tokens: int) -> Keys:

@@ -40,11 +40,12 @@ class Entry:
 class Node:
     """A run of content from token `start` to token `end`; `keys` are the block keys it covers, `entry` what the tier holds."""
 
-    __slots__ = ("parent", "keys", "start", "end", "children", "entry", "retention")
+    __slots__ = ("parent", "keys", "start", "end", "children", "entry", "retention", "name")
 
-    def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int) -> None:
+    def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int, name: Hashable = None) -> None:
         self.parent = parent
         self.keys = keys
+        self.name = name  # by which its parent knows it: the key that covers the end of its first engine block, and so all before it
         self.start = start
         self.end = end
         self.children: dict[Hashable, Node] = {}  # by the key of their first engine block
@@ -64,6 +65,7 @@ class PrefixTree:
         self.grain_tokens = grain_tokens
         self.root = Node(None, (), 0, 0)
         self.permanent = False  # are runs kept that nobody holds
+        self.retained = False  # has a request asked for a retention priority of its own
         self._found: dict[int, tuple[tuple[int, ...], dict[int, Node]]] = {}  # by the identity of keys: the ends of lately walked paths
 
     def path(self, keys: tuple[int, ...], tokens: int) -> Node:
@@ -85,28 +87,63 @@ class PrefixTree:
             node = found[1][tokens] = self._walk(keys, tokens)
         return node
 
+    def known(self, keys: tuple[int, ...], tokens: int) -> list[Node]:
+        """The runs of the path that are there, from the first on; runs are split as `path` does, and none is made.
+
+        A last one that nobody holds is forgotten.
+        """
+        grain, key_tokens = self.grain_tokens, self.key_tokens
+        tokens = min(tokens, len(keys) * key_tokens) // grain * grain
+        found = self._found.get(id(keys))
+        if found is not None and found[0] is keys:
+            node = found[1].get(tokens)
+            if node is not None and node.parent is not None and node.end == tokens and node.entry is not None:
+                return span(node, 0)
+        path: list[Node] = []
+        node = self.root
+        while node.end < tokens:
+            below = self._step(node, keys, tokens)
+            if below is None or below is node:
+                break
+            node = below
+            path.append(node)
+        if node.entry is None:
+            self.prune(node)
+        return path
+
     def _walk(self, keys: tuple[int, ...], tokens: int) -> Node:
         key_tokens, grain = self.key_tokens, self.grain_tokens
         node = self.root
         while node.end < tokens:
-            position = node.end
-            first, name = position // key_tokens, keys[(position + grain - 1) // key_tokens]
-            child = node.children.get(name)
-            if child is None:
-                child = Node(node, keys[first : -(-tokens // key_tokens)], position, tokens)
-                node.children[name] = child
-                return child
-            shared = self._shared_end(child, keys, first, tokens)
-            if shared <= position:
-                # The last key of an engine block agrees and an earlier one does not: a damaged trace. Nothing is shared.
+            below = self._step(node, keys, tokens)
+            if below is None:
+                start = node.end
+                name = keys[(start + grain - 1) // key_tokens]
+                node.children[name] = below = Node(node, keys[start // key_tokens : -(-tokens // key_tokens)], start, tokens, name)
+                return below
+            if below is node:
                 return node
-            if shared < child.end:
-                child = self._split(child, shared)
-            node = child
+            node = below
         return node
 
+    def _step(self, node: Node, keys: tuple[int, ...], tokens: int) -> Node | None:
+        """The run behind one on the way to token `tokens`, None where there is none.
+
+        The node itself in a damaged trace: the last key of an engine block agrees and an earlier one does not. Nothing is shared.
+        """
+        key_tokens, position = self.key_tokens, node.end
+        child = node.children.get(keys[(position + self.grain_tokens - 1) // key_tokens])
+        if child is None:
+            return None
+        first, theirs = position // key_tokens, child.keys
+        if child.end <= tokens and keys[first : first + len(theirs)] == theirs:
+            return child
+        shared = self._shared_end(child, keys, first, tokens)
+        if shared <= position:
+            return node
+        return self._split(child, shared) if shared < child.end else child
+
     def _name(self, node: Node) -> Hashable:
-        """Under which its parent knows a run: the key that covers the end of its first engine block, and so all before it."""
         start = node.start
         return node.keys[min((start + self.grain_tokens - 1) // self.key_tokens - start // self.key_tokens, len(node.keys) - 1)]
 
@@ -130,33 +167,47 @@ class PrefixTree:
         key_tokens, parent = self.key_tokens, node.parent
         assert parent is not None
         first = node.start // key_tokens
-        upper = Node(parent, node.keys[: -(-at // key_tokens) - first], node.start, at)
+        upper = Node(parent, node.keys[: -(-at // key_tokens) - first], node.start, at, node.name)
         upper.retention = node.retention
-        parent.children[self._name(node)] = upper
+        parent.children[node.name] = upper
         if node.entry is not None:
             _split_entry(node.entry, upper, at - node.start, self.grain_tokens)
         node.parent = upper
         node.keys = node.keys[at // key_tokens - first :]
         node.start = at
+        node.name = self._name(node)
         if node.children or self.permanent or node.entry is not None:
-            upper.children[self._name(node)] = node
+            upper.children[node.name] = node
         else:  # evicted to before the cut
             node.parent = None
         return upper
+
+    def retain(self, path: Iterable[Node], retention: int) -> None:
+        """Runs take the retention priority of the request that uses them."""
+        if retention == RETENTION and not self.retained:
+            return
+        self.retained = True
+        for node in path:
+            node.retention = retention
 
     def prune(self, node: Node) -> None:
         """Forget a run, and its ancestors, once the tier does not hold it and nothing uses it."""
         while node.parent is not None and not self.permanent and not node.children and node.entry is None:
             parent = node.parent
-            del parent.children[self._name(node)]
+            del parent.children[node.name]
             node.parent = None
             node = parent
 
 
-def retain(path: Iterable[Node], retention: int) -> None:
-    """Runs take the retention priority of the request that uses them."""
-    for node in path:
-        node.retention = retention
+def span(leaf: Node, start: int) -> list[Node]:
+    """The runs that cover the content from token `start` to the end of `leaf`, in order. Splits since then are followed."""
+    found: list[Node] = []
+    node, above = leaf, leaf.parent
+    while above is not None and node.end > start:
+        found.append(node)
+        node, above = above, above.parent
+    found.reverse()
+    return found
 
 
 def _split_entry(entry: Entry, upper: Node, length: int, grain: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from kvplan.request import Request
-from kvplan.sim.clock import Clock, Event, Place, Steps
+from kvplan.sim.clock import Clock, Event, Steps
 
 
 class Sessions:
@@ -36,7 +36,7 @@ class Sessions:
                 last[request.session] = request
         self._by_stamp.sort(key=lambda request: request.arrival_s)
         self._places = clock.places(most) if most else None
-        self._held: dict[str, Place] = {}
+        self._held: dict[str, Event] = {}
         self._answered: dict[int, Event] = {}
         self.peak = 0  # most sessions that were open at once; counted where their number is limited
 

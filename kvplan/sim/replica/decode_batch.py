@@ -266,6 +266,8 @@ class DecodeBatch:
 
     def needs(self, steps: int) -> tuple[int, int]:
         """Tokens of the pool that the next `steps` steps take, in which no window is covered, and those that leave windows."""
+        if steps == 1 and not self._growth:
+            return len(self._boundaries[(self.steps + 1) % self.block]) * self.block, 0
         rounds, rest = divmod(steps, self.block)
         residues = [(self.steps + 1 + at) % self.block for at in range(rest)]
         units = rounds * len(self._members) + sum(len(self._boundaries[at]) for at in residues)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Collection
 
 from kvplan.errors import KvplanError
 from kvplan.sim.replica.sequence import Sequence
@@ -34,12 +34,12 @@ class AdmissionGuard:
     def __init__(self) -> None:
         self.empty_steps = 0
 
-    def check(self, step: ScheduledStep, skipped: Many[Sequence], waiting: Many[Sequence]) -> None:
+    def check(self, step: ScheduledStep, skipped: Collection[Sequence], waiting: Collection[Sequence]) -> None:
         """A step was scheduled."""
         left = len(waiting) + len(skipped)
         self.empty_steps = self.empty_steps + 1 if step.empty and left else 0
         if self.empty_steps > MOST_EMPTY * (left + 10):
-            first = skipped[0] if skipped else waiting[0]
+            first = next(iter(skipped or waiting))
             raise KvplanError(
                 f"request {first.request.index} ({first.prompt:,} prompt tokens) and {left - 1:,} others were asked for "
                 f"{self.empty_steps:,} times and none of them could run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from kvplan.sim.replica.sequence import Sequence
@@ -21,8 +22,8 @@ class QueueOrder(Protocol):
     def overtakes(self, seq: Sequence, other: Sequence) -> bool:
         """Is a waiting sequence admitted before another that was there first."""
 
-    def skipped(self, seqs: list[Sequence]) -> list[Sequence]:
-        """Sequences that were set aside, in the order of admission."""
+    def skipped(self, seqs: list[Sequence]) -> Iterable[Sequence]:
+        """Sequences that were set aside, in the order of admission; who is admitted meanwhile leaves the list."""
 
     def victim(self, running: list[Sequence]) -> Sequence:
         """The running sequence to preempt."""
@@ -40,8 +41,12 @@ class Fcfs:
     def overtakes(self, seq: Sequence, other: Sequence) -> bool:
         return False
 
-    def skipped(self, seqs: list[Sequence]) -> list[Sequence]:
-        return list(seqs)
+    def skipped(self, seqs: list[Sequence]) -> Iterable[Sequence]:
+        at = 0
+        while at < len(seqs):
+            seq = seqs[at]
+            yield seq
+            at += at < len(seqs) and seqs[at] is seq
 
     def victim(self, running: list[Sequence]) -> Sequence:
         return running[-1]
@@ -59,7 +64,7 @@ class ByPriority:
     def overtakes(self, seq: Sequence, other: Sequence) -> bool:
         return urgency(seq) < urgency(other)
 
-    def skipped(self, seqs: list[Sequence]) -> list[Sequence]:
+    def skipped(self, seqs: list[Sequence]) -> Iterable[Sequence]:
         return sorted(seqs, key=urgency)
 
     def victim(self, running: list[Sequence]) -> Sequence:

@@ -111,9 +111,9 @@ class Replica:
                 self._end_jump()
             if on_gpu:
                 late = self.inflight.executing is not None and self.engine.offload.loads_seen_after_step
-                step = self.inflight.launched_next(self.clock.now) if late else 0
                 for each in (seq, *waiters):
-                    each.seen_step = step
+                    each.seen_step = self.inflight.launched_next(self.clock.now) if late else 0
+            self.scheduler.skipped.wake((seq, *waiters))
             self.scheduler.no_room = None
             self._fill()
 

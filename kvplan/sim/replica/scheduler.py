@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import takewhile
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
+from kvplan.sim.replica.aside import Aside
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.progress import AdmissionGuard, check_progress
 from kvplan.sim.replica.queue_order import QUEUE_ORDERS
@@ -42,7 +42,7 @@ class Scheduler:
         self.order = QUEUE_ORDERS[engine.scheduling]
         self.pauses = Pauses(overhead, offloading=transfers.stores is not None)
         self.waiting: deque[Sequence] = deque()
-        self.skipped: list[Sequence] = []
+        self.skipped = Aside()
         self.loading: dict[Sequence, None] = {}  # skipped, with blocks for what is loaded
         self.running: list[Sequence] = []
         self.prefilling: list[Sequence] = []  # running, and not all of their prompt is scheduled
@@ -270,9 +270,9 @@ class Scheduler:
             if self.waiting and self.waiting[0] is seq:
                 self.waiting.popleft()
                 if not new:
-                    self.skipped.append(seq)
-            elif new:
-                self.skipped.remove(seq)
+                    self.skipped.add(seq)
+            else:
+                self.skipped.asked(seq, admitted=bool(new))
             if new:
                 self.loading.pop(seq, None)
             elif seq.blocks:
@@ -285,7 +285,7 @@ class Scheduler:
 
     def _candidates(self) -> Iterator[Sequence]:
         """Who may be admitted, in order: skipped sequences that can go on, then the queue; nobody behind one that did not fit."""
-        for seq in self.order.skipped(self.skipped):
+        for seq in self.order.skipped(self.skipped.ready):
             while self.waiting and self.no_room is None and self.order.overtakes(self.waiting[0], seq):
                 yield self.waiting[0]
             if seq is self.no_room:
@@ -301,7 +301,7 @@ class Scheduler:
             return False
         if self.waiting and self.no_room is None:
             return True
-        return any(not seq.waiting_for_remote_kv for seq in takewhile(lambda seq: seq is not self.no_room, self.skipped))
+        return self.skipped.ready_before(self.no_room)
 
     def _reclaim(self) -> None:
         """Nothing runs and the head does not fit: others that hold loaded blocks while they wait give them back, newest first."""
@@ -338,7 +338,6 @@ class Scheduler:
         if outcome is Outcome.IN_STEP:
             return self._extend(seq, budget)
         if outcome is Outcome.NO_ROOM or not self.gpu.hold(seq, path, reach, reach + min(seq.target - reach, budget)):
-            self.gpu.drop(seq)
             return None
         seq.computed = reach
         if not seq.counted:

@@ -17,7 +17,7 @@ class Sequence:
     __slots__ = (
         "request", "prompt", "target", "output", "arrival_s", "enter_s", "admit_s", "first_s", "last_s", "load_s", "leaf", "own_tail",
         "computed", "planned", "emitted", "blocks", "beside", "shared_tokens", "stored", "offered_from", "hits", "counted", "running",
-        "fruitless", "emitted_before",
+        "fruitless", "emitted_before", "place",
         "looked_from", "found_below", "passes", "probed", "inserted", "waiting_for_remote_kv", "preemptions", "seen_step", "joined", "left",
         "promoted", "held_below", "weighed_s", "looked", "following", "whole", "held_s", "paused_s",
     )  # fmt: skip
@@ -60,5 +60,6 @@ class Sequence:
         self.emitted_before = -1  # tokens it had at the last preemption
         self.joined = self.left = NEVER  # after and up to which step of its batch it decodes
         self.waiting_for_remote_kv = False  # something is on its way that it needs before it can be admitted
+        self.place = -1  # among those that were set aside
         self.preemptions = 0
         self.seen_step = 0  # the step after which the scheduler knows that its load has ended

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kvplan.sim.cache.pool import span
-from kvplan.sim.cache.prefix import Node
+from kvplan.sim.cache.prefix import Node, span
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.prefetch import Done
 

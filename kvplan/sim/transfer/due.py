@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvplan.sim.cache.pool import Pool, span
+from kvplan.sim.cache.pool import Pool
+from kvplan.sim.cache.prefix import span
 from kvplan.sim.replica.sequence import Sequence
 
 Due = Callable[[Pool, Sequence, int, int], tuple[int, int]]

@@ -13,8 +13,8 @@ import enum
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
-from kvplan.sim.cache.pool import Pin, Reservation, span
-from kvplan.sim.cache.prefix import Node
+from kvplan.sim.cache.pool import Pin, Reservation
+from kvplan.sim.cache.prefix import Node, span
 from kvplan.sim.clock import Clock, Event, Steps
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.answers import Answers
@@ -91,9 +91,7 @@ class Loads:
         for lower in self.lower if self._promotes else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held > seq.held_below and self._worth(seq, reach, below, [(lower, below - held)]):
-                leaf = pool.tree.path(keys, below)
-                waits = wait_for(seq, done, span(leaf, 0), held, below)
-                pool.tree.prune(leaf)
+                waits = wait_for(seq, done, pool.tree.known(keys, below), held, below)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
         return self._in_step(seq, path, reach, held, budget) if in_step else self._whole(seq, path, reach, held, busy_until_s, done)
@@ -123,7 +121,7 @@ class Loads:
             return Outcome.WAITS
         if not self.gpu.hold(seq, path, reach, end, loaded=True):
             return Outcome.NO_ROOM
-        load = under_way(seq, path, reach, end)
+        load = under_way(seq, self.gpu.path(seq), reach, end)
         keys = seq.request.blocks
         sources = [self.host.pool.pin(keys, seq.prompt, used=(reach, held))]
         for lower, tokens in parts:
@@ -288,8 +286,8 @@ class Loads:
         if not reserved.tokens:
             reserved.commit()
             return False
-        load = under_way(seq, span(reserved.leaf, 0), held, below)
-        self._promoted_for[seq] = reserved.leaf
+        load = under_way(seq, pool.tree.known(keys, below), held, below)
+        self._promoted_for[seq] = load.leaf
         if pool.order != "position":  # while it waits others may take what it had, and it theirs: it asks again for more, not for the same
             seq.held_below = held
         source = lower.pool.pin(keys, below)

@@ -52,6 +52,7 @@ class HostPath:
 
     def __init__(self, clock: Clock, link: HostLink, loading: Loading, below: Below) -> None:
         self.clock, self.link, self.loading, self.below = clock, link, loading, below
+        self._seconds: tuple[dict[int, float], dict[int, float]] = ({}, {})  # by direction, of so many tokens
 
     @property
     def busy_s(self) -> float:
@@ -61,8 +62,12 @@ class HostPath:
         return max(0.0, self.link.free_at[direction] - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
-        moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
-        return self.loading.host_copy_s(direction, moved)
+        known = self._seconds[direction]
+        seconds = known.get(tokens)
+        if seconds is None:
+            moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
+            seconds = known[tokens] = self.loading.host_copy_s(direction, moved)
+        return seconds
 
     def submit_s(self, tokens: int) -> float:
         return self.loading.submit_s(self.below.stored(tokens).keys)
@@ -86,6 +91,7 @@ class DiskPath:
         self.writers = below.layout.ranks if rules.disk_per_rank else 1  # processes with files and threads of their own
         self.threads = (rules.disk_read_threads * self.writers, rules.disk_write_threads * self.writers)
         self.depth = (rules.disk_request_reads * self.writers or self.threads[IN], self.threads[OUT])
+        self._seconds: tuple[dict[int, tuple[float, float]], dict[int, tuple[float, float]]] = ({}, {})
 
     @property
     def busy_s(self) -> float:
@@ -95,19 +101,27 @@ class DiskPath:
         return max(0.0, self.queue.free_at[direction] - self.clock.now)
 
     def service_s(self, direction: int, tokens: int) -> float:
-        size, pieces = self._pieces(direction, tokens)
-        return self.queue.service_s(direction, size, pieces, self.depth[direction]) + size * self.byte_s
+        return self._alone_and_share_s(direction, tokens)[0]
 
     def submit_s(self, tokens: int) -> float:
         return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
-        size, pieces = self._pieces(direction, tokens)
-        share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
-        if self.threads[direction] == self.writers:  # one file after the other: the next request waits for all of this one
-            share_s = self.service_s(direction, tokens)
+        alone_s, share_s = self._alone_and_share_s(direction, tokens)
         start_s, free_s = self.queue.send(direction, ready_s, share_s)
-        return start_s, max(free_s, start_s + self.service_s(direction, tokens))
+        return start_s, max(free_s, start_s + alone_s)
+
+    def _alone_and_share_s(self, direction: int, tokens: int) -> tuple[float, float]:
+        known = self._seconds[direction]
+        found = known.get(tokens)
+        if found is None:
+            size, pieces = self._pieces(direction, tokens)
+            alone_s = self.queue.service_s(direction, size, pieces, self.depth[direction]) + size * self.byte_s
+            share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
+            if self.threads[direction] == self.writers:  # one file after the other: the next request waits for all of this one
+                share_s = alone_s
+            found = known[tokens] = alone_s, share_s
+        return found
 
     def _pieces(self, direction: int, tokens: int) -> tuple[int, int]:
         moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)

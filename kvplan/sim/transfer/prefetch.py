@@ -91,9 +91,9 @@ class Prefetches:
 
     def _reading(self, seq: Sequence, read: Prefetch) -> Steps:
         end = self.clock.until(read.done_s)
-        come = yield self.clock.any_of(end, read.asked)
+        come = yield self.clock.any_of([end, read.asked])
         if end not in come:
-            yield self.clock.any_of(end, self.clock.until(read.deadline_s)) if self.rules.prefetch == "timeout" else end
+            yield self.clock.any_of([end, self.clock.until(read.deadline_s)]) if self.rules.prefetch == "timeout" else end
         self._end(seq, read)
 
     def _end(self, seq: Sequence, read: Prefetch) -> None:

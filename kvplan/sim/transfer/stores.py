@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -44,7 +45,7 @@ class Stores:
         self.submitted_s = 0.0  # when the worker has handed over the stores so far
         self.blocked_until_s = 0.0  # a step that has ended waits for its stores until then
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
-        self._under_copy: list[tuple[float, Keys, int, int]] = []  # until when which tokens of some content are read, oldest first
+        self._under_copy: deque[tuple[float, Keys, int, int]] = deque()  # until when which tokens of some content are read, oldest first
         self._aside: list[Callable[[], None]] = []  # stores that begin when the next step ends
         if not rules.store_holds_blocks:
             gpu.reused = self._reused
@@ -152,9 +153,10 @@ class Stores:
         """Blocks are allocated again: where they are still being copied the step that does so waits."""
         if isinstance(node.keys[0], tuple):  # what a preempted sequence generated is not stored
             return
-        now, key_tokens = self.clock.now, self.gpu.tree.key_tokens
-        self._under_copy = [copy for copy in self._under_copy if copy[0] > now]
-        for done_s, keys, first, last in self._under_copy:
+        copies, now, key_tokens = self._under_copy, self.clock.now, self.gpu.tree.key_tokens
+        while copies and copies[0][0] <= now:
+            copies.popleft()
+        for done_s, keys, first, last in copies:
             shared = min(end, last)
             if max(start, first) < shared:
                 at, there = (shared - 1) // key_tokens, (shared - 1) // key_tokens - node.start // key_tokens

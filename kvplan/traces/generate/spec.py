@@ -146,6 +146,8 @@ def spec_file(path: str | Path) -> Path:
 def load_spec(path: str | Path, *, seed: int | None = None) -> Spec:
     """A specification from TOML, with another `seed` if given. Raises InputError naming the field that is wrong."""
     file = spec_file(path)
+    if seed is not None and seed < 0:
+        raise InputError(f"--seed {seed}: a seed is a whole number from 0 on")
     try:
         spec = msgspec.toml.decode(read_text(file), type=Spec)
     except msgspec.ValidationError as error:

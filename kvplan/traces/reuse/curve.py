@@ -81,6 +81,8 @@ def curve(
 
 
 def _check(policies: Sequence[str], warmup: float) -> None:
+    if not policies:
+        raise InputError("which policy?", hint=f"one of {', '.join(POLICIES)}")
     for name in policies:
         if name not in POLICIES:
             raise InputError(f"no policy named {name!r}", hint=did_you_mean(name, POLICIES))

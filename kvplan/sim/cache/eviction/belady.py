@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 from kvplan.errors import InputError
 from kvplan.request import Request
-from kvplan.sim.cache.pool import span
-from kvplan.sim.cache.prefix import Node, PrefixTree
+from kvplan.sim.cache.prefix import Node, PrefixTree, span
 from kvplan.sim.clock import Clock
 
 

@@ -29,8 +29,13 @@ class Lru:
         entry.previous = entry.next = entry.order = None
 
     def touch(self, entry: Entry, again: bool) -> None:
-        self.remove(entry)
-        self.append(entry)
+        head, before, after = self._head, entry.previous, entry.next
+        if after is head:
+            return
+        before.next, after.previous = after, before  # type: ignore[union-attr]
+        newest = head.previous
+        newest.next, head.previous = entry, entry  # type: ignore[union-attr]
+        entry.previous, entry.next = newest, head
 
     def insert_after(self, entry: Entry, above: Entry) -> None:
         after = entry.next
