@@ -369,8 +369,9 @@ class Oracle:
     def unwedge(self) -> None:
         if self.running or self.inflight:
             return
-        for seq in reversed(self.held):
-            if seq.blocks and not seq.waits and seq is not self.stuck:
+        holders = [seq for seq in reversed(self.held) if seq.blocks]
+        for seq in [seq for seq in holders if seq is not self.stuck] or holders:
+            if not seq.waits:
                 self.release(seq)
                 seq.computed = 0
                 self.at(self.now, self.pump)

@@ -304,14 +304,15 @@ class Scheduler:
         return self.skipped.ready_before(self.no_room)
 
     def _reclaim(self) -> None:
-        """Nothing runs and the head does not fit: others that hold loaded blocks while they wait give them back, newest first."""
-        for seq in reversed(self.skipped):
-            if seq.blocks and not seq.waiting_for_remote_kv and seq is not self.no_room:
-                self._release(seq)
-                del self.loading[seq]
-                seq.computed = 0
-                self.clock.after(0.0, partial(self._loaded(seq), False))
-                return
+        """Nothing runs and the head does not fit: who holds loaded blocks gives them back, the newest first, the head last."""
+        holders = [seq for seq in reversed(self.skipped) if seq.blocks]
+        others = [seq for seq in holders if seq is not self.no_room]
+        seq = next((seq for seq in others or holders if not seq.waiting_for_remote_kv), None)
+        if seq is not None:
+            self._release(seq)
+            del self.loading[seq]
+            seq.computed = 0
+            self.clock.after(0.0, partial(self._loaded(seq), False))
 
     def _start(self, step: ScheduledStep, seq: Sequence, new: int) -> None:
         if seq.admit_s < 0:
