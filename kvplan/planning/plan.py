@@ -70,8 +70,7 @@ def plan(
             placement=placement,
             notices=_notices(space, placement),
         )
-    with runner(space.traffic.requests, watch, ABOUT_RUNS) as run:
-        return _simulated(space, run, notes)
+    return _simulated(space, runner(space.traffic.requests, watch, ABOUT_RUNS), notes)
 
 
 def _without_simulation(space: Space) -> Verdict | None:

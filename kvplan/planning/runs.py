@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import active_children
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from kvplan.errors import KvplanError
+from kvplan.executor import Executor, fitting, run_all
 from kvplan.results.placement import RULES, Placement
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
@@ -19,8 +15,8 @@ from kvplan.sim.outcome.summary import summarise
 from kvplan.sim.simulate import World, opened
 from kvplan.traces.thinned import Thinned
 
-SMALL_REQUESTS = 1000
-"""So few requests in all are simulated faster than a process starts."""
+LEAST_RUNS = 8
+"""Simulations that even a short plan takes."""
 
 WINDOW_REQUESTS = 2000
 """Of a long trace, side questions (what an answer rests on, other loads and widths) are asked of so many requests from its start."""
@@ -48,18 +44,18 @@ Outcome = SimResult | KvplanError
 class Runner:
     """Runs simulations and returns their outcomes in order; an impossible one becomes the error that says why."""
 
-    def __init__(self, pool: ProcessPoolExecutor | None, watch: Watch, about: int) -> None:
-        self._pool, self._watch, self._about = pool, watch, about
+    def __init__(self, executor: Executor, watch: Watch, about: int) -> None:
+        self._executor, self._watch, self._about = executor, watch, about
         self.runs, self.so_far = 0, ""
         watch(0, about, "")
 
     def __call__(self, jobs: Sequence[Simulation]) -> list[Outcome]:
-        found = []
-        for outcome in self._pool.map(run_one, jobs) if self._pool else map(run_one, jobs):
-            found.append(outcome)
+        found: dict[int, Outcome] = {}
+        for place, outcome in run_all(run_one, jobs, self._executor):
+            found[place] = outcome
             self.runs += 1
             self._watch(self.runs, max(self._about, self.runs + len(jobs) - len(found)), self.so_far)
-        return found
+        return [found[place] for place in range(len(jobs))]
 
 
 def realise(base: Scenario, placement: Placement) -> Scenario:
@@ -84,25 +80,6 @@ def run_one(job: Simulation) -> Outcome:
         return error
 
 
-@contextmanager
-def runner(requests: int, watch: Watch, about: int) -> Iterator[Runner]:
-    """A runner with a process for each core, started when there is enough to do; `about` so many runs are expected."""
-    workers = os.cpu_count() or 1
-    if workers == 1 or requests * 8 < SMALL_REQUESTS:
-        yield Runner(None, watch, about)
-        return
-    pool = ProcessPoolExecutor(max_workers=workers, initializer=_deaf)
-    try:
-        yield Runner(pool, watch, about)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in active_children():
-            worker.terminate()
-        raise
-    pool.shutdown()
-
-
-def _deaf() -> None:
-    """A worker leaves interrupts to its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def runner(requests: int, watch: Watch, about: int) -> Runner:
+    """A runner with a process for each core where there is enough to do; `about` so many runs are expected."""
+    return Runner(fitting(Executor(), requests * LEAST_RUNS), watch, about)
