@@ -30,7 +30,7 @@ def fetched(repository: str, *, hint: str = "") -> Path:
             f"{repository}: not in the catalog, and no such file",
             hint=f"{hint} pip install 'kvplan[hub]' lets kvplan fetch its config.json.".strip(),
         ) from None
-    if reason := _unknown_host(constants.ENDPOINT):  # the client would ask five times more, half a minute long
+    if reason := _unreachable(constants.ENDPOINT):  # the client would ask five times more, half a minute long
         raise MissingError(f"{repository}: {_endpoint()} could not be asked ({reason})", hint=hint)
     try:
         config = Path(hf_hub_download(repository, FILES[0], etag_timeout=TIMEOUT_S))
@@ -45,13 +45,13 @@ def fetched(repository: str, *, hint: str = "") -> Path:
     return config
 
 
-def _unknown_host(endpoint: str) -> str:
-    """Why the name of the hub's host leads nowhere; empty where it does, or where a proxy is asked in its place."""
-    host = urlsplit(endpoint).hostname
-    if {"http", "https", "all"} & set(getproxies()) or not host:
+def _unreachable(endpoint: str) -> str:
+    """Why the hub's host cannot be connected to; empty where it can, or where a proxy is asked in its place."""
+    parts = urlsplit(endpoint)
+    if {"http", "https", "all"} & set(getproxies()) or not parts.hostname:
         return ""
     try:
-        socket.getaddrinfo(host, None)
+        socket.create_connection((parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)), timeout=TIMEOUT_S).close()
     except OSError as error:
         return str(error.strerror or error)
     return ""
