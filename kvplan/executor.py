@@ -17,6 +17,9 @@ from kvplan.errors import InputError, KvplanError, MissingError
 
 Task = Callable[[Any], Any]
 
+Watch = Callable[[int, int, str], None]
+"""Told after each run: runs done, about how many there will be, and a word on what was seen."""
+
 SMALL_REQUESTS = 3000
 """So few requests in all are replayed sooner than processes start."""
 

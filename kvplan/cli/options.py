@@ -74,6 +74,7 @@ Ep = Annotated[
         rich_help_panel="Advanced",
     ),
 ]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")]
 Kv_dtype = Annotated[
     str | None,
     typer.Option(

@@ -25,6 +25,7 @@ from kvplan.cli.options import (
     Html,
     Isolated,
     Kv_dtype,
+    Limit,
     Machine,
     Model,
     Pp,
@@ -83,7 +84,7 @@ def simulate(
         str | None, typer.Option(metavar="NAME", help="Eviction policy of the CPU tier, or ./my.py:MyPolicy.", autocompletion=policies)
     ] = None,
     speedup: Annotated[float | None, typer.Option(metavar="X", help="Replay the arrivals X times as fast.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
+    limit: Limit = None,
     max_input: Annotated[int | None, typer.Option(metavar="N", help="Drop requests with longer prompts (tokens).")] = None,
     target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms"; a miss exits 1.')] = None,
     replicas: Annotated[int | None, typer.Option(metavar="N", help="Servers behind a router.", rich_help_panel="Advanced")] = None,

@@ -20,6 +20,7 @@ from kvplan.cli.options import (
     Html,
     Isolated,
     Kv_dtype,
+    Limit,
     Machine,
     Model,
     Prices,
@@ -91,7 +92,7 @@ def sweep(
     tp: Tp = None,
     kv_dtype: Kv_dtype = None,
     target: Annotated[str | None, typer.Option(metavar="T", help='Such as "ttft_p95<2s,itl_p95<50ms".')] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N requests.")] = None,
+    limit: Limit = None,
     prices: Prices = None,
     price: Annotated[
         str | None,

@@ -12,6 +12,7 @@ import numpy as np
 from kvplan.catalog.machines import of_gpu
 from kvplan.catalog.shipped import decode_toml
 from kvplan.economics.prices import used
+from kvplan.economics.ranged import Ranged
 from kvplan.hardware.spec import Machine
 from kvplan.results.economics import Amount, Energy
 from kvplan.results.simulate import SimResult
@@ -42,19 +43,10 @@ class LoadShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: str
 
 
-class TierPower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Watts or joules of one thing, with its range."""
-
-    value: float
-    low: float
-    high: float
-    source: str
-
-
 class _Power(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gpus: dict[str, Board]
     load: LoadShare
-    tiers: dict[str, TierPower]
+    tiers: dict[str, Ranged]  # watts or joules of one thing
 
 
 @cache

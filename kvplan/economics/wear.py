@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from kvplan.catalog.shipped import decode_toml
+from kvplan.economics.ranged import Ranged
 from kvplan.hardware.spec import Disk
 from kvplan.results.economics import Amount, DriveLife, RuleWear, Wear
 from kvplan.units import format_traffic
@@ -27,18 +28,9 @@ class DriveClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     source: str
 
 
-class Amplification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bytes written to the flash for each byte given to the drive."""
-
-    value: float
-    low: float
-    high: float
-    source: str
-
-
 class _Drives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drives: dict[str, DriveClass]
-    write_amplification: Amplification
+    write_amplification: Ranged  # bytes written to the flash for each byte given to the drive
 
 
 @cache
@@ -61,11 +53,10 @@ def wear(disk: Disk, *, share: float, written_Bps: float) -> Wear:
             value=rated_bytes / per_year / flash.value, low=rated_bytes / per_year / flash.high, high=rated_bytes / per_year / flash.low
         )
 
-    needed = per_day / size
     return Wear(
         written_bytes_per_day=per_day,
         disk_bytes=size,
-        drive_writes_per_day=Amount(value=needed * flash.value, low=needed * flash.low, high=needed * flash.high),
+        drive_writes_per_day=flash.amount(per_day / size),
         years=years(disk.endurance_bytes * share) if disk.endurance_bytes else None,
         drives=tuple(
             DriveLife(title=one.title, dwpd=one.dwpd, years=years(size * one.dwpd * one.years * DAYS_PER_YEAR))

@@ -9,6 +9,7 @@ import msgspec
 from kvplan import __version__
 from kvplan.economics.prices import Prices
 from kvplan.economics.wear import too_short
+from kvplan.executor import Watch
 from kvplan.memory.layout import layout
 from kvplan.memory.pinned import HostMemory, host_memory
 from kvplan.planning import closed_form
@@ -18,7 +19,7 @@ from kvplan.planning.capacity import capacity
 from kvplan.planning.costs import costs_of, wear_of
 from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
-from kvplan.planning.runs import Runner, Watch, realise, runner, unwatched
+from kvplan.planning.runs import Runner, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space

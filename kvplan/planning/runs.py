@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from kvplan.errors import KvplanError
-from kvplan.executor import Executor, fitting, run_all
+from kvplan.executor import Executor, Watch, fitting, run_all
 from kvplan.results.placement import RULES, Placement
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
@@ -20,9 +20,6 @@ LEAST_RUNS = 8
 
 WINDOW_REQUESTS = 2000
 """Of a long trace, side questions (what an answer rests on, other loads and widths) are asked of so many requests from its start."""
-
-Watch = Callable[[int, int, str], None]
-"""Told after each run: runs done, about how many there will be, and the answer so far in words."""
 
 
 def unwatched(done: int, about: int, so_far: str) -> None:

@@ -317,18 +317,8 @@ def bytes_per_token(scenario: Scenario) -> float:
     return size
 
 
-def block_pieces(scenario: Scenario) -> int:
-    """Contiguous pieces of one block on the host link: one, or a piece for each layer that keeps KV per token."""
-    return 1 if scenario.engine.offload.copy_layers == "all" else layout(scenario.deployment).layers
-
-
 def blocks_below(scenario: Scenario) -> Below:
     """What the tiers below take, block by block: an engine's chunks are whole blocks."""
     engine = scenario.engine
     by_block = msgspec.structs.replace(engine, offload=msgspec.structs.replace(engine.offload, chunk_tokens=0))
     return below(scenario.deployment.changed(engine=by_block))
-
-
-def host_bytes_per_token(scenario: Scenario) -> float:
-    """Bytes of host memory that one more token of a long sequence takes."""
-    return below(scenario.deployment).token_bytes

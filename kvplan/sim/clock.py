@@ -11,13 +11,12 @@ from typing import Any
 
 import simpy
 from simpy.events import NORMAL, Event
-from simpy.resources.resource import Request as Place
 from simpy.resources.resource import Resource
 
 Steps = Generator[Event, Any, None]
 """A process: it yields the events that it waits for."""
 
-__all__ = ["Clock", "Event", "Place", "Steps"]
+__all__ = ["Clock", "Event", "Steps"]
 
 
 class Action:
@@ -50,8 +49,7 @@ class Clock(simpy.Environment):
 
     def at(self, time_s: float, action: Callable[[], object]) -> None:
         """Call `action` at a time, or as soon as what is due now has happened when it has passed."""
-        now = self._now
-        heappush(self._queue, (time_s if time_s > now else now, NORMAL, next(self._eid), Action(action)))
+        self.put(time_s, Action(action))
 
     def after(self, delay_s: float, action: Callable[[], object]) -> None:
         """Call `action` so many seconds from now."""

@@ -9,13 +9,13 @@ import msgspec
 
 from kvplan.economics.prices import HOURS_PER_MONTH, per_hour, used
 from kvplan.errors import InputError
-from kvplan.executor import Executor
+from kvplan.executor import Executor, Watch
 from kvplan.results.economics import Amount
 from kvplan.results.sweep import FleetClass, FleetLoad, FleetResult, SweepRow
 from kvplan.scenario import Scenario
 from kvplan.sweep.goal import parse_goal
 from kvplan.sweep.points import resolve
-from kvplan.sweep.run import Kept, Watch
+from kvplan.sweep.run import Kept
 from kvplan.sweep.sweep import SweepQuestion, sweep
 from kvplan.sweep.values import axis_of, parse_axis
 

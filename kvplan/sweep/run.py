@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from kvplan.errors import KvplanError
-from kvplan.executor import Executor, fitting, run_all
+from kvplan.executor import Executor, Watch, fitting, run_all
 from kvplan.results.simulate import SimResult
 from kvplan.results.sweep import SweepRow
 from kvplan.scenario import Scenario
@@ -20,9 +20,6 @@ from kvplan.sweep.keys import key_of
 from kvplan.sweep.points import Resolved
 from kvplan.sweep.values import Point
 from kvplan.traces.shared import SharedTrace, attach, shared
-
-Watch = Callable[[int, int, str], None]
-"""Told after each run: runs done, how many there will be, and a word on what was seen."""
 
 TraceKey = tuple[str, int, int]
 

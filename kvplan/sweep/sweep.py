@@ -13,7 +13,7 @@ from kvplan.economics.energy import energy
 from kvplan.economics.prices import Prices, PriceSource, UnitPrice, by_name, flips, money_of, per_hour, used
 from kvplan.economics.wear import wear
 from kvplan.errors import InputError, did_you_mean
-from kvplan.executor import Executor
+from kvplan.executor import Executor, Watch
 from kvplan.results.economics import Flip, Wear
 from kvplan.results.simulate import SimResult
 from kvplan.results.sweep import LeftOut, SweepResult, SweepRow
@@ -22,7 +22,7 @@ from kvplan.sim.outcome import slo
 from kvplan.sweep.bounds import Demand, all_fit, demand, hopeless, refused
 from kvplan.sweep.goal import HIGHER, OTHERS, SweepGoal, figure, figure_named
 from kvplan.sweep.points import NAMED, SHORT, Common, Resolved, resolve
-from kvplan.sweep.run import Kept, Runs, Watch, runs, trace_key
+from kvplan.sweep.run import Kept, Runs, runs, trace_key
 from kvplan.sweep.search import Search, candidate, front
 from kvplan.sweep.values import Axis, grid_points
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kvplan.hardware.spec import Disk, Link, Network
+from kvplan.hardware.spec import Disk, Link
 from kvplan.hardware.timing import IN as IN
 from kvplan.hardware.timing import OUT as OUT
-from kvplan.hardware.timing import both_ways_s, disk_Bps, disk_s, network_s, transfer_s
+from kvplan.hardware.timing import both_ways_s, disk_Bps, disk_s, transfer_s
 
 
 class Duplex:
@@ -58,15 +58,3 @@ class DiskQueue(Duplex):
     def share_s(self, direction: int, size: int, pieces: int, threads: int) -> float:
         """Seconds of the device that they take from others, whose pieces keep its queue full."""
         return size / disk_Bps(self.disk, direction, size / pieces, threads) if size else 0.0
-
-
-class NetworkQueue(Duplex):
-    """A full-duplex network to a remote pool."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__(1.0)
-        self.network = network
-
-    def service_s(self, size: int, pieces: int) -> float:
-        """Seconds for `size` bytes: one round trip, then the rate (requests are pipelined)."""
-        return network_s(self.network, size)
