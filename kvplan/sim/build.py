@@ -206,7 +206,6 @@ class Builder:
         cache = GpuCache(
             gpu,
             self.footprint,
-            step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
