@@ -106,7 +106,7 @@ def equal_steps(batch: DecodeBatch, inflight: StepsInFlight, scheduler: Schedule
     first, second = steps
     if max(second.ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
         return 0  # the GPU will wait for the host
-    if any(each.filled > first.index for each in batch.sums) or len(batch) != len(scheduler.running):
+    if any(each.filled > first.index for each in batch.sums) or len(batch) != len(scheduler.running) or scheduler.leaving:
         return 0
     if scheduler.may_admit() or transfers.refused or transfers.settled_s(now) > now:
         return 0  # somebody may come, or copies still hold up tokens or inputs
