@@ -47,7 +47,7 @@ class StepCost:
         self.elementwise_bytes = elementwise_bytes(self.model, self.tp, self.activation_bytes)
         self._gemm_cache: dict[tuple[int, int, bool], float] = {}
         self._head_cache: dict[int, float] = {0: 0.0}
-        self._even_rates: dict[int, list[float]] = {}  # of decoding, by the number of sequences
+        self._even_rates: dict[int, tuple[list[float], float, float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
         narrow = [part for part in MULTIPLIED if self._peak_flops(part) > self.machine.gpu.bf16_flops]
         self.launches += Launches(small=narrowed_inputs(self.model, narrow))
@@ -181,7 +181,7 @@ class StepCost:
         time = prefill_attention_s(gpu, new, context, groups, kernel_share=share)
         return time if absorbed or not context else time + self._expanded_s(context)
 
-    @property
+    @cached_property
     def _fp8_attention(self) -> bool:
         return self.kv_format.element_bits == 8 and self.machine.gpu.fp8_flops > 0
 
@@ -228,14 +228,21 @@ class StepCost:
         Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head; of sequences that differ, the
         longest keep a part of it busy.
         """
-        batches = max(1, min(self._stages, decodes))
-        count = max(1, -(-decodes // batches))
-        rates = self._even_rates.get(decodes)
-        if rates is None:
+        rates, even_tokens, _ = self._even(decodes)
+        return [rate * _uneven_factor(short, even_tokens) for rate, short in zip(rates, uneven, strict=True)]
+
+    def _even(self, decodes: int) -> tuple[list[float], float, float]:
+        """Of so many sequences that are equally long: seconds per cached token, the tokens that unevenness is held against, and seconds
+        in which their recurrent states are read and written."""
+        found = self._even_rates.get(decodes)
+        if found is None:
+            batches = max(1, min(self._stages, decodes))
+            count = max(1, -(-decodes // batches))
             least = self._sequence_rate / count
-            rates = self._even_rates[decodes] = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
-        longer = [1 + kernel_rates.UNEVEN_SHARE * short / (short + kernel_rates.UNEVEN_TOKENS * count * batches) for short in uneven]
-        return [rate * factor for rate, factor in zip(rates, longer, strict=True)]
+            rates = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
+            states_s = kv_read_s(self.machine.gpu, -(-decodes // batches) * self._state_bytes)
+            found = self._even_rates[decodes] = rates, kernel_rates.UNEVEN_TOKENS * count * batches, states_s
+        return found
 
     @cached_property
     def _sequence_rate(self) -> float:
@@ -272,12 +279,11 @@ class StepCost:
         """The same from the tokens that all sequences read together, for each of `decode_rates`, and their recurrent states; `uneven` are
         the tokens by which the sequences fall short of all being as long as the longest, 0 for windows.
         """
-        reading = sum(rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True))
-        return (
-            self.decode_floor_s
-            + reading
-            + kv_read_s(self.machine.gpu, -(-decodes // max(1, min(self._stages, decodes))) * self._state_bytes)
-        )
+        rates, even_tokens, states_s = self._even(decodes)
+        reading = 0.0
+        for rate, count, short in zip(rates, tokens, uneven, strict=True):
+            reading += rate * _uneven_factor(short, even_tokens) * count
+        return self.decode_floor_s + reading + states_s
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -339,3 +345,8 @@ class StepCost:
             context += chunk
             new -= chunk
         return total
+
+
+def _uneven_factor(short: int, even_tokens: float) -> float:
+    """By how much longer sequences take that fall short by so many tokens together of all being as long as the longest."""
+    return 1 + kernel_rates.UNEVEN_SHARE * short / (short + even_tokens)
