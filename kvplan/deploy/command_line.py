@@ -6,6 +6,7 @@ import itertools
 import re
 
 from kvplan.deploy.options import options, unknown_options
+from kvplan.deploy.parallel import spread
 from kvplan.deploy.reading import Reading
 from kvplan.errors import did_you_mean
 
@@ -35,9 +36,7 @@ def command_line(reading: Reading) -> None:
             reading.fields["model"] = following
     for name in ("--model", "--model-path"):
         reading.fields["model"] = flags.get(name) or reading.fields["model"]
-    for name in ("--tensor-parallel-size", "-tp", "--tp", "--tp-size"):
-        if name in flags:
-            reading.ranks(name, flags[name])
+    spread(reading)
     for field, (names, meaning) in _LIMITS.items():
         for name in names:
             if name in flags and (value := _whole(flags[name])):
@@ -63,7 +62,7 @@ def _memory(reading: Reading) -> None:
                 hint = "0.9 to 0.95"
                 reading.fault("gpu_full", sentence, key=name, hint=hint, level="error" if share > 1 else "warning")
     if (each := _whole(flags.get("--kv-cache-memory-bytes", ""))) is not None:
-        reading.fields["gpu_kv_bytes"] = each * reading.tp
+        reading.fields["gpu_kv_bytes"] = each * reading.pool_ranks
         reading.mean("--kv-cache-memory-bytes", each, "KV pool of each rank, whatever the share of the GPU")
     if (tokens := _whole(flags.get("--max-total-tokens", ""))) is not None:
         reading.pool_tokens = tokens

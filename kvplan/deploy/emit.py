@@ -10,7 +10,7 @@ import msgspec
 from kvplan import catalog, outputs
 from kvplan.deploy.dialect import Dialect
 from kvplan.deploy.router import router_capacities
-from kvplan.deploy.serving import Serving, host_notice, host_of, pool_bytes, pool_tokens, served, served_notices, told
+from kvplan.deploy.serving import Serving, host_notice, host_of, pool_bytes, pool_tokens, ranks_of, served, served_notices, told
 from kvplan.deploy.targets import NOT_CONFIGURED, TARGETS, Target
 from kvplan.deployment import Deployment
 from kvplan.engine.spec import EngineSpec
@@ -115,6 +115,7 @@ def serving_of(placement: Placement, engine: EngineSpec, deployment: Deployment 
         host=HostMemory(asked_bytes=placement.cpu_bytes),
         prefetch=engine.offload.prefetch,
         block_tokens=engine.block_tokens,
+        joint=bool(placement.ep),
     )
     if deployment is None:
         return known
@@ -124,6 +125,7 @@ def serving_of(placement: Placement, engine: EngineSpec, deployment: Deployment 
     return msgspec.structs.replace(
         known,
         host=host_of(placed, placement),
+        joint=placed.in_lockstep,
         pool_tokens=pool_tokens(placed, pool, context) if pool else 0,
         router=router_capacities(placed, placement, pool),
     )
@@ -137,7 +139,7 @@ def configured(
     The paths name the places of the tiers that it uses.
     """
     engine, placement, longest = deployment.engine, result.placement, result.traffic.longest_context_tokens
-    placement = served(placement, deployment.changed(tp=placement.tp, kv_dtype=placement.kv_dtype), longest)
+    placement = served(placement, deployment.changed(kv_dtype=placement.kv_dtype, **ranks_of(placement)), longest)
     placement = msgspec.structs.replace(
         placement,
         disk_path=disk_path if placement.disk_bytes else "",
@@ -165,14 +167,14 @@ def save(emission: Emission, folder: str | Path) -> list[Path]:
 
 def per_rank_unit(placement: Placement, dialect: Dialect) -> Notice | None:
     """The number that an engine takes is for one rank, or for all of them."""
-    if placement.tp == 1 or not placement.cpu_bytes:
+    if placement.ranks == 1 or not placement.cpu_bytes:
         return None
-    number = dialect.unit.number(placement.cpu_bytes, placement.tp)
+    number = dialect.unit.number(placement.cpu_bytes, placement.ranks)
     whole = format_bytes(placement.cpu_bytes)
     share = "each of" if dialect.unit.per_rank else "all"
     sentence = (
-        f"{dialect.title} counts the CPU tier in {dialect.unit.word} for {share} {placement.tp} ranks: "
-        f"{number:.6g} is {whole} in all, {format_bytes(placement.cpu_bytes / placement.tp)} per rank."
+        f"{dialect.title} counts the CPU tier in {dialect.unit.word} for {share} {placement.ranks} ranks: "
+        f"{number:.6g} is {whole} in all, {format_bytes(placement.cpu_bytes / placement.ranks)} per rank."
     )
     return Notice(code="per_rank_unit", level="note", sentence=sentence)
 

@@ -73,11 +73,11 @@ def explain_text(text: str, where: str, **known: object) -> Explanation:
     model = beside.model or _named(placement.model)
     host, pool = None, beside.pool_bytes or placement.gpu_kv_bytes
     if model:
-        deployment = Deployment(model=model, engine=engine, server=beside.machine)
+        deployment = Deployment(model=model, engine=msgspec.structs.replace(engine, host_pool=reading.host_pool), server=beside.machine)
         host, pool, found = against(deployment, placement, reading, pool)
         notices = notices + found
     notices = notices + _shared_checks(placement, target, pool, beside) + (pod_checks(pod, host, placement) if pod else [])
-    gpu = [TierSize(name="gpu", bytes_per_rank=pool // placement.tp, bytes_total=pool)] if pool else []
+    gpu = [TierSize(name="gpu", bytes_per_rank=pool // placement.ranks, bytes_total=pool)] if pool else []
     return Explanation(
         source=where,
         engine=name,
@@ -115,7 +115,7 @@ def _of_source(repository: str) -> ModelSpec | None:
 
 def _disk(reading: Reading, pod: PodSizes) -> TierSize:
     total, where = pod.claim_bytes, str(reading.fields["disk_path"])
-    return TierSize(name="disk", bytes_per_rank=total // reading.tp, bytes_total=total, where=where)
+    return TierSize(name="disk", bytes_per_rank=total // reading.pool_ranks, bytes_total=total, where=where)
 
 
 def _shared_checks(placement: Placement, target: Target, pool_bytes: int, beside: Surroundings) -> list[Notice]:
@@ -144,7 +144,7 @@ def _disk_under_cpu(placement: Placement) -> Notice | None:
 
 def _engine_of(config: Config, where: str) -> str:
     """The engine that a configuration is for, from the names it uses."""
-    names = {*config.flags, *config.words}
+    names = {*config.flags, *config.words, config.flags.get("-m", "").partition(".")[0]}  # python -m sglang.launch_server
     connector = str(transfer_config(config).get("kv_connector", ""))
     lmcache_backend = config.flags.get("--kv-offloading-backend") == "lmcache"
     signs = {

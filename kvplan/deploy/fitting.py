@@ -26,7 +26,7 @@ def against(deployment: Deployment, placement: Placement, reading: Reading, pool
     found = [note] if note else []
     if placed.server and not pool:
         sentence = (
-            f"The weights of {deployment.model.name} leave no room for KV on {format_count(placement.tp, 'GPU')} of {placed.server.name}."
+            f"The weights of {deployment.model.name} leave no room for KV on {format_count(placement.gpus, 'GPU')} of {placed.server.name}."
         )
         found.append(Notice(code="will_not_start", level="error", sentence=sentence, hint="more ranks, or narrower weights"))
     if pool:

@@ -93,8 +93,9 @@ def _kserve(one: dict[str, Any], config: Config, found: PodSizes, where: str) ->
         found.faults.append(("unknown_field", sentence, "spec.kvCacheOffloading"))
     if uri := str(_at(spec, "model", "uri") or ""):
         config.flags["--model"] = uri.removeprefix("hf://")
-    if ranks := _at(spec, "parallelism", "tensor"):
-        config.flags["--tensor-parallel-size"] = str(ranks)
+    for kind in ("tensor", "pipeline", "data"):
+        if ranks := _at(spec, "parallelism", kind):
+            config.flags[f"--{kind}-parallel-size"] = str(ranks)
     _pod(_at(spec, "template"), config, found, where, "main")
     if found.shm_bytes == CONTAINER_SHM_BYTES:
         found.shm_bytes = GiB  # of KServe's own template

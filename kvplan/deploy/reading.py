@@ -14,6 +14,7 @@ from kvplan.catalog import read_text
 from kvplan.deploy.dialect import Dialect
 from kvplan.deploy.syntax import Config
 from kvplan.engine.spec import HostPool
+from kvplan.engine.versions import order
 from kvplan.errors import did_you_mean
 from kvplan.results.deploy import Meaning, TierSize
 from kvplan.results.placement import Level, Notice
@@ -24,9 +25,16 @@ SMALLEST_TIER, LARGEST_TIER = 64 * MiB, 16 * TiB
 
 
 @functools.cache
-def known_settings() -> dict[str, dict[str, list[str]]]:
-    """Engine -> group of settings -> the names that the engine knows."""
+def known_settings() -> dict[str, dict[str, Any]]:
+    """Engine -> group of settings -> the names that the engine knows; `changes` lists what later versions add."""
     return msgspec.toml.decode(read_text(Path(__file__).with_name("settings.toml")))
+
+
+def settings_of(engine: str, group: str, version: str) -> list[str]:
+    """Names of a group of an engine's settings at a version."""
+    written = known_settings()[engine]
+    later = (one.get(group, []) for one in written.get("changes", []) if order(one["since"]) <= order(version))
+    return [*written[group], *(name for names in later for name in names)]
 
 
 def transfer_config(config: Config) -> dict[str, Any]:
@@ -38,6 +46,9 @@ def transfer_config(config: Config) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+_KINDS = {"tp": "tensor-parallel rank", "pp": "pipeline stage", "dp": "data-parallel rank"}
 
 
 class Reading:
@@ -75,7 +86,19 @@ class Reading:
 
     @property
     def tp(self) -> int:
-        return int(self.fields["tp"])  # type: ignore[call-overload]
+        return self._size("tp")
+
+    @property
+    def dp(self) -> int:
+        return self._size("dp")
+
+    @property
+    def pool_ranks(self) -> int:
+        """Ranks that share one pool and one set of tiers."""
+        return self.tp * self._size("pp")
+
+    def _size(self, kind: str) -> int:
+        return int(self.fields.get(kind, 1))  # type: ignore[call-overload]
 
     def mean(self, key: str, value: object, sentence: str) -> None:
         """A setting and what it means."""
@@ -87,11 +110,10 @@ class Reading:
 
     def unknown(self, keys: Collection[str], group: str, *, level: Level = "error") -> None:
         """A fault for each key that is not in a group of the engine's settings."""
-        known = known_settings()[self.engine][group]
+        known = settings_of(self.engine, group, self.version)
         for key in keys:
             if key not in known:
-                title = self.dialect.title
-                sentence = f"{key} is not a setting of {title}."
+                sentence = f"{key} is not a setting of {self.dialect.title} {self.version}."
                 self.fault("unknown_key", sentence, key=key, hint=did_you_mean(key, known), level=level)
 
     def mapping(self, key: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -123,14 +145,14 @@ class Reading:
             return None
         return int(number)
 
-    def ranks(self, key: str, value: object) -> None:
-        """The tensor-parallel size, where the configuration says it."""
-        if (tp := self.whole(key, value)) is None:
+    def ranks(self, key: str, value: object, kind: str = "tp") -> None:
+        """The size of one kind of parallelism, where the configuration says it."""
+        if (size := self.whole(key, value)) is None:
             return
-        self.fields["tp"] = tp
-        self.mean(key, value, f"{tp} tensor-parallel rank{'s' * (tp > 1)}")
-        if self.tp_given not in (0, tp):
-            sentence = f"{key} = {tp} differs from the {self.tp_given} ranks that were given beside the file; {tp} counts."
+        self.fields[kind] = size
+        self.mean(key, value, f"{size} {_KINDS[kind]}{'s' * (size > 1)}")
+        if kind == "tp" and self.tp_given not in (0, size):
+            sentence = f"{key} = {size} differs from the {self.tp_given} ranks that were given beside the file; {size} counts."
             self.fault("tp_differs", sentence, key=key, level="warning")
 
     def dtype(self, key: str, value: str) -> None:
@@ -152,9 +174,9 @@ class Reading:
             return
         target = self.dialect
         each, scale = target.unit.per_rank, scale_bytes or target.unit.scale_bytes
-        total = round(number * scale * (self.tp if each else 1))
+        total = round(number * scale * (self.pool_ranks if each else 1))
         self.tier_of(name, key, value, total, where=where)
-        if total and not SMALLEST_TIER <= total / self.tp <= LARGEST_TIER:
+        if total and not SMALLEST_TIER <= total / self.pool_ranks <= LARGEST_TIER:
             word = "bytes" if scale == 1 else target.unit.word
             sentence = (
                 f"{key} = {value} means {format_bytes(total)} over all ranks: {target.title} counts it "
@@ -165,7 +187,8 @@ class Reading:
     def tier_of(self, name: Literal["cpu", "disk"], key: str, value: object, total: int, *, where: str = "") -> None:
         """A tier of known bytes."""
         self.fields[f"{name}_bytes"] = total
-        per_rank = total // self.tp
+        ranks, each = self.pool_ranks, f", of each of the {self.dp} data-parallel ranks" if self.dp > 1 else ""
+        per_rank = total // ranks
         self.tiers.append(TierSize(name=name, bytes_per_rank=per_rank, bytes_total=total, where=where))
-        sizes = format_bytes(total) if self.tp == 1 else f"{format_bytes(per_rank)} per rank x {self.tp} = {format_bytes(total)}"
-        self.mean(key, value, f"{'CPU' if name == 'cpu' else name} tier of {sizes}")
+        sizes = format_bytes(total) if ranks == 1 else f"{format_bytes(per_rank)} per rank x {ranks} = {format_bytes(total)}"
+        self.mean(key, value, f"{'CPU' if name == 'cpu' else name} tier of {sizes}{each}")

@@ -32,6 +32,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int = 16  # of the engine, where the placement names none
     pool_tokens: int = 0  # that the GPU's pool holds; 0: unknown
     router: tuple[RouterCapacity, ...] = ()  # what a router should assume of each tier
+    joint: bool = False  # do data-parallel ranks share a step
 
 
 def repository(model: ModelSpec) -> str:
@@ -58,9 +59,14 @@ def told(deployment: Deployment, placement: Placement) -> Deployment:
     memory = msgspec.structs.replace(engine.memory, **profiled)
     return deployment.changed(
         engine=msgspec.structs.replace(engine, memory=memory, **numbers),
-        tp=placement.tp,
         kv_dtype=placement.kv_dtype,
+        **ranks_of(placement),
     )
+
+
+def ranks_of(placement: Placement) -> dict[str, int]:
+    """How a placement spreads a replica, as `Deployment.changed` takes it."""
+    return {kind: getattr(placement, kind) for kind in ("tp", "pp", "dp", "ep")}
 
 
 def pool_bytes(deployment: Deployment, placement: Placement) -> int:

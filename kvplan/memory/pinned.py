@@ -19,7 +19,7 @@ RANK_BYTES = 4 * GiB
 
 
 class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Host memory of one replica over all its ranks. What is in /dev/shm counts against a container's limit too."""
+    """Host memory of one replica over all its ranks, data-parallel ones too. What is in /dev/shm counts against a container's limit."""
 
     asked_bytes: int
     pinned_bytes: int = 0  # in the processes' own memory
@@ -39,27 +39,35 @@ class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def host_memory(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) -> HostMemory:
-    """What a CPU tier of `cpu_bytes` takes; `lower_tier`: is there a disk or remote tier behind it.
+    """What a CPU tier of `cpu_bytes` on each data-parallel rank takes; `lower_tier`: is there a disk or remote tier behind it.
 
     vLLM before 0.33 pins a tensor for each KV tensor of each rank, and torch rounds each up to a power of two (10 GiB
     over the 32 layers of Llama-3.1-8B take 16 GiB); with lower tiers, and from 0.33 on, the tier is an exact mapping in
     /dev/shm. SGLang keeps the keys of a sparse indexer beside the size.
     """
-    rules = deployment.engine.host_pool
-    if not cpu_bytes:
-        return HostMemory(asked_bytes=0, limit_bytes=limit_bytes(deployment, 0))
-    shared = rules.shared == "always" or (rules.shared == "lower_tiers" and lower_tier)
-    taken = cpu_bytes
-    if rules.rounding == "power_of_two" and not shared:
-        taken = _rounded_bytes(deployment, cpu_bytes)
-    if rules.indexer_beside:
-        taken += _indexer_bytes(deployment, cpu_bytes)
+    pools = 1 if deployment.engine.host_pool.per_node else deployment.parallel.dp
+    taken = taken_bytes(deployment, cpu_bytes, lower_tier=lower_tier) * pools
+    shared = _in_shm(deployment, lower_tier=lower_tier)
     return HostMemory(
-        asked_bytes=cpu_bytes,
+        asked_bytes=cpu_bytes * pools,
         pinned_bytes=0 if shared else taken,
         shm_bytes=taken if shared else 0,
         limit_bytes=limit_bytes(deployment, taken),
     )
+
+
+def taken_bytes(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) -> int:
+    """Bytes of host memory that the CPU tier of one data-parallel rank takes."""
+    rules = deployment.engine.host_pool
+    taken = cpu_bytes
+    if cpu_bytes and rules.rounding == "power_of_two" and not _in_shm(deployment, lower_tier=lower_tier):
+        taken = _rounded_bytes(deployment, cpu_bytes)
+    return taken + (_indexer_bytes(deployment, cpu_bytes) if cpu_bytes and rules.indexer_beside else 0)
+
+
+def _in_shm(deployment: Deployment, *, lower_tier: bool) -> bool:
+    rule = deployment.engine.host_pool.shared
+    return rule == "always" or (rule == "lower_tiers" and lower_tier)
 
 
 def default_ratio(rules: HostPool, pool_bytes: int, free_bytes: int = 0) -> float:
@@ -73,28 +81,28 @@ def default_ratio(rules: HostPool, pool_bytes: int, free_bytes: int = 0) -> floa
     return min(rules.ratio, max(0.0, rules.ratio_share * (free_bytes - rules.ratio_spare_bytes) / pool_bytes))
 
 
-def limit_bytes(deployment: Deployment, taken_bytes: int) -> int:
+def limit_bytes(deployment: Deployment, taken: int) -> int:
     """Memory limit of a replica's container, in whole GiB: the tier, the weights of all ranks, the processes."""
-    ranks = deployment.parallel.gpus
-    whole = taken_bytes + ranks * (rank_weight_bytes(deployment) + RANK_BYTES) + SERVER_BYTES
+    spread = deployment.parallel
+    whole = taken + spread.all_gpus * (rank_weight_bytes(deployment) + RANK_BYTES) + spread.dp * SERVER_BYTES
     return -(-whole // GiB) * GiB
 
 
 def largest_tier(deployment: Deployment, room_bytes: int, *, lower_tier: bool = False) -> int:
-    """The largest CPU tier that takes at most `room_bytes`; 0 when none does."""
-    if host_memory(deployment, room_bytes, lower_tier=lower_tier).taken_bytes <= room_bytes:
+    """The largest CPU tier of one data-parallel rank that takes at most `room_bytes`; 0 when none does."""
+    if taken_bytes(deployment, room_bytes, lower_tier=lower_tier) <= room_bytes:
         return room_bytes
     tensors = kv_tensors(deployment)
     piece = 1 << max(0, (room_bytes // tensors).bit_length() - 1)
     size = piece * tensors
-    while size and host_memory(deployment, size, lower_tier=lower_tier).taken_bytes > room_bytes:
+    while size and taken_bytes(deployment, size, lower_tier=lower_tier) > room_bytes:
         size //= 2
     return size
 
 
 def filled(deployment: Deployment, cpu_bytes: int, *, lower_tier: bool = False) -> int:
     """The largest CPU tier that takes no more host memory than one of `cpu_bytes` does."""
-    taken = host_memory(deployment, cpu_bytes, lower_tier=lower_tier).taken_bytes
+    taken = taken_bytes(deployment, cpu_bytes, lower_tier=lower_tier)
     return max(cpu_bytes, largest_tier(deployment, taken, lower_tier=lower_tier))
 
 

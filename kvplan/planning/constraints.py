@@ -43,7 +43,7 @@ def obstacle(engine: EngineSpec, placement: Placement) -> Obstacle | None:
         return Obstacle("use a lower tier without CPU memory", "its transfers pass through CPU memory: give it a CPU tier")
     if placement.remote_url and not able.remote:
         return Obstacle("use a remote tier by its address alone", "emit lmcache, or set its remote store up by hand")
-    if 0 < placement.cpu_bytes < able.cpu_step_bytes * placement.tp:
+    if 0 < placement.cpu_bytes < able.cpu_step_bytes * placement.ranks:
         return Obstacle("use so small a CPU tier", f"it takes steps of {able.cpu_step_bytes:,} bytes on each rank")
     field = next((field for field in _FIXED if field in able.fixed and not _stays(engine, placement, field)), "")
     if field == "store_generated" and placement.store_generated:

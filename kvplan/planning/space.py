@@ -182,7 +182,7 @@ def tier_bytes(space: Space, wanted: float) -> int:
     """What to ask for to have a CPU tier of about `wanted` bytes: in the engine's steps, as much as the same host memory holds,
     and never more than the limit holds.
     """
-    deployment, step = space.base.deployment, space.base.engine.abilities.cpu_step_bytes * space.base.deployment.tp
+    deployment, step = space.base.deployment, space.base.engine.abilities.cpu_step_bytes * space.base.deployment.parallel.gpus
     limit = largest_tier(deployment, space.cpu_limit_bytes)
     if step:
         above = math.ceil(wanted / step) * step

@@ -140,13 +140,15 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
     if result.capacity:
         yield "serves", _served(result, result.capacity)
     elif result.verdict.kind in ("offload", "tie") and result.objective not in ("throughput", "cost"):
-        per = "" if placement.tp == 1 else " per GPU"
-        yield "serves", f"{chosen.requests_per_s / placement.tp:.3g} requests/s{per}, {without.requests_per_s / placement.tp:.3g} without"
+        per, gpus = "" if placement.gpus == 1 else " per GPU", placement.gpus
+        yield "serves", f"{chosen.requests_per_s / gpus:.3g} requests/s{per}, {without.requests_per_s / gpus:.3g} without"
     if not placement.offloads:
         return
     sizes = [(placement.cpu_bytes, "host memory"), (placement.disk_bytes, "disk"), (placement.remote_bytes, "the remote pool")]
     takes = " and ".join(f"{format_bytes(size)} of {what}" for size, what in sizes if size)
-    over = f", over the {placement.tp} GPUs of a replica" if placement.tp > 1 else ""
+    over = f", over the {placement.ranks} GPUs of a replica" if placement.ranks > 1 else ""
+    if placement.dp > 1:
+        over = f", on each of {placement.dp} data-parallel ranks"
     pinned = f"; pinning it adds about {format_seconds(result.pin_s)} to each start" if result.pin_s >= 1 else ""
     yield "takes", f"{takes}{over}{pinned}"
     if host := result.host:
@@ -163,7 +165,7 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
 
 def _served(result: PlanResult, found: Capacity) -> str:
     """ServedLoad within the limits per GPU, with and without: in users where the traffic is so many of them, else in requests."""
-    gpus = result.placement.tp
+    gpus = result.placement.gpus
     unit = "users per GPU" if found.without.users else "requests/s per GPU"
 
     def rate(load: ServedLoad) -> str:

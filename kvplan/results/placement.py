@@ -14,7 +14,7 @@ Level = Literal["error", "warning", "note"]
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A decision, before any engine's words for it: where KV goes, how much of it, and by which rules.
 
-    Sizes are bytes of one replica in total over its tensor-parallel ranks; 0 means that the tier is not used.
+    Sizes are bytes of one data-parallel rank in total over its tensor-parallel ranks and stages; 0 means that the tier is not used.
     """
 
     model: str  # as the engine is given it: a Hugging Face name or a path
@@ -44,9 +44,14 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     policy: str = "lru"
 
     @property
+    def ranks(self) -> int:
+        """Ranks that share one pool and one set of tiers."""
+        return self.tp * self.pp
+
+    @property
     def gpus(self) -> int:
         """GPUs of one replica, all its ranks."""
-        return self.tp * self.pp * self.dp
+        return self.ranks * self.dp
 
     @property
     def offloads(self) -> bool:

@@ -99,7 +99,7 @@ def _placement(question: Question, name: str, dtype: str, off_bytes: int, disk_s
         cpu_bytes=off_bytes - disk,
         disk_bytes=disk,
         saved_fraction=1 - gpu / baseline if baseline else 0.0,
-        host_bytes=host.taken_bytes if host else 0,
+        host_bytes=host.taken_bytes // asked.deployment.parallel.dp if host else 0,
         limit_bytes=host.limit_bytes if host else 0,
         price=price,
     )

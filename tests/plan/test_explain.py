@@ -157,6 +157,18 @@ def test_each_trap_is_found(text: str, code: str, said: str) -> None:
     assert any(said in notice.sentence + notice.hint for notice in found), found
 
 
+@pytest.mark.parametrize(
+    ("text", "engine"),
+    [
+        ("python -m sglang.launch_server --model-path m", "sglang"),
+        ("python3 -m vllm.entrypoints.openai.api_server --model m", "vllm"),
+    ],
+)
+def test_a_module_names_its_engine(text: str, engine: str) -> None:
+    read = explain(text)
+    assert (read.engine, read.placement.model) == (engine, "m")
+
+
 def test_a_sound_configuration_has_no_fault() -> None:
     text = "vllm serve m --tensor-parallel-size 2 --kv-offloading-size 400 --gpu-memory-utilization 0.92"
     explanation = explain(text, pool_bytes=100 * GiB, host=Host(memory_bytes=TiB))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -309,12 +310,109 @@ def test_a_command_is_held_against_its_model_and_machine(text: str, code: str, s
     assert any(one.code == code and said in one.sentence for one in read.notices), read.notices
 
 
+SPREADS = [
+    ("deepseek-v3", Parallel(tp=1, dp=8, ep=8)),
+    ("deepseek-v3", Parallel(tp=2, dp=4, ep=8)),
+    ("deepseek-v3", Parallel(tp=4, dp=2)),
+    ("llama-3.1-8b", Parallel(tp=2, pp=2)),
+    ("llama-3.1-8b", Parallel(tp=2, dp=4)),
+    ("llama-3.1-70b", Parallel(tp=4, pp=2)),
+]
+"""Models and the ways that one replica of them is spread over eight GPUs or fewer."""
+
+
+@pytest.mark.parametrize(("model", "parallel"), SPREADS)
+@pytest.mark.parametrize("name", ["vllm", "sglang", "llm-d", "lmcache"])
+@pytest.mark.parametrize("pool", [0, 32 * GiB])
+def test_every_kind_of_parallelism_reads_back_to_the_same_numbers(name: str, model: str, parallel: Parallel, pool: int) -> None:
+    machine = catalog.machine("b200")
+    deployment = msgspec.structs.replace(deployment_for(name, pool=pool), model=catalog.model(model), server=machine, parallel=parallel)
+    engine = deployment.engine
+    rules = {field: getattr(engine.offload, field) for field in RULES}
+    size = 32 * (engine.abilities.cpu_step_bytes or GiB) * parallel.gpus
+    ranks = {kind: getattr(parallel, kind) for kind in ("tp", "pp", "dp", "ep")}
+    placement = served(Placement(model="", cpu_bytes=size, **ranks, **rules), deployment, 30_000)
+    emission = emit(placement, name, engine, deployment)
+    read = explain_text(emission.text, "f", machine=machine)
+    assert [one for one in read.notices if one.level == "error"] == []
+    for field in (*SAME, "pp", "dp", "ep", *(["gpu_kv_bytes"] if name != "sglang" else [])):
+        assert getattr(read.placement, field) == getattr(placement, field), field
+    assert read.pool_tokens == emission.pool_tokens
+    assert read.host == emission.host
+    program = "sglang" if name == "sglang" else "vllm"
+    config = parse_config(emission.text, "f")
+    quantities_of(config, "f")
+    assert unknown_options(config.flags, program, engine.version if program == name else "") == []
+
+
+def test_a_pod_of_data_parallel_ranks_has_memory_for_all_of_them() -> None:
+    def limit(dp: int) -> int:
+        deployment = msgspec.structs.replace(deployment_for("llm-d"), parallel=Parallel(dp=dp))
+        rules = {field: getattr(deployment.engine.offload, field) for field in RULES}
+        placement = served(Placement(model="", dp=dp, cpu_bytes=64 * GiB, **rules), deployment, 8000)
+        host = emit(placement, "llm-d", deployment.engine, deployment).host
+        assert host is not None and host.asked_bytes == 64 * GiB * dp
+        return host.limit_bytes
+
+    # Each rank has its own tier, weights (15 GiB) and processes (4 + 4 GiB).
+    assert limit(4) == pytest.approx(4 * limit(1), abs=8 * GiB)
+
+
+def test_attention_groups_share_ranks_requests_and_steps() -> None:
+    new = (
+        "python -m sglang.launch_server --model-path m --tp-size 8 --attn-dp-size 4 --max-running-requests 256 --chunked-prefill-size 8192"
+    )
+    old = new.replace("--attn-dp-size 4", "--dp-size 4 --enable-dp-attention")
+    for text in (new, old):
+        seen = explain_text(text, "f").placement
+        assert (seen.tp, seen.dp, seen.gpus) == (2, 4, 8)
+        assert (seen.max_batch, seen.step_tokens) == (64, 8192)
+    assert "deprecated" in {one.code for one in explain_text(old, "f").notices}
+    apart = explain_text(new.replace("--attn-dp-size 4", "--dp-size 4"), "f").placement  # copies of the whole model
+    assert (apart.tp, apart.dp, apart.gpus, apart.max_batch) == (8, 4, 32, 256)
+    assert "groups_uneven" in {one.code for one in explain_text(new.replace("size 4", "size 3"), "f").notices}
+    assert "experts_uneven" in {one.code for one in explain_text(new + " --ep-size 4", "f").notices}
+
+
 def test_every_kind_of_parallelism_is_written_or_refused() -> None:
     spread = Placement(model="deepseek-ai/DeepSeek-V3", tp=1, dp=8, ep=8, cpu_bytes=64 * GiB)
     vllm, sglang = (emit(spread, name).text for name in ("vllm", "sglang"))
     assert "--data-parallel-size 8" in vllm and "--enable-expert-parallel" in vllm
-    assert all(option in sglang for option in ("--tp-size 8", "--enable-dp-attention", "--dp-size 8", "--ep-size 8"))
+    assert all(option in sglang for option in ("--tp-size 8", "--attn-dp-size 8", "--ep-size 8"))
     assert "--pipeline-parallel-size 2" in emit(Placement(model="m", tp=4, pp=2), "vllm").text
     assert "parallel-size 1" not in emit(Placement(model="m", tp=4), "vllm").text
     with pytest.raises(InputError, match="expert parallelism"):
         emit(spread, "trtllm")
+
+
+def test_settings_and_tiers_belong_to_a_version() -> None:
+    def codes(version: str, extra: str, kind: str) -> set[str]:
+        config = '{"kv_connector":"OffloadingConnector","kv_role":"kv_both","kv_connector_extra_config":{"cpu_bytes_to_use":68719476736,'
+        config += f'"spec_name":"TieringOffloadingSpec","{extra}":1,"secondary_tiers":[{{"type":"{kind}"}}]}}}}'
+        return {one.code for one in explain_text(f"vllm serve m --kv-transfer-config '{config}'", "f", engine_version=version).notices}
+
+    assert {"unknown_key", "unknown_tier"} <= codes("0.24.0", "blocks_per_chunk", "p2p")
+    assert not codes("0.26.0", "blocks_per_chunk", "p2p") & {"unknown_key", "unknown_tier"}
+    assert {"unknown_key", "unknown_tier"} <= codes("0.26.0", "sync_load_budget_bytes", "kvcr")
+    assert not codes("0.33.0", "sync_load_budget_bytes", "kvcr") & {"unknown_key", "unknown_tier"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "version", "cpu", "disk"),
+    [
+        (None, "0.24.0", 10 * GiB, 0),  # by its switch and the short flag
+        ({}, "0.24.0", 8 * GiB, 0),
+        ({"cpu_bytes_to_use_per_rank": 4 * GiB}, "0.24.0", 8 * GiB, 0),
+        ({"kv_offload_backend": "disk", "disk_path": "/d"}, "0.33.0", 0, 100 * GiB),
+    ],
+)
+def test_the_simple_connector_of_vllm(extra: dict[str, Any] | None, version: str, cpu: int, disk: int) -> None:
+    connector = {"kv_connector": "SimpleCPUOffloadConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}
+    text = f"vllm serve m -tp 2 --kv-transfer-config '{json.dumps(connector)}'"
+    if extra is None:
+        text = "VLLM_USE_SIMPLE_KV_OFFLOAD=1 vllm serve m -tp 2 --kv-offloading-size 10"
+    read = explain_text(text, "f", model=catalog.model("llama-3.1-8b"), engine_version=version)
+    assert (read.placement.cpu_bytes, read.placement.disk_bytes) == (cpu, disk)
+    assert read.placement.store_generated
+    assert read.host is not None and read.host.taken_bytes == cpu  # pinned exactly: OffloadingConnector takes 16 GiB for 10
+    assert "not_simulated" in {one.code for one in read.notices}

@@ -529,11 +529,9 @@ class Oracle:
         released, seq.waiters = seq.waiters, []
         seq.waits, self.stuck = False, None
         for waiter in released:
-            waiter.waits, self.stuck = False, None
+            waiter.waits = False
             if tier == "gpu":
                 waiter.seen_step = seen_step
-            else:
-                self.pump()
         seq.seen_step, self.stuck = seen_step, None
         self.pump()
 

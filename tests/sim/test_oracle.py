@@ -11,15 +11,11 @@ from tests.sim.oracle import Oracle
 from tests.sim.test_random import options, requests
 from tests.sim.worlds import columns, world
 
-ONE_MOMENT = 315
-"""World in which a store ends in the moment in which tokens are handled: rounding to the last bit decides which comes first."""
 
-
-@pytest.mark.parametrize("seed", [seed for seed in range(300, 380) if seed != ONE_MOMENT])
+@pytest.mark.parametrize("seed", [*range(300, 380), 384, 387, 391, 395, 446])
 def test_hits_and_times_equal_the_oracle(seed: int) -> None:
     chosen = options(seed)
     chosen["engine"]["memory"] = Memory(hybrid_groups=False)  # the oracle's blocks hold all layers
-    chosen["overhead"]["offer_key_s"] = 0.0  # in one world a preempted sequence finds less of what it generated, no hits of a tier
     chosen["offload"] |= {"chunk_tokens": 0, "load_rule": "never" if seed % 10 == 0 else "always"}
     trace = requests(seed, chosen["key_tokens"], count=30)
     found = columns(world(trace, **chosen))

@@ -41,10 +41,10 @@ def variables(serving: Serving) -> list[tuple[str, str, str]]:
     """Names, values and meanings of KVBM's environment."""
     placement, found = serving.placement, []
     if placement.cpu_bytes:
-        number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+        number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
         found.append(("DYN_KVBM_CPU_CACHE_GB", number, f"CPU tier in GB of 10^9 bytes: {total}"))
     if placement.disk_bytes:
-        number, total = DIALECT.size(placement.disk_bytes, placement.tp)
+        number, total = DIALECT.size(placement.disk_bytes, placement.ranks)
         found.append(("DYN_KVBM_DISK_CACHE_GB", number, f"disk tier in GB of 10^9 bytes: {total}"))
         found.append(("DYN_KVBM_DISK_CACHE_DIR", placement.disk_path, "where the disk tier lives"))
         if placement.lower_store == "write_through":

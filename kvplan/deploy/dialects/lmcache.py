@@ -26,7 +26,7 @@ def write(serving: Serving) -> Written:
     placement = serving.placement
     policy = json.dumps(DIALECT.policies[placement.policy])
     generated = "stored" if placement.store_generated else "not stored"
-    number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+    number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
     lines: list[Line] = [
         (f"chunk_size: {placement.chunk_tokens or 256}", ["tokens stored and looked up together"]),
         ("local_cpu: true", ["CPU tier"]),
@@ -37,7 +37,7 @@ def write(serving: Serving) -> Written:
     if placement.load_min_tokens:
         lines.append((f"min_retrieve_tokens: {placement.load_min_tokens}", ["a shorter hit is computed again"]))
     if placement.disk_bytes:
-        number, total = DIALECT.size(placement.disk_bytes, placement.tp)
+        number, total = DIALECT.size(placement.disk_bytes, placement.ranks)
         lines.append((f"local_disk: {json.dumps('file://' + placement.disk_path)}", ["disk tier"]))
         lines.append((f"max_local_disk_size: {number}", [f"in each worker, in GB of 2^30 bytes: {total}"]))
     if placement.remote_url:

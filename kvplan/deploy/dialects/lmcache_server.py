@@ -31,7 +31,7 @@ def write(serving: Serving) -> Written:
     placement, arguments = serving.placement, arguments_of(serving)
     if not placement.offloads:
         return [shell(DIALECT, serving.version, serve(placement), arguments, [])], []
-    number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+    number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
     chunk = placement.chunk_tokens or CHUNK_TOKENS
     server: list[Line] = [
         (f"--l1-size-gb {number}", [f"one pool for all engines of the node, in GB of 2^30 bytes: {total}"]),

@@ -6,6 +6,7 @@ import shlex
 
 from kvplan.deploy.command_line import command_line
 from kvplan.deploy.dialect import Dialect, SizeUnit, plain_number
+from kvplan.deploy.parallel import attention_groups
 from kvplan.deploy.reading import Reading
 from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, shell
@@ -25,14 +26,17 @@ DIALECT = Dialect(
 
 def write(serving: Serving) -> Written:
     placement = serving.placement
+    groups = placement.dp if serving.joint else 1  # of data-parallel attention, which share the ranks, requests and steps
+    apart = placement.dp // groups
+    of_all = f" of all {groups} attention groups" if groups > 1 else ""
     wanted: list[tuple[object, Line]] = [
         (placement.max_context_tokens, (f"--context-length {placement.max_context_tokens}", ["tokens of the longest request"])),
-        (placement.max_batch, (f"--max-running-requests {placement.max_batch}", ["sequences at once, as simulated"])),
-        (placement.step_tokens, (f"--chunked-prefill-size {placement.step_tokens}", ["tokens of a step, as simulated"])),
-        (True, (f"--tp-size {placement.tp * placement.dp}", ["ranks of the replica"])),
+        (placement.max_batch, (f"--max-running-requests {placement.max_batch * groups}", [f"sequences at once{of_all}, as simulated"])),
+        (placement.step_tokens, (f"--chunked-prefill-size {placement.step_tokens // apart}", [f"tokens of a step{of_all}, as simulated"])),
+        (True, (f"--tp-size {placement.tp * groups}", [f"ranks{of_all or ' of the replica'}"])),
         (placement.pp > 1, (f"--pp-size {placement.pp}", ["stages of the replica"])),
-        (placement.dp > 1, ("--enable-dp-attention", ["attention is data-parallel"])),
-        (placement.dp > 1, (f"--dp-size {placement.dp}", ["attention groups, each with its own pool and tiers"])),
+        (groups > 1, (f"--attn-dp-size {groups}", ["attention groups, each with its own pool and tiers"])),
+        (apart > 1, (f"--dp-size {apart}", ["copies, each with its own pool and tiers"])),
         (placement.ep, (f"--ep-size {placement.ep}", ["ranks between which whole experts are spread"])),
         (True, (f"--mem-fraction-static {plain_number(placement.gpu_fraction)}", ["share of each GPU for weights and KV only"])),
         (placement.gpu_kv_bytes and serving.pool_tokens, (f"--max-total-tokens {serving.pool_tokens}", ["tokens of the KV pool, at most"])),
@@ -44,8 +48,8 @@ def write(serving: Serving) -> Written:
         arguments += _hicache(placement)
     before: list[Line] = []
     if placement.disk_bytes:
-        per_rank = placement.disk_bytes // placement.tp
-        total = DIALECT.size(placement.disk_bytes, placement.tp)[1]
+        per_rank = placement.disk_bytes // placement.ranks
+        total = DIALECT.size(placement.disk_bytes, placement.ranks)[1]
         place = shlex.quote(placement.disk_path)
         arguments.append(("--hicache-storage-backend file", ["disk tier"]))
         if serving.prefetch != "none":
@@ -59,8 +63,8 @@ def write(serving: Serving) -> Written:
 def _hicache(placement: Placement) -> list[Line]:
     """SGLang takes whole GB per rank: the size is rounded down."""
     engine = DIALECT
-    size = int(engine.unit.number(placement.cpu_bytes, placement.tp))
-    total = DIALECT.size(size * engine.unit.scale_bytes * placement.tp, placement.tp)[1]
+    size = int(engine.unit.number(placement.cpu_bytes, placement.ranks))
+    total = DIALECT.size(size * engine.unit.scale_bytes * placement.ranks, placement.ranks)[1]
     arguments: list[Line] = [
         ("--enable-hierarchical-cache", ["CPU tier on"]),
         (f"--hicache-size {size}", [f"in each rank, in whole GB of 10^9 bytes: {total}"]),
@@ -71,9 +75,20 @@ def _hicache(placement: Placement) -> list[Line]:
     return arguments
 
 
+def _shared(reading: Reading) -> None:
+    """Limits as a placement has them: requests of one data-parallel rank, the step's tokens of all."""
+    groups = attention_groups(reading.config.flags)
+    batch, step = (reading.fields.get(name) for name in ("max_batch", "step_tokens"))
+    if isinstance(batch, int):
+        reading.fields["max_batch"] = batch // groups
+    if isinstance(step, int):
+        reading.fields["step_tokens"] = step * (reading.dp // groups)
+
+
 def read(reading: Reading) -> None:
     flags, environment = reading.config.flags, reading.config.environment
     command_line(reading)
+    _shared(reading)
     named = [name for name in flags if name.startswith("--hicache") or "hierarchical" in name]
     reading.unknown(named, "flags")
     if named and "--enable-hierarchical-cache" not in flags:

@@ -21,7 +21,7 @@ DIALECT = Dialect(
 
 def write(serving: Serving) -> Written:
     placement = serving.placement
-    number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+    number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
     limits: list[tuple[int, Line]] = [
         (placement.max_context_tokens, (f"max_seq_len: {placement.max_context_tokens}", ["tokens of the longest request"])),
         (placement.max_batch, (f"max_batch_size: {placement.max_batch}", ["sequences at once, as simulated"])),
@@ -57,6 +57,8 @@ def read(reading: Reading) -> None:
     document = reading.config.document
     if "tensor_parallel_size" in document:
         reading.ranks("tensor_parallel_size", document["tensor_parallel_size"])
+    if "pipeline_parallel_size" in document:
+        reading.ranks("pipeline_parallel_size", document["pipeline_parallel_size"], "pp")
     for key, field, meaning in _LIMITS:
         if key in document:
             reading.tokens(field, key, document[key], meaning.format(document[key]))

@@ -7,9 +7,10 @@ from typing import Any
 
 from kvplan.deploy.command_line import command_line
 from kvplan.deploy.dialect import VLLM_DTYPES, Dialect, SizeUnit, plain_number
-from kvplan.deploy.reading import Reading, transfer_config
+from kvplan.deploy.reading import Reading, settings_of, transfer_config
 from kvplan.deploy.serving import Serving
 from kvplan.deploy.write import Line, Written, connector, shell
+from kvplan.engine.spec import HostPool
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import GiB, format_bytes
 
@@ -69,7 +70,7 @@ def arguments_of(serving: Serving) -> list[Line]:
         (True, (f"--gpu-memory-utilization {plain_number(placement.gpu_fraction)}", [_share(serving)])),
         (
             placement.gpu_kv_bytes,
-            (f"--kv-cache-memory-bytes {placement.gpu_kv_bytes // (placement.tp * placement.pp)}", [_pool(serving)]),
+            (f"--kv-cache-memory-bytes {placement.gpu_kv_bytes // placement.ranks}", [_pool(serving)]),
         ),
         (True, (f"--kv-cache-dtype {DIALECT.dtypes[placement.kv_dtype]}", ["KV dtype"])),
         (placement.block_tokens, (f"--block-size {placement.block_tokens}", ["tokens of a GPU block"])),
@@ -90,7 +91,7 @@ def _pool(serving: Serving) -> str:
 def offload_lines(serving: Serving) -> list[Line]:
     """The short flag when it says everything, the connector's JSON otherwise."""
     placement = serving.placement
-    number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+    number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
     settings = connector_settings(serving)
     if {name for name, _, _ in settings} == {"cpu_bytes_to_use", "eviction_policy", "offload_prompt_only"}:
         plain = placement.policy == "lru" and not placement.store_generated
@@ -111,7 +112,7 @@ def connector_config(serving: Serving) -> dict[str, object]:
 def connector_settings(serving: Serving) -> list[tuple[str, object, str]]:
     """Keys, values and meanings of the connector's extra configuration."""
     placement = serving.placement
-    total = DIALECT.size(placement.cpu_bytes, placement.tp)[1]
+    total = DIALECT.size(placement.cpu_bytes, placement.ranks)[1]
     generated = "stored" if placement.store_generated else "not stored"
     settings: list[tuple[str, object, str]] = [
         ("cpu_bytes_to_use", placement.cpu_bytes, f"CPU tier in bytes, {total}"),
@@ -135,7 +136,11 @@ def read(reading: Reading) -> None:
     connector = transfer_config(reading.config)
     if "--kv-transfer-config" in flags and not connector:
         reading.fault("not_json", "The value of --kv-transfer-config is not a JSON object.", key="--kv-transfer-config")
-    if "--kv-offloading-size" in flags:
+    simple = reading.config.environment.get(SIMPLE_SWITCH, "0") == "1"
+    if "--kv-offloading-size" in flags and simple:
+        reading.tier("cpu", "--kv-offloading-size", flags["--kv-offloading-size"])
+        _simple(reading, {})
+    elif "--kv-offloading-size" in flags:
         reading.tier("cpu", "--kv-offloading-size", flags["--kv-offloading-size"])
         reading.fields["store_generated"] = False
         reading.mean("(default)", "", "full prompt blocks are stored as they fill; generated tokens are not; LRU")
@@ -152,6 +157,9 @@ def read(reading: Reading) -> None:
 def _connector(reading: Reading, connector: dict[str, Any]) -> None:
     reading.unknown(connector, "connector")
     name = connector.get("kv_connector", "")
+    if name == "SimpleCPUOffloadConnector":
+        _simple(reading, reading.mapping("kv_connector_extra_config", connector))
+        return
     if name != "OffloadingConnector":
         sentence = f"The connector {name!r} is not one that kvplan can explain."
         reading.fault("unknown_connector", sentence, key="kv_connector", hint="OffloadingConnector is vLLM's own", level="warning")
@@ -199,7 +207,33 @@ def _lower_tiers(reading: Reading, extra: dict[str, Any]) -> None:
             sentence = f"vLLM does not bound the disk tier in {path}: it grows until the disk is full."
             hint = "put it on a volume of its size"
             reading.fault("disk_unbounded", sentence, key="secondary_tiers", hint=hint, level="warning")
-        elif kind in ("obj", "p2p"):
+        elif kind in (known := settings_of("vllm", "tiers", reading.version)):
             reading.mean("secondary_tiers", kind, "remote tier")
         else:
-            reading.fault("unknown_tier", f"{kind!r} is not a tier: fs, obj and p2p are.", key="secondary_tiers")
+            sentence = f"{kind!r} is not a tier of vLLM {reading.version}: {', '.join(known)} are."
+            reading.fault("unknown_tier", sentence, key="secondary_tiers")
+
+
+SIMPLE_SWITCH = "VLLM_USE_SIMPLE_KV_OFFLOAD"
+
+SIMPLE_BYTES = 8 * GiB
+"""Of SimpleCPUOffloadConnector over all ranks where no size is given (vLLM, v1/simple_kv_offload)."""
+
+
+def _simple(reading: Reading, extra: dict[str, Any]) -> None:
+    """vLLM's other connector: a second pool of its own blocks, pinned exactly; from 0.33 on a bounded file instead of host memory."""
+    reading.unknown(extra, "simple")
+    reading.host_pool = HostPool(rounding="exact", shared="never")
+    reading.fields["store_generated"] = True
+    sentence = "SimpleCPUOffloadConnector is not simulated: figures of kvplan are those of OffloadingConnector."
+    reading.fault("not_simulated", sentence, key="kv_connector", level="note")
+    if extra.get("kv_offload_backend") == "disk":
+        path = str(extra.get("disk_path", ""))
+        reading.fields["disk_path"] = path
+        reading.tier("disk", "disk_capacity_bytes", extra.get("disk_capacity_bytes", 100 * GiB), where=path, scale_bytes=1)
+    elif "cpu_bytes_to_use_per_rank" in extra:
+        each = reading.whole("cpu_bytes_to_use_per_rank", extra["cpu_bytes_to_use_per_rank"]) or 0
+        reading.tier_of("cpu", "cpu_bytes_to_use_per_rank", each, each * reading.pool_ranks)
+    elif "--kv-offloading-size" not in reading.config.flags:
+        reading.tier("cpu", "cpu_bytes_to_use", extra.get("cpu_bytes_to_use", SIMPLE_BYTES), scale_bytes=1)
+    reading.mean("(always)", "", "full blocks are stored once they are confirmed, generated ones too; LRU")

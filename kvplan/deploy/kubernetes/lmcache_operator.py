@@ -23,7 +23,7 @@ SERVER_BYTES = 8 * GiB
 
 def write(serving: Serving) -> Written:
     placement, name = serving.placement, object_name(serving)
-    number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+    number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
     spec: dict[str, Any] = {
         "l1": {"sizeGB": float(number)},
         "eviction": {"policy": DIALECT.policies[placement.policy], "triggerWatermark": 0.8, "evictionRatio": 0.2},

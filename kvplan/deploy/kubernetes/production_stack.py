@@ -49,7 +49,7 @@ def write(serving: Serving) -> Written:
     }
     comments = []
     if placement.cpu_bytes:
-        number, total = DIALECT.size(placement.cpu_bytes, placement.tp)
+        number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
         model["lmcacheConfig"] = {"enabled": True, "cpuOffloadingBufferSize": number}
         comments.append(f"cpuOffloadingBufferSize counts 2^30 bytes in each worker: {total}")
     return [manifest(DIALECT, serving.version, "values.yaml", [{"servingEngineSpec": {"modelSpec": [model]}}], comments)], []

@@ -62,7 +62,7 @@ def _numbers(result: PlanResult) -> Iterator[KeyNumber]:
         surely = between(result.objective, gain.lo, gain.hi) if gain.lo is not None and gain.hi is not None else ""
         yield KeyNumber(OBJECTIVES.get(result.objective, result.objective), changed(result.objective, gain.value), surely)
     if result.capacity and result.capacity.chosen:
-        yield _served(result.capacity.chosen, result.capacity, result.placement.tp)
+        yield _served(result.capacity.chosen, result.capacity, result.placement.gpus)
     takes = [f"{format_bytes(getattr(result.placement, name))} {what}" for name, what in TAKES if getattr(result.placement, name)]
     if takes:
         yield KeyNumber("it takes", " + ".join(takes), "over all ranks of a replica")

@@ -196,12 +196,12 @@ class GpuCache:
             self.tier.grow(entry, end - held)
             seq.shared_tokens += end - held
 
-    def keep_generated(self, seq: Sequence) -> None:
-        """Give the full blocks that a sequence generated a place in the prefix index, where it finds them after its preemption."""
+    def keep_generated(self, seq: Sequence, emitted: int) -> None:
+        """Give the full blocks of what a sequence has `emitted` a place in the prefix index, where it finds them after its preemption."""
         assert seq.leaf is not None
         if not self.prefix_caching:
             return
-        end = min(seq.computed, seq.prompt + seq.emitted) // self.block * self.block
+        end = min(seq.computed, seq.prompt + emitted) // self.block * self.block
         start = seq.own_tail.end if seq.own_tail else seq.leaf.end
         if end <= start or seq.shared_tokens != start:
             return

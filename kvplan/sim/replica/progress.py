@@ -22,7 +22,8 @@ def check_progress(seq: Sequence) -> None:
     if seq.fruitless > MOST_FRUITLESS:
         raise KvplanError(
             f"request {seq.request.index} ({seq.prompt:,} prompt tokens) was preempted {seq.fruitless:,} times without a new token",
-            hint="please report this trace; a larger GPU pool avoids it",
+            hint="a larger GPU pool avoids it; so does engine.reserve_in_flight, where loads take what prompts still need. "
+            "If neither holds, please report this trace",
         )
 
 

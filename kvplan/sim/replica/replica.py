@@ -294,7 +294,7 @@ class Replica:
         second = steps[1]
         if max(second.ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
             return  # the GPU will wait for the host
-        if any(each.filled > first.index for each in batch.sums) or len(batch) != len(self.scheduler.running):
+        if any(each.filled > first.index for each in batch.sums) or len(batch) != len(self.scheduler.running) or self.scheduler.leaving:
             return
         transfers = self.transfers
         if self.scheduler.may_admit() or transfers.refused or transfers.settled_s(now) > now:

@@ -87,7 +87,9 @@ class Scheduler:
         if seq.blocks:
             self._release(seq)
 
-    def _release(self, seq: Sequence) -> None:
+    def _release(self, seq: Sequence, *, preempted: bool = False) -> None:
+        if preempted:
+            self.gpu.keep_generated(seq, self.batch.emitted(seq))
         seq.running = False
         self.gpu.release(seq)
         self.no_room = None
@@ -109,7 +111,7 @@ class Scheduler:
         seq.running = False
         in_flight = self._in_flight(seq)
         if not in_flight or self.blocks_in_flight == "freed":
-            self._vacate(seq)
+            self._release(seq, preempted=True)
         if in_flight:
             self.leaving.append(seq)
         else:
@@ -120,17 +122,12 @@ class Scheduler:
         decodes = seq.joined != NEVER and max(self.batch.handled, seq.joined) < min(seq.left, self.batch.steps)
         return decodes or any(chunk[0] is seq for step in self.inflight.steps for chunk in step.chunks)
 
-    def _vacate(self, seq: Sequence) -> None:
-        self.gpu.keep_generated(seq)
-        self._release(seq)
-
     def _requeue(self, seq: Sequence, paused_s: float) -> None:
         self.batch.settle(seq)
         if seq.emitted and seq.paused_s < 0:
             seq.paused_s = paused_s
         seq.computed = seq.stored = seq.offered_from = 0
-        seq.planned = seq.emitted
-        seq.target = seq.prompt + seq.emitted
+        seq.planned, seq.target = seq.emitted, seq.prompt + seq.emitted
         seq.preemptions, seq.held_below = seq.preemptions + 1, -1
         check_progress(seq)
         self.order.rejoin(self.waiting, seq)
@@ -142,7 +139,7 @@ class Scheduler:
             if not self._in_flight(seq):
                 self.leaving.remove(seq)
                 if seq.blocks:
-                    self._vacate(seq)
+                    self._release(seq, preempted=True)
                 self._requeue(seq, now)
 
     # -- a step ------------------------------------------------------------------------------------------------------------
@@ -154,73 +151,76 @@ class Scheduler:
                 self.resting.remove(seq)
                 self.batch.settle(seq)
                 self.batch.join(seq)
-        self.preempted = False
-        if self.engine.prefill_apart:
-            self._prefill_or_decode(step)
-        else:
-            self._mix(step)
+        fill = self._prefill_or_decode if self.engine.prefill_apart else self._mix
+        self.preempted = True
+        while step.empty and self.preempted and not self.leaving:  # a pass that only preempts is followed by another
+            self.preempted = False
+            fill(step)
         self.guard.check(step, self.skipped, self.waiting)
 
     def _prefill_or_decode(self, step: ScheduledStep) -> None:
         """Prompts alone as long as there are any that fit; else all that decode."""
         budget = self.engine.step_tokens
-        for seq in list(self.prefilling):
-            new = min(seq.target - seq.computed, budget)
-            if new <= 0 or not self._allocate(seq, seq.computed + new, new):
-                break
-            self._chunk(step, seq, new)
-            budget -= new
-        if not self.leaving and not self.preempted:
-            self._admit(step, budget)
+        self._compute(step, self._allocate_in_order(self.prefilling, budget), budget)
         if not step.chunks:
-            self._allocate_decodes()
+            if not self._allocate_decodes():
+                self._allocate_in_order([seq for seq in self.running if seq in self.batch], budget)
             self._decode(step)
         step.index, step.version = self.batch.steps, self.batch.version
 
     def _mix(self, step: ScheduledStep) -> None:
-        """All that decode, then the prompt that is under way and new ones as far as the budget goes."""
-        rest = not self._allocate_decodes()
-        chunks, budget = [], self.engine.step_tokens - len(self.batch)
-        for seq in list(self.prefilling):
-            new = min(seq.target - seq.computed, budget)
-            if rest or new <= 0 or not self._allocate(seq, seq.computed + new, new):
-                break
-            chunks.append((seq, new))
-            budget -= new
+        """Who runs, in order of admission, as far as blocks and the budget go; then new ones."""
+        budget, last = self.engine.step_tokens, len(self.running) - len(self.prefilling)
+        if self.running[last:] == self.prefilling and self._allocate_decodes():  # as ever: one who lacks a block is the last
+            chunks = self._allocate_in_order(self.prefilling, budget - len(self.batch))
+        else:
+            chunks = self._allocate_in_order(self.running, budget)
         self._decode(step)
-        budget = self.engine.step_tokens - step.decodes
+        self._compute(step, chunks, budget - step.decodes)
+
+    def _compute(self, step: ScheduledStep, chunks: list[tuple[Sequence, int]], budget: int) -> None:
+        """Prompts under way, then new ones; after a preemption nobody is admitted in the same step."""
         for seq, new in chunks:
             if seq.running:
                 self._chunk(step, seq, new)
                 budget -= new
-        if not self.leaving and (not self.preempted or step.empty):  # after a preemption nobody is admitted in the same step
+        if not self.leaving and not self.preempted:
             self._admit(step, budget)
 
     def _allocate_decodes(self) -> bool:
-        """Blocks for the next token of every decoding sequence; False when the step ends at one that cannot have them."""
-        batch = self.batch
-        if self.gpu.take(*batch.needs(1)):
-            batch.granted = batch.steps + 1
-            return True
-        need, order = set(batch.crossing()), list(self.running)
+        """Blocks for the next token of every decoding sequence; False, and nothing done: there are too few for all."""
+        if not self.gpu.take(*self.batch.needs(1)):
+            return False
+        self.batch.granted = self.batch.steps + 1
+        return True
+
+    def _allocate_in_order(self, running: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+        """Blocks for sequences in order, up to one that cannot have them or the budget's end; returns the next chunks of prompts."""
+        batch, chunks, order = self.batch, list[tuple[Sequence, int]](), list(running)
         for at, seq in enumerate(order):
-            if seq not in need or seq not in batch:
+            decodes = seq in batch
+            if not decodes and (not seq.running or seq not in self.prefilling):
                 continue
-            batch.count(seq)
-            if not self._allocate(seq, batch.context(seq) + 1, 1):
+            new, upto = min(seq.target - seq.computed, budget), min(seq.target, seq.computed + budget)
+            if decodes:
+                batch.count(seq)
+                new, upto = 1, batch.context(seq) + 1
+            if (budget <= 0 and chunks) or new <= 0 or not self._allocate(seq, upto, new):
                 for behind in order[at:]:
                     if behind in batch:
                         batch.leave(behind)
                         self.resting.append(behind)
-                return False
-        return True
+                break
+            if not decodes:
+                chunks.append((seq, new))
+            budget -= new
+        return chunks
 
     def _allocate(self, seq: Sequence, upto: int, new: int) -> bool:
         """Blocks for a running sequence. False: it was preempted itself for want of them, or the step goes without it."""
         while not self.gpu.allocate(seq, upto, new):
             victim = self.order.victim(self.running)
             if self.blocks_in_flight == "wait" and self._in_flight(victim):
-                self.preempted = True  # nobody is, and nobody is admitted either
                 return False
             self._preempt(victim)
             if not seq.running:

@@ -14,7 +14,7 @@ class Load:
 
     def __init__(self, leaf: Node, start: int, end: int) -> None:
         self.leaf, self.start, self.end, self.over = leaf, start, end, False
-        self.waiters: list[tuple[Sequence, Done]] = []
+        self.waiters: list[tuple[Sequence, Done, object]] = []  # with the group of each: a replica's
 
 
 def under_way(seq: Sequence, path: list[Node], start: int, end: int) -> Load:
@@ -38,20 +38,23 @@ def ended(load: Load) -> None:
             entry.load = None
 
 
-def let_go(load: Load, seq: Sequence) -> None:
-    """Whom it was for, and who joined it, can go on."""
-    seq.waiting_for_remote_kv = False
-    for waiter, done in load.waiters:
-        waiter.waiting_for_remote_kv = False
-        done(False)
+def let_go(load: Load, seq: Sequence, group: object, done: Done, *, on_gpu: bool) -> None:
+    """Whom it was for, and who joined it, can go on: those of its `group` in one scheduling pass."""
+    own = [waiter for waiter, _, theirs in load.waiters if theirs is group]
+    for each in (seq, *(waiter for waiter, _, _ in load.waiters)):
+        each.waiting_for_remote_kv = False
+    done(on_gpu, own)
+    for _, other, theirs in load.waiters:
+        if theirs is not group:
+            other(False)
 
 
-def wait_for(seq: Sequence, done: Done, path: list[Node], start: int, end: int) -> bool:
+def wait_for(seq: Sequence, group: object, done: Done, path: list[Node], start: int, end: int) -> bool:
     """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
     for node in path:
         load: Load | None = node.entry.load if node.entry is not None else None
         if load is not None and not load.over and max(start, load.start, node.start) < min(end, load.end, node.end):
             seq.waiting_for_remote_kv = True
-            load.waiters.append((seq, done))
+            load.waiters.append((seq, done, group))
             return True
     return False

@@ -91,7 +91,7 @@ class Loads:
         for lower in self.lower if self._promotes else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
             if below > held > seq.held_below and self._worth(seq, reach, below, [(lower, below - held)]):
-                waits = wait_for(seq, done, pool.tree.known(keys, below), held, below)
+                waits = wait_for(seq, self, done, pool.tree.known(keys, below), held, below)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
         return self._in_step(seq, path, reach, held, budget) if in_step else self._whole(seq, path, reach, held, busy_until_s, done)
@@ -117,7 +117,7 @@ class Loads:
         parts = [(lower_part[0], end - held)] if lower_part else []
         if end - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, end, parts):
             return Outcome.NOTHING
-        if wait_for(seq, done, path, reach, end):
+        if wait_for(seq, self, done, path, reach, end):
             return Outcome.WAITS
         if not self.gpu.hold(seq, path, reach, end, loaded=True):
             return Outcome.NO_ROOM
@@ -165,10 +165,7 @@ class Loads:
         seq.load_s += self.clock.now - began_s
         self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
         ended(load)
-        waiters = [waiter for waiter, _ in load.waiters]
-        for each in (seq, *waiters):
-            each.waiting_for_remote_kv = False
-        done(True, waiters)
+        let_go(load, seq, self, done, on_gpu=True)
 
     def _built(self, ready_s: float, tokens: int) -> float:
         """When the host has made the block lists of a load: one load after the other."""
@@ -314,8 +311,7 @@ class Loads:
         lower.pool.tier.loaded_tokens += reserved.tokens
         note_promoted(seq, lower, load.start, load.end)
         seq.load_s += self.clock.now - began_s
-        let_go(load, seq)
-        done(False)
+        let_go(load, seq, self, done, on_gpu=False)
 
     def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
         """A request enters the queue, of whose prompt the GPU has `reach` tokens."""
