@@ -229,7 +229,7 @@ class StepCost:
         longest keep a part of it busy.
         """
         rates, even_tokens, _ = self._even(decodes)
-        return [rate * _uneven_factor(short, even_tokens) for rate, short in zip(rates, uneven, strict=True)]
+        return [rate * kernel_rates.uneven_factor(short, even_tokens) for rate, short in zip(rates, uneven, strict=True)]
 
     def _even(self, decodes: int) -> tuple[list[float], float, float]:
         """Of so many sequences that are equally long: seconds per cached token, the tokens that unevenness is held against, and seconds
@@ -282,7 +282,7 @@ class StepCost:
         rates, even_tokens, states_s = self._even(decodes)
         reading = 0.0
         for rate, count, short in zip(rates, tokens, uneven, strict=True):
-            reading += rate * _uneven_factor(short, even_tokens) * count
+            reading += rate * kernel_rates.uneven_factor(short, even_tokens) * count
         return self.decode_floor_s + reading + states_s
 
     # -- steps -------------------------------------------------------------------------------------------------------------
@@ -340,13 +340,9 @@ class StepCost:
         total = 0.0
         while new > 0:
             chunk = min(new, step_tokens)
-            step_s = self.step_s([(chunk, context)], 0, 0.0, 1 if chunk == new else 0)
-            total += step_s + (self.drain_s([(chunk, context)], 0, step_s) if chunk == new else 0.0)
+            chunks = [(chunk, context)]
+            step_s = self.step_s(chunks, 0, 0.0, 1 if chunk == new else 0)
+            total += step_s + (self.drain_s(chunks, 0, step_s) if chunk == new else 0.0)
             context += chunk
             new -= chunk
         return total
-
-
-def _uneven_factor(short: int, even_tokens: float) -> float:
-    """By how much longer sequences take that fall short by so many tokens together of all being as long as the longest."""
-    return 1 + kernel_rates.UNEVEN_SHARE * short / (short + even_tokens)

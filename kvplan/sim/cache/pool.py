@@ -154,7 +154,7 @@ class Pool:
         self.tier.touch(path, again=True)
         gaps = [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start]
         tokens = _lacking_tokens(gaps)
-        if tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path, leaf.end):
+        if not self.tier.fits(tokens, path, leaf.end):
             self.tree.prune(leaf)
             return None
         self.tier.pin(leaf)
@@ -179,7 +179,7 @@ class Pool:
         path = span(leaf, 0)
         gaps = [gap for gap in tier.lacking(leaf, end) if gap[1] >= start]
         tokens = _lacking_tokens(gaps)
-        if tokens > tier.room_tokens - tier.pinnable_tokens([node for node, _, _ in gaps], end):
+        if not tier.fits(tokens, [node for node, _, _ in gaps], end):
             self.tree.prune(leaf)
             return None
         shuffled = self.order == "arbitrary"

@@ -117,7 +117,7 @@ class PrefixTree:
         if node.parent is None:  # forgotten since
             return self.root
         while node.end > tokens:
-            node = node.parent  # type: ignore[assignment]
+            node = node.parent
         return node
 
     def _made(self, node: Node, keys: tuple[int, ...], tokens: int) -> Node:

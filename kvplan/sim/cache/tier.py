@@ -229,6 +229,11 @@ class Tier:
                 total += min(entry.tokens, upto - node.start) + entry.loose
         return total if self.evicts else 0
 
+    def fits(self, tokens: int, path: list[Node], upto: int) -> bool:
+        """Is there room for so many tokens while the first `upto` tokens of a path are kept."""
+        room = self.room_tokens
+        return tokens + upto <= room or tokens <= room - self.pinnable_tokens(path, upto)
+
     # -- filling from another tier -----------------------------------------------------------------------------------------
 
     def lacking(self, leaf: Node, upto: int) -> list[Gap]:
