@@ -31,9 +31,3 @@ with vLLM 0.24: cold prompts of 16k to 112k tokens)."""
 
 STATE_CHUNK_TOKENS = 64
 """Tokens after which a chunked scan of a recurrent layer writes its state and reads it again: the usual chunk of such kernels, assumed."""
-
-
-def uneven_factor(short: int, even_tokens: float) -> float:
-    """By how much longer decode attention takes per token when its sequences fall short by so many tokens together of all being as long as
-    the longest; `even_tokens` is UNEVEN_TOKENS for each sequence."""
-    return 1 + UNEVEN_SHARE * short / (short + even_tokens)

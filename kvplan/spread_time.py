@@ -75,32 +75,33 @@ def _measured(link: Interconnect, op: Operation, gpus: int, library: str) -> boo
     return any(curve.op == op and curve.library == library and curve.gpus >= gpus for curve in known)
 
 
-def layers_collectives_s(deployment: Deployment, tokens: int, joint: int, *, captured: bool, row_bytes: float, least_s: float) -> float:
-    """Seconds of all collectives of all layers for `tokens` of this rank and `joint` of all data-parallel ranks, `row_bytes` a token."""
-    model, machine, spread = deployment.model, deployment.machine, deployment.parallel
-    reduced_s = spread_s(machine, "all_reduce", spread.tp, tokens * row_bytes, library="engine", least_s=least_s)
-    reduced_s += SLOWEST_RANK_S if reduced_s else 0.0
-    if spread.dp == 1:
-        return 2 * model.depth * reduced_s
-    sparse = sum(group.count for group in model.ffn if group.experts)
-    return (2 * model.depth - sparse) * reduced_s + sparse * _exchange_s(
-        deployment, tokens, joint, captured=captured, row_bytes=row_bytes, least_s=least_s
-    )
+def reduced_layers_s(deployment: Deployment, size: float, *, least_s: float) -> float:
+    """Seconds of the all-reduces of all layers over tensor-parallel ranks, of hidden states of `size` bytes: two a layer; not the second
+    where data-parallel ranks exchange tokens with the experts."""
+    model, spread = deployment.model, deployment.parallel
+    reduced_s = spread_s(deployment.machine, "all_reduce", spread.tp, size, library="engine", least_s=least_s)
+    return (2 * model.depth - _exchanging(deployment)) * (reduced_s + (SLOWEST_RANK_S if reduced_s else 0.0))
 
 
-def _exchange_s(deployment: Deployment, tokens: int, joint: int, *, captured: bool, row_bytes: float, least_s: float) -> float:
-    """Seconds to bring tokens to the experts of one layer and what they give back."""
-    machine, spread = deployment.machine, deployment.parallel
+def exchanged_layers_s(deployment: Deployment, joint: int, *, captured: bool, row_bytes: float, least_s: float) -> float:
+    """Seconds in which `joint` tokens of all data-parallel ranks, `row_bytes` each, are brought to the experts of all layers, and what they
+    give back."""
+    machine, spread, layers = deployment.machine, deployment.parallel, _exchanging(deployment)
     ranks = spread.tp * spread.dp
     if spread.exchange == "all_gather":
         size = joint * row_bytes
         gathered_s = spread_s(machine, "all_gather", ranks, size, least_s=least_s)
-        return gathered_s + spread_s(machine, "reduce_scatter", ranks, size, least_s=least_s) + 2 * SLOWEST_RANK_S
+        return layers * (gathered_s + spread_s(machine, "reduce_scatter", ranks, size, least_s=least_s) + 2 * SLOWEST_RANK_S)
     chosen = max((group.experts_per_token for group in deployment.model.ffn if group.experts), default=0)
     sent = max(1.0, joint / ranks) * chosen * row_bytes  # with copies for each expert, bf16; dispatched in fp8
     library = "low_latency" if captured else "normal"
     out_s = spread_s(machine, "dispatch", ranks, sent / 2, library=library, least_s=least_s)
-    return out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s) + 2 * SLOWEST_RANK_S
+    return layers * (out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s) + 2 * SLOWEST_RANK_S)
+
+
+def _exchanging(deployment: Deployment) -> int:
+    """Layers whose experts get tokens from several data-parallel ranks."""
+    return sum(group.count for group in deployment.model.ffn if group.experts) if deployment.in_lockstep else 0
 
 
 def passes(parallel: Parallel, tokens: int, decodes: int, step_tokens: int) -> tuple[int, int]:

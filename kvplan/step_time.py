@@ -22,7 +22,7 @@ from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
-from kvplan.spread_time import experts_on_rank, handed_over_s, joint_tokens, layers_collectives_s, passes
+from kvplan.spread_time import exchanged_layers_s, experts_on_rank, handed_over_s, joint_tokens, passes, reduced_layers_s
 
 MULTIPLIED: tuple[Part, ...] = ("attention", "dense", "experts", "shared_experts")
 """Parts of a model whose products may be in a narrow dtype."""
@@ -42,10 +42,10 @@ class StepCost:
         self.host = HostTime(deployment)
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
         self.kernel_share = min(self.engine.kernel_share, self.machine.gpu.sustained_fraction)
-        self.overhead = deployment.overhead
         self.spread, self._stages = deployment.parallel, deployment.parallel.pp
         self.elementwise_bytes = elementwise_bytes(self.model, self.tp, self.activation_bytes)
-        self._gemm_cache: dict[tuple[int, int, bool], float] = {}
+        self._in_lockstep, self._row_bytes = deployment.in_lockstep, self.model.hidden * self.activation_bytes
+        self._gemm_cache, self._together_cache = dict[int, float](), dict[tuple[int, bool], float]()
         self._head_cache: dict[int, float] = {0: 0.0}
         self._even_rates: dict[int, tuple[list[float], float, float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
@@ -83,9 +83,8 @@ class StepCost:
         size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
         peak = self._peak_flops("experts")
         streamed = msgspec.structs.replace(gpu, weight_read_efficiency=kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency)
-        return gemm_s(
-            streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=self.kernel_share * self.engine.expert_share
-        )
+        share = self.kernel_share * self.engine.expert_share
+        return gemm_s(streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=share)
 
     def _mixer_gemms(self, group: Layers, tokens: int) -> float:
         """Projections into and out of one token mixer (attention or state)."""
@@ -100,45 +99,56 @@ class StepCost:
         more = 3 + compressed_queries(group, hidden) if group.kind == "latent" else 0
         return time + more * self.machine.gpu.gemm_overhead_s
 
-    def _ffn_gemms(self, group: Ffn, tokens: int, joint: int) -> float:
-        """The feed-forward part of one layer; its experts see the tokens of all data-parallel ranks, `joint`."""
+    def _ffn_gemms(self, group: Ffn, tokens: int, routed_s: float) -> float:
+        """The feed-forward part of one layer, whose routed experts take `routed_s`."""
         hidden, width, tp = self.model.hidden, group.width / self.tp, self.tp
         into = group.matrices - 1
         if not group.experts:
             return self._gemm(tokens, hidden, into * width, "dense") + self._gemm(tokens, width, hidden, "dense")
-        inner = group.inner_hidden or hidden
-        held = experts_on_rank(self.deployment, group.experts)
-        width = group.width * held.width_share
-        active = held.active(group.experts_per_token / group.experts, joint)
-        routed = held.routed(joint * group.experts_per_token)
         time = self._gemm(tokens, hidden, group.experts, "router")
-        time += self._grouped(routed, active, inner, into * width) + self._grouped(routed, active, width, inner)
+        time += routed_s
         if group.shared_width:
             shared = group.shared_width / tp
             time += self._gemm(tokens, hidden, into * shared, "shared_experts") + self._gemm(tokens, shared, hidden, "shared_experts")
         return time
 
-    def gemms_s(self, tokens: int, joint: int = 0, *, captured: bool = True) -> float:
-        """Seconds of all layers' GEMMs, element-wise work and collectives for `tokens` tokens (without the output head), of `joint` on all
-        data-parallel ranks (0: as many on each).
+    def _routed_s(self, group: Ffn, tokens: int) -> float:
+        """Seconds of the routed experts of one layer, on the rank that has most of `tokens`."""
+        if not group.experts or not tokens:
+            return 0.0
+        held = experts_on_rank(self.deployment, group.experts)
+        inner, width, into = group.inner_hidden or self.model.hidden, group.width * held.width_share, group.matrices - 1
+        active = held.active(group.experts_per_token / group.experts, tokens)
+        routed = held.routed(tokens * group.experts_per_token)
+        return self._grouped(routed, active, inner, into * width) + self._grouped(routed, active, width, inner)
+
+    def gemms_s(self, tokens: int, together_s: float = 0.0) -> float:
+        """Seconds of all layers' GEMMs, element-wise work and collectives for `tokens` tokens (without the output head). What ranks in
+        lock-step do together is `together_s`, for their tokens taken together.
         """
-        joint = joint or tokens * self.spread.dp
-        found = self._gemm_cache.get((tokens, joint, captured))
+        found = self._gemm_cache.get(tokens)
         if found is None:
-            gpu = self.machine.gpu
+            gpu, routed = self.machine.gpu, 0 if self._in_lockstep else tokens
             found = sum(group.count * self._mixer_gemms(group, tokens) for group in self.model.layers)
-            found += sum(group.count * self._ffn_gemms(group, tokens, joint) for group in self.model.ffn)
+            found += sum(group.count * self._ffn_gemms(group, tokens, self._routed_s(group, routed)) for group in self.model.ffn)
             found += self.launches.small / PLAIN_SMALL * gpu.layer_overhead_s
-            found += layers_collectives_s(
-                self.deployment,
-                tokens,
-                joint,
-                captured=captured,
-                row_bytes=self.model.hidden * self.activation_bytes,
-                least_s=gpu.layer_overhead_s / PLAIN_SMALL,
-            )
+            found += reduced_layers_s(self.deployment, tokens * self._row_bytes, least_s=gpu.layer_overhead_s / PLAIN_SMALL)
             found += elementwise_s(gpu, tokens * self.elementwise_bytes + self._state_bytes * tokens / kernel_rates.STATE_CHUNK_TOKENS)
-            self._gemm_cache[tokens, joint, captured] = found
+            self._gemm_cache[tokens] = found
+        return found + together_s
+
+    def together_s(self, joint: int, *, captured: bool) -> float:
+        """Seconds of what data-parallel ranks in lock-step do together in all layers: bring `joint` tokens of all of them to the experts
+        and back, in a CUDA graph or not, and these compute; 0 for others.
+        """
+        if not self._in_lockstep:
+            return 0.0
+        found = self._together_cache.get((joint, captured))
+        if found is None:
+            found = sum(group.count * self._routed_s(group, joint) for group in self.model.ffn)
+            least_s = self.machine.gpu.layer_overhead_s / PLAIN_SMALL
+            found += exchanged_layers_s(self.deployment, joint, captured=captured, row_bytes=self._row_bytes, least_s=least_s)
+            self._together_cache[joint, captured] = found
         return found
 
     @cached_property
@@ -229,11 +239,11 @@ class StepCost:
         longest keep a part of it busy.
         """
         rates, even_tokens, _ = self._even(decodes)
-        return [rate * kernel_rates.uneven_factor(short, even_tokens) for rate, short in zip(rates, uneven, strict=True)]
+        share = kernel_rates.UNEVEN_SHARE
+        return [rate * (1 + share * short / (short + even_tokens)) for rate, short in zip(rates, uneven, strict=True)]
 
     def _even(self, decodes: int) -> tuple[list[float], float, float]:
-        """Of so many sequences that are equally long: seconds per cached token, the tokens that unevenness is held against, and seconds
-        in which their recurrent states are read and written."""
+        """Of so many equally long sequences: seconds per cached token, tokens that unevenness is held against, seconds of their states."""
         found = self._even_rates.get(decodes)
         if found is None:
             batches = max(1, min(self._stages, decodes))
@@ -279,11 +289,8 @@ class StepCost:
         """The same from the tokens that all sequences read together, for each of `decode_rates`, and their recurrent states; `uneven` are
         the tokens by which the sequences fall short of all being as long as the longest, 0 for windows.
         """
-        rates, even_tokens, states_s = self._even(decodes)
-        reading = 0.0
-        for rate, count, short in zip(rates, tokens, uneven, strict=True):
-            reading += rate * kernel_rates.uneven_factor(short, even_tokens) * count
-        return self.decode_floor_s + reading + states_s
+        reading = sum([rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True)])
+        return self.decode_floor_s + reading + self._even(decodes)[2]
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -299,26 +306,28 @@ class StepCost:
         """Seconds of the host in scheduling a step that admits prompts of `admitted` tokens and computes `new` ones."""
         return self.host.schedule_s(admitted, new)
 
-    def busy_s(self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int, joint: int = 0) -> float:
+    def busy_s(
+        self, chunks: Sequence[Chunk], decodes: int, decode_attention_s: float, sampled: int, together_s: float | None = None
+    ) -> float:
         """Seconds of one step's GPU work, prefill chunks and decoding sequences together, and of the gap before the next.
 
         `decode_attention_s` is the attention time of the decoding part (kept up to date by the caller), `sampled` how many
-        sequences get a token out of this step, `joint` the tokens of all data-parallel ranks (0: taken to be like this one).
+        sequences get a token out of this step, `together_s` what ranks in lock-step do together (None: all are taken to be like this one).
         Through a pipeline decoding sequences take a whole pass, in batches that fill the stages; prompts alone take a stage's
         time for each batch, and come out `drain_s` later.
         """
-        tokens, overhead, batches = decodes + sum(new for new, _ in chunks), self.overhead, 1
+        tokens, overhead, batches = decodes + sum([new for new, _ in chunks]), self.overhead, 1
         if self._stages > 1:
             batches, tokens = self._passes(tokens, decodes)
-        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks) / batches
+        attention = sum([self.prefill_attention_s(new, context) for new, context in chunks]) / batches
         if decodes:
             attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
         elif chunks:
             attention += self.decode_floor_s
-        if not joint and self.spread.dp > 1:
-            joint = joint_tokens(self.spread, tokens, -(-decodes // batches))
-        captured = not chunks or tokens <= overhead.captured_tokens
-        pass_s = self.gemms_s(tokens, joint, captured=captured) + attention + self.head_s(-(-sampled // batches))
+        if together_s is None and self._in_lockstep:
+            captured = not chunks or tokens <= overhead.captured_tokens
+            together_s = self.together_s(joint_tokens(self.spread, tokens, -(-decodes // batches)), captured=captured)
+        pass_s = self.gemms_s(tokens, together_s or 0.0) + attention + self.head_s(-(-sampled // batches))
         if self._stages > 1:
             pass_s += handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
             if not decodes:
@@ -340,9 +349,8 @@ class StepCost:
         total = 0.0
         while new > 0:
             chunk = min(new, step_tokens)
-            chunks = [(chunk, context)]
-            step_s = self.step_s(chunks, 0, 0.0, 1 if chunk == new else 0)
-            total += step_s + (self.drain_s(chunks, 0, step_s) if chunk == new else 0.0)
+            step_s = self.step_s([(chunk, context)], 0, 0.0, 1 if chunk == new else 0)
+            total += step_s + (self.drain_s([(chunk, context)], 0, step_s) if chunk == new else 0.0)
             context += chunk
             new -= chunk
         return total

@@ -15,12 +15,13 @@ from kvplan.memory.weights import parameters, rank_weight_bytes
 from kvplan.spread_time import (
     SLOWEST_RANK_S,
     Held,
+    exchanged_layers_s,
     experts_on_rank,
     fullest_share,
     handed_over_s,
     joint_tokens,
-    layers_collectives_s,
     passes,
+    reduced_layers_s,
     spread_s,
 )
 from kvplan.step_time import StepCost
@@ -64,18 +65,16 @@ def test_collectives_of_a_layer() -> None:
     row, link = 7168 * 2, deployed("deepseek-v3", "vllm", "h200-sxm").machine.interconnect
     tensor = deployed("deepseek-v3", "vllm", "h200-sxm", tp=8)
     one = collective_s(link, "all_reduce", 8, 100 * row, library="engine") + SLOWEST_RANK_S
-    assert layers_collectives_s(tensor, 100, 100, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(122 * one)
+    assert reduced_layers_s(tensor, 100 * row, least_s=0.0) == pytest.approx(122 * one)
     data = deployed("deepseek-v3", "vllm", "h200-sxm", dp=8, ep=8)
     gathered = collective_s(link, "all_gather", 8, 800 * row) + collective_s(link, "reduce_scatter", 8, 800 * row) + 2 * SLOWEST_RANK_S
-    assert layers_collectives_s(data, 100, 800, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(58 * gathered)
+    assert exchanged_layers_s(data, 800, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(58 * gathered)
     deepep = data.changed(parallel=Parallel(dp=8, ep=8, exchange="deepep"))
     sent = 100 * 8 * row
     there = collective_s(link, "dispatch", 8, sent / 2, library="low_latency") + collective_s(
         link, "combine", 8, sent, library="low_latency"
     )
-    assert layers_collectives_s(deepep, 100, 800, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(
-        58 * (there + 2 * SLOWEST_RANK_S)
-    )
+    assert exchanged_layers_s(deepep, 800, captured=True, row_bytes=row, least_s=0.0) == pytest.approx(58 * (there + 2 * SLOWEST_RANK_S))
 
 
 def test_between_servers_a_gpu_has_its_own_port() -> None:

@@ -103,6 +103,8 @@ def sweep(
     db: Annotated[
         str | None,
         typer.Option(
+            "--db",
+            "-o",
             metavar="FILE",
             help="The SQLite file that keeps the runs: what is in it is not run again. Default: one a source and version in the user's "
             "cache; none keeps nothing.",
@@ -122,7 +124,14 @@ def sweep(
         str | None, typer.Option(metavar="A", help="Of a Ray or Dask cluster that runs already.", rich_help_panel="Advanced")
     ] = None,
     workers: Annotated[
-        int, typer.Option(metavar="N", help="Processes that simulate side by side. Default: one a core.", rich_help_panel="Advanced")
+        int,
+        typer.Option(
+            "--workers",
+            "--jobs",
+            metavar="N",
+            help="Processes that simulate side by side. Default: one a core.",
+            rich_help_panel="Advanced",
+        ),
     ] = 0,
     export: Export = None,
     html: Html = None,

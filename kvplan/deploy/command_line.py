@@ -7,7 +7,7 @@ import re
 
 from kvplan.deploy.options import options, unknown_options
 from kvplan.deploy.parallel import spread
-from kvplan.deploy.reading import Reading
+from kvplan.deploy.reading import MOST, Reading
 from kvplan.errors import did_you_mean
 
 HIGH_FRACTION = 0.96
@@ -58,7 +58,8 @@ def _memory(reading: Reading) -> None:
             reading.fields["gpu_fraction"] = share
             reading.mean(name, flags[name], f"{share:.0%} of each GPU's memory for the engine")
             if share > HIGH_FRACTION:
-                sentence = f"{name} {flags[name]} leaves {max(0.0, 1 - share):.0%} of the GPU for all that is not measured at the start."
+                left = f"leaves {1 - share:.0%} of the GPU for all that is not measured at the start"
+                sentence = f"{name} {flags[name]} {left if share <= 1 else 'is no share: the GPU has 1'}."
                 hint = "0.9 to 0.95"
                 reading.fault("gpu_full", sentence, key=name, hint=hint, level="error" if share > 1 else "warning")
     if (each := _whole(flags.get("--kv-cache-memory-bytes", ""))) is not None:
@@ -95,4 +96,4 @@ def _whole(text: str) -> int | None:
     if not match:
         return None
     scale = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}.get(match[2], 1)
-    return int(float(match[1]) * scale)
+    return int(min(float(match[1]) * scale, MOST))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from pathlib import Path
 
 import msgspec
@@ -98,19 +100,24 @@ def _named(repository: str) -> ModelSpec | None:
     """The model that a configuration names, where the catalog knows it by that name."""
     if not repository:
         return None
+    name = _sources().get(repository, repository)
     try:
-        return catalog.model(repository)
+        return catalog.model(name)
     except InputError:
-        return _of_source(repository)
+        return None
 
 
-def _of_source(repository: str) -> ModelSpec | None:
-    """The shipped model whose source is a repository."""
+@functools.cache
+def _sources() -> dict[str, str]:
+    """Repository -> the shipped model whose source it is."""
+    found: dict[str, str] = {}
     for name in catalog.names("models"):
-        text = catalog.read_text(catalog.resolve("models", name))
-        if f"Hugging Face {repository} " in text[:400]:
-            return catalog.model(name)
-    return None
+        if match := _SOURCE.search(catalog.read_text(catalog.resolve("models", name))[:400]):
+            found.setdefault(match[1], name)
+    return found
+
+
+_SOURCE = re.compile(r"Hugging Face (\S+) ")
 
 
 def _disk(reading: Reading, pod: PodSizes) -> TierSize:

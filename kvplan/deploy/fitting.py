@@ -9,6 +9,7 @@ from kvplan.deploy.serving import host_notice, host_of, longest_context, pool_by
 from kvplan.deployment import Deployment
 from kvplan.errors import InputError
 from kvplan.memory.pinned import HostMemory
+from kvplan.memory.pool import beyond_gpus
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes, format_count, format_tokens
 
@@ -30,12 +31,19 @@ def against(deployment: Deployment, placement: Placement, reading: Reading, pool
         )
         found.append(Notice(code="will_not_start", level="error", sentence=sentence, hint="more ranks, or narrower weights"))
     if pool:
-        found += _length(placed, placement, reading, pool)
+        found += _told_pool(placed, placement) + _length(placed, placement, reading, pool)
     if placed.server and host.taken_bytes > placed.server.host.memory_bytes * placed.server.host.usable_fraction >= host.asked_bytes:
         room = placed.server.host.memory_bytes * placed.server.host.usable_fraction
         sentence = f"The CPU tier takes {format_bytes(host.taken_bytes)} of host memory, {format_bytes(room)} can be used."
         found.append(Notice(code="host_exhausted", level="error", sentence=sentence, hint="ask for less"))
     return host, pool, found
+
+
+def _told_pool(placed: Deployment, placement: Placement) -> list[Notice]:
+    """Do weights and a pool of a given size fit the GPUs."""
+    beyond = beyond_gpus(placed, placement.gpu_kv_bytes) if placement.gpu_kv_bytes else ""
+    sentence = f"{beyond[:1].upper()}{beyond[1:]}."
+    return [Notice(code="will_not_start", level="error", sentence=sentence, hint="a smaller pool, or more ranks")] if beyond else []
 
 
 def _length(placed: Deployment, placement: Placement, reading: Reading, pool: int) -> list[Notice]:

@@ -23,6 +23,13 @@ from kvplan.units import MiB, TiB, format_bytes
 SMALLEST_TIER, LARGEST_TIER = 64 * MiB, 16 * TiB
 """Per rank; a number outside is more likely to have been meant in another unit."""
 
+MOST = 2.0**60
+"""No number of a configuration lies above, bytes included."""
+
+MOST_RANKS = 1024
+
+_SHOWN = 40  # characters of a value that is refused
+
 
 @functools.cache
 def known_settings() -> dict[str, dict[str, Any]]:
@@ -30,11 +37,12 @@ def known_settings() -> dict[str, dict[str, Any]]:
     return msgspec.toml.decode(read_text(Path(__file__).with_name("settings.toml")))
 
 
-def settings_of(engine: str, group: str, version: str) -> list[str]:
+@functools.cache
+def settings_of(engine: str, group: str, version: str) -> tuple[str, ...]:
     """Names of a group of an engine's settings at a version."""
     written = known_settings()[engine]
     later = (one.get(group, []) for one in written.get("changes", []) if order(one["since"]) <= order(version))
-    return [*written[group], *(name for names in later for name in names)]
+    return (*written[group], *(name for names in later for name in names))
 
 
 def transfer_config(config: Config) -> dict[str, Any]:
@@ -130,8 +138,9 @@ class Reading:
             number = float(str(value))
         except ValueError:
             number = -1.0
-        if isinstance(value, bool) or not 0 <= number < float("inf"):
-            self.fault("not_a_number", f"{key} = {value!r} is not a number of zero or more.", key=key)
+        if isinstance(value, bool) or not 0 <= number <= MOST:
+            shown = value if len(str(value)) <= _SHOWN else f"{str(value)[:_SHOWN]}..."
+            self.fault("not_a_number", f"{key} = {shown!r} is not a number from 0 to 2^60.", key=key)
             return None
         return number
 
@@ -148,6 +157,9 @@ class Reading:
     def ranks(self, key: str, value: object, kind: str = "tp") -> None:
         """The size of one kind of parallelism, where the configuration says it."""
         if (size := self.whole(key, value)) is None:
+            return
+        if size > MOST_RANKS:
+            self.fault("not_a_number", f"{key} = {size}: at most {MOST_RANKS:,} are understood.", key=key)
             return
         self.fields[kind] = size
         self.mean(key, value, f"{size} {_KINDS[kind]}{'s' * (size > 1)}")

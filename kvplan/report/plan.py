@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from kvplan.planning.objective import changed
 from kvplan.report import costs, plan_tables, plots
+from kvplan.report.explain import in_words
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import Notice
@@ -52,7 +53,7 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         _section(console, "On other numbers of GPUs, at the same load and host memory per GPU", list(plan_tables.splits(result)))
         left_out = [f"{escape(one.what)}: {escape(one.why)}" for one in result.pruned]
         _section(console, "Left out", left_out)
-    _section(console, "Mind", [_notice(one) for one in _notices(result)])
+    _section(console, "Mind", [in_words(one) for one in _notices(result)])
     if result.emission:
         _configuration(console, result.emission)
     console.print()
@@ -250,7 +251,3 @@ def _weighed(result: PlanResult) -> Iterator[str]:
 
 def _notices(result: PlanResult) -> tuple[Notice, ...]:
     return (*result.notices, *(result.emission.notices if result.emission else ()))
-
-
-def _notice(one: Notice) -> str:
-    return f"{escape(one.sentence)}{f' Hint: {escape(one.hint)}.' if one.hint else ''}"

@@ -96,11 +96,6 @@ class Builder:
         self._remote_rate = PoolRate(scenario.remote.total_Bps)
 
     @property
-    def alone(self) -> bool:
-        """May a replica take many decode steps at once: it does not step together with others."""
-        return self.scenario.run.jump and not self.scenario.deployment.in_lockstep
-
-    @property
     def engine(self) -> EngineSpec:
         """The engine as its scheduler sees it: a step of a pipeline holds a batch for each stage, that of a rank perhaps its share."""
         engine, spread = self.scenario.engine, self.scenario.deployment.parallel
@@ -133,7 +128,7 @@ class Builder:
             stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
             loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
-        replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
+        replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return self._watched(Server(replica, gpu, below))
 
     def _host(self, link: HostLink) -> list[TierBelow]:
@@ -179,7 +174,7 @@ class Builder:
         network = transfer_network(scenario)
         fetched = Deliveries(self.clock, self.cost, cache, network, port, self.senders, self.tally, token_bytes=self.token_bytes)
         transfers = Transfers(HANDOVER, None, fetched)
-        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=self.alone, done=done)
+        replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return self._watched(Server(replica, gpu, port=port))
 
     def prefilling(self) -> Builder:
@@ -206,7 +201,6 @@ class Builder:
         cache = GpuCache(
             gpu,
             self.footprint,
-            step_tokens=engine.step_tokens,
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )

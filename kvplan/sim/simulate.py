@@ -57,7 +57,6 @@ class World:
             max_context=min(filter(None, (engine.max_context_tokens, scenario.model.max_context_tokens)), default=1 << 40),
             pool_tokens=self.tiers[0].capacity_tokens,
             footprint=self.servers[0].replica.gpu.footprint,
-            step_tokens=engine.step_tokens,
             submit=self._submit,
             refuse=self._refuse,
         )

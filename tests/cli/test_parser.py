@@ -127,3 +127,26 @@ def test_every_command_line_in_help_is_one(capsys: pytest.CaptureFixture[str]) -
                     title, run, rest = find(shlex.split(line.split(" > ")[0])[1:])
                     assert not isinstance(run, dict)
                     parser.parse(run, rest, title)
+
+
+CONTRACT = {
+    "size": "--ctx --batch --kv-dtype --dtype --tp --pp --machine --engine --engine-version --gpu-fraction --json",
+    "simulate": "--model --machine --engine --gpu-kv --cpu --disk --remote --policy --speedup --limit --max-input --set --requests-out "
+    "--json --tp --kv-dtype --engine-version --html --perfetto",
+    "plan": "--target --emit --output --json --tp --kv-dtype --engine-version --html",
+    "trace inspect": "--json",
+    "trace curve": "--policy --capacity --warmup --json --html",
+    "trace record": "-o --format",
+    "calibrate": "-o --only --disk-path --quick --full --device",
+    "validate": "--model --machine --engine --fit --json",
+    "sweep": "--vary -o --backend --jobs --pareto --json",
+}
+"""Options that scripts rely on: other names may come beside them, these stay."""
+
+
+@pytest.mark.parametrize("title", CONTRACT)
+def test_options_of_the_contract_stay(title: str) -> None:
+    taken = find(title.split())[1]
+    assert callable(taken)
+    names = {name for one in parser.parameters(taken)[1] for name in (*one.opts, *one.secondary_opts)}
+    assert set(CONTRACT[title].split()) <= names

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvplan import catalog
 from kvplan.deploy.emit import emit
 from kvplan.deploy.explain import explain_config, explain_text
 from kvplan.deploy.reading import known_settings
@@ -155,6 +156,28 @@ def test_each_trap_is_found(text: str, code: str, said: str) -> None:
     found = [notice for notice in explain(text).notices if notice.code == code]
     assert found, explain(text).notices
     assert any(said in notice.sentence + notice.hint for notice in found), found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DYN_KVBM_CPU_CACHE_GB=1e308",
+        "max_local_cpu_size: 1e308",
+        "vllm serve m --kv-offloading-size 1e308",
+        "vllm serve m -tp 99999999999999999999 --kv-offloading-size 3",
+        "kv_cache_config:\n  host_cache_size: 1e400",
+    ],
+)
+def test_numbers_beyond_reason_are_faults(text: str) -> None:
+    assert "not_a_number" in codes(explain(text, machine=catalog.machine("h100-sxm")))
+
+
+def test_a_pool_that_the_gpu_does_not_have() -> None:
+    text = "vllm serve meta-llama/Meta-Llama-3.1-8B --max-model-len 8192 --kv-cache-memory-bytes "
+    fits = explain(text + str(50 * GiB), machine=catalog.machine("h100-sxm"))
+    assert "will_not_start" not in codes(fits)
+    beyond = explain(text + str(70 * GiB), machine=catalog.machine("h100-sxm"))  # beside 15 GiB of weights in 79.6
+    assert "will_not_start" in codes(beyond)
 
 
 @pytest.mark.parametrize(

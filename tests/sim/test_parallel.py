@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -125,3 +127,38 @@ def test_sides_that_no_engine_joins_are_refused() -> None:
     scenario_of(Parallel(tp=4, pp=2), tp=2)
     with pytest.raises(InputError, match="no pipeline stages"):
         scenario_of(Parallel(tp=2), tp=2, pp=2)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_ranks_left_alone_and_ranks_that_step_agree(seed: int) -> None:
+    """Ranks of a group of which most only decode, in small pools with preemptions and tiers, by stretches and step by step."""
+    rng = random.Random(seed)
+    requests = random_requests(seed, 50, longest_output=80, span_s=rng.choice([1.0, 4.0, 12.0]))
+    chosen = {
+        "gpu_blocks": rng.choice([40, 96, 400]),
+        "cpu_blocks": rng.choice([0, 0, 40]),
+        "model": rng.choice([MOE, "gpt-oss-20b"]),
+        "parallel": rng.choice([{"dp": 2, "ep": 2}, {"dp": 4, "tp": 2, "ep": 8}, {"dp": 3}, {"dp": 2, "pp": 2}]),
+        "engine": {"step_tokens": rng.choice([64, 8192]), "plan_ahead": rng.random() < 0.8, "prefill_apart": rng.random() < 0.3},
+        "overhead": {"pause_tokens": rng.choice([0, 100]), "collect_s": rng.choice([0.0, 0.001])},
+    }
+    alone, stepped = (columns(world(requests, **chosen, jump=jump)) for jump in (True, False))
+    for name, values in alone.items():
+        np.testing.assert_allclose(values, stepped[name], rtol=0, atol=1e-9, err_msg=name)
+
+
+def taken(ranks: int) -> float:
+    """Steps taken one by one, for each of ten requests a rank, of 60 to 240 tokens, one a second on each."""
+    rng, arrival_s, requests = random.Random(1), 0.0, []
+    for index in range(10 * ranks):
+        arrival_s += rng.expovariate(ranks)
+        requests.append(request(index, arrival_s, rng.randint(500, 4000), rng.randint(60, 240), first=1000 * index))
+    built = world(requests, gpu_blocks=4096, model=MOE, parallel={"dp": ranks, "ep": ranks} if ranks > 1 else {})
+    built.run()
+    return sum(server.replica.inflight.started for server in built.servers) / len(requests)
+
+
+def test_a_rank_takes_no_more_steps_one_by_one_than_a_replica_alone() -> None:
+    alone = taken(1)
+    assert alone < 8
+    assert taken(32) < 1.3 * alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from kvplan import catalog
@@ -9,6 +10,8 @@ from kvplan.deployment import Deployment
 from kvplan.memory.layout import Layout, layout
 from kvplan.request import Request
 from kvplan.sim.cache.footprint import footprint
+from kvplan.sim.cache.gpu_cache import GpuCache
+from kvplan.sim.replica.sequence import Sequence
 from tests.sim.runs import run
 
 VLLM = catalog.engine("vllm")
@@ -44,9 +47,41 @@ def test_a_request_takes_what_size_says(name: str) -> None:
     # The engine sets aside a block more in each window group for contexts that no window cuts.
     blocks, plan = layout_of(name), footprint(layout_of(name))
     for tokens in (32_768, 65_536):
-        assert plan.request(tokens, VLLM.step_tokens) * plan.unit_blocks / plan.unit == pytest.approx(
-            blocks.request_blocks(tokens), abs=plan.unit_blocks
-        )
+        assert plan.request(tokens) * plan.unit_blocks / plan.unit == pytest.approx(blocks.request_blocks(tokens), abs=plan.unit_blocks)
+
+
+def test_windows_keep_what_steps_in_flight_compute() -> None:
+    # Until vLLM 0.24 a window is moved on when a step is scheduled: 5 x (ceil((1,023 + 8,192) / 16) + 1) = 5 x 577 blocks beside a long
+    # prompt. From 0.26 on it stays until the step is handled, and two are in flight: 5 x (ceil((1,023 + 16,384) / 16) + 1) = 5 x 1,089.
+    # The size command and the simulator's admission say the same: a prompt of 32,768 tokens takes 2,048 blocks more.
+    for version, beside in (("0.24", 5 * 577), ("0.26", 5 * 1089)):
+        engine = catalog.engine("vllm", version)
+        blocks = layout(Deployment(model=catalog.model("gemma-3-12b"), engine=engine))
+        assert blocks.request_blocks(32_768) == 2048 + beside
+        assert footprint(blocks).request(32_768) == (2048 + beside) * 16
+        for spare, status in ((0, 1), (1, 0)):  # one block holds no tokens, the answer takes one
+            result, _ = run(
+                prompts(1, 32_767, 1), model="gemma-3-12b", version=version, gpu_kv=f"{(2048 + beside + spare) * blocks.block_bytes}B"
+            )
+            assert (result.requests.completed, result.requests.rejected) == (1 - status, status)
+
+
+def test_a_chunk_is_computed_beside_the_one_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Gemma 3 12B, 12,288 tokens in steps of 4,096, 256 blocks each. The second and third chunks keep, in each of five groups,
+    # ceil((1,023 + 4,096) / 16) + 1 = 321 blocks in 0.24; in 0.26 all 512 there are, and ceil((1,023 + 8,192) / 16) + 1 = 577.
+    held: list[int] = []
+    allocate = GpuCache.allocate
+
+    def noted(self: GpuCache, seq: Sequence, *others: int) -> bool:
+        fits = allocate(self, seq, *others)
+        held.append(seq.beside)
+        return fits
+
+    monkeypatch.setattr(GpuCache, "allocate", noted)
+    for version, kept in (("0.24", [256, 321, 321]), ("0.26", [256, 512, 577])):
+        held.clear()
+        run(prompts(1, 12_288, 2), model="gemma-3-12b", version=version, gpu_kv="64GiB", sets={"engine.step_tokens": 4096})
+        assert held[:3] == [5 * blocks * 16 for blocks in kept]
 
 
 def test_long_prompts_of_a_window_model_run_in_24_GiB() -> None:
@@ -60,9 +95,8 @@ def test_long_prompts_of_a_window_model_run_in_24_GiB() -> None:
 def test_decoding_past_a_window_needs_no_more_than_growth() -> None:
     # One sequence of gpt-oss-20b decodes from 256 to 2,304 tokens: 144 blocks in the full group and 128 / 16 + 1 in the window
     # group, beside those of 2 sequences before it whose content stays cached. Nothing is preempted in a pool of just that.
-    plan = footprint(layout_of("gpt-oss-20b"))
-    need = plan.request(2304, 256) // 16
-    block = layout_of("gpt-oss-20b").block_bytes
+    small = layout(Deployment(model=catalog.model("gpt-oss-20b"), engine=msgspec.structs.replace(VLLM, step_tokens=256)))
+    need, block = footprint(small).request(2304) // 16, small.block_bytes
     for jump in (True, False):
         result, built = run(
             prompts(1, 256, 2048), model="gpt-oss-20b", gpu_kv=f"{(need + 1) * block}B", sets={"run.jump": jump, "engine.step_tokens": 256}

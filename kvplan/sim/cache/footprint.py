@@ -24,12 +24,17 @@ class WindowBlocks:
 
 
 class Footprint:
-    """By how many tokens at once a sequence grows (`unit`), its windows, and its states."""
+    """By how many tokens at once a sequence grows (`unit`), its windows, and its states.
 
-    __slots__ = ("unit", "unit_blocks", "windows", "states", "plain", "slid")
+    Windows keep what steps of at most `in_flight_tokens` tokens compute that are not settled.
+    """
 
-    def __init__(self, unit: int, unit_blocks: int = 1, windows: tuple[WindowBlocks, ...] = (), states: int = 0) -> None:
-        self.unit, self.unit_blocks, self.windows, self.states = unit, unit_blocks, windows, states
+    __slots__ = ("unit", "unit_blocks", "windows", "states", "plain", "slid", "in_flight_tokens")
+
+    def __init__(
+        self, unit: int, unit_blocks: int = 1, windows: tuple[WindowBlocks, ...] = (), states: int = 0, in_flight_tokens: int = 1
+    ) -> None:
+        self.unit, self.unit_blocks, self.windows, self.states, self.in_flight_tokens = unit, unit_blocks, windows, states, in_flight_tokens
         self.plain = not windows and not states  # do all layers keep every token
         self.slid = sum(each.weight for each in windows)  # tokens of all windows together for one unit
 
@@ -37,10 +42,10 @@ class Footprint:
         """Tokens that a sequence holds beside its growth, after so many units; see WindowBlocks."""
         return self.states + sum(each.held(units, new_tokens) for each in self.windows)
 
-    def request(self, tokens: int, step_tokens: int) -> int:
+    def request(self, tokens: int) -> int:
         """The most that a request of so many tokens takes at any time."""
         units = -(-tokens // self.unit)
-        return units * self.unit + self.held(units, step_tokens)
+        return units * self.unit + self.held(units, self.in_flight_tokens)
 
 
 def footprint(layout: Layout) -> Footprint:
@@ -59,4 +64,4 @@ def footprint(layout: Layout) -> Footprint:
         elif not one.grows:
             states += one.groups * -(-one.window_tokens // one.block_tokens)  # of an encoder, whatever the context
     windows = tuple(WindowBlocks(-(-count * unit // blocks), window, unit, chunked=chunked) for (window, chunked), count in weights.items())
-    return Footprint(unit, blocks, windows, -(-states * unit // blocks))
+    return Footprint(unit, blocks, windows, -(-states * unit // blocks), layout.in_flight_tokens)

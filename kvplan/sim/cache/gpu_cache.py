@@ -16,16 +16,15 @@ class GpuCache:
     `reserve_full_prompt`: a sequence is admitted only when its whole prompt fits.
     """
 
-    def __init__(
-        self, tier: Tier, footprint: Footprint, *, step_tokens: int, prefix_caching: bool = True, reserve_full_prompt: bool = False
-    ) -> None:
-        self.tier, self.footprint, self.block, self.step_tokens = tier, footprint, footprint.unit, step_tokens
+    def __init__(self, tier: Tier, footprint: Footprint, *, prefix_caching: bool = True, reserve_full_prompt: bool = False) -> None:
+        self.tier, self.footprint, self.block = tier, footprint, footprint.unit
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
         self.output_tokens = 0  # of the pool, kept free for what running sequences may still give
         self.reserve_output = False  # and does a new one need room for all of its own
         # of the pool, to sequences that were admitted before: a load that begins leaves so much
         self.promised_tokens: Callable[[Sequence], int] = lambda seq: 0
+        self.unsettled_tokens: Callable[[Sequence], int] = lambda seq: 0  # of a prompt, in steps before whose end its windows stay
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -111,7 +110,7 @@ class GpuCache:
 
     def _beside(self, upto: int, new: int) -> int:
         plain = self.footprint
-        return 0 if plain.plain else plain.held(-(-upto // self.block), min(new, self.step_tokens))
+        return 0 if plain.plain else plain.held(-(-upto // self.block), min(new, plain.in_flight_tokens))
 
     def extend(self, seq: Sequence, upto: int) -> bool:
         """Allocate up to token `upto` for a waiting sequence that has blocks; False, and nothing done: no room."""
@@ -130,7 +129,7 @@ class GpuCache:
                 return False
             seq.blocks += missing // self.block
             return True
-        beside = self._beside(upto, new)
+        beside = self._beside(upto, new + self.unsettled_tokens(seq))
         taken = missing // self.block * self.footprint.slid if seq.beside else beside  # all new units; of a cached prefix, its window
         slid = seq.beside + taken - beside
         if slid < 0:
@@ -160,7 +159,7 @@ class GpuCache:
 
     def outstanding_tokens(self, seq: Sequence) -> int:
         """What an admitted sequence still takes of the pool until its prompt is computed."""
-        return self._missing_tokens(seq, seq.target) + max(0, self._beside(seq.target, self.step_tokens) - seq.beside)
+        return self._missing_tokens(seq, seq.target) + max(0, self._beside(seq.target, seq.target) - seq.beside)
 
     def _wanted(self, seq: Sequence, upto: int) -> int:
         """Tokens that must fit for a sequence to be admitted."""

@@ -40,14 +40,13 @@ class FrontEnd:
         max_context: int,
         pool_tokens: int,
         footprint: Footprint,
-        step_tokens: int,
         submit: Callable[[Request, int], None],
         refuse: Callable[[Request], None],
     ) -> None:
         self._overhead, self._submit, self._refuse = overhead, submit, refuse
         self._servers, self._next = [Stage(clock) for _ in range(servers)], 0
         self.max_context, self._pool_tokens = max_context, pool_tokens
-        self._footprint, self._step_tokens = footprint, step_tokens
+        self._footprint = footprint
         self.clipped = 0  # outputs cut at the end of the context
 
     def enter(self, request: Request) -> None:
@@ -69,6 +68,6 @@ class FrontEnd:
         if room < 1:
             return None
         output = min(room, max(1, request.output_tokens))
-        if self._footprint.request(request.prompt_tokens + output, self._step_tokens) > self._pool_tokens:
+        if self._footprint.request(request.prompt_tokens + output) > self._pool_tokens:
             return None
         return output

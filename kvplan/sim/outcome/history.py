@@ -13,7 +13,7 @@ import numpy as np
 
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
-from kvplan.sim.replica.jump import Jump
+from kvplan.sim.replica.jump import Course
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
@@ -103,7 +103,7 @@ class Watch:
         self._steps((step.start_s, end_s, self.place, 1, new, step.decodes, step.stall_s))
         self._state(end_s)
 
-    def jumped(self, jump: Jump, steps: int, decodes: int) -> None:
+    def jumped(self, jump: Course, steps: int, decodes: int) -> None:
         """So many decode steps have been taken at once."""
         end_s = jump.start_s + jump.elapsed_s(steps)
         self._steps((jump.start_s, end_s, self.place, steps, 0, decodes, 0.0))

@@ -7,30 +7,20 @@ batch, decode steps are taken many at a time in closed form.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 from kvplan.engine.spec import EngineSpec
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
-from kvplan.sim.replica.jump import Jump, StepWatch
+from kvplan.sim.replica.group import Group
+from kvplan.sim.replica.jump import Course, StepWatch, equal_steps, jump_of
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
-
-
-class Group(Protocol):
-    """Ranks that take their steps together."""
-
-    def ready(self, replica: Replica, step: ScheduledStep) -> None:
-        """A rank's next step could begin."""
-
-    def look(self) -> None:
-        """A rank has handled a step."""
 
 
 class Replica:
@@ -56,8 +46,8 @@ class Replica:
         self.scheduler = Scheduler(clock, engine, cost.overhead, gpu, transfers, self.batch, self.inflight, self._on_loaded)
         self.busy_s = 0.0  # in steps that have ended
         self.watch: StepWatch | None = None
-        self.group: Group | None = None
-        self._jump: Jump | None = None
+        self.group: Group[Replica] | None = None
+        self._jump: Course | None = None
         self._timer = 0
         self._launching_s, self._drained_s = 0.0, -1.0  # until when the host launches a step with prefill; when the pipeline is empty
         transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
@@ -187,10 +177,10 @@ class Replica:
         else:
             self._alarm(step.end_s - now, self.executed)
 
-    def together_s(self, step: ScheduledStep, joint: int) -> float:
-        """Seconds of a step whose experts see `joint` tokens of all ranks."""
+    def lasts_s(self, step: ScheduledStep, together_s: float) -> float:
+        """Seconds of a step of which a group does `together_s` together."""
         chunks = [(new, context) for _, new, context in step.chunks]
-        busy_s = self.cost.busy_s(chunks, step.decodes, step.attention_s, step.decodes + len(step.sampled), joint)
+        busy_s = self.cost.busy_s(chunks, step.decodes, step.attention_s, step.decodes + len(step.sampled), together_s)
         if not chunks:
             busy_s = max(busy_s, self.cost.host_s(chunks, step.decodes))
         return busy_s + step.stall_s + (self.overhead.pause_s if step.paused else 0.0)
@@ -285,34 +275,38 @@ class Replica:
 
     def _try_jump(self, first: ScheduledStep) -> None:
         """Take as many equal decode steps as nothing can change, in one event."""
-        batch, steps, now = self.batch, self.inflight.steps, self.clock.now
-        if len(steps) < 2 or steps[0] is not first or first.start_s > now or self._jump is not None:
+        now = self.clock.now
+        if self._jump is not None or first.start_s > now:
             return
-        for step in steps:
-            if step.chunks or step.begins or step.version != batch.version or step.paused or step.stall_s:
-                return
-        second = steps[1]
-        if max(second.ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
-            return  # the GPU will wait for the host
-        if any(each.filled > first.index for each in batch.sums) or len(batch) != len(self.scheduler.running) or self.scheduler.leaving:
-            return
-        transfers = self.transfers
-        if self.scheduler.may_admit() or transfers.refused or transfers.settled_s(now) > now:
-            return  # somebody may come, or copies still hold up tokens or inputs
-        most = batch.steps_within(self.gpu.fits, batch.ends.next - batch.steps)
+        most = equal_steps(self.batch, self.inflight, self.scheduler, now)
         if most < 2:
             return
-        jump = Jump(self.cost, batch, first, most)
+        if self.group is not None:
+            self._jump = self.group.course(self, first, most)
+            return
+        jump = jump_of(self.cost, self.batch, first, most)
         if jump.steps >= 2:
             self._jump = jump
             self._alarm(jump.handled_s(jump.steps) - now, self._wake)
+
+    def stops(self, course: Course) -> None:
+        """The last step of a course has been handled, unless it has ended before."""
+        if self._jump is course:
+            self._wake()
+
+    def _goes_on(self, step: ScheduledStep, end_s: float) -> None:
+        """A jump has ended within a step."""
+        if self.group is not None:
+            self.group.goes_on(self, step)
+        else:
+            self._alarm(max(0.0, end_s - self.clock.now), self.executed)
 
     def _end_jump(self) -> None:
         """Account for the steps of a jump whose results have been handled; the one or two after them go on as ordinary ones."""
         jump, now, inflight, batch = self._jump, self.clock.now, self.inflight, self.batch
         assert jump is not None
         self._jump = None
-        steps = jump.steps_before(now)
+        steps = jump.ended(now)
         first, second = inflight.steps
         if steps:
             self._taken(jump, steps)
@@ -322,29 +316,30 @@ class Replica:
             second.contexts = [each.total for each in batch.sums]
             second.last_tokens = batch.ended()
         self.busy_s += jump.elapsed_s(steps)
-        first.start_s = jump.start_s + jump.elapsed_s(steps)
+        first.start_s = jump.begins_s(steps)
         if steps:
             first.launched_s = second.launched_s if steps == 1 else jump.launched_s(steps)
             second.launched_s = jump.launched_s(steps + 1)
         jump.move(first, steps, 0)
         jump.move(second, steps, 1)
         end_s = first.start_s + first.duration_s
-        if end_s > now:
-            self._alarm(end_s - now, self.executed)
+        if jump.under_way(steps, now):
+            self._goes_on(first, end_s)
             return
         self.busy_s += first.duration_s
         if self.watch is not None:
             self.watch.stepped(first, end_s)
         inflight.executing, second.start_s = second, end_s
         inflight.started += 1
-        self._alarm(max(0.0, end_s + second.duration_s - now), self.executed)
+        self._goes_on(second, end_s + second.duration_s)
         self.clock.at(jump.handled_s(steps + 1), lambda: self._handle(first))
 
-    def _taken(self, jump: Jump, steps: int) -> None:
+    def _taken(self, jump: Course, steps: int) -> None:
         """So many steps of a jump have passed: their blocks and their tokens."""
         batch = self.batch
         taken = self.gpu.take(*batch.needs(steps))
         assert taken
         batch.advance(steps)
         batch.handled += steps
-        self.recorder.intervals(jump.elapsed_s(steps) / steps, steps * len(batch))
+        if self.group is None:  # which counts them step by step
+            self.recorder.intervals(jump.elapsed_s(steps) / steps, steps * len(batch))

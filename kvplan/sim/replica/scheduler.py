@@ -50,11 +50,12 @@ class Scheduler:
         self.leaving: list[Sequence] = []  # preempted, with a step in flight whose token they still get
         self.no_room: Sequence | None = None  # cannot be admitted before something is freed, nor can anybody behind it
         self.blocks_in_flight = engine.offload.blocks_in_flight if transfers.stores is not None else "freed"
-        self.guard = AdmissionGuard()
         self.preempted = False  # was somebody, in the step being scheduled
-        self._loaded = loaded
+        self.guard, self._loaded = AdmissionGuard(), loaded
         if engine.reserve_in_flight:
             gpu.promised_tokens = self._promised_tokens
+        if engine.memory.batches_in_flight > 1:
+            gpu.unsettled_tokens = inflight.chunk_tokens
 
     def _promised_tokens(self, seq: Sequence) -> int:
         """What prompts that are computed or loaded still take of the pool."""
@@ -275,11 +276,10 @@ class Scheduler:
                 self.skipped.asked(seq, admitted=bool(new))
             if new:
                 self.loading.pop(seq, None)
-            elif seq.blocks:
-                self.loading[seq] = None
-            if new:
                 self._start(step, seq, new)
                 budget -= new
+            elif seq.blocks:
+                self.loading[seq] = None
         if self.no_room is not None and not self.running and not self.inflight.steps:
             self._reclaim()
 

@@ -87,6 +87,10 @@ class StepsInFlight:
         self.fresh.clear()
         return [gap for gap in found if gap[1]]
 
+    def chunk_tokens(self, seq: Sequence) -> int:
+        """Tokens of a prompt in steps that are not handled."""
+        return sum(new for step in self.steps for other, new, _ in step.chunks if other is seq)
+
     def jumped(self, handled_s: float) -> None:
         """Decode steps have passed in closed form, the last of which was handled then."""
         self.handled_s = self.decoded_s = handled_s

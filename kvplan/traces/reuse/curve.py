@@ -142,7 +142,8 @@ class _Meter:
 def _grid(window: Window) -> list[int]:
     """Capacities in equal ratios up to where LRU reaches the ideal."""
     most = _most(window)
-    return sorted({round(x) for x in np.geomspace(min(100, most), most, _GRID)})
+    least = min(100, max(1, most // 100))
+    return sorted({round(x) for x in np.geomspace(least, most, _GRID)})
 
 
 def _most(window: Window) -> int:
