@@ -36,8 +36,7 @@ class StepCost:
         self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
         self.overhead = deployment.overhead
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
-        self.bits = part_bits(self.model, deployment.dtype)
-        self.kv_format = stored_format(deployment)
+        self.bits, self.kv_format = part_bits(self.model, deployment.dtype), stored_format(deployment)
         self.launches = launches(self.model, self.tp)
         self.host = HostTime(deployment)
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
@@ -101,12 +100,10 @@ class StepCost:
 
     def _ffn_gemms(self, group: Ffn, tokens: int, routed_s: float) -> float:
         """The feed-forward part of one layer, whose routed experts take `routed_s`."""
-        hidden, width, tp = self.model.hidden, group.width / self.tp, self.tp
-        into = group.matrices - 1
+        hidden, width, tp, into = self.model.hidden, group.width / self.tp, self.tp, group.matrices - 1
         if not group.experts:
             return self._gemm(tokens, hidden, into * width, "dense") + self._gemm(tokens, width, hidden, "dense")
-        time = self._gemm(tokens, hidden, group.experts, "router")
-        time += routed_s
+        time = self._gemm(tokens, hidden, group.experts, "router") + routed_s
         if group.shared_width:
             shared = group.shared_width / tp
             time += self._gemm(tokens, hidden, into * shared, "shared_experts") + self._gemm(tokens, shared, hidden, "shared_experts")
@@ -239,8 +236,7 @@ class StepCost:
         longest keep a part of it busy.
         """
         rates, even_tokens, _ = self._even(decodes)
-        share = kernel_rates.UNEVEN_SHARE
-        return [rate * (1 + share * short / (short + even_tokens)) for rate, short in zip(rates, uneven, strict=True)]
+        return [rate * (1 + kernel_rates.UNEVEN_SHARE * short / (short + even_tokens)) for rate, short in zip(rates, uneven, strict=True)]
 
     def _even(self, decodes: int) -> tuple[list[float], float, float]:
         """Of so many equally long sequences: seconds per cached token, tokens that unevenness is held against, seconds of their states."""
@@ -248,8 +244,7 @@ class StepCost:
         if found is None:
             batches = max(1, min(self._stages, decodes))
             count = max(1, -(-decodes // batches))
-            least = self._sequence_rate / count
-            rates = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
+            rates = [(rate if window else max(rate, self._sequence_rate / count)) / batches for rate, window in self.decode_rates]
             states_s = kv_read_s(self.machine.gpu, -(-decodes // batches) * self._state_bytes)
             found = self._even_rates[decodes] = rates, kernel_rates.UNEVEN_TOKENS * count * batches, states_s
         return found
@@ -266,9 +261,8 @@ class StepCost:
     def _sequence_Bps(self, group: Layers) -> float:
         if group.kind == "latent":
             return kernel_rates.LATENT_SEQUENCE_Bps
-        return (
-            kernel_rates.WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if group.k_dim >= kernel_rates.WIDE_HEAD else math.inf
-        )
+        wide = group.k_dim >= kernel_rates.WIDE_HEAD
+        return kernel_rates.WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if wide else math.inf
 
     @cached_property
     def decode_floor_s(self) -> float:
