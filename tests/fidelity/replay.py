@@ -31,6 +31,7 @@ class Case(NamedTuple):
     model: str
     machine: str
     engine: str = "vllm"
+    sets: tuple[str, ...] = ()  # settings of what ran, where they are not the defaults
 
     def load(self) -> dict[str, Any]:
         return json.loads((MEASURED / self.file).read_text())
@@ -50,7 +51,7 @@ def run_rows(case: Case, rows: list[dict[str, Any]], **tiers: str) -> dict[str, 
 
 def replay(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
     """Columns of a replay of a trace, by row."""
-    loaded = scenario.load(str(trace), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers)
+    loaded = scenario.load(str(trace), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers, sets=case.sets)
     return simulate(loaded)[1].columns
 
 
