@@ -74,7 +74,8 @@ LIMITS: dict[tuple[str, str], float] = {
 """Case, kind -> the largest relative error of a judged row, of hits the mean one, in per cent.
 
 Deepseek is told that its random weights send all tokens to the same experts: with even routing, as of real text, batches take 1.6 to 2.2
-times what was measured. Its CPU hits were measured with a host slower than that of its GPU hits. Its cold prompt of 4,096 tokens is the host at the slower of two speeds between which it flips (58 ms in one of three runs).
+times what was measured. Its CPU hits were measured with a host slower than that of its GPU hits, and its cold prompt of 4,096 tokens is the
+host at the slower of two speeds between which it flips (58 ms in one of three runs).
 Gemma's long single steps hold the stores of the prompt's last chunk in their first interval, which the measured figure leaves out.
 """
 
