@@ -12,6 +12,7 @@ from kvplan.hardware.spec import Network
 from kvplan.loading import Loading, remote_path
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
+from kvplan.results.simulate import UNBOUNDED_BYTES
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.eviction.belady import Future
 from kvplan.sim.cache.eviction.policy import Facts
@@ -38,9 +39,6 @@ from kvplan.sim.transfer.tally import Tally
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource
-
-UNBOUNDED_BYTES = 1e18
-"""Of a disk that the engine never deletes from."""
 
 
 class Server:
