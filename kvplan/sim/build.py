@@ -204,7 +204,7 @@ class Builder:
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
-        cache.reserve_output, cache.drafts = engine.reserve_output > 0, engine.drafts
+        cache.reserve_output, cache.drafts, cache.partial_reuse = engine.reserve_output > 0, engine.drafts, engine.partial_reuse
         return cache
 
     def _lower(self) -> tuple[TierBelow, ...]:
