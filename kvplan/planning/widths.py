@@ -1,6 +1,4 @@
-"""Fewer replicas on more GPUs each, or more on fewer, or data-parallel ranks instead of tensor-parallel ones: the same GPUs, host memory
-and load per GPU, spread otherwise.
-"""
+"""Fewer replicas on more GPUs each, or more on fewer: the same GPUs, host memory and load per GPU, spread otherwise."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[
     planned = space.base.deployment.parallel
     pairs = [(kind, max(kind.all_gpus, planned.all_gpus)) for kind in kinds]
     base = windowed(space)
-    jobs = [Simulation(_spread(base, chosen.placement, one, gpus)) for kind, gpus in pairs for one in (kind, planned)]
+    jobs = [Simulation(spread_over(base, chosen.placement, one, gpus)) for kind, gpus in pairs for one in (kind, planned)]
     outcomes = run(jobs)
     found = []
     for at, (kind, gpus) in enumerate(pairs):
@@ -61,8 +59,7 @@ def _layout(seen: Option, kind: Parallel, gpus: int) -> ReplicaLayout:
 
 
 def _kinds(space: Space) -> tuple[list[Parallel], list[Pruned]]:
-    """Kinds worth a simulation beside the planned one: other widths, and of a model with experts the planned GPUs as data-parallel ranks,
-    or data-parallel ranks as tensor-parallel ones."""
+    """Other widths that are worth a simulation beside the planned one."""
     base = space.base
     if base.cluster.replicas > 1 or base.cluster.prefill_replicas:
         return [], [Pruned(what="other TP", why="the scenario says how many replicas there are")]
@@ -71,22 +68,15 @@ def _kinds(space: Space) -> tuple[list[Parallel], list[Pruned]]:
         if tp == planned.tp:
             continue
         kind = base.deployment.changed(tp=tp).parallel
-        if why := _impossible(base, kind) or _far(space, tp):
-            pruned.append(Pruned(what=kind.words, why=why))
-        else:
-            kept.append(kind)
-    ranks = planned.tp * planned.dp
-    if ranks > 1 and any(group.experts for group in base.model.ffn):
-        turned = {"tp": 1, "dp": ranks, "ep": ranks} if planned.dp == 1 else {"tp": ranks, "dp": 1, "ep": 0}
-        kind = msgspec.structs.replace(planned, **turned)
-        if why := _impossible(base, kind):
+        if why := impossible(base, kind) or _far(space, tp):
             pruned.append(Pruned(what=kind.words, why=why))
         else:
             kept.append(kind)
     return kept, pruned
 
 
-def _impossible(base: Scenario, kind: Parallel) -> str:
+def impossible(base: Scenario, kind: Parallel) -> str:
+    """Why a scenario cannot be spread so; empty where it can."""
     if kind.all_gpus > base.machine.gpus * base.deployment.nodes:
         return f"{base.machine.name} has {format_count(base.machine.gpus, 'GPU')}"
     try:
@@ -112,7 +102,7 @@ def _pool_bytes(base: Scenario, kind: Parallel) -> int:
     return base.tiers.gpu_kv_bytes + wide - own if wide else 0
 
 
-def _spread(base: Scenario, placement: Placement, kind: Parallel, gpus: int) -> Scenario:
+def spread_over(base: Scenario, placement: Placement, kind: Parallel, gpus: int) -> Scenario:
     """The scenario of as many replicas of a kind as there are GPUs for; sizes are of one data-parallel rank."""
     planned = base.deployment.parallel
     share = kind.gpus / planned.gpus
