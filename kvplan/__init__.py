@@ -36,6 +36,7 @@ def size(
     ep: int = 0,
     gpu_fraction: float = 0.0,
     pool_bytes: int = 0,
+    max_batch: int = 0,
     keep_tokens: int = 1024,
 ) -> SizeResult:
     """Sizes of a model by catalog name, Hugging Face id, path or record; 0 and "" take what the command takes, and a machine and an
@@ -60,6 +61,7 @@ def size(
         ep=ep,
         gpu_fraction=gpu_fraction,
         pool_bytes=pool_bytes,
+        max_batch=max_batch,
         keep_tokens=keep_tokens,
     )
 

@@ -13,6 +13,7 @@ from kvplan.deployment import DEPLOYED, Deployment, Parallel, Remote, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean, misfit
 from kvplan.hardware.spec import Machine
+from kvplan.memory.pool import beyond_gpus
 from kvplan.model import ModelSpec
 from kvplan.settings import parse_value, replaced
 
@@ -294,13 +295,12 @@ def _check_apart(scenario: Scenario) -> None:
 def _beyond(scenario: Scenario) -> list[str]:
     """Tiers that are larger than what the machine has, in sentences."""
     machine, tiers, replicas = scenario.machine, scenario.tiers, scenario.cluster.replicas
-    gpus = machine.gpu.memory_bytes * scenario.deployment.parallel.gpus
     places = (
-        ("GPU pool", tiers.gpu_kv_bytes, gpus, f"memory of its GPU{'s' if scenario.deployment.parallel.gpus > 1 else ''}"),
         ("CPU tier", tiers.cpu_bytes * scenario.deployment.parallel.dp, machine.host.memory_bytes, "host memory"),
         ("disk tier", tiers.disk_bytes, machine.disk.capacity_bytes, "disk"),
     )
-    return (
+    pool = beyond_gpus(scenario.deployment, tiers.gpu_kv_bytes) if tiers.gpu_kv_bytes else ""
+    lower = (
         [
             f"a {name} of {units.format_bytes(size)} is more than the {units.format_bytes(there)} of {what} that {machine.name} has"
             for name, size, there, what in places
@@ -309,3 +309,4 @@ def _beyond(scenario: Scenario) -> list[str]:
         if replicas == 1
         else []
     )
+    return [pool, *lower] if pool else lower

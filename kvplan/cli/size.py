@@ -62,6 +62,15 @@ def size(
     step_tokens: Annotated[
         str, typer.Option(metavar="TOKENS", help="Token budget of a step. Default: the engine's.", rich_help_panel=_ADVANCED)
     ] = "",
+    max_batch: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Most sequences at once that the engine is told (vLLM's --max-num-seqs): it keeps room to sample for so many. Default: "
+            "the engine's.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = 0,
     sets: Set = None,
     keep: Annotated[str, typer.Option(metavar="TOKENS", help="Tokens that offload keeps on the GPU.", rich_help_panel=_ADVANCED)] = "1k",
     as_family: Annotated[
@@ -117,6 +126,7 @@ def size(
                     gpu_fraction=gpu_fraction,
                     pool_bytes=parse_capacity(gpu_kv) if gpu_kv else 0,
                     step_tokens=parse_tokens(step_tokens) if step_tokens else 0,
+                    max_batch=max_batch,
                     keep_tokens=parse_tokens(keep),
                     sets=dict(_setting(text) for text in sets or ()),
                 )

@@ -110,7 +110,7 @@ def _named(repository: str) -> ModelSpec | None:
 @functools.cache
 def _sources() -> dict[str, str]:
     """Repository -> the shipped model whose source it is."""
-    found = {}
+    found: dict[str, str] = {}
     for name in catalog.names("models"):
         if match := _SOURCE.search(catalog.read_text(catalog.resolve("models", name))[:400]):
             found.setdefault(match[1], name)

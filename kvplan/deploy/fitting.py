@@ -9,7 +9,7 @@ from kvplan.deploy.serving import host_notice, host_of, longest_context, pool_by
 from kvplan.deployment import Deployment
 from kvplan.errors import InputError
 from kvplan.memory.pinned import HostMemory
-from kvplan.memory.weights import rank_weight_bytes
+from kvplan.memory.pool import beyond_gpus
 from kvplan.results.placement import Notice, Placement
 from kvplan.units import format_bytes, format_count, format_tokens
 
@@ -41,13 +41,9 @@ def against(deployment: Deployment, placement: Placement, reading: Reading, pool
 
 def _told_pool(placed: Deployment, placement: Placement) -> list[Notice]:
     """Do weights and a pool of a given size fit the GPUs."""
-    if not (placed.server and placement.gpu_kv_bytes):
-        return []
-    gpu, weights, pool = placed.server.gpu.memory_bytes, rank_weight_bytes(placed), placement.gpu_kv_bytes // placement.ranks
-    if weights + pool <= gpu:
-        return []
-    sentence = f"A KV pool of {format_bytes(pool)} beside weights of {format_bytes(weights)} does not fit a GPU of {format_bytes(gpu)}."
-    return [Notice(code="will_not_start", level="error", sentence=sentence, hint="a smaller pool, or more ranks")]
+    beyond = beyond_gpus(placed, placement.gpu_kv_bytes) if placement.gpu_kv_bytes else ""
+    sentence = f"{beyond[:1].upper()}{beyond[1:]}."
+    return [Notice(code="will_not_start", level="error", sentence=sentence, hint="a smaller pool, or more ranks")] if beyond else []
 
 
 def _length(placed: Deployment, placement: Placement, reading: Reading, pool: int) -> list[Notice]:

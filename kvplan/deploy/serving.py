@@ -10,7 +10,7 @@ import msgspec
 from kvplan.deployment import Deployment
 from kvplan.memory.layout import layout
 from kvplan.memory.pinned import HostMemory, host_memory
-from kvplan.memory.pool import kv_pool
+from kvplan.memory.pool import kv_pool, told_batch
 from kvplan.model import ModelSpec
 from kvplan.results.deploy import RouterCapacity
 from kvplan.results.placement import Notice, Placement
@@ -50,15 +50,11 @@ def told(deployment: Deployment, placement: Placement) -> Deployment:
 
     An engine told how many sequences run at once measures its activations with so many.
     """
-    engine = deployment.engine
+    engine = told_batch(deployment.engine, placement.max_batch) if placement.max_batch else deployment.engine
     numbers = {"gpu_fraction": placement.gpu_fraction}
-    numbers |= {name: getattr(placement, name) for name in ("max_batch", "step_tokens", "block_tokens") if getattr(placement, name)}
-    profiled = (
-        {"profile_batch": placement.max_batch, "large_profile_batch": 0} if placement.max_batch and engine.memory.profile_batch else {}
-    )
-    memory = msgspec.structs.replace(engine.memory, **profiled)
+    numbers |= {name: getattr(placement, name) for name in ("step_tokens", "block_tokens") if getattr(placement, name)}
     return deployment.changed(
-        engine=msgspec.structs.replace(engine, memory=memory, **numbers),
+        engine=msgspec.structs.replace(engine, **numbers),
         kv_dtype=placement.kv_dtype,
         **ranks_of(placement),
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from kvplan.deployment import Deployment
+from kvplan.engine.spec import EngineSpec
+from kvplan.hardware.spec import Gpu
 from kvplan.memory.formats import DTYPE_BYTES
 from kvplan.memory.weights import rank_weight_bytes
 from kvplan.model import Layers
+from kvplan.units import format_bytes, format_count
 
 LARGE_GPU_BYTES = 70 * 2**30
 
@@ -59,6 +62,33 @@ def kv_pool(deployment: Deployment) -> KvPool:
     )
 
 
+def beyond_gpus(deployment: Deployment, pool_bytes: int) -> str:
+    """Why the GPUs cannot hold a pool of a size over all ranks, beside the weights; empty where they can, or no server is named."""
+    spread = deployment.parallel
+    if deployment.server is None:
+        return ""
+    there, weights = deployment.server.gpu.memory_bytes * spread.gpus, rank_weight_bytes(deployment) * spread.gpus
+    if pool_bytes + weights <= there:
+        return ""
+    return (
+        f"a GPU pool of {format_bytes(pool_bytes)} beside weights of {format_bytes(weights)} is more than the {format_bytes(there)} of "
+        f"memory of {format_count(spread.gpus, 'GPU')} of {deployment.server.name}"
+    )
+
+
+def profiled_batch(engine: EngineSpec, gpu: Gpu) -> int:
+    """Sequences for which an engine measures its activations at the start, where nobody tells it how many may run."""
+    rules, large = engine.memory, gpu.memory_bytes >= LARGE_GPU_BYTES and gpu.fp8_flops > 0
+    return (large and rules.large_profile_batch) or rules.profile_batch or engine.max_batch
+
+
+def told_batch(engine: EngineSpec, max_batch: int) -> EngineSpec:
+    """An engine that is told how many sequences run at once: it measures its activations with so many."""
+    profiled = {"profile_batch": max_batch, "large_profile_batch": 0} if engine.memory.profile_batch else {}
+    memory = msgspec.structs.replace(engine.memory, **profiled)
+    return msgspec.structs.replace(engine, max_batch=max_batch, memory=memory)
+
+
 def activation_bytes(deployment: Deployment) -> int:
     """Peak of activations on one rank: the sampler over a full batch, or the forward pass over a full step,
     whichever is larger.
@@ -69,9 +99,7 @@ def activation_bytes(deployment: Deployment) -> int:
     """
     model, engine, gpu = deployment.model, deployment.engine, deployment.machine.gpu
     rules, tp = engine.memory, deployment.tp
-    large = gpu.memory_bytes >= LARGE_GPU_BYTES and gpu.fp8_flops > 0
-    batch = (large and rules.large_profile_batch) or rules.profile_batch or engine.max_batch
-    sampler = batch * model.vocab * rules.sampler_bytes
+    sampler = profiled_batch(engine, gpu) * model.vocab * rules.sampler_bytes
     width = max(
         (max(one.width * max(1, one.experts_per_token), one.shared_width) * one.matrices / tp for one in model.ffn),
         default=0,

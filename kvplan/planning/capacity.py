@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,8 +23,8 @@ from kvplan.sim.outcome.slo import Clause
 LEAST, MOST = 2.0**-5, 2.0**4
 """Speeds of the arrivals between which is searched."""
 
-CLOSE = 2.0 ** (1 / 8)
-"""The load is found to within this ratio."""
+CLOSE = 2.0 ** (1 / 4)
+"""Of the slowest arrivals that missed the limits to the fastest that met them: the answer lies between, where they would be just met."""
 
 KEPT = 1.02
 """Without a target, the time to first token that counts as kept, over what it is without a tier."""
@@ -56,34 +57,55 @@ def capacity(space: Space, run: Runner, pair: Pair) -> Capacity | None:
     )
 
 
+class _Seen(NamedTuple):
+    """What came out at a speed of the arrivals."""
+
+    factor: float
+    room: float  # the limit over what it limits: 1 is just met; 0: not all requests were served
+    requests_per_s: float = 0.0
+    users: int = 0
+
+
 class _Bracket:
     """The fastest arrivals that met the limits, and the slowest that did not."""
 
     def __init__(self) -> None:
-        self.met: ServedLoad | None = None
-        self.missed = math.inf
+        self.met: _Seen | None = None
+        self.missed: _Seen | None = None
 
     def next(self) -> float:
         """The speed to try next; 0 when the answer is close enough or the search ends."""
         if self.met is None:
-            factor = 1.0 if math.isinf(self.missed) else self.missed / 2
+            factor = self.missed.factor / 2 if self.missed else 1.0
             return factor if factor >= LEAST else 0.0
-        if math.isinf(self.missed):
+        if self.missed is None:
             return 2 * self.met.factor if self.met.factor < MOST else 0.0
-        return math.sqrt(self.met.factor * self.missed) if self.missed > 1.001 * CLOSE * self.met.factor else 0.0
+        close = self.missed.factor <= 1.001 * CLOSE * self.met.factor
+        return 0.0 if close else math.sqrt(self.met.factor * self.missed.factor)
 
     def tell(self, factor: float, users: int, result: SimResult | KvplanError, limits: Objective) -> None:
         """What came out at a speed."""
-        if isinstance(result, KvplanError) or result.requests.rejected or limits.missed(result):
-            self.missed = factor
+        if isinstance(result, KvplanError):
+            self.missed = _Seen(factor, 0.0)
+            return
+        room = 0.0 if result.requests.rejected else 1 / max(1e-9, limits.farthest(result))
+        seen = _Seen(factor, room, result.throughput.requests_per_s, users)
+        if not room or limits.missed(result):
+            self.missed = seen
         else:
-            self.met = ServedLoad(factor=factor, requests_per_s=result.throughput.requests_per_s, users=users)
+            self.met = seen
 
     def load(self) -> ServedLoad:
-        """The answer."""
-        if self.met is None:
+        """The answer: a wait grows as 1 / (1 - load), so that its inverse falls in a straight line between the two."""
+        met, missed = self.met, self.missed
+        if met is None:
             return ServedLoad(factor=0.0, requests_per_s=0.0)
-        return msgspec.structs.replace(self.met, at_least=math.isinf(self.missed))
+        if missed is None or not missed.room:
+            return ServedLoad(factor=met.factor, requests_per_s=met.requests_per_s, users=met.users, at_least=missed is None)
+        share = (met.room - 1) / max(1e-9, met.room - missed.room)
+        ends = zip((met.factor, met.requests_per_s, met.users), (missed.factor, missed.requests_per_s, missed.users), strict=True)
+        factor, rate, users = (low + share * (high - low) for low, high in ends)
+        return ServedLoad(factor=factor, requests_per_s=rate, users=int(users))
 
 
 def _most(space: Space, run: Runner, limits: Objective, placements: Sequence[Placement]) -> dict[Placement, ServedLoad]:

@@ -39,20 +39,34 @@ Outcome = SimResult | KvplanError
 
 
 class Runner:
-    """Runs simulations and returns their outcomes in order; an impossible one becomes the error that says why."""
+    """Runs simulations and returns their outcomes in order; an impossible one becomes the error that says why.
+
+    What was run before, for whatever question, is not run again.
+    """
 
     def __init__(self, executor: Executor, watch: Watch, about: int) -> None:
         self._executor, self._watch, self._about = executor, watch, about
-        self.runs, self.so_far = 0, ""
+        self._known: list[tuple[Simulation, Outcome]] = []
+        self.so_far = ""
         watch(0, about, "")
 
+    @property
+    def runs(self) -> int:
+        """Simulations made so far."""
+        return len(self._known)
+
     def __call__(self, jobs: Sequence[Simulation]) -> list[Outcome]:
-        found: dict[int, Outcome] = {}
-        for place, outcome in run_all(run_one, jobs, self._executor):
-            found[place] = outcome
-            self.runs += 1
-            self._watch(self.runs, max(self._about, self.runs + len(jobs) - len(found)), self.so_far)
-        return [found[place] for place in range(len(jobs))]
+        fresh: list[Simulation] = []
+        for job in jobs:
+            if job not in fresh and self._outcome(job) is None:
+                fresh.append(job)
+        for place, outcome in run_all(run_one, fresh, self._executor):
+            self._known.append((fresh[place], outcome))
+            self._watch(self.runs, max(self._about, self.runs + len(fresh)), self.so_far)
+        return [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
+
+    def _outcome(self, job: Simulation) -> Outcome | None:
+        return next((outcome for known, outcome in self._known if known == job), None)
 
 
 def realise(base: Scenario, placement: Placement) -> Scenario:

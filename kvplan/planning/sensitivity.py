@@ -24,6 +24,10 @@ from kvplan.sim.outcome.uncertainty import model_sigma
 LADDER = (2.0, 4.0)
 """Factors by which an assumption is moved against the verdict; of a long trace, the first only."""
 
+LEFT = 2 / 3
+"""An assumption that leaves more than this share of the gain when it is moved by one factor is not moved by the next, its square: the loss
+would have to be more than twice as steep there to turn the verdict."""
+
 REUSE = Source(kind="derived", source="the traffic to come repeats as much as this trace does")
 
 PAIRED = 0.01
@@ -79,12 +83,20 @@ def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[
     """Each assumption with the factor at which the gain changes its sign, most sensitive first; and the gain's
     interval.
     """
+    if pair.offload.placement == pair.without.placement:
+        return [], _interval(0.0, [])
     ladder = LADDER if not space.is_long else LADDER[:1]
-    wanted = [(doubt, _factors(doubt, pair.gain, ladder)) for doubt in doubts(pair.offload.placement)]
+    levers = [one for one in doubts(pair.offload.placement) if one.paths or (pair.gain > 0) == one.less_is_worse]
     base = windowed(space)
-    moves = [(scaled(base, doubt.paths, factor), doubt, factor) for doubt, factors in wanted for factor in factors]
-    gains = iter(_gains(space, run, goal, pair, base, moves))
-    found = [_assumption(space, doubt, factors, [next(gains) for _ in factors], pair.gain) for doubt, factors in wanted]
+    factors: dict[str, list[float]] = {one.name: [] for one in doubts(pair.offload.placement)}
+    gains: dict[str, list[float]] = {name: [] for name in factors}
+    for step in ladder:
+        moving = [one for one in levers if not gains[one.name] or gains[one.name][-1] * pair.gain < LEFT * pair.gain**2]
+        moves = [(one, _against(one, pair.gain, step)) for one in moving]
+        for (one, factor), value in zip(moves, _gains(space, run, goal, pair, base, moves), strict=True):
+            factors[one.name].append(factor)
+            gains[one.name].append(value)
+    found = [_assumption(space, one, factors[one.name], gains[one.name], pair.gain) for one in doubts(pair.offload.placement)]
     found.sort(key=lambda one: abs(math.log(one.flips_at)) / one.sigma_rel if one.flips_at else math.inf)
     return found, _interval(pair.gain, [one.gain_at_edge for one in found])
 
@@ -102,12 +114,9 @@ def _log_ratio(gain_share: float) -> float:
     return math.log(max(1e-6, 1 - gain_share))
 
 
-def _factors(doubt: Lever, base_gain: float, ladder: Sequence[float]) -> list[float]:
+def _against(doubt: Lever, base_gain: float, step: float) -> float:
     """By what to multiply an assumption to speak against the sign of the gain."""
-    down = (base_gain > 0) == doubt.less_is_worse
-    if not doubt.paths and not down:
-        return []  # more reuse than the trace has cannot be simulated
-    return [1 / step if down else step for step in ladder]
+    return 1 / step if (base_gain > 0) == doubt.less_is_worse else step
 
 
 def _assumption(space: Space, doubt: Lever, factors: list[float], gains: list[float], base_gain: float) -> Assumption:
@@ -127,30 +136,20 @@ def _assumption(space: Space, doubt: Lever, factors: list[float], gains: list[fl
     )
 
 
-def _gains(space: Space, run: Runner, goal: str, pair: Pair, base: Scenario, moves: list[tuple[Scenario, Lever, float]]) -> list[float]:
+def _gains(space: Space, run: Runner, goal: str, pair: Pair, base: Scenario, moves: Sequence[tuple[Lever, float]]) -> list[float]:
     """The gain with each assumption moved. Without tiers, only prefill and reuse make a difference.
 
     Of a long trace the moves are made on a window: what they change there, as a ratio of scores, is laid on the whole trace's gain.
     """
-    touched = [at for at, (_, doubt, _) in enumerate(moves) if doubt.moves_without]
-    still = [] if base is space.base else [Simulation(realise(base, one.placement)) for one in (pair.offload, pair.without)]
-    jobs = [_job(moved, pair.offload, doubt, factor) for moved, doubt, factor in moves]
-    jobs += [_job(moves[at][0], pair.without, *moves[at][1:]) for at in touched]
-    outcomes = run([*still, *jobs])
-    plain, outcomes = outcomes[: len(still)], outcomes[len(still) :]
-    bare = dict(zip(touched, outcomes[len(moves) :], strict=True))
-    there = Pair(_scored(space, pair.offload, plain[0], goal), _scored(space, pair.without, plain[1], goal)) if plain else pair
-    shift = _log_ratio(pair.gain) - _log_ratio(there.gain)
-    found = []
-    for at, outcome in enumerate(outcomes[: len(moves)]):
-        without = _scored(space, pair.without, bare[at], goal) if at in bare else there.without
-        moved = gain(_scored(space, pair.offload, outcome, goal), without)
-        found.append(1 - math.exp(_log_ratio(moved) + shift))
-    return found
-
-
-def _job(base: Scenario, chosen: Option, doubt: Lever, factor: float) -> Simulation:
-    return Simulation(realise(base, chosen.placement), reuse=1.0 if doubt.paths else factor)
+    jobs = [Simulation(realise(base, one.placement)) for one in (pair.offload, pair.without)]
+    for doubt, factor in moves:
+        moved, reuse = scaled(base, doubt.paths, factor), 1.0 if doubt.paths else factor
+        bare = moved if doubt.moves_without else base
+        jobs.append(Simulation(realise(moved, pair.offload.placement), reuse=reuse))
+        jobs.append(Simulation(realise(bare, pair.without.placement), reuse=reuse))
+    outcomes = [_scored(space, (pair.offload, pair.without)[at % 2], outcome, goal) for at, outcome in enumerate(run(jobs))]
+    there, *found = (_log_ratio(gain(*outcomes[at : at + 2])) for at in range(0, len(outcomes), 2))
+    return [1 - math.exp(_log_ratio(pair.gain) - there + one) for one in found]
 
 
 def _scored(space: Space, chosen: Option, outcome: Outcome, goal: str) -> Option:
@@ -179,6 +178,8 @@ def _between(points: list[tuple[float, float]], at: float) -> float:
 
 def at_loads(space: Space, run: Runner, goal: str, pair: Pair, speedups: list[float]) -> dict[str, float]:
     """The gain when the same traffic arrives faster or slower."""
+    if pair.offload.placement == pair.without.placement:
+        return {}
     bases = []
     looked_at = windowed(space)
     for speedup in speedups:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from kvplan.deployment import Parallel
 from kvplan.errors import InputError, KvplanError
 from kvplan.memory.pool import kv_pool
-from kvplan.planning.runs import Runner, Simulation, realise
-from kvplan.planning.search import option
+from kvplan.planning.runs import Outcome, Runner, Simulation, realise
+from kvplan.planning.search import gain, option
 from kvplan.planning.space import Space, windowed
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned, ReplicaLayout, Split
@@ -19,32 +21,55 @@ WIDTHS = (1, 2, 4, 8)
 
 
 def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[Split, ...], list[Pruned]]:
-    """Every other kind against the planned one, and why some were not tried.
+    """Other widths against the planned one, and why some were not tried: one farther off is where the nearer one gains.
 
     Both layouts have the GPUs of the larger one, and host memory and disk in proportion to a replica's GPUs. The traffic
     arrives as many times faster as there are more GPUs than the plan's replica has: the load of each GPU stays. Several
     replicas get their requests from a router that knows what each has cached; data-parallel ranks from the engine's own.
     """
     kinds, pruned = _kinds(space)
+    found: list[Split] = []
+    paths = _outward(space.base.deployment.parallel, kinds)
+    while nearest := [path.pop(0) for path in paths]:
+        for path, kind, seen in zip(tuple(paths), nearest, _compared(space, run, goal, chosen, nearest), strict=True):
+            if isinstance(seen, str):
+                pruned.append(Pruned(what=kind.words, why=seen))
+            else:
+                found.append(seen)
+                if seen.gain <= 0:
+                    pruned += [Pruned(what=one.words, why=f"{kind.words} does worse already") for one in path]
+                    path.clear()
+        paths = [path for path in paths if path]
+    return tuple(found), pruned
+
+
+def _outward(planned: Parallel, kinds: Sequence[Parallel]) -> list[list[Parallel]]:
+    """Widths in the order in which they are tried, the nearest first: wider ones, and narrower ones."""
+    wider = sorted((one for one in kinds if one.tp > planned.tp), key=lambda one: one.tp)
+    narrower = sorted((one for one in kinds if one.tp < planned.tp), key=lambda one: -one.tp)
+    return [path for path in (wider, narrower) if path]
+
+
+def _compared(space: Space, run: Runner, goal: str, chosen: Option, kinds: Sequence[Parallel]) -> list[Split | str]:
+    """Each kind against the planned one; or why it cannot be compared."""
     planned = space.base.deployment.parallel
     pairs = [(kind, max(kind.all_gpus, planned.all_gpus)) for kind in kinds]
     base = windowed(space)
-    jobs = [Simulation(spread_over(base, chosen.placement, one, gpus)) for kind, gpus in pairs for one in (kind, planned)]
-    outcomes = run(jobs)
-    found = []
-    for at, (kind, gpus) in enumerate(pairs):
-        layouts = []
-        for one, outcome in zip((kind, planned), outcomes[2 * at : 2 * at + 2], strict=True):
-            if isinstance(outcome, KvplanError):
-                pruned.append(Pruned(what=kind.words, why=outcome.message))
-                break
-            seen = option(space, chosen.placement, outcome, goal)
-            layouts.append((seen, _layout(seen, one, gpus)))
-        else:
-            (other, theirs), (same, ours) = layouts
-            gain = 1 - other.score / same.score if same.score else 0.0
-            found.append(Split(gpus=gpus, other=theirs, planned=ours, gain=gain))
-    return tuple(found), pruned
+    outcomes = run([Simulation(spread_over(base, chosen.placement, one, gpus)) for kind, gpus in pairs for one in (kind, planned)])
+    return [_split(space, goal, chosen, kind, gpus, outcomes[2 * at : 2 * at + 2]) for at, (kind, gpus) in enumerate(pairs)]
+
+
+def _split(space: Space, goal: str, chosen: Option, kind: Parallel, gpus: int, outcomes: Sequence[Outcome]) -> Split | str:
+    layouts = []
+    for one, outcome in zip((kind, space.base.deployment.parallel), outcomes, strict=True):
+        if isinstance(outcome, KvplanError):
+            return outcome.message
+        seen = option(space, chosen.placement, outcome, goal)
+        layouts.append((seen, _layout(seen, one, gpus)))
+    (other, theirs), (same, ours) = layouts
+    if other.rejected > same.rejected:
+        return f"{format_count(other.rejected - same.rejected, 'request')} more would not fit"
+    return Split(gpus=gpus, other=theirs, planned=ours, gain=gain(other, same))
 
 
 def _layout(seen: Option, kind: Parallel, gpus: int) -> ReplicaLayout:
@@ -110,6 +135,7 @@ def spread_over(base: Scenario, placement: Placement, kind: Parallel, gpus: int)
     scenario = realise(base, msgspec.structs.replace(placement, **sized)).changed(parallel=kind)
     run = msgspec.structs.replace(scenario.run, speedup=scenario.run.speedup * gpus / planned.all_gpus)
     tiers = msgspec.structs.replace(scenario.tiers, gpu_kv_bytes=_pool_bytes(base, kind))
-    router = "prefix_aware" if kind.dp == 1 else "round_robin"
-    cluster = msgspec.structs.replace(scenario.cluster, replicas=gpus // kind.all_gpus, router=router)
+    replicas = gpus // kind.all_gpus
+    router = scenario.cluster.router if replicas == 1 else "prefix_aware" if kind.dp == 1 else "round_robin"
+    cluster = msgspec.structs.replace(scenario.cluster, replicas=replicas, router=router)
     return scenario.changed(run=run, tiers=tiers, cluster=cluster)

@@ -152,14 +152,16 @@ def _verdict(console: Console, result: SizeResult) -> None:
         return
     if fit.fits:
         say(
-            console, f"[green]✓[/] fits: up to {fit.max_sequences:,} sequences of {format_tokens(result.context_tokens)} tokens; {longest}."
+            console,
+            f"[green]✓[/] fits: up to {format_count(fit.max_sequences or 0, 'sequence')} of {format_tokens(result.context_tokens)} tokens; "
+            f"{longest}.",
         )
         return
     say(
         console,
         f"[red]✗[/] {result.batch} x {format_tokens(result.context_tokens)} tokens do not fit: "
         f"{format_bytes(fit.missing_bytes)} too much; "
-        f"{fit.max_sequences} would fit; {longest}.",
+        + (f"{fit.max_sequences} would fit; {longest}." if fit.max_sequences or fit.max_context_tokens else "no context fits."),
     )
     _ways(console, fit.ways_out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -13,6 +13,7 @@ from kvplan.hardware.spec import Machine
 from kvplan.memory.below import below
 from kvplan.memory.formats import state_dtype
 from kvplan.memory.kv import growth_bytes, kept_tokens, multi_head_bytes, state_bytes, token_bytes
+from kvplan.memory.pool import beyond_gpus, told_batch
 from kvplan.memory.weights import parameters, part_bits, rank_weight_bytes, weight_bytes
 from kvplan.model import Layers, ModelSpec
 from kvplan.provenance import Source
@@ -21,7 +22,7 @@ from kvplan.settings import replaced
 from kvplan.sizing.offload import placements
 from kvplan.sizing.question import Question, check
 from kvplan.sizing.ways_out import fit, longest_context
-from kvplan.units import format_bytes, format_count, format_tokens
+from kvplan.units import format_bytes, format_tokens
 
 KEEP_TOKENS = 1024
 LEAST_CONTEXT_TOKENS = 1024
@@ -160,19 +161,11 @@ def _overfull(question: Question, offload: tuple[OffloadRow, ...]) -> tuple[str,
     return (f"up to {format_bytes(wanted)} on the CPU exceed the {format_bytes(room)} that the host can pin",)
 
 
-def _pool_beyond(question: Question) -> Iterator[str]:
-    """A pool that is given and larger than the GPUs."""
-    given, machine = question.deployment.tiers.gpu_kv_bytes, question.machine
-    if machine and given > (there := machine.gpu.memory_bytes * question.deployment.parallel.gpus):
-        yield (
-            f"a GPU pool of {format_bytes(given)} is more than the {format_bytes(there)} of memory of "
-            f"{format_count(question.deployment.parallel.gpus, 'GPU')} of {machine.name}"
-        )
-
-
 def _warnings(question: Question) -> tuple[str, ...]:
     model = question.model
-    found = [*model.notes, *(question.machine.notes if question.machine else ()), *_pool_beyond(question)]
+    found = [*model.notes, *(question.machine.notes if question.machine else ())]
+    if question.given_pool_bytes and (beyond := beyond_gpus(question.deployment, question.given_pool_bytes)):
+        found.append(beyond)
     found += question.deployment.ranks_apart
     limit = model.max_context_tokens
     if limit and question.context_tokens > limit:
@@ -209,11 +202,12 @@ def ask(
     gpu_fraction: float = 0.0,
     pool_bytes: int = 0,
     step_tokens: int = 0,
+    max_batch: int = 0,
     keep_tokens: int = KEEP_TOKENS,
     sets: Mapping[str, object] | None = None,
 ) -> SizeResult:
-    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k and to what fits the machine; a fraction or
-    step of 0 is the engine's. `sets` maps settings such as `engine.max_batch` to values.
+    """Sizes of one model in one engine. A context of 0 tokens is the model's own, up to 128k and to what fits the machine; a fraction,
+    step or most sequences of 0 are the engine's. `sets` maps settings such as `engine.block_tokens` to values.
     """
     if not 0 <= gpu_fraction <= 1:
         raise InputError(f"the GPU memory fraction {gpu_fraction:g} must lie above 0 and at most at 1")
@@ -226,8 +220,12 @@ def ask(
         kv_dtype=kv_dtype,
         dtype=dtype,
     )
-    for path, value in {**({"engine.step_tokens": step_tokens} if step_tokens else {}), **(sets or {})}.items():
+    given = {"engine.step_tokens": step_tokens, "engine.max_batch": max_batch}
+    settings: dict[str, object] = {path: value for path, value in given.items() if value} | dict(sets or {})
+    for path, value in settings.items():
         deployment = with_setting(deployment, path, value)
+    if "engine.max_batch" in settings:
+        deployment = deployment.changed(engine=told_batch(deployment.engine, deployment.engine.max_batch))
     question = Question(deployment=deployment, context_tokens=context_tokens or default_context(deployment.model), batch=batch)
     if not context_tokens:
         check(question)

@@ -13,7 +13,7 @@ from kvplan.hardware.spec import Machine
 from kvplan.memory.formats import logical_format, resolve_kv_dtype, state_dtype, stored_kv_dtype
 from kvplan.memory.kv import sequence_bytes
 from kvplan.memory.layout import Layout, layout
-from kvplan.memory.pool import KvPool, kv_pool
+from kvplan.memory.pool import KvPool, kv_pool, told_batch
 from kvplan.model import ModelSpec
 
 
@@ -102,8 +102,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def changed(self, **changes: object) -> Question:
         """The same question with some parts changed, those of the deployment included."""
         own = {name: changes.pop(name) for name in tuple(changes) if name in self.__struct_fields__}
+        engine = self.engine
+        if "max_batch" in changes:
+            engine = told_batch(engine, int(changes.pop("max_batch")))  # type: ignore[call-overload]
         if "gpu_fraction" in changes:
-            changes["engine"] = msgspec.structs.replace(self.engine, gpu_fraction=changes.pop("gpu_fraction"))
+            engine = msgspec.structs.replace(engine, gpu_fraction=changes.pop("gpu_fraction"))
+        changes = {"engine": engine, **changes}
         return msgspec.structs.replace(self, deployment=self.deployment.changed(**changes), **own)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kvplan.errors import InputError
 from kvplan.hardware.spec import Machine
+from kvplan.memory.pool import profiled_batch
 from kvplan.results.size import Fit, WayOut
 from kvplan.sizing.offload import price_of
 from kvplan.sizing.question import Question
@@ -14,6 +15,10 @@ from kvplan.units import format_bytes, format_seconds
 MAX_WAYS = 4
 MOST_FRACTION = 0.95
 """The largest share of GPU memory that is proposed: what is left is the driver's and other processes', by assumption."""
+
+
+FEWER_SEQUENCES = (512, 256, 128, 64)
+"""Numbers of sequences at once that are proposed where fewer leave room for KV."""
 
 
 def fit(question: Question) -> Fit:
@@ -87,6 +92,11 @@ def _kinds(question: Question) -> Iterator[list[dict[str, object]]]:
     engine = question.engine
     if question.machine and engine.memory.fraction_of == "total" and engine.gpu_fraction < MOST_FRACTION and not question.given_pool_bytes:
         yield [{"gpu_fraction": MOST_FRACTION}]
+    if question.machine and not question.given_pool_bytes:
+        most = profiled_batch(engine, question.machine.gpu)
+        fewer: list[dict[str, object]] = [{"max_batch": size} for size in FEWER_SEQUENCES if question.batch <= size < most]
+        if fewer:
+            yield fewer
     smaller = _narrower_weights(question)
     ranks: list[dict[str, object]] = [{"tp": tp} for tp in _more_ranks(question)]
     for base in (narrow, smaller, narrow | smaller if narrow and smaller else {}):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import kvplan
 from kvplan import catalog
+from kvplan.cli.main import guarded, main
 from kvplan.errors import InputError
 from kvplan.results.size import SizeResult
 from kvplan.sizing.answer import ask
@@ -240,3 +241,24 @@ def test_a_latent_model_sets_memory_aside_for_prefills_that_expand_it() -> None:
     assert activation_bytes(told) == 65_536 * 16 * 256 * 2 + 8_192 * 6 * 7_168 * 2
     sparse = deployed("deepseek-v3.2", tp=8, machine="a100-sxm-80gb")  # attends to latents as they are
     assert activation_bytes(sparse.changed(engine=told.engine)) < activation_bytes(told)
+
+
+def test_fewer_sequences_at_once_leave_room_for_kv() -> None:
+    """gpt-oss-120b on one H100: sampling 1,024 sequences of 201,088 logits takes 1,024 x 201,088 x 38.9 bytes = 7.5 GiB."""
+    asked = {"machine": H100, "context_tokens": 131_072}
+    result = kvplan.size("gpt-oss-120b", **asked)
+    assert not result.fit.fits and result.fit.gpu["activations"] == pytest.approx(1024 * 201_088 * 38.9, rel=0.01)
+    assert any(way.change == "--max-batch 256" and way.fits for way in result.fit.ways_out)
+    told = kvplan.size("gpt-oss-120b", max_batch=256, **asked)
+    assert told.fit.fits and told.fit.gpu["activations"] == pytest.approx(256 * 201_088 * 38.9, rel=0.01)
+    command = ["size", "gpt-oss-120b", "--machine", "h100-sxm", "--ctx", "128k", "--json"]
+    assert guarded(main, [*command, "--set", "engine.max_batch=256"]) == 0
+    assert guarded(main, [*command, "--max-batch", "-1"]) == 2
+
+
+def test_a_pool_that_is_given_has_room_beside_the_weights() -> None:
+    def beyond(size: int) -> bool:
+        return any("beside weights" in text for text in kvplan.size("llama-3.1-8b", machine=H100, pool_bytes=size).warnings)
+
+    assert not beyond(60 * GiB)
+    assert beyond(70 * GiB)  # 15 GiB of weights, 79.2 GiB of memory
