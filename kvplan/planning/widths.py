@@ -119,11 +119,14 @@ def _far(space: Space, tp: int) -> str:
 
 
 def _pool_bytes(base: Scenario, kind: Parallel) -> int:
-    """The KV pool of a kind: the scenario's, and by how much more or less the engine leaves on so many GPUs."""
+    """The KV pool of a kind: the scenario's, and by how much more or less the engine leaves on so many GPUs; of data-parallel ranks, which
+    have a pool each, the same share of what it leaves."""
     planned = base.deployment.parallel
     if kind == planned:
         return base.tiers.gpu_kv_bytes
     wide, own = (kv_pool(base.deployment.changed(parallel=one)).kv_bytes for one in (kind, planned))
+    if kind.dp != planned.dp:
+        return base.tiers.gpu_kv_bytes * wide // own
     return base.tiers.gpu_kv_bytes + wide - own if wide else 0
 
 
