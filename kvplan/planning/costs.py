@@ -10,6 +10,7 @@ from kvplan.economics.wear import too_short, wear, with_alternatives
 from kvplan.planning.runs import realise
 from kvplan.planning.space import Space
 from kvplan.results.economics import Costs, Flip, Money, Wear
+from kvplan.results.placement import Placement
 from kvplan.results.plan import Option
 from kvplan.results.simulate import SimResult
 
@@ -62,6 +63,18 @@ def wear_beside(space: Space, option: Option, options: Sequence[Option]) -> Wear
 def worn_out(space: Space, option: Option) -> str:
     """Why an option is not recommended: its disk does not last. Empty where it does, or the user asked for it all the same."""
     return "" if space.allow_wear else too_short(wear_of(space, option))
+
+
+def must_wear_out(space: Space, placement: Placement, without: Option) -> str:
+    """Why a placement's disk cannot last, whatever a simulation would say: everything that is new in the traffic is written to it once, in
+    the time that it takes `without` tiers. Empty where it may last, where the user asked for it all the same, or the rules write less.
+    """
+    rules, known = realise(space.base, placement).engine.offload, space.traffic
+    if space.allow_wear or rules.store != "write_through" or rules.lower_store != "write_through":
+        return ""
+    new_bytes = known.prompt_tokens * (1 - known.ideal_hit) * space.token_bytes
+    share = space.base.deployment.parallel.gpus / space.base.machine.gpus
+    return too_short(wear(space.base.machine.disk, share=share, written_Bps=new_bytes / max(1e-9, without.duration_s)))
 
 
 def costs_of(space: Space, offload: Option, without: Option, chosen: Option, options: Sequence[Option], result: SimResult) -> Costs:

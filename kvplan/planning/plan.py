@@ -21,8 +21,8 @@ from kvplan.planning.costs import costs_of, wear_of
 from kvplan.planning.kinds import better, kinds
 from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
-from kvplan.planning.runs import Runner, realise, runner, unwatched
-from kvplan.planning.search import Simulated, contender, needs_eight_bits, rescored, search
+from kvplan.planning.runs import Runner, Simulation, realise, runner, unwatched
+from kvplan.planning.search import Simulated, contender, looked_at, needs_eight_bits, referred, rescored, search
 from kvplan.planning.sensitivity import Pair, assumptions, at_loads
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
@@ -162,15 +162,18 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
     machine.
     """
     goal = space.target.goal or ("limits" if space.target.clauses else "ttft")
-    found = search(space, run, goal)
-    if needs_eight_bits(space, found) and space.is_long:  # both placements have been simulated with it: that must do
-        space = narrowed(space)
-    elif needs_eight_bits(space, found):
-        wide, space = found, narrowed(space)
+    wide = space
+    if space.is_long and looked_at(space, run, goal):
+        space = narrowed(wide)
+        run.ahead(Simulation(realise(wide.base, places.nothing(wide))))
         found = search(space, run, goal)
-        kept = [at for at, one in enumerate(wide.options) if one.placement not in [other.placement for other in found.options]]
-        found.options.extend(wide.options[at] for at in kept)
-        found.results.extend(wide.results[at] for at in kept)
+        referred(wide, run, found)
+    elif needs_eight_bits(wide, found := search(wide, run, goal)):
+        space, before = narrowed(wide), found
+        found = search(space, run, goal)
+        kept = [at for at, one in enumerate(before.options) if one.placement not in [other.placement for other in found.options]]
+        found.options.extend(before.options[at] for at in kept)
+        found.results.extend(before.results[at] for at in kept)
     span_s = 0.0 if space.target.saturates else space.traffic.span_s / space.base.run.speedup
     asked = space.base.deployment.kv_dtype
     results = zip(found.options, found.results, strict=True)

@@ -47,6 +47,7 @@ class Runner:
     def __init__(self, executor: Executor, watch: Watch, about: int) -> None:
         self._executor, self._watch, self._about = executor, watch, about
         self._known: list[tuple[Simulation, Outcome]] = []
+        self._ahead: list[Simulation] = []
         self.so_far = ""
         watch(0, about, "")
 
@@ -57,16 +58,28 @@ class Runner:
 
     def __call__(self, jobs: Sequence[Simulation]) -> list[Outcome]:
         fresh: list[Simulation] = []
-        for job in jobs:
+        for job in (*jobs, *self._ahead):
             if job not in fresh and self._outcome(job) is None:
                 fresh.append(job)
+        fresh.sort(key=_size, reverse=True)  # the longest first: then no worker is left with one at the end
+        self._ahead = []
         for place, outcome in run_all(run_one, fresh, self._executor):
             self._known.append((fresh[place], outcome))
             self._watch(self.runs, max(self._about, self.runs + len(fresh)), self.so_far)
         return [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
 
+    def ahead(self, job: Simulation) -> None:
+        """Run beside the next ones what will be asked for later."""
+        self._ahead.append(job)
+
     def _outcome(self, job: Simulation) -> Outcome | None:
         return next((outcome for known, outcome in self._known if known == job), None)
+
+
+def _size(job: Simulation) -> int:
+    """What orders simulations by how long they take, about."""
+    tiers = job.scenario.tiers
+    return tiers.cpu_bytes + tiers.disk_bytes + tiers.remote_bytes
 
 
 def realise(base: Scenario, placement: Placement) -> Scenario:

@@ -11,7 +11,7 @@ from kvplan.errors import KvplanError
 from kvplan.planning import rules
 from kvplan.planning import space as places
 from kvplan.planning.constraints import obstacle
-from kvplan.planning.costs import worn_out
+from kvplan.planning.costs import must_wear_out, worn_out
 from kvplan.planning.objective import GOALS, Judged, changed
 from kvplan.planning.runs import WINDOW_REQUESTS, Runner, Simulation, realise
 from kvplan.planning.space import Space, windowed
@@ -52,7 +52,7 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
     _try(space, run, found, _between(space, found))
     disks, left_out = places.disk_tiers(space, [one.cpu_bytes for one in cpus])
     found.pruned.extend(left_out)
-    _try(space, run, found, disks)
+    _try(space, run, found, _lasting(space, found, disks))
     local = [one for one in found.options if one.placement.offloads]
     if local:
         remotes, left_out = places.remote_tiers(space, [choose(space, local).placement])
@@ -60,14 +60,37 @@ def search(space: Space, run: Runner, goal: str) -> Simulated:
         _try(space, run, found, remotes)
     offloads = [one for one in found.options if one.placement.offloads]
     best = choose(space, offloads or found.options)
-    wanted = _promising(space, run, found, best, _variations(space, found, best)) if offloads else []
+    wanted = _variations(space, found, best) if offloads else []
     if places.can_narrow(space):
-        wanted += [msgspec.structs.replace(one, kv_dtype=places.EIGHT_BITS) for one in dict.fromkeys((none, best.placement))]
-    _try(space, run, found, wanted)
+        wanted += [_narrow(one) for one in dict.fromkeys((none, best.placement))]
+    _try(space, run, found, _promising(space, run, found, best, wanted))
     found.pruned.extend(
         Pruned(what=one.name, why=f"{why} (--allow-wear takes it)") for one in found.options if (why := worn_out(space, one))
     )
     return found
+
+
+def looked_at(space: Space, run: Runner, goal: str) -> bool:
+    """Of a long trace, a first answer from its window; and does that need an 8-bit KV."""
+    there = msgspec.structs.replace(space, base=windowed(space))
+    seen = Simulated(options=[], results=[], pruned=[], goal=goal)
+    cpus, _ = places.cpu_tiers(space)
+    wanted = [places.nothing(space), *cpus[:1]]
+    narrow = [_narrow(one) for one in wanted] if places.can_narrow(space) else []
+    _try(there, run, seen, [*wanted, *narrow])
+    return needs_eight_bits(there, seen)
+
+
+def referred(space: Space, run: Runner, found: Simulated) -> None:
+    """What none does with the KV dtype that was asked for, beside what was found for an 8-bit one; its tiers are left out."""
+    none = places.nothing(space)
+    _try(space, run, found, [none])
+    why = f"the first {WINDOW_REQUESTS:,} requests need an 8-bit KV: preempted, refused or too late without it"
+    found.pruned.append(Pruned(what=f"tiers with KV of {none.kv_dtype}", why=why))
+
+
+def _narrow(placement: Placement) -> Placement:
+    return msgspec.structs.replace(placement, kv_dtype=places.EIGHT_BITS)
 
 
 def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Placement]) -> None:
@@ -121,6 +144,19 @@ def _between(space: Space, found: Simulated) -> list[Placement]:
     return [msgspec.structs.replace(best.placement, cpu_bytes=middle)] if low < middle < high else []
 
 
+def _lasting(space: Space, found: Simulated, disks: list[Placement]) -> list[Placement]:
+    """Of a long trace, the disks that what must be written at least does not wear out."""
+    if not space.is_long:
+        return disks
+    kept = []
+    for one in disks:
+        if why := must_wear_out(space, one, found.options[0]):
+            found.pruned.append(Pruned(what=name_of(space, one), why=f"at least {why} (--allow-wear takes it)"))
+        else:
+            kept.append(one)
+    return kept
+
+
 def _variations(space: Space, found: Simulated, best: Option) -> list[Placement]:
     wanted: list[Placement] = []
     for what, vary in rules.VARIATIONS.items():
@@ -135,7 +171,7 @@ def _variations(space: Space, found: Simulated, best: Option) -> list[Placement]
 
 
 def _promising(space: Space, run: Runner, found: Simulated, best: Option, changed: list[Placement]) -> list[Placement]:
-    """Of a long trace, the changes of rules that gain anything on its window; of others, all."""
+    """Of a long trace, the changes that gain anything on its window; of others, all."""
     base = windowed(space)
     if base is space.base or not changed:
         return changed

@@ -239,7 +239,8 @@ def disk_tiers(space: Space, cpu_sizes: list[int]) -> Found:
         )
         return [], [*pruned, Pruned(what="CPU+disk", why=why)]
     enough = min(limit, capacity_for(space.traffic, 0.99 * hit_at(space.traffic, limit)))
-    sizes = sorted({_whole(enough, limit), _whole(limit, limit)})
+    bounded = space.base.engine.abilities.disk_bounded  # else a larger one is the same to the engine
+    sizes = sorted({_whole(size, limit) for size in (enough, limit)[: 1 + bounded]})
     return [
         msgspec.structs.replace(nothing(space), cpu_bytes=cpu, disk_bytes=disk)
         for cpu in sorted({min(cpu_sizes), min(cpu_sizes) if space.is_long else largest})

@@ -47,8 +47,6 @@ class Stores:
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
         self._under_copy: deque[tuple[float, Keys, int, int]] = deque()  # until when which tokens of some content are read, oldest first
         self._aside: list[Callable[[], None]] = []  # stores that begin when the next step ends
-        if not rules.store_holds_blocks:
-            gpu.reused = self._reused
         if rules.store == "on_evict":
             gpu.spill, gpu.spill_tokens = self._spilled, max(gpu.spill_tokens, rules.spill_blocks * block_tokens)
         if rules.lower_store == "on_evict" and lower:
@@ -98,6 +96,7 @@ class Stores:
             done_s = self._sent_s(copied)
             if not holds:
                 self._under_copy.append((done_s, keys, reserved.start, end))
+                self.gpu.reused = self._reused
             self.clock.at(done_s, stored)
 
         if self.rules.store_start == "step_end":
@@ -156,6 +155,8 @@ class Stores:
         copies, now, key_tokens = self._under_copy, self.clock.now, self.gpu.tree.key_tokens
         while copies and copies[0][0] <= now:
             copies.popleft()
+        if not copies:
+            self.gpu.reused = None
         for done_s, keys, first, last in copies:
             shared = min(end, last)
             if max(start, first) < shared:
