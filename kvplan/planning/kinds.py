@@ -19,7 +19,7 @@ from kvplan.planning.runs import Runner, Simulation
 from kvplan.planning.search import option
 from kvplan.planning.space import Space, windowed
 from kvplan.planning.widths import impossible, spread_over
-from kvplan.results.kinds import Crossing, Kind, KindChoice, Served
+from kvplan.results.kinds import Crossing, KindChoice, KindFigures, KindRow
 from kvplan.results.placement import Placement
 from kvplan.results.plan import Option, Pruned
 from kvplan.scenario import Scenario
@@ -44,7 +44,7 @@ def kinds(space: Space, run: Runner, goal: str, offload: Option, without: Option
     tried, base = (planned, *others), windowed(space)
     placements = tuple(dict.fromkeys((without.placement, offload.placement)))
     outcomes = run([Simulation(spread_over(base, one, kind, kind.all_gpus)) for kind in tried for one in placements])
-    found, seen = list[Kind](), dict[str, Parallel]()
+    found, seen = list[KindRow](), dict[str, Parallel]()
     for at, kind in enumerate(tried):
         sides = []
         for one, result in zip(placements, outcomes[at * len(placements) : (at + 1) * len(placements)], strict=True):
@@ -95,11 +95,11 @@ def _others(space: Space) -> tuple[list[Parallel], list[Pruned]]:
     return kept, pruned
 
 
-def _kind(base: Scenario, kind: Parallel, without: Option, offload: Option) -> Kind:
+def _kind(base: Scenario, kind: Parallel, without: Option, offload: Option) -> KindRow:
     """A kind with what its memory holds; the placement's sizes are those of one of the planned ranks."""
     placed = spread_over(base, offload.placement, kind, kind.all_gpus)
     host = placed.tiers.cpu_bytes * kind.dp
-    return Kind(
+    return KindRow(
         spread=kind.words,
         pool_tokens=pool_tokens(placed) * kind.dp,
         host_bytes=host,
@@ -109,9 +109,9 @@ def _kind(base: Scenario, kind: Parallel, without: Option, offload: Option) -> K
     )
 
 
-def _served(option: Option) -> Served:
+def _served(option: Option) -> KindFigures:
     times = {"ttft_s": option.ttft_s.mean, "itl_s": option.itl_s.mean}
-    return Served(score=option.score, rejected=option.rejected, requests_per_s=option.requests_per_s, **times)
+    return KindFigures(score=option.score, rejected=option.rejected, requests_per_s=option.requests_per_s, **times)
 
 
 def _crossings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Served(msgspec.Struct, frozen=True, kw_only=True):
+class KindFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What came out of one kind at the traffic's load."""
 
     score: float  # of the objective: smaller is better
@@ -15,15 +15,15 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
 
 
-class Kind(msgspec.Struct, frozen=True, kw_only=True):
+class KindRow(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of parallelism on the planned GPUs, without a tier and with the one that does best on the planned kind."""
 
     spread: str  # in words, such as TP 1 x DP 8, EP 8
     pool_tokens: int  # distinct tokens of prefixes that the GPUs' pools hold
     host_bytes: int  # of the tier, on all ranks
     host_tokens: int  # distinct tokens that it holds
-    without: Served
-    offload: Served
+    without: KindFigures
+    offload: KindFigures
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class KindChoice(msgspec.Struct, frozen=True, kw_only=True):
     planned: str
     best: str
     best_without: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[KindRow, ...]
     crossings: tuple[Crossing, ...] = ()
 
     @property
