@@ -82,6 +82,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     streams_stores: bool = False  # does what host memory has no room for go on to the tiers behind it
     load_last_block: bool = True  # may all of a prompt be loaded; if not, the block of its last token is always computed
     load_whole_chunks: bool = False  # is less than a chunk beyond what the GPU holds not loaded
+    draft_holes: bool = False  # is the last chunk of each step never stored where a draft model reads the KV as well
+    waits_for_stores: bool = False  # does a request wait for content that is still being stored; if not, it is computed
     offers_again: bool = False  # is what host memory had no room for offered again in every later step of its sequence, decodes too
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
@@ -248,6 +250,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
     reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
+    drafts: bool = False  # does a draft model read the KV as well (EAGLE, MTP): the last block of a hit is computed again
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block
     offload: Offload = Offload()
