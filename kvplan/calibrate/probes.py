@@ -271,6 +271,6 @@ def probes(only: str = "") -> list[Probe]:
     return [probe for probe in PROBES if not only or only in (probe.family, probe.name)]
 
 
-def part(chosen: Sequence[Probe]) -> str:
+def parts_of(chosen: Sequence[Probe]) -> str:
     """What some probes measure: their family, or the one probe's title."""
     return chosen[0].title if len(chosen) == 1 else ", ".join(sorted({probe.family for probe in chosen}))
