@@ -85,7 +85,7 @@ def _others(space: Space) -> tuple[list[Parallel], list[Pruned]]:
     kept, pruned = [], []
     for tp in (one for one in range(1, ranks + 1) if ranks % one == 0 and one & (one - 1) == 0):
         dp = ranks // tp
-        kind = msgspec.structs.replace(planned, tp=tp, dp=dp, ep=ranks if dp > 1 else planned.ep and ranks)
+        kind = msgspec.structs.replace(planned, tp=tp, dp=dp, ep=ranks if dp > 1 else 0)
         if (kind.tp, kind.dp) == (planned.tp, planned.dp):
             continue
         if why := impossible(base, kind):
