@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
@@ -235,6 +237,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     kernel_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0
     expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
+    # tokens of the steps of which it has a CUDA graph, rising, and from the last on in strides as the last one: others run in the next
+    # larger graph, whose experts see the rows that fill it up as well
+    graph_tokens: tuple[AtLeastOne, ...] = ()
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
@@ -267,6 +272,16 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if unknown := set(self.first_runner) - set(Overhead.__struct_fields__):
             raise ValueError(f"first_runner: overhead has no {', '.join(sorted(unknown))}")
+        if any(low >= high for low, high in pairwise(self.graph_tokens)):
+            raise ValueError("graph_tokens must rise")
+
+    def graph_rows(self, tokens: int) -> int:
+        """Rows of the CUDA graph in which a step of so many tokens runs, if it runs in one."""
+        sizes = self.graph_tokens
+        if not sizes or tokens > sizes[-1]:
+            stride = sizes[-1] - (sizes[-2] if len(sizes) > 1 else 0) if sizes else 1
+            return tokens + -(tokens - sum(sizes[-1:])) % stride
+        return sizes[bisect_left(sizes, tokens)]
 
     @property
     def label(self) -> str:
