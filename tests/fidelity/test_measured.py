@@ -15,6 +15,7 @@ from tests.fidelity.replay import MEASURED, Case, Row, cold, decode, hits, repla
 
 BLOCK = 16
 H100, H200, SLOW = "h100-vllm-0.24", "h200-vllm-0.24", "h200-vllm-0.24-slow-host"
+SGLANG = "h100-sglang-0.5.17"
 SLOW_MACHINE = str(MEASURED / SLOW / "machine.toml")
 LLAMA = Case(f"{H100}/single_requests.json", "llama-3.1-8b", "h100-sxm")
 CASES = {
@@ -23,6 +24,8 @@ CASES = {
     "gemma on H200": Case(f"{H200}/gemma_3_12b_single.json", "gemma-3-12b", "h200-sxm"),
     "deepseek on H200": Case(f"{H200}/deepseek_v2_lite_single.json", "deepseek-v2-lite", "h200-sxm"),
     "lmcache on H200": Case(f"{H200}/lmcache_single.json", "llama-3.1-8b", "h200-sxm", "lmcache"),
+    "sglang": Case(f"{SGLANG}/llama_3_1_8b_gpu_only.json", "llama-3.1-8b", str(MEASURED / SGLANG / "machine.toml"), "sglang@0.5.17"),
+    "hicache": Case(f"{SGLANG}/llama_3_1_8b_hicache_40GB.json", "llama-3.1-8b", str(MEASURED / SGLANG / "machine.toml"), "sglang@0.5.17"),
     "qwen3 moe": Case(f"{SLOW}/qwen3_30b_a3b_cpu_32GiB.json", "qwen3-30b-a3b", SLOW_MACHINE),
     "qwen 32b": Case(f"{SLOW}/qwen2_5_32b_cpu_48GiB.json", "qwen2.5-32b", SLOW_MACHINE),
     "deepseek, slow host": Case(f"{SLOW}/deepseek_v2_lite_cpu_8GiB.json", "deepseek-v2-lite", SLOW_MACHINE),
@@ -51,6 +54,12 @@ LIMITS: dict[tuple[str, str], float] = {
     ("lmcache on H200", "gpu_hit"): 6.3,
     ("lmcache on H200", "cpu_hit"): 6.8,
     ("lmcache on H200", "decode"): 5.0,
+    ("sglang", "cold"): 1.6,
+    ("sglang", "gpu_hit"): 4.0,
+    ("sglang", "decode"): 1.9,
+    ("hicache", "cold"): 3.3,
+    ("hicache", "cpu_hit"): 7.4,
+    ("hicache", "decode"): 2.1,
     ("qwen3 moe", "cold"): 8.5,
     ("qwen3 moe", "gpu_hit"): 2.7,
     ("qwen3 moe", "cpu_hit"): 3.5,
@@ -72,6 +81,7 @@ LIMITS: dict[tuple[str, str], float] = {
 
 Deepseek's batches are off because random weights send all tokens to nearly the same experts, so that a step reads fewer of them than any
 text would; its cold prompt of 4,096 tokens is the host at the slower of two speeds between which it flips (58 ms in one of three runs).
+Hits of the GPU with HiCache are not judged: each was measured beside the store of the prompt before it, on a host that flipped meanwhile.
 Gemma's long single steps hold the stores of the prompt's last chunk in their first interval, which the measured figure leaves out.
 """
 
@@ -116,6 +126,14 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
         CASES["llama on H200"], f"{H200}/conversation_load.jsonl", {"gpu_kv": "40GiB"},
         {"TTFT mean": 3.6, "TTFT p50": 1.6, "TTFT p90": 2.0, "ITL p50": 2.8},
     ),
+    "sglang, GPU only": (
+        CASES["sglang"], CHAT, {"gpu_kv": "8GiB"},
+        {"TTFT mean": 10.5, "TTFT p50": 3.3, "TTFT p90": 12.4, "ITL p50": 1.0},
+    ),
+    "sglang, HiCache": (
+        CASES["hicache"], CHAT, {"gpu_kv": "8GiB", "cpu": "40GB"},
+        {"TTFT mean": 10.9, "TTFT p50": 6.6, "TTFT p90": 10.0, "ITL p50": 1.3},
+    ),
     "32b, CPU tier": (
         CASES["qwen 32b"], CHAT, {"gpu_kv": "16GiB", "cpu": "48GiB"},
         {"TTFT mean": 3.9, "TTFT p50": 2.5, "TTFT p90": 5.6, "ITL p50": 5.0},
@@ -136,11 +154,16 @@ The MoE holds one second of compilation in the middle of its measured replay and
 of that machine takes writes is known to a factor of two, and its loads queue behind them.
 """
 
+EXACT = {"disk tier": 0.98, "sglang, GPU only": 0.97}
+"""Least share of requests whose cached tokens are told to the block. What a disk has by then depends on when stores end, and which node
+SGLang gives up on when steps end.
+"""
+
 
 @pytest.mark.parametrize("name", REPLAYS)
 def test_replay(name: str) -> None:
     case, trace, tiers, limits = REPLAYS[name]
-    truth, as_sent = case.load()["replay"], SLOW in case.file
+    truth, as_sent = case.load()["replay"], case.file.startswith((SLOW, SGLANG))
     truth.sort(key=lambda row: row["t_submit" if as_sent else "i"])
     columns = (replay_as_sent if as_sent else replay)(case, MEASURED / trace, **tiers)
     assert columns["index"].tolist() == (list(range(len(truth))) if as_sent else [row["i"] for row in truth])
@@ -157,7 +180,7 @@ def test_replay(name: str) -> None:
     hit = columns["gpu_hit_tokens"] + columns["cpu_hit_tokens"] + columns["disk_hit_tokens"]
     exact = sum(abs(found - row["cached"]) <= BLOCK for found, row in zip(hit, truth, strict=True)) / len(truth)
     print(f"cached tokens within one block: {exact:.1%} of requests")
-    assert exact >= (0.98 if "disk" in tiers else 0.99)  # what the disk has by then depends on when stores end
+    assert exact >= EXACT.get(name, 0.99)
     assert {figure: error for figure, error in errors.items() if error > limits[figure]} == {}
 
 

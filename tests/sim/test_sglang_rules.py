@@ -78,3 +78,14 @@ def test_the_output_of_running_requests_is_kept_free() -> None:
         found[share] = rows(built, "queue_s", "e2e_s", "preemptions")
     assert found[0.0][1][0] < 3 and sum(row[2] for row in found[0.0]) >= 1
     assert found[1.0][1][0] > 60 and sum(row[2] for row in found[1.0]) == 0
+
+
+def test_a_prompt_is_handled_when_the_step_behind_it_is_launched() -> None:
+    # A's 16 tokens take the GPU 1.16 s and the host 2 s to launch, until 2.0. The step of decodes behind them is launched from then until 2.4:
+    # SGLang handles A's first token only then. Its second one comes when that step has ended, 1.1 s after it began at 2.0.
+    first = {}
+    for launches_first in (False, True):
+        built = by_hand([request(0, 0.0, 16, 2, 1)], engine={"plan_ahead": True, "launches_first": launches_first})
+        built.cost.host_s = lambda chunks, decodes: 2.0 if chunks else 0.4  # type: ignore[method-assign]
+        first[launches_first] = rows(built, "ttft_s", "e2e_s")[0]
+    assert first == {False: (2.0, 3.1), True: (2.4, 3.1)}

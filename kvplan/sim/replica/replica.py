@@ -222,7 +222,8 @@ class Replica:
             self._drained_s = free_s + step.drain_s  # nothing overtakes it in the pipeline
         seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
         if following is not None:
-            seen_s = max(seen_s, following.launched_s if following.chunks else 0.0)  # it is launched first
+            first = following.chunks or (step.chunks and self.engine.launches_first)
+            seen_s = max(seen_s, following.launched_s if first else 0.0)  # it is launched first
             self.transfers.hold_back(step, following, now)
             self._execute(following)
         if seen_s <= now and inflight.steps[0] is step:
