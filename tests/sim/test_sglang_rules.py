@@ -81,8 +81,8 @@ def test_the_output_of_running_requests_is_kept_free() -> None:
 
 
 def test_a_prompt_is_handled_when_the_step_behind_it_is_launched() -> None:
-    # A's 16 tokens take the GPU 1.16 s and the host 2 s to launch, until 2.0. The step of decodes behind them is launched from then until 2.4:
-    # SGLang handles A's first token only then. Its second one comes when that step has ended, 1.1 s after it began at 2.0.
+    # A's 16 tokens take the GPU 1.16 s and the host 2 s to launch, until 2.0. The step of decodes behind them is launched from then
+    # until 2.4: SGLang handles A's first token only then. Its second one comes when that step has ended, 1.1 s after it began at 2.0.
     first = {}
     for launches_first in (False, True):
         built = by_hand([request(0, 0.0, 16, 2, 1)], engine={"plan_ahead": True, "launches_first": launches_first})
