@@ -259,6 +259,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
     reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
+    partial_reuse: bool = (
+        False  # is what a cached block holds of a prompt's last one copied: then a whole hit computes one token, not a block
+    )
     drafts: bool = False  # does a draft model read the KV as well (EAGLE, MTP): the last block of a hit is computed again
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block

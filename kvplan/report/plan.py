@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from kvplan.planning.objective import changed
+from kvplan.planning.objective import WORDS, changed
 from kvplan.report import costs, plan_tables, plots
 from kvplan.report.explain import in_words
 from kvplan.report.tables import Rows, print_rows, say, seconds
@@ -161,7 +161,9 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
         yield "restart", f"an empty tier serves 90% of its steady hits after {when}"
     for step in result.steps:
         word = "smaller" if step.capacity_bytes < placement.cpu_bytes else "larger"
-        yield word, f"{format_bytes(step.capacity_bytes)} of host memory instead: {changed(result.objective, step.change)}"
+        effect = changed(result.objective, step.change)
+        what = "" if effect == "no change" else f"{WORDS[result.objective]} "
+        yield word, f"{format_bytes(step.capacity_bytes)} of host memory instead: {what}{effect}"
 
 
 def _served(result: PlanResult, found: Capacity) -> str:
@@ -203,11 +205,12 @@ def _caveats(result: PlanResult) -> Iterator[Line]:
     narrow = list(_eight_bits(result))
     if narrow:
         yield "instead", f"{'; '.join(narrow)}; at the price of some accuracy"
-    for line in _weighed(result):
+    for line in (*_weighed(result), *_wearing(result)):
         yield "instead", line
     if result.at_load:
         goal = "ttft" if result.overload else result.objective
-        yield "loads", ", ".join(f"{_speed(float(speed))}: {changed(goal, gain)}" for speed, gain in result.at_load.items())
+        effects = ", ".join(f"{changed(goal, gain)} at {_speed(float(speed))}" for speed, gain in result.at_load.items())
+        yield "loads", f"the effect of the same tiers: {effects}"
 
 
 def chosen_anew(result: PlanResult) -> bool:
@@ -224,9 +227,10 @@ def _eight_bits(result: PlanResult) -> Iterator[str]:
     chosen = result.chosen
     if chosen is None or chosen.placement.kv_dtype == "fp8":
         return
+    besides = msgspec.structs.replace(chosen.placement, kv_dtype="fp8")
     for one in (one for one in result.options if one.placement.kv_dtype == "fp8" and not one.missed and one.rejected <= chosen.rejected):
         gain = 1 - one.score / chosen.score
-        if one.placement.offloads == chosen.placement.offloads and gain > WORTH_SAYING:
+        if one.placement == besides and gain > WORTH_SAYING:
             yield f"fp8 KV besides: another {changed(result.objective, gain)}"
         elif not one.placement.offloads and abs(gain) <= WORTH_SAYING:
             yield "fp8 KV and no tier: about as good"
@@ -249,5 +253,18 @@ def _weighed(result: PlanResult) -> Iterator[str]:
                 yield f"loading only what loads sooner than it computes: {effect}, but {result.engine} cannot be told to"
 
 
+def _wearing(result: PlanResult) -> Iterator[str]:
+    """What does better and is not advised, because it wears out a disk."""
+    chosen = result.chosen
+    if chosen is None:
+        return
+    why = {one.what: one.why for one in result.pruned if "--allow-wear" in one.why}
+    alike = [one for one in result.options if one.name in why and one.placement.kv_dtype == chosen.placement.kv_dtype and not one.missed]
+    best = min(alike, key=lambda one: one.score, default=None)
+    if best and (gain := 1 - best.score / chosen.score) > WORTH_SAYING:
+        yield f"{best.name}: {changed(result.objective, gain)}, but {why[best.name]}"
+
+
 def _notices(result: PlanResult) -> tuple[Notice, ...]:
-    return (*result.notices, *(result.emission.notices if result.emission else ()))
+    emitted = result.emission.notices if result.emission else ()
+    return (*result.notices, *(one for one in emitted if one.code != "host_memory" or one.hint))  # without: `limit` has said it

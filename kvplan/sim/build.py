@@ -12,6 +12,7 @@ from kvplan.hardware.spec import Network
 from kvplan.loading import Loading, remote_path
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
+from kvplan.results.simulate import UNBOUNDED_BYTES
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.eviction.belady import Future
 from kvplan.sim.cache.eviction.policy import Facts
@@ -38,9 +39,6 @@ from kvplan.sim.transfer.tally import Tally
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource
-
-UNBOUNDED_BYTES = 1e18
-"""Of a disk that the engine never deletes from."""
 
 
 class Server:
@@ -206,7 +204,7 @@ class Builder:
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
-        cache.reserve_output, cache.drafts = engine.reserve_output > 0, engine.drafts
+        cache.reserve_output, cache.drafts, cache.partial_reuse = engine.reserve_output > 0, engine.drafts, engine.partial_reuse
         return cache
 
     def _lower(self) -> tuple[TierBelow, ...]:
