@@ -342,5 +342,13 @@ class Replica:
         assert taken
         batch.advance(steps)
         batch.handled += steps
-        if self.group is None:  # which counts them step by step
-            self.recorder.intervals(jump.elapsed_s(steps) / steps, steps * len(batch))
+        if self.group is not None:  # which counts them step by step
+            return
+        counted, since_s = 0, 0.0
+        if self.engine.prefill_apart and self.inflight.apart:
+            counted, since_s = 1, jump.handled_s(1)
+            for waited_s, count in self.inflight.gaps(since_s, len(batch), apart=True):
+                self.recorder.intervals(since_s - waited_s, count)
+        if steps > counted:
+            seconds = (jump.handled_s(steps) - since_s if counted else jump.elapsed_s(steps)) / (steps - counted)
+            self.recorder.intervals(seconds, (steps - counted) * len(batch))
