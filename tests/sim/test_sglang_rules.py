@@ -9,6 +9,7 @@ import pytest
 from kvplan.sim.transfer.links import IN
 from tests.sim.test_by_hand import by_hand, request, rows
 from tests.sim.test_paths import disk
+from tests.sim.worlds import world
 
 
 def test_prompts_run_alone_and_those_that_decode_wait() -> None:
@@ -89,3 +90,16 @@ def test_a_prompt_is_handled_when_the_step_behind_it_is_launched() -> None:
         built.cost.host_s = lambda chunks, decodes: 2.0 if chunks else 0.4  # type: ignore[method-assign]
         first[launches_first] = rows(built, "ttft_s", "e2e_s")[0]
     assert first == {False: (2.0, 3.1), True: (2.4, 3.1)}
+
+
+def test_a_gap_that_holds_a_prompt_is_counted_whether_or_not_decodes_are_taken_at_once() -> None:
+    # A decodes 60 tokens while B and C compute 192 tokens each, apart from it, and decode then: 59 + 29 + 9 gaps, however they are counted.
+    trace = [request(0, 0.0, 16, 60, 1), request(1, 0.1, 192, 30, *range(10, 22)), request(2, 0.3, 192, 10, *range(30, 42))]
+    total: dict[bool, tuple[int, float]] = {}
+    for jump in (True, False):
+        built = world(trace, gpu_blocks=60, engine={"prefill_apart": True, "plan_ahead": True, "step_tokens": 64}, jump=jump)
+        gaps: list[tuple[float, int]] = []
+        built.recorder.intervals = lambda seconds, tokens, gaps=gaps: gaps.append((seconds, tokens))  # type: ignore[method-assign,misc]
+        built.run()
+        total[jump] = sum(tokens for _, tokens in gaps), sum(seconds * tokens for seconds, tokens in gaps)
+    assert total[True] == (59 + 29 + 9, pytest.approx(total[False][1], rel=1e-9)) and total[False][0] == 59 + 29 + 9

@@ -14,7 +14,7 @@ from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.group import Group
-from kvplan.sim.replica.jump import Course, StepWatch, equal_steps, jump_of
+from kvplan.sim.replica.jump import Course, StepWatch, equal_steps, gaps_of, jump_of
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
@@ -342,13 +342,6 @@ class Replica:
         assert taken
         batch.advance(steps)
         batch.handled += steps
-        if self.group is not None:  # which counts them step by step
-            return
-        counted, since_s = 0, 0.0
-        if self.engine.prefill_apart and self.inflight.apart:
-            counted, since_s = 1, jump.handled_s(1)
-            for waited_s, count in self.inflight.gaps(since_s, len(batch), apart=True):
-                self.recorder.intervals(since_s - waited_s, count)
-        if steps > counted:
-            seconds = (jump.handled_s(steps) - since_s if counted else jump.elapsed_s(steps)) / (steps - counted)
-            self.recorder.intervals(seconds, (steps - counted) * len(batch))
+        if self.group is None:  # which counts them step by step
+            for seconds, tokens in gaps_of(jump, steps, self.inflight, len(batch), apart=self.engine.prefill_apart):
+                self.recorder.intervals(seconds, tokens)

@@ -88,7 +88,7 @@ class StepsInFlight:
         return [gap for gap in found if gap[1]]
 
     @property
-    def apart(self) -> bool:
+    def prompts_ran(self) -> bool:
         """Have prompts run alone since the last decode step was handled."""
         return bool(self.fresh) or self.decoded_s < self.handled_s
 
