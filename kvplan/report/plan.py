@@ -46,6 +46,7 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         say(console, f"{label:<{LABEL}}{line}", indent=2, hang=LABEL)
     plan_tables.when(console, result)
     plan_tables.options(console, result)
+    plan_tables.kinds(console, result)
     _plots(console, result)
     _section(console, "The verdict holds", [plan_tables.assumption(one) for one in result.assumptions])
     if verbose:
