@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, islice
 
+import numpy as np
+
 from kvplan.request import Request
 
 CHUNK = 16_384  # requests that are Python objects at a time
@@ -44,13 +46,12 @@ class PackedRequests:
 
     def extend(self, requests: Sequence[Request]) -> None:
         """Append some. Raises OverflowError for an id of a block of more than 64 bits, leaving this list as it was."""
-        before = len(self.ids)
+        before, blocks = len(self.ids), [request.blocks for request in requests]
         try:
-            self.ids.extend(chain.from_iterable([request.blocks for request in requests]))
+            self.ids.frombytes(np.fromiter(chain.from_iterable(blocks), dtype=np.int64).data.cast("B"))
         except OverflowError:
-            del self.ids[before:]
             self._extend_unsigned(requests)
-        starts = accumulate([len(request.blocks) for request in requests], initial=before)
+        starts = accumulate(map(len, blocks), initial=before)
         self.starts.extend(islice(starts, 1, None))
         self.index.extend([request.index for request in requests])
         self.arrival_s.extend([request.arrival_s for request in requests])
