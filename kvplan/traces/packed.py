@@ -75,9 +75,10 @@ class PackedRequests:
     def __iter__(self) -> Iterator[Request]:
         names = list(self.session_names)
         for at in range(len(self)):
-            yield self._request(at, names)
+            yield self.request(at, names)
 
-    def _request(self, at: int, names: Sequence[str]) -> Request:
+    def request(self, at: int, names: Sequence[str]) -> Request:
+        """One of them; `names` are those of `session_names` in order."""
         blocks = self.ids[self.starts[at] : self.starts[at + 1]]
         return Request(
             index=self.index[at],
@@ -107,5 +108,5 @@ class PackedRequests:
         sorted_, names = PackedRequests(), list(self.session_names)
         order = sorted(range(len(self)), key=self.arrival_s.__getitem__)
         for at in range(0, len(order), CHUNK):
-            sorted_.extend([self._request(row, names) for row in order[at : at + CHUNK]])
+            sorted_.extend([self.request(row, names) for row in order[at : at + CHUNK]])
         return sorted_
