@@ -7,7 +7,6 @@ quadratic term absorbs the weight-read floor. Attention of n new tokens over a c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -169,7 +168,7 @@ class StepCost:
         return [(group.count * self._pair_flops(group), group.window_tokens) for group in self._scoring]
 
     @property
-    def _scoring(self) -> list[Layers]:
+    def _scoring(self) -> list[Layers]:  # groups with scores
         return [group for group in self.model.layers if group.kind not in ("state", "none") and group.query_heads]
 
     def _pair_flops(self, group: Layers) -> float:
@@ -252,17 +251,9 @@ class StepCost:
     @cached_property
     def _sequence_rate(self) -> float:
         """Seconds per cached token that one sequence alone takes at least."""
-        return sum(
-            group.count * token_bytes(group, self.kv_format, self.tp) / self._sequence_Bps(group)
-            for group in self.model.layers
-            if not group.window_tokens
-        )
-
-    def _sequence_Bps(self, group: Layers) -> float:
-        if group.kind == "latent":
-            return kernel_rates.LATENT_SEQUENCE_Bps
-        wide = group.k_dim >= kernel_rates.WIDE_HEAD
-        return kernel_rates.WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if wide else math.inf
+        full = [group for group in self.model.layers if not group.window_tokens]
+        sizes = [group.count * token_bytes(group, self.kv_format, self.tp) for group in full]
+        return sum(size / kernel_rates.sequence_Bps(group, self.tp) for group, size in zip(full, sizes, strict=True))
 
     @cached_property
     def decode_floor_s(self) -> float:
@@ -296,6 +287,10 @@ class StepCost:
         """Least seconds of a step: the host prepares and launches it, and collects the one before."""
         return self.host.step_s(chunks, decodes)
 
+    def rows(self, tokens: int) -> int:
+        """Rows of the products of a step of so many tokens: what fills its CUDA graph up is computed as well."""
+        return self.engine.graph_rows(tokens) if tokens <= self.overhead.captured_tokens else tokens
+
     def schedule_s(self, admitted: int, new: int) -> float:
         """Seconds of the host in scheduling a step that admits prompts of `admitted` tokens and computes `new` ones."""
         return self.host.schedule_s(admitted, new)
@@ -318,10 +313,12 @@ class StepCost:
             attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
         elif chunks:
             attention += self.decode_floor_s
+        rows = self.rows(tokens)
         if together_s is None and self._in_lockstep:
             captured = not chunks or tokens <= overhead.captured_tokens
-            together_s = self.together_s(joint_tokens(self.spread, tokens, -(-decodes // batches)), captured=captured)
-        pass_s = self.gemms_s(tokens, together_s or 0.0) + attention + self.head_s(-(-sampled // batches))
+            joint = joint_tokens(self.spread, rows, -(-decodes // batches) if chunks else rows)
+            together_s = self.together_s(joint, captured=captured)
+        pass_s = self.gemms_s(rows, together_s or 0.0) + attention + self.head_s(-(-sampled // batches))
         if self._stages > 1:
             pass_s += handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
             if not decodes:

@@ -83,7 +83,11 @@ class Loads:
         if not again:
             seq.looked_from = reach
             seq.found_below = pool.look(keys, 0, limit, again=True) if rules.stores_again else held
+        if rules.waits_for_stores and wait_for(seq, self, done, pool.tree.known(keys, limit), held, held + pool.grain_tokens):
+            return Outcome.WAITS
         pool.missed(keys, held, limit)
+        if self.engine.drafts:
+            held = max(reach, held - pool.grain_tokens)
         if self.answers.wait(seq, held, busy_until_s, done):
             return Outcome.WAITS
         if rules.lower_direct:
@@ -100,7 +104,7 @@ class Loads:
     def _limit(self, seq: Sequence) -> int:
         """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
         block = self.engine.block_tokens
-        return seq.prompt if self.rules.load_last_block else (seq.prompt - 1) // block * block
+        return seq.prompt if self.rules.load_last_block and self.gpu.footprint.plain else (seq.prompt - 1) // block * block
 
     def _whole(
         self,

@@ -14,6 +14,7 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.convoy import being_written, written
 from kvplan.sim.transfer.due import due
 from kvplan.sim.transfer.links import OUT, HostLink
 from kvplan.sim.transfer.paths import REMOTE, TierBelow
@@ -33,9 +34,11 @@ class Stores:
         lower: tuple[TierBelow, ...],
         *,
         block_tokens: int,
+        drafts: bool = False,
     ) -> None:
         self.clock, self.rules, self.overhead, self.gpu, self.link, self.host, self.lower = clock, rules, overhead, gpu, link, host, lower
         self.block_tokens = block_tokens
+        self.hole_tokens = host.pool.grain_tokens if drafts and rules.draft_holes else 0
         self.due = due(rules.store, rules.store_counts)
         self.mirror = Mirror(gpu, host.pool) if rules.keeps_gpu_content and rules.store != "on_evict" else None
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
@@ -63,6 +66,7 @@ class Stores:
         if end <= job.stored:
             return
         start, since = self._offered(job, first)
+        index, end = end, end - self.hole_tokens
         reserved = pool.store(keys, start, end, keep=job.prompt, since=since, retention=job.request.retention)
         if reserved is None:
             if self.rules.streams_stores and self.lower:
@@ -72,7 +76,7 @@ class Stores:
             if self.rules.offers_again:
                 self.refused[job] = upto
             return
-        copied, job.stored = self._copied(job, end, reserved.tokens), end
+        copied, job.stored = self._copied(job, end, reserved.tokens), index
         if not copied:
             reserved.commit()
             if self.mirror is not None:
@@ -83,9 +87,13 @@ class Stores:
         if holds:
             self.gpu.pin(leaf)
 
+        writing = being_written(reserved, *fresh) if self.rules.waits_for_stores else None
+
         def stored() -> None:
             reserved.commit()
             self._cascade(keys, start, end, job.prompt, fresh)
+            if writing is not None:
+                written(writing)
             if self.mirror is not None:
                 self.mirror.hold(leaf, keys, end)
             if holds:
