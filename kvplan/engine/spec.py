@@ -251,6 +251,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
     hands_over: Literal["whole", "chunks"] = "whole"
+    decoder_caches: bool = True  # does a replica that only decodes find prefixes of earlier requests on its GPU, and fetch only the rest
     ranks_share_budget: bool = False  # is the token budget of a step divided among data-parallel ranks
     rank_router: Literal["round_robin", "least_loaded"] = "least_loaded"  # to which data-parallel rank a request goes, whatever its prefix
     rank_stale_s: Seconds = 0.0  # how old the counts may be by which it goes there

@@ -14,7 +14,7 @@ from kvplan.report import costs, plan_tables, plots
 from kvplan.report.explain import in_words
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.deploy import Emission
-from kvplan.results.placement import Notice
+from kvplan.results.placement import Notice, Placement
 from kvplan.results.plan import Capacity, PlanResult, ServedLoad
 from kvplan.units import format_bytes, format_seconds
 
@@ -46,6 +46,7 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         say(console, f"{label:<{LABEL}}{line}", indent=2, hang=LABEL)
     plan_tables.when(console, result)
     plan_tables.options(console, result)
+    plan_tables.kinds(console, result)
     _plots(console, result)
     _section(console, "The verdict holds", [plan_tables.assumption(one) for one in result.assumptions])
     if verbose:
@@ -55,7 +56,7 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         _section(console, "Left out", left_out)
     _section(console, "Mind", [in_words(one) for one in _notices(result)])
     if result.emission:
-        _configuration(console, result.emission)
+        _configuration(console, result.emission, result.placement)
     console.print()
     say(console, f"[dim]{_footer(result, verbose=verbose)}[/]")
 
@@ -82,13 +83,14 @@ def _footer(result: PlanResult, *, verbose: bool) -> str:
     return " · ".join(words)
 
 
-def _configuration(console: Console, emission: Emission) -> None:
+def _configuration(console: Console, emission: Emission, placement: Placement) -> None:
     for part in emission.parts:
         console.print(f"\n[bold]{part.name}[/] for {emission.target} {emission.version}")
         console.print(part.text, markup=False, soft_wrap=True)
     if emission.router:
         tiers = "; ".join(f"{one.tier} {one.blocks:,} blocks of {one.block_tokens} tokens" for one in emission.router)
-        console.print(f"A router that estimates what each replica has cached should assume, per replica: {tiers}")
+        per = "data-parallel rank" if placement.dp > 1 else "replica"
+        say(console, f"A router that estimates what each replica has cached should assume, per {per}: {tiers}")
 
 
 def mark(result: PlanResult) -> str:
