@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import joblib
 import msgspec
 
 from kvplan.errors import InputError, KvplanError, MissingError
@@ -42,8 +40,10 @@ class Executor(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def processes(self) -> int:
-        """Workers on this machine."""
-        return self.workers or os.cpu_count() or 1
+        """Workers on this machine: as asked, or one for each core that may be used (affinity, container, LOKY_MAX_CPU_COUNT)."""
+        import joblib
+
+        return self.workers or joblib.cpu_count()
 
 
 def fitting(executor: Executor, requests: int) -> Executor:
@@ -61,7 +61,7 @@ def run_all(function: Task, tasks: Sequence[Any], executor: Executor = Executor(
     """
     if executor.backend not in BACKENDS:
         raise InputError(f"--backend {executor.backend}: no such backend", hint=f"known: {', '.join(BACKENDS)}")
-    if executor.backend == "loky" and (executor.processes == 1 or len(tasks) < 2):
+    if executor.backend == "loky" and (len(tasks) < 2 or executor.workers == 1 or executor.processes == 1):
         yield from ((at, function(task)) for at, task in enumerate(tasks))
         return
     left = dict(enumerate(tasks))
@@ -85,6 +85,7 @@ def run_all(function: Task, tasks: Sequence[Any], executor: Executor = Executor(
 
 def _side_by_side(function: Task, tasks: dict[int, Any], under_way: list[int], executor: Executor) -> Iterator[tuple[int, Any]]:
     """`under_way` tells which tasks have been handed out and have not come back."""
+    import joblib  # slow to load, and short work does without
 
     def handed_out(places: Sequence[int]) -> Iterator[Any]:
         for at in places:
@@ -105,6 +106,8 @@ def _side_by_side(function: Task, tasks: dict[int, Any], under_way: list[int], e
 
 def _alone(function: Task, task: Any) -> Any:
     """What comes of a task in a worker that has no other."""
+    import joblib
+
     try:
         with joblib.parallel_config(backend="loky", n_jobs=2, initializer=_deaf):
             return joblib.Parallel(batch_size=1)([joblib.delayed(function)(task)])[0]
