@@ -28,7 +28,9 @@ class Parallel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cp: Ranks = 1  # context-parallel ranks
     ep: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0  # ranks between which whole experts are spread; 0: each holds a part of every one
     exchange: Literal["all_gather", "deepep"] = "all_gather"  # of tokens between data-parallel ranks and experts
-    expert_skew: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0  # exponent of Zipf's law of the experts' popularity; 0: all alike
+    # exponent of Zipf's law of the experts' popularity. 0: all alike; 100: every token chooses the same, as it does with weights at random
+    # where the router rounds its scores to the weights' dtype (DeepSeek-V2's softmax in bf16 in vLLM 0.24: all scores are equal then)
+    expert_skew: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
 
     @property
     def gpus(self) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+from kvplan.model import Layers
+
 LATENT_SEQUENCE_Bps = 1.3e12
 """Bytes per second at which decode attention reads the latents of one sequence alone (DeepSeek-V2-Lite on one H200 with vLLM 0.24: steps
 of one sequence of 1k, 16k and 65k tokens; eight sequences reach the rate of the memory). Taken for other GPUs: assumed."""
@@ -15,6 +19,14 @@ load: intervals of every size between tokens are 4 to 13 % longer than without).
 WIDE_HEAD = 256
 WIDE_HEAD_SEQUENCE_Bps = 0.3e12
 """The same for each KV head of so many elements (Gemma-3-12B on one H200 with vLLM 0.24: steps of one sequence of 16k and 65k tokens)."""
+
+
+def sequence_Bps(layer: Layers, tp: int) -> float:
+    """Bytes per second at which one sequence alone is read at most, on one of `tp` ranks."""
+    if layer.kind == "latent":
+        return LATENT_SEQUENCE_Bps
+    return WIDE_HEAD_SEQUENCE_Bps * max(1, layer.kv_heads // tp) if layer.k_dim >= WIDE_HEAD else math.inf
+
 
 EXPERT_READ_RATE = 0.96
 """Of the rate at which decode attention reads the KV cache, that at which the experts' kernel reads their weights (Qwen3-30B-A3B with vLLM

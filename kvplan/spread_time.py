@@ -51,6 +51,18 @@ def fullest_share(experts: int, ranks: int, skew: float) -> float:
     return total / DRAWS
 
 
+@cache
+def chances(experts: int, chosen: float, skew: float) -> tuple[float, ...]:
+    """Probability that a token chooses each expert, `chosen` on the mean, when their popularity follows Zipf's law with this exponent.
+
+    Those that would be chosen more than always are chosen always.
+    """
+    weights, always = [1 / (place + 1) ** skew for place in range(experts)], 0
+    while always < experts and (rate := max(0.0, chosen * experts - always) / sum(weights[always:])) * weights[always] > 1:
+        always += 1
+    return tuple(1.0 if place < always else rate * weight for place, weight in enumerate(weights))
+
+
 def spread_s(machine: Machine, op: Operation, gpus: int, size: float, *, library: str = "nccl", least_s: float = 0.0) -> float:
     """Seconds of one collective over `gpus` GPUs, over several servers where one has fewer.
 
@@ -127,16 +139,21 @@ def handed_over_s(deployment: Deployment, tokens: int, row_bytes: float) -> floa
 
 class Held(msgspec.Struct, frozen=True):
     """Experts of a layer on one rank: how many, the share of each one's width, ranks among which they lie, and how full the fullest is of
-    the mean."""
+    the mean; `skew` is the exponent of their popularity."""
 
     experts: float
     width_share: float
     ranks: int = 1
     fullest: float = 1.0
+    skew: float = 0.0
 
     def active(self, chosen: float, tokens: int) -> float:
-        """Experts that at least one of `tokens` chooses, each with probability `chosen`, on the rank that has most of them."""
-        mean = self.experts * -math.expm1(tokens * math.log1p(-chosen)) if chosen < 1 else self.experts
+        """Experts that at least one of `tokens` chooses, each with probability `chosen` on the mean, on the rank that has most of them."""
+        if self.skew:
+            every = chances(round(self.experts * self.ranks), chosen, self.skew)
+            mean = sum(_by_one_of(tokens, chance) for chance in every) / self.ranks
+        else:
+            mean = self.experts * _by_one_of(tokens, chosen)
         return min(self.experts, mean + self._beyond(mean * (1 - mean / self.experts)))
 
     def routed(self, pairs: float) -> float:
@@ -149,9 +166,14 @@ class Held(msgspec.Struct, frozen=True):
         return math.sqrt(2 * math.log(self.ranks) * max(0.0, variance))
 
 
+def _by_one_of(tokens: int, chance: float) -> float:
+    """Probability that at least one of `tokens` does what each does with this probability."""
+    return -math.expm1(tokens * math.log1p(-chance)) if chance < 1 else 1.0
+
+
 def experts_on_rank(deployment: Deployment, experts: int) -> Held:
     """The experts of a layer that one rank computes: whole ones with expert parallelism, else a part of each."""
     spread = deployment.parallel
     if not spread.ep:
-        return Held(experts, 1 / (spread.tp * spread.dp))
-    return Held(experts / spread.ep, 1.0, spread.ep, fullest_share(experts, spread.ep, spread.expert_skew))
+        return Held(experts, 1 / (spread.tp * spread.dp), skew=spread.expert_skew)
+    return Held(experts / spread.ep, 1.0, spread.ep, fullest_share(experts, spread.ep, spread.expert_skew), spread.expert_skew)

@@ -7,7 +7,6 @@ quadratic term absorbs the weight-read floor. Attention of n new tokens over a c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -36,8 +35,7 @@ class StepCost:
         self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
         self.overhead = deployment.overhead
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
-        self.bits = part_bits(self.model, deployment.dtype)
-        self.kv_format = stored_format(deployment)
+        self.bits, self.kv_format = part_bits(self.model, deployment.dtype), stored_format(deployment)
         self.launches = launches(self.model, self.tp)
         self.host = HostTime(deployment)
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
@@ -47,7 +45,7 @@ class StepCost:
         self._in_lockstep, self._row_bytes = deployment.in_lockstep, self.model.hidden * self.activation_bytes
         self._gemm_cache, self._together_cache = dict[int, float](), dict[tuple[int, bool], float]()
         self._head_cache: dict[int, float] = {0: 0.0}
-        self._even_rates: dict[int, list[float]] = {}  # of decoding, by the number of sequences
+        self._even_rates: dict[int, tuple[list[float], float, float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
         narrow = [part for part in MULTIPLIED if self._peak_flops(part) > self.machine.gpu.bf16_flops]
         self.launches += Launches(small=narrowed_inputs(self.model, narrow))
@@ -101,12 +99,10 @@ class StepCost:
 
     def _ffn_gemms(self, group: Ffn, tokens: int, routed_s: float) -> float:
         """The feed-forward part of one layer, whose routed experts take `routed_s`."""
-        hidden, width, tp = self.model.hidden, group.width / self.tp, self.tp
-        into = group.matrices - 1
+        hidden, width, tp, into = self.model.hidden, group.width / self.tp, self.tp, group.matrices - 1
         if not group.experts:
             return self._gemm(tokens, hidden, into * width, "dense") + self._gemm(tokens, width, hidden, "dense")
-        time = self._gemm(tokens, hidden, group.experts, "router")
-        time += routed_s
+        time = self._gemm(tokens, hidden, group.experts, "router") + routed_s
         if group.shared_width:
             shared = group.shared_width / tp
             time += self._gemm(tokens, hidden, into * shared, "shared_experts") + self._gemm(tokens, shared, hidden, "shared_experts")
@@ -172,7 +168,7 @@ class StepCost:
         return [(group.count * self._pair_flops(group), group.window_tokens) for group in self._scoring]
 
     @property
-    def _scoring(self) -> list[Layers]:
+    def _scoring(self) -> list[Layers]:  # groups with scores
         return [group for group in self.model.layers if group.kind not in ("state", "none") and group.query_heads]
 
     def _pair_flops(self, group: Layers) -> float:
@@ -191,7 +187,7 @@ class StepCost:
         time = prefill_attention_s(gpu, new, context, groups, kernel_share=share)
         return time if absorbed or not context else time + self._expanded_s(context)
 
-    @property
+    @cached_property
     def _fp8_attention(self) -> bool:
         return self.kv_format.element_bits == 8 and self.machine.gpu.fp8_flops > 0
 
@@ -238,30 +234,26 @@ class StepCost:
         Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head; of sequences that differ, the
         longest keep a part of it busy.
         """
-        batches = max(1, min(self._stages, decodes))
-        count = max(1, -(-decodes // batches))
-        rates = self._even_rates.get(decodes)
-        if rates is None:
-            least = self._sequence_rate / count
-            rates = self._even_rates[decodes] = [(rate if window else max(rate, least)) / batches for rate, window in self.decode_rates]
-        longer = [1 + kernel_rates.UNEVEN_SHARE * short / (short + kernel_rates.UNEVEN_TOKENS * count * batches) for short in uneven]
-        return [rate * factor for rate, factor in zip(rates, longer, strict=True)]
+        rates, even_tokens, _ = self._even(decodes)
+        return [rate * (1 + kernel_rates.UNEVEN_SHARE * short / (short + even_tokens)) for rate, short in zip(rates, uneven, strict=True)]
+
+    def _even(self, decodes: int) -> tuple[list[float], float, float]:
+        """Of so many equally long sequences: seconds per cached token, tokens that unevenness is held against, seconds of their states."""
+        found = self._even_rates.get(decodes)
+        if found is None:
+            batches = max(1, min(self._stages, decodes))
+            count = max(1, -(-decodes // batches))
+            rates = [(rate if window else max(rate, self._sequence_rate / count)) / batches for rate, window in self.decode_rates]
+            states_s = kv_read_s(self.machine.gpu, -(-decodes // batches) * self._state_bytes)
+            found = self._even_rates[decodes] = rates, kernel_rates.UNEVEN_TOKENS * count * batches, states_s
+        return found
 
     @cached_property
     def _sequence_rate(self) -> float:
         """Seconds per cached token that one sequence alone takes at least."""
-        return sum(
-            group.count * token_bytes(group, self.kv_format, self.tp) / self._sequence_Bps(group)
-            for group in self.model.layers
-            if not group.window_tokens
-        )
-
-    def _sequence_Bps(self, group: Layers) -> float:
-        if group.kind == "latent":
-            return kernel_rates.LATENT_SEQUENCE_Bps
-        return (
-            kernel_rates.WIDE_HEAD_SEQUENCE_Bps * max(1, group.kv_heads // self.tp) if group.k_dim >= kernel_rates.WIDE_HEAD else math.inf
-        )
+        full = [group for group in self.model.layers if not group.window_tokens]
+        sizes = [group.count * token_bytes(group, self.kv_format, self.tp) for group in full]
+        return sum(size / kernel_rates.sequence_Bps(group, self.tp) for group, size in zip(full, sizes, strict=True))
 
     @cached_property
     def decode_floor_s(self) -> float:
@@ -282,9 +274,8 @@ class StepCost:
         """The same from the tokens that all sequences read together, for each of `decode_rates`, and their recurrent states; `uneven` are
         the tokens by which the sequences fall short of all being as long as the longest, 0 for windows.
         """
-        reading = sum(rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True))
-        states = -(-decodes // max(1, min(self._stages, decodes))) * self._state_bytes
-        return self.decode_floor_s + reading + kv_read_s(self.machine.gpu, states)
+        reading = sum([rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True)])
+        return self.decode_floor_s + reading + self._even(decodes)[2]
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -295,6 +286,10 @@ class StepCost:
     def host_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
         """Least seconds of a step: the host prepares and launches it, and collects the one before."""
         return self.host.step_s(chunks, decodes)
+
+    def rows(self, tokens: int) -> int:
+        """Rows of the products of a step of so many tokens: what fills its CUDA graph up is computed as well."""
+        return self.engine.graph_rows(tokens) if tokens <= self.overhead.captured_tokens else tokens
 
     def schedule_s(self, admitted: int, new: int) -> float:
         """Seconds of the host in scheduling a step that admits prompts of `admitted` tokens and computes `new` ones."""
@@ -310,18 +305,20 @@ class StepCost:
         Through a pipeline decoding sequences take a whole pass, in batches that fill the stages; prompts alone take a stage's
         time for each batch, and come out `drain_s` later.
         """
-        tokens, overhead, batches = decodes + sum(new for new, _ in chunks), self.overhead, 1
+        tokens, overhead, batches = decodes + sum([new for new, _ in chunks]), self.overhead, 1
         if self._stages > 1:
             batches, tokens = self._passes(tokens, decodes)
-        attention = sum(self.prefill_attention_s(new, context) for new, context in chunks) / batches
+        attention = sum([self.prefill_attention_s(new, context) for new, context in chunks]) / batches
         if decodes:
             attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
         elif chunks:
             attention += self.decode_floor_s
-        if together_s is None:
+        rows = self.rows(tokens)
+        if together_s is None and self._in_lockstep:
             captured = not chunks or tokens <= overhead.captured_tokens
-            together_s = self.together_s(joint_tokens(self.spread, tokens, -(-decodes // batches)), captured=captured)
-        pass_s = self.gemms_s(tokens, together_s) + attention + self.head_s(-(-sampled // batches))
+            joint = joint_tokens(self.spread, rows, -(-decodes // batches) if chunks else rows)
+            together_s = self.together_s(joint, captured=captured)
+        pass_s = self.gemms_s(rows, together_s or 0.0) + attention + self.head_s(-(-sampled // batches))
         if self._stages > 1:
             pass_s += handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
             if not decodes:

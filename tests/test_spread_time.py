@@ -15,6 +15,7 @@ from kvplan.memory.weights import parameters, rank_weight_bytes
 from kvplan.spread_time import (
     SLOWEST_RANK_S,
     Held,
+    chances,
     exchanged_layers_s,
     experts_on_rank,
     fullest_share,
@@ -58,6 +59,17 @@ def test_popular_experts_fill_one_rank() -> None:
     even = StepCost(deployed("deepseek-v3", "vllm", "h200-sxm", dp=8, ep=8))
     skewed = even.deployment.changed(parallel=Parallel(dp=8, ep=8, expert_skew=1.0))
     assert StepCost(skewed).prefill_s(8192, 0, 8192) > 1.05 * even.prefill_s(8192, 0, 8192)
+
+
+def test_experts_that_few_tokens_reach() -> None:
+    # Four experts, one of them chosen by each token: with Zipf's exponent 1 by 12/25, 6/25, 4/25 and 3/25 of the tokens.
+    assert chances(4, 1 / 4, 1.0) == pytest.approx((12 / 25, 6 / 25, 4 / 25, 3 / 25))
+    assert Held(4, 1.0, skew=1.0).active(1 / 4, 2) == pytest.approx(sum(1 - (1 - p / 25) ** 2 for p in (12, 6, 4, 3)))
+    # Two chosen with exponent 3: the first always, the others share what is left.
+    assert sum(chances(4, 2 / 4, 3.0)) == pytest.approx(2.0)
+    assert chances(4, 2 / 4, 3.0)[0] == 1.0
+    assert Held(64, 1.0, skew=100.0).active(6 / 64, 8192) == pytest.approx(6, abs=0.01)  # all choose the same six
+    assert Held(64, 1.0).active(6 / 64, 8192) == pytest.approx(64)
 
 
 def test_collectives_of_a_layer() -> None:

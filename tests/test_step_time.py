@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.deployment import Parallel
 from kvplan.kernel_rates import UNEVEN_SHARE, UNEVEN_TOKENS
 from kvplan.memory.weights import peak_flops
 from kvplan.step_time import StepCost
@@ -101,3 +102,23 @@ def test_sequences_that_differ_are_read_slower_than_equal_ones() -> None:
     uneven = cost.decode_attention_s([4096] * 9 + [45056]) - cost.decode_floor_s
     assert uneven / equal == pytest.approx(1 + UNEVEN_SHARE * 36864 / (36864 + UNEVEN_TOKENS))
     assert cost.decode_attention_s([8192] * 10) == pytest.approx(10 * equal / 10 + cost.decode_floor_s)
+
+
+def test_rows_that_fill_up_a_graph_reach_their_experts() -> None:
+    # vLLM has graphs of 1, 2, 4, 8, 16 and 24 rows. Decode steps of Qwen3-30B-A3B under load on one H200, contexts of about 5k tokens:
+    # three sequences as long as four (6.9 ms), five to eight 9.4 to 10.4, nine to fifteen 13.9 to 15.1 ms.
+    cost = StepCost(deployed("qwen3-30b-a3b", "vllm", "h200-sxm"))
+    assert [cost.engine.graph_rows(count) for count in (1, 3, 5, 8, 9, 16, 17, 24, 25)] == [1, 4, 8, 8, 16, 16, 24, 24, 32]
+    assert cost.gemms_s(4) == pytest.approx(cost.busy_s([], 3, 0.0, 3) - cost.head_s(3) - cost.overhead.gap_s - 3 * 8.5e-6)
+    for count, measured_ms in ((3, 6.9), (6, 9.4), (9, 13.9), (12, 14.5)):
+        step_s = cost.step_s([], count, cost.decode_attention_s([5000] * count), count)
+        assert step_s * 1e3 == pytest.approx(measured_ms, rel=0.06), count
+
+
+def test_weights_at_random_may_give_all_tokens_the_same_experts() -> None:
+    # DeepSeek-V2-Lite on one H200: 32 sequences of 1k tokens 4.6 ms with 6 of 64 experts, where real text would reach nearly all.
+    even = deployed("deepseek-v2-lite", "vllm", "h200-sxm")
+    same = even.changed(parallel=Parallel(expert_skew=100.0))
+    steps = [StepCost(one).step_s([], 32, StepCost(one).decode_attention_s([1024] * 32), 32) for one in (even, same)]
+    assert steps[0] > 2 * steps[1]
+    assert steps[1] == pytest.approx(4.6e-3, rel=0.15)

@@ -32,7 +32,7 @@ def known_share(engine: EngineSpec, prefix: str = "") -> tuple[int, int]:
 
 _NOT_FACTS = ("name", "title", "version", "base", "connector", "provenance", "memory", "abilities", "kv_formats")
 
-_SETTINGS = ("max_batch", "max_context_tokens", "gpu_fraction")
+_SETTINGS = ("max_batch", "max_context_tokens", "gpu_fraction", "drafts")
 """What a user sets, and emitted configurations say."""
 
 _ABSENT: dict[str, tuple[object, ...]] = {
@@ -81,6 +81,7 @@ def _in_play(engine: EngineSpec, path: str, value: object) -> bool:
         "offload.store_counts": rules.store != "selective",
         "offload.lower_store_after_lookups": rules.lower_store != "selective",
         "offload.lower_counts": rules.lower_store != "selective",
+        "offload.draft_": not engine.drafts,
         "offload.arc_": rules.policy != "arc",
         "offload.disk_": not engine.abilities.disk,
         "offload.disk_policy": not engine.abilities.disk_bounded,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
@@ -82,6 +84,8 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     streams_stores: bool = False  # does what host memory has no room for go on to the tiers behind it
     load_last_block: bool = True  # may all of a prompt be loaded; if not, the block of its last token is always computed
     load_whole_chunks: bool = False  # is less than a chunk beyond what the GPU holds not loaded
+    draft_holes: bool = False  # is the last chunk of each step never stored where a draft model reads the KV as well
+    waits_for_stores: bool = False  # does a request wait for content that is still being stored; if not, it is computed
     offers_again: bool = False  # is what host memory had no room for offered again in every later step of its sequence, decodes too
     latent_per_rank: bool = False  # is a latent vector stored once per tensor-parallel rank
     whole_rows: bool = False  # does a key of any group of layers take as many bytes below as one of the widest
@@ -233,6 +237,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # of the rate of its kernels alone, what a step of layers back to back reaches: clocks under power, paged attention
     kernel_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0
     expert_share: Annotated[float, msgspec.Meta(ge=0.01, le=1.5)] = 1.0  # of that, what the grouped products of experts reach
+    # tokens of the steps of which it has a CUDA graph, rising, and from the last on in strides as the last one: others run in the next
+    # larger graph, whose experts see the rows that fill it up as well
+    graph_tokens: tuple[AtLeastOne, ...] = ()
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
@@ -248,6 +255,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
     reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
+    drafts: bool = False  # does a draft model read the KV as well (EAGLE, MTP): the last block of a hit is computed again
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block
     offload: Offload = Offload()
@@ -264,6 +272,16 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if unknown := set(self.first_runner) - set(Overhead.__struct_fields__):
             raise ValueError(f"first_runner: overhead has no {', '.join(sorted(unknown))}")
+        if any(low >= high for low, high in pairwise(self.graph_tokens)):
+            raise ValueError("graph_tokens must rise")
+
+    def graph_rows(self, tokens: int) -> int:
+        """Rows of the CUDA graph in which a step of so many tokens runs, if it runs in one."""
+        sizes = self.graph_tokens
+        if not sizes or tokens > sizes[-1]:
+            stride = sizes[-1] - (sizes[-2] if len(sizes) > 1 else 0) if sizes else 1
+            return tokens + -(tokens - sum(sizes[-1:])) % stride
+        return sizes[bisect_left(sizes, tokens)]
 
     @property
     def label(self) -> str:

@@ -58,11 +58,12 @@ def collective_s(link: Interconnect | None, op: Operation, gpus: int, size: floa
     """
     if gpus < 2 or not size or link is None:
         return 0.0
-    for known, rate in ((link.curves, 1.0), (curves(link.table) if link.table else (), link.table_rate)):
-        found = _of(known, op, library) or _of(known, op, "nccl") or _of(known, *_LIKE.get(op, (op, "nccl")))
-        if found:
-            return max(least_s, _between([(curve.gpus, _at(curve, size, rate)) for curve in found], gpus))
-    return max(least_s, ring_s(link, op, gpus, size))
+    found, rate = _nearest(link.curves, op, library) if link.curves else [], 1.0
+    if not found and link.table:
+        found, rate = _tabled(link.table, op, library), link.table_rate
+    if not found:
+        return max(least_s, ring_s(link, op, gpus, size))
+    return max(least_s, _between([(curve.gpus, _at(curve, size, rate)) for curve in found], gpus))
 
 
 _LIKE: dict[str, tuple[Operation, str]] = {"dispatch": ("all_to_all", "nccl"), "combine": ("all_to_all", "nccl")}
@@ -72,6 +73,16 @@ def ring_s(link: Network | Interconnect, op: Operation, gpus: int, size: float) 
     """Seconds of a collective at one rate and one latency, where none was measured."""
     factor, own = _SHARE[op]
     return link.latency_s + factor * (gpus - own) / gpus * size / link.Bps
+
+
+def _nearest(known: Sequence[Curve], op: Operation, library: str) -> list[Curve]:
+    """The curves that stand for an operation of a library, by the number of GPUs."""
+    return _of(known, op, library) or _of(known, op, "nccl") or _of(known, *_LIKE.get(op, (op, "nccl")))
+
+
+@cache
+def _tabled(system: str, op: Operation, library: str) -> list[Curve]:
+    return _nearest(curves(system), op, library)
 
 
 def _of(known: Sequence[Curve], op: Operation, library: str) -> list[Curve]:

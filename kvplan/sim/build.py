@@ -125,7 +125,9 @@ class Builder:
         if scenario.tiers.cpu_bytes or scenario.tiers.disk_bytes:
             host, *behind = [*self._host(link), *self._lower()]
             lower = tuple(behind)
-            stores = Stores(self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens)
+            stores = Stores(
+                self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens, drafts=engine.drafts
+            )
             loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
             transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
         replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
@@ -204,7 +206,7 @@ class Builder:
             prefix_caching=engine.prefix_caching,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
-        cache.reserve_output = engine.reserve_output > 0
+        cache.reserve_output, cache.drafts = engine.reserve_output > 0, engine.drafts
         return cache
 
     def _lower(self) -> tuple[TierBelow, ...]:

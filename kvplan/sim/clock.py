@@ -19,41 +19,28 @@ Steps = Generator[Event, Any, None]
 __all__ = ["Clock", "Event", "Steps"]
 
 
-class Action:
-    """A callback in simpy's queue, where events stand."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self.call = call
-
-
 class Moment(Event):
     """An event that happens at a time, to the last bit; simpy's Timeout adds a delay, which rounds."""
 
     def __init__(self, clock: Clock, time_s: float) -> None:
         super().__init__(clock)
         self._ok, self._value = True, None
-        clock.put(time_s, self)
+        clock.at(time_s, self)
 
 
 class Clock(simpy.Environment):
     """Seconds since the run began, and what is to happen later. Of actions for one moment the one asked for first comes first."""
 
-    _queue: list[tuple[float, int, int, Any]]
+    _queue: list[tuple[float, int, int, Any]]  # of events and actions
 
-    def put(self, time_s: float, entry: Action | Event) -> None:
-        """Queue what is to happen at a time, or as soon as what is due now has happened when it has passed."""
-        now = self._now
-        heappush(self._queue, (time_s if time_s > now else now, NORMAL, next(self._eid), entry))
-
-    def at(self, time_s: float, action: Callable[[], object]) -> None:
+    def at(self, time_s: float, action: Callable[[], object] | Event) -> None:
         """Call `action` at a time, or as soon as what is due now has happened when it has passed."""
-        self.put(time_s, Action(action))
+        now = self._now
+        heappush(self._queue, (time_s if time_s > now else now, NORMAL, next(self._eid), action))
 
     def after(self, delay_s: float, action: Callable[[], object]) -> None:
         """Call `action` so many seconds from now."""
-        heappush(self._queue, (self._now + delay_s, NORMAL, next(self._eid), Action(action)))
+        heappush(self._queue, (self._now + delay_s, NORMAL, next(self._eid), action))
 
     def until(self, time_s: float) -> Event:
         """For a process to wait until a time, not at all when it has passed."""
@@ -65,18 +52,21 @@ class Clock(simpy.Environment):
 
     def pass_until(self, event: Event) -> bool:
         """Let time pass until an event; False when nothing is left that could bring it."""
-        queue, step = self._queue, self.step
-        while not event.processed:
+        queue, happen = self._queue, super().step
+        while event.callbacks is not None:  # it has not happened
             if not queue:
                 return False
-            step()
+            if isinstance(queue[0][3], Event):
+                happen()
+            else:
+                self._now, _, _, action = heappop(queue)
+                action()
         return True
 
     def step(self) -> None:
         """One action or event further; simpy's EmptySchedule where none is left."""
-        queue = self._queue
-        if queue and type(queue[0][3]) is Action:
-            self._now, _, _, action = heappop(queue)
-            action.call()
-        else:
+        if not self._queue or isinstance(self._queue[0][3], Event):
             super().step()
+        else:
+            self._now, _, _, action = heappop(self._queue)
+            action()

@@ -31,6 +31,7 @@ class Case(NamedTuple):
     model: str
     machine: str
     engine: str = "vllm"
+    sets: tuple[str, ...] = ()  # settings of what ran, where they are not the defaults
 
     def load(self) -> dict[str, Any]:
         return json.loads((MEASURED / self.file).read_text())
@@ -50,17 +51,22 @@ def run_rows(case: Case, rows: list[dict[str, Any]], **tiers: str) -> dict[str, 
 
 def replay(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
     """Columns of a replay of a trace, by row."""
-    loaded = scenario.load(str(trace), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers)
+    loaded = scenario.load(str(trace), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers, sets=case.sets)
     return simulate(loaded)[1].columns
 
 
-def replay_as_sent(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
-    """Columns of a replay of those rows of a trace that were sent, at the moments at which they were."""
+def as_sent(case: Case, trace: Path) -> list[dict[str, Any]]:
+    """Those rows of a trace that were sent, at the moments at which they were, in this order."""
     rows = [json.loads(line) for line in trace.read_text().splitlines()]
     sent = sorted(case.load()["replay"], key=lambda row: row["t_submit"])
+    return [{**rows[row["i"]], "timestamp": row["t_submit"] * 1e3} for row in sent]
+
+
+def replay_as_sent(case: Case, trace: Path, **tiers: str) -> dict[str, Any]:
+    """Columns of a replay of those rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
-        path.write_text("".join(json.dumps({**rows[row["i"]], "timestamp": row["t_submit"] * 1e3}) + "\n" for row in sent))
+        path.write_text("".join(json.dumps(row) + "\n" for row in as_sent(case, trace)))
         return replay(case, path, **tiers)
 
 

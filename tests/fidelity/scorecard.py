@@ -16,7 +16,7 @@ from kvplan.deployment import Deployment
 from kvplan.memory.layout import layout
 from kvplan.results.simulate import SimResult
 from kvplan.sim.simulate import simulate
-from tests.fidelity.replay import KEY, MEASURED, Case, _medians, _row, _sizes
+from tests.fidelity.replay import KEY, MEASURED, Case, _medians, _row, _sizes, as_sent
 
 CLOSE = 1.25
 """An effect is right when it is predicted within this factor."""
@@ -99,7 +99,9 @@ def _result(case: Case, rows: list[dict[str, Any]], warm: float, tiers: dict[str
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in ({"kvplan": "trace/1", "block_tokens": KEY}, *rows)))
-        loaded = scenario.load(str(path), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers, run={"warmup": warm})
+        loaded = scenario.load(
+            str(path), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers, run={"warmup": warm}, sets=case.sets
+        )
         return simulate(loaded)[0]
 
 
@@ -148,8 +150,11 @@ def measured_singles(name: str, case: Case) -> tuple[list[Effect], list[Mean]]:
 def replayed(name: str, case: Case, trace: str, tiers: dict[str, str]) -> tuple[float, float, SimResult]:
     """Measured mean times to first token and between tokens of a replay, and the result."""
     truth = case.load()["replay"]
-    loaded = scenario.load(str(MEASURED / trace), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers)
-    result = simulate(loaded)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in as_sent(case, MEASURED / trace)))
+        loaded = scenario.load(str(path), model=case.model, machine=case.machine, engine=case.engine, tiers=tiers, sets=case.sets)
+        result = simulate(loaded)[0]
     tokens = sum(row["out"] - 1 for row in truth)
     between = sum(row["itl"] * (row["out"] - 1) for row in truth) / tokens
     return statistics.mean(row["ttft"] for row in truth), between, result

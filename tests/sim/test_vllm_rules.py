@@ -116,6 +116,43 @@ def test_what_was_refused_is_offered_again_while_its_sequence_decodes() -> None:
     assert (stored(True), stored(False)) == (128, 64)
 
 
+@pytest.mark.parametrize(("waits", "hits"), [(True, (0, 63, 1)), (False, (0, 0, 64))])
+def test_a_request_waits_for_content_that_is_being_stored(waits: bool, hits: tuple[int, ...]) -> None:
+    # A GPU of 8 blocks, stores of 0.5 s a block, prompts of 4 blocks.
+    # t=0     A computes until 1.64; its blocks are free at once, and copied from 1.64 to 3.64
+    # t=1.64  B computes until 3.28 in the other four
+    # t=1.7   D is planned, in A's blocks: it starts when these are copied, at 3.64. The GPU has lost A
+    # t=3.28  A is asked for again. Host memory does not have it yet: vLLM puts the request off until it has, at 3.64, and loads 4 blocks;
+    #         an engine for which that is a miss computes it
+    a, b, d = (1, 2, 3, 4), (11, 12, 13, 14), (21, 22, 23, 24)
+    trace = [request(at, when, 64, 1, *blocks) for at, (when, blocks) in enumerate([(0.0, a), (0.5, b), (1.7, d), (1.8, a)])]
+    built = by_hand(trace, gpu_blocks=8, cpu_blocks=100, engine={"plan_ahead": True}, offload={"waits_for_stores": waits})
+    assert rows(built, "gpu_hit_tokens", "cpu_hit_tokens", "computed_tokens")[3] == hits
+
+
+@pytest.mark.parametrize(("model", "hits"), [("llama-3.1-8b", 63), ("gpt-oss-20b", 48)])
+def test_the_last_block_of_a_prompt_is_never_loaded_with_windows(model: str, hits: int) -> None:
+    # 4 blocks in host memory only. Full attention alone: all of them may be loaded, and the last token is computed again. With groups of
+    # windows a hit ends a token before the prompt does, hence a block.
+    trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 50.0, 639, 1, *range(11, 51)), request(2, 100.0, 64, 1, 1, 2, 3, 4)]
+    found = columns(world(trace, gpu_blocks=40, cpu_blocks=500, model=model))
+    assert (found["gpu_hit_tokens"][2], found["cpu_hit_tokens"][2]) == (0, hits)
+
+
+@pytest.mark.parametrize(("version", "cpu", "last"), [("0.24", 8192 - 32, 0), ("0.26", 16384 - 16, 16)])
+def test_a_draft_model_leaves_holes_below_in_0_24(version: str, cpu: int, last: int) -> None:
+    # EAGLE, MTP: a prompt of 16,384 tokens in steps of 8,192. 0.24 never stores the last block of a step, so that what it finds ends at
+    # 8,176; 0.26 stores all. Of every hit the last block is computed again: 8,160 tokens are left, and 16,368; on the GPU, where a hit
+    # ends before the last token, 16,352: of the two blocks behind that 0.26 has both below and loads one.
+    order = [tuple(range(first, first + 1024)) for first in (1, 2001, 1, 1)]
+    trace = [request(at, 20.0 * at, 16_384, 1, *keys) for at, keys in enumerate(order)]
+    result, built = run(trace, version=version, gpu_kv="2052MiB", cpu="8GiB", sets={"engine.drafts": True})
+    found = built.recorder.arrays()
+    assert list(found["cpu_hit_tokens"]) == [0, 0, cpu, last]
+    assert list(found["gpu_hit_tokens"]) == [0, 0, 0, 16_384 - 32]
+    assert any("draft model" in warning for warning in result.warnings)
+
+
 SESSION = [
     Request(index=0, arrival_s=0.0, prompt_tokens=64, output_tokens=16, blocks=(1, 2, 3, 4), session="a"),
     Request(index=1, arrival_s=0.0, prompt_tokens=64, output_tokens=16, blocks=(11, 12, 13, 14), session="a", think_s=1.0),

@@ -19,7 +19,7 @@ from kvplan.scenario import Cluster, Run, Scenario
 from kvplan.sim.simulate import World, bytes_per_token
 
 BLOCK = 16
-PLAIN = {"job_order": "position", "blocks_in_flight": "freed", "offers_again": False, "promotes_part": False}
+PLAIN = {"job_order": "position", "blocks_in_flight": "freed", "offers_again": False, "waits_for_stores": False, "promotes_part": False}
 """Rules of host memory and of preemption that the oracle knows."""
 
 

@@ -21,6 +21,7 @@ class GpuCache:
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
         self.output_tokens = 0  # of the pool, kept free for what running sequences may still give
+        self.drafts = False  # is the last block of a hit computed again
         self.reserve_output = False  # and does a new one need room for all of its own
         # of the pool, to sequences that were admitted before: a load that begins leaves so much
         self.promised_tokens: Callable[[Sequence], int] = lambda seq: 0
@@ -55,7 +56,8 @@ class GpuCache:
         """Cached tokens of a path that a sequence can use: whole blocks, and never its last token."""
         if not self.prefix_caching:
             return 0
-        return min(self.tier.reach(path, 0), (seq.target - 1) // self.block * self.block)
+        cached = min(self.tier.reach(path, 0), (seq.target - 1) // self.block * self.block)
+        return max(0, cached - self.block) if self.drafts else cached
 
     def peek(self, seq: Sequence) -> int:
         """Cached tokens of a sequence's prompt; nothing is marked."""

@@ -38,17 +38,16 @@ class Reservation:
 
     def commit(self, tokens: int | None = None) -> int:
         """All of it is in place, or only its first `tokens` tokens in whole grains and no more will come; returns how many."""
-        if tokens is None or tokens >= self.tokens:
-            came, lost = self._gaps, list[Gap]()
-        else:
+        came = self._gaps
+        if tokens is not None and tokens < self.tokens:
             came, lost = self._divided(tokens // self._tier.grain_tokens * self._tier.grain_tokens)
-        self._tier.arrived(came)
-        self._tier.abandoned(lost)
+            self._tier.abandoned(lost)
+        arrived = self._tier.arrived(came)
         for pin in self._pins:
             pin.release()
         if self._ranked_from >= 0:
             self._tier.touch(span(self.leaf, self._ranked_from), again=True)
-        return sum(want - have for _, have, want in came)
+        return arrived
 
     def _divided(self, left: int) -> tuple[list[Gap], list[Gap]]:
         came: list[Gap] = []
@@ -94,7 +93,8 @@ class Pool:
         self.tree.retain(path, retention)
         if self.order != "rank":
             self.tier.touch(path, again=again)
-        return max(start, min(limit, self.tier.reach(path, start)))
+        held = self.tier.reach(path, start)
+        return max(start, limit) if held > limit else held
 
     def tend(self, now: float) -> None:
         """Do what the pool does by itself and was due by now."""
@@ -154,7 +154,7 @@ class Pool:
         self.tier.touch(path, again=True)
         gaps = [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start]
         tokens = _lacking_tokens(gaps)
-        if tokens > self.tier.room_tokens - self.tier.pinnable_tokens(path, leaf.end):
+        if not self.tier.fits(tokens, path, leaf.end):
             self.tree.prune(leaf)
             return None
         self.tier.pin(leaf)
@@ -179,7 +179,7 @@ class Pool:
         path = span(leaf, 0)
         gaps = [gap for gap in tier.lacking(leaf, end) if gap[1] >= start]
         tokens = _lacking_tokens(gaps)
-        if tokens > tier.room_tokens - tier.pinnable_tokens([node for node, _, _ in gaps], end):
+        if not tier.fits(tokens, [node for node, _, _ in gaps], end):
             self.tree.prune(leaf)
             return None
         shuffled = self.order == "arbitrary"
@@ -217,7 +217,12 @@ class Pool:
 
 
 def _lacking_tokens(gaps: list[Gap]) -> int:
-    return sum(want - have - (node.entry.loose if node.entry is not None else 0) for node, have, want in gaps)
+    tokens = 0
+    for node, have, want in gaps:
+        tokens += want - have
+        if node.entry is not None:
+            tokens -= node.entry.loose
+    return tokens
 
 
 def keys_of(leaf: Node, key_tokens: int) -> Keys:

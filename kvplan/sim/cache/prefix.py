@@ -66,7 +66,7 @@ class PrefixTree:
         self.root = Node(None, (), 0, 0)
         self.permanent = False  # are runs kept that nobody holds
         self.retained = False  # has a request asked for a retention priority of its own
-        self._found: dict[int, tuple[tuple[int, ...], dict[int, Node]]] = {}  # by the identity of keys: the ends of lately walked paths
+        self._lately: dict[int, tuple[tuple[int, ...], Node]] = {}  # by the identity of keys: the end of the path walked last
 
     def path(self, keys: tuple[int, ...], tokens: int) -> Node:
         """The deepest node of the path that names the first `tokens` tokens of `keys`, made where it is missing.
@@ -75,16 +75,15 @@ class PrefixTree:
         """
         grain = self.grain_tokens
         tokens = min(tokens, len(keys) * self.key_tokens) // grain * grain
-        if not tokens:
-            return self.root
-        found = self._found.get(id(keys))
-        if found is None or found[0] is not keys:
-            if len(self._found) >= LATELY:
-                self._found.clear()
-            found = self._found[id(keys)] = keys, {}
-        node = found[1].get(tokens)
-        if node is None or node.parent is None or node.end != tokens:  # never walked, or forgotten since
-            node = found[1][tokens] = self._walk(keys, tokens)
+        node = self._last(keys, tokens)
+        while node.end < tokens:
+            below = self._step(node, keys, tokens)
+            if below is None:
+                below = self._made(node, keys, tokens)
+            elif below is node:
+                break
+            node = below
+        self._lately[id(keys)] = keys, node
         return node
 
     def known(self, keys: tuple[int, ...], tokens: int) -> list[Node]:
@@ -92,39 +91,41 @@ class PrefixTree:
 
         A last one that nobody holds is forgotten.
         """
-        grain, key_tokens = self.grain_tokens, self.key_tokens
-        tokens = min(tokens, len(keys) * key_tokens) // grain * grain
-        found = self._found.get(id(keys))
-        if found is not None and found[0] is keys:
-            node = found[1].get(tokens)
-            if node is not None and node.parent is not None and node.end == tokens and node.entry is not None:
-                return span(node, 0)
-        path: list[Node] = []
-        node = self.root
+        grain = self.grain_tokens
+        tokens = min(tokens, len(keys) * self.key_tokens) // grain * grain
+        node = self._last(keys, tokens)
         while node.end < tokens:
             below = self._step(node, keys, tokens)
             if below is None or below is node:
                 break
             node = below
-            path.append(node)
+        path = span(node, 0)
         if node.entry is None:
             self.prune(node)
+        else:
+            self._lately[id(keys)] = keys, node
         return path
 
-    def _walk(self, keys: tuple[int, ...], tokens: int) -> Node:
-        key_tokens, grain = self.key_tokens, self.grain_tokens
-        node = self.root
-        while node.end < tokens:
-            below = self._step(node, keys, tokens)
-            if below is None:
-                start = node.end
-                name = keys[(start + grain - 1) // key_tokens]
-                node.children[name] = below = Node(node, keys[start // key_tokens : -(-tokens // key_tokens)], start, tokens, name)
-                return below
-            if below is node:
-                return node
-            node = below
+    def _last(self, keys: tuple[int, ...], tokens: int) -> Node:
+        """The end of the path that was walked last for these keys, or of the part of it within `tokens`: the next walk goes on there."""
+        found = self._lately.get(id(keys))
+        if found is None or found[0] is not keys:
+            if len(self._lately) >= LATELY:
+                self._lately.clear()
+            return self.root
+        node = found[1]
+        if node.parent is None:  # forgotten since
+            return self.root
+        while node.end > tokens:
+            node = node.parent
         return node
+
+    def _made(self, node: Node, keys: tuple[int, ...], tokens: int) -> Node:
+        """A new run behind one, up to token `tokens`."""
+        key_tokens, start = self.key_tokens, node.end
+        name = keys[(start + self.grain_tokens - 1) // key_tokens]
+        node.children[name] = made = Node(node, keys[start // key_tokens : -(-tokens // key_tokens)], start, tokens, name)
+        return made
 
     def _step(self, node: Node, keys: tuple[int, ...], tokens: int) -> Node | None:
         """The run behind one on the way to token `tokens`, None where there is none.

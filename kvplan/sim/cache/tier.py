@@ -54,7 +54,8 @@ class Tier:
             end = held
             if held < node.end:
                 break
-        return max(start, end // self.grain_tokens * self.grain_tokens)
+        end = end // self.grain_tokens * self.grain_tokens
+        return end if end > start else start
 
     @property
     def room_tokens(self) -> int:
@@ -87,23 +88,25 @@ class Tier:
             if entry.shuffled or entry.loose:
                 tokens -= self._scatter(entry, tokens)
                 continue
-            taken = min(max(tokens, self.spill_tokens), entry.tokens)
+            taken, before = tokens if tokens > self.spill_tokens else self.spill_tokens, entry.tokens
+            if taken > before:
+                taken = before
             tokens -= taken
             self.used_tokens -= taken
             self.evictable_tokens -= taken
-            entry.tokens -= taken
+            left = entry.tokens = before - taken
             if self._resized is not None:
                 self._resized(entry, -taken)
-            if not entry.tokens:
+            if not left:
                 self.policy.remove(entry)
             node = entry.node
             if node is not None:
                 self.evicted_tokens += taken
                 if self.spill is not None:
-                    self.spill(node, node.start + entry.tokens, node.start + entry.tokens + taken)
+                    self.spill(node, node.start + left, node.start + before)
                 if self.reused is not None:
-                    self.reused(node, node.start + entry.tokens, node.start + entry.tokens + taken)
-                if not entry.tokens:
+                    self.reused(node, node.start + left, node.start + before)
+                if not left:
                     self._forget(entry)
 
     def _scatter(self, entry: Entry, tokens: int) -> int:
@@ -116,7 +119,8 @@ class Tier:
         elif count == leading + loose:
             first = 0
         else:
-            first = min(leading, int(self.random.choice(leading + loose, size=count, replace=False).min()))
+            chosen = self.random.choice(leading + loose, size=count, replace=False)
+            first = min(leading, int(chosen[chosen.argmin()]))
         entry.tokens, entry.loose = first * grain, (leading + loose - count - first) * grain
         taken = count * grain
         self.used_tokens -= taken
@@ -225,18 +229,22 @@ class Tier:
                 total += min(entry.tokens, upto - node.start) + entry.loose
         return total if self.evicts else 0
 
+    def fits(self, tokens: int, path: list[Node], upto: int) -> bool:
+        """Is there room for so many tokens while the first `upto` tokens of a path are kept."""
+        room = self.room_tokens
+        return tokens + upto <= room or tokens <= room - self.pinnable_tokens(path, upto)
+
     # -- filling from another tier -----------------------------------------------------------------------------------------
 
     def lacking(self, leaf: Node, upto: int) -> list[Gap]:
         """The parts of a path before token `upto` that the tier neither holds nor expects."""
-        gaps, node = [], leaf
-        while node.parent is not None:
-            entry = node.entry
-            have = node.start + (entry.tokens + entry.coming if entry is not None else 0)
-            want = min(node.end, upto)
+        gaps, node, above = [], leaf, leaf.parent
+        while above is not None:
+            entry, want = node.entry, node.end if node.end < upto else upto
+            have = node.start + entry.tokens + entry.coming if entry is not None else node.start
             if have < want:
                 gaps.append((node, have, want))
-            node = node.parent
+            node, above = above, above.parent
         gaps.reverse()
         return gaps
 
@@ -248,17 +256,20 @@ class Tier:
             entry.coming += want - have
             entry.loose = 0  # part of what comes
 
-    def arrived(self, gaps: list[Gap]) -> None:
-        """What was expected is here. Runs may have been split meanwhile."""
-        for leaf, have, want in gaps:
-            node = leaf
+    def arrived(self, gaps: list[Gap]) -> int:
+        """What was expected is here; returns how many tokens. Runs may have been split meanwhile."""
+        total = 0
+        for node, have, want in gaps:
+            total += want - have
             while node.end > have:
                 entry, parent = node.entry, node.parent
                 assert entry is not None and parent is not None
-                tokens = max(0, min(node.end, want) - max(node.start, have))
-                entry.coming -= tokens
-                entry.tokens += tokens
+                tokens = (node.end if node.end < want else want) - (node.start if node.start > have else have)
+                if tokens > 0:
+                    entry.coming -= tokens
+                    entry.tokens += tokens
                 node = parent
+        return total
 
     def abandoned(self, gaps: list[Gap]) -> None:
         """What was expected does not come; its space is free again."""

@@ -84,7 +84,7 @@ class LockStep:
             pairs = zip(found, steps.values(), strict=True)
             found = [passes(cost.spread, tokens, step.decodes, cost.engine.step_tokens)[1] for tokens, step in pairs]
         if not any(step.chunks for step in steps.values()):
-            return cost.together_s(len(self._ranks) * max(*found, *(course.tokens for course in courses), 0), captured=True)
+            return cost.together_s(len(self._ranks) * cost.rows(max(*found, *(course.tokens for course in courses), 0)), captured=True)
         captured = all(tokens <= cost.overhead.captured_tokens for tokens, step in zip(found, steps.values(), strict=True) if step.chunks)
         idle = len(self._ranks) - len(found) - len(courses)
         return cost.together_s(sum(found) + sum(course.tokens for course in courses) + idle, captured=captured)

@@ -199,6 +199,8 @@ def _warnings(record: RunRecord) -> list[str]:
             f"{record.unstored_tokens:,} tokens were not stored when they were offered: what a tier below held was in use, or waited for a "
             "slower one"
         )
+    if record.scenario.engine.drafts:
+        found.append("engine.drafts: hits are those beside a draft model; its own steps, and the tokens it saves, are not simulated")
     found += record.scenario.model.notes
     found += machine_warnings(record.scenario.machine, int(prompts.max(initial=0)))
     if not trace.block_tokens:

@@ -148,9 +148,9 @@ class Replica:
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes = self.cost, step.decodes
         if decodes:
-            step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, step.decodes)
+            step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, decodes)
         chunks = [(new, context) for _, new, context in step.chunks]
-        admit_s = cost.schedule_s(step.admitted_tokens, sum(new for new, _ in chunks))
+        admit_s = cost.schedule_s(step.admitted_tokens, sum([new for new, _ in chunks])) if chunks else 0.0
         admit_s += max(0.0, self.transfers.submitted_s() - self.clock.now)
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += admit_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvplan.sim.cache.pool import Reservation
 from kvplan.sim.cache.prefix import Node, span
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.prefetch import Done
@@ -21,12 +22,29 @@ def under_way(seq: Sequence, path: list[Node], start: int, end: int) -> Load:
     """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a seq."""
     leaf = path[-1] if path else seq.leaf
     assert leaf is not None
-    load = Load(leaf, start, end)
     seq.waiting_for_remote_kv = True
+    return _marked(Load(leaf, start, end), path)
+
+
+def being_written(reserved: Reservation, start: int, end: int) -> Load:
+    """Mark tokens [start, end) of a tier that has them pinned as being written."""
+    return _marked(Load(reserved.leaf, start, end), span(reserved.leaf, start))
+
+
+def _marked(load: Load, path: list[Node]) -> Load:
     for node in path:
-        if node.end > start and node.start < end and node.entry is not None:
-            node.entry.load = load
+        entry = node.entry
+        if node.end > load.start and node.start < load.end and entry is not None and (entry.load is None or entry.load.over):
+            entry.load = load
     return load
+
+
+def written(load: Load) -> None:
+    """It is written: who waits for it asks again."""
+    ended(load)
+    for waiter, done, _ in load.waiters:
+        waiter.waiting_for_remote_kv = False
+        done(False)
 
 
 def ended(load: Load) -> None:

@@ -9,13 +9,14 @@ is queued (`prefetch`).
 from __future__ import annotations
 
 import enum
+from functools import partial
 
 from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation
 from kvplan.sim.cache.prefix import Node, span
-from kvplan.sim.clock import Clock, Event, Steps
+from kvplan.sim.clock import Clock, Event
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.answers import Answers
 from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
@@ -82,7 +83,11 @@ class Loads:
         if not again:
             seq.looked_from = reach
             seq.found_below = pool.look(keys, 0, limit, again=True) if rules.stores_again else held
+        if rules.waits_for_stores and wait_for(seq, self, done, pool.tree.known(keys, limit), held, held + pool.grain_tokens):
+            return Outcome.WAITS
         pool.missed(keys, held, limit)
+        if self.engine.drafts:
+            held = max(reach, held - pool.grain_tokens)
         if self.answers.wait(seq, held, busy_until_s, done):
             return Outcome.WAITS
         if rules.lower_direct:
@@ -99,7 +104,7 @@ class Loads:
     def _limit(self, seq: Sequence) -> int:
         """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
         block = self.engine.block_tokens
-        return seq.prompt if self.rules.load_last_block else (seq.prompt - 1) // block * block
+        return seq.prompt if self.rules.load_last_block and self.gpu.footprint.plain else (seq.prompt - 1) // block * block
 
     def _whole(
         self,
@@ -129,14 +134,14 @@ class Loads:
             note_promoted(seq, lower, held, end)
             lower.pool.tier.loaded_tokens += tokens
             self.host.pool.tier.loaded_tokens -= tokens
+        loaded = partial(self._loaded, seq, load, sources, done, self.clock.now)
         if self.rules.load_start == "next_step_end":
             begins = self.clock.event()
+            begins.callbacks.append(lambda _: self.clock.at(self._sent_s(self.clock.now, held - reach, parts), loaded))
             self.begins.append(begins)
-            self.clock.process(self._loading(seq, load, sources, done, begins))
         else:
             ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
-            sent_s = self._sent_s(ready_s, held - reach, parts)
-            self.clock.process(self._loading(seq, load, sources, done, self.clock.until(sent_s)))
+            self.clock.at(self._sent_s(ready_s, held - reach, parts), loaded)
         return Outcome.WAITS
 
     def _sent_s(self, ready_s: float, tokens: int, parts: list[tuple[TierBelow, int]]) -> float:
@@ -152,13 +157,8 @@ class Loads:
         self._over_s = ready_s + self.overhead.load_s
         return self._over_s
 
-    def _loading(self, seq: Sequence, load: Load, sources: list[Pin], done: Done, first: Event) -> Steps:
-        """From host memory to the GPU, after the step that it was scheduled with where the engine wants it so. Dispatch and completion
-        hold up this sequence, not the link."""
-        began_s = self.clock.now
-        yield first
-        if self.rules.load_start == "next_step_end":
-            yield self.clock.until(self._sent_s(self.clock.now, load.end - load.start, []))
+    def _loaded(self, seq: Sequence, load: Load, sources: list[Pin], done: Done, began_s: float) -> None:
+        """A load that was asked for at `began_s` is on the GPU. Its dispatch and completion have held up this sequence, not the link."""
         for source in sources:
             source.release(moved_from=self._moved_from(seq, load.start))
         self._on_gpu(seq, load.start, load.end)
@@ -289,7 +289,7 @@ class Loads:
             seq.held_below = held
         source = lower.pool.pin(keys, below)
         _, done_s = lower.path.send(IN, self.clock.now, reserved.tokens)
-        self.clock.process(self._promoting(seq, load, lower, reserved, source, done_s, done))
+        self.clock.at(done_s, partial(self._promoted, seq, load, lower, reserved, source, done, self.clock.now))
         return True
 
     def _ask_again(self) -> None:
@@ -298,12 +298,10 @@ class Loads:
             for leaf in self._promoted_for.values():
                 self.host.pool.tier.touch(span(leaf, 0), again=True)
 
-    def _promoting(
-        self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done_s: float, done: Done
-    ) -> Steps:
-        """From a lower tier into host memory."""
-        began_s = self.clock.now
-        yield self.clock.until(done_s)
+    def _promoted(
+        self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done: Done, began_s: float
+    ) -> None:
+        """What was asked for at `began_s` has come from a lower tier into host memory."""
         ended(load)
         del self._promoted_for[seq]
         reserved.commit()

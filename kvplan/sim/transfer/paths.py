@@ -53,6 +53,7 @@ class HostPath:
     def __init__(self, clock: Clock, link: HostLink, loading: Loading, below: Below) -> None:
         self.clock, self.link, self.loading, self.below = clock, link, loading, below
         self._seconds: tuple[dict[int, float], dict[int, float]] = ({}, {})  # by direction, of so many tokens
+        self._submit_s: dict[int, float] = {}
 
     @property
     def busy_s(self) -> float:
@@ -70,7 +71,10 @@ class HostPath:
         return seconds
 
     def submit_s(self, tokens: int) -> float:
-        return self.loading.submit_s(self.below.stored(tokens).keys)
+        seconds = self._submit_s.get(tokens)
+        if seconds is None:
+            seconds = self._submit_s[tokens] = self.loading.submit_s(self.below.stored(tokens).keys)
+        return seconds
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         if self.loading.engine.offload.one_copy_at_a_time:

@@ -14,6 +14,7 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.sequence import Sequence
+from kvplan.sim.transfer.convoy import being_written, written
 from kvplan.sim.transfer.due import due
 from kvplan.sim.transfer.links import OUT, HostLink
 from kvplan.sim.transfer.paths import REMOTE, TierBelow
@@ -33,9 +34,11 @@ class Stores:
         lower: tuple[TierBelow, ...],
         *,
         block_tokens: int,
+        drafts: bool = False,
     ) -> None:
         self.clock, self.rules, self.overhead, self.gpu, self.link, self.host, self.lower = clock, rules, overhead, gpu, link, host, lower
         self.block_tokens = block_tokens
+        self.hole_tokens = host.pool.grain_tokens if drafts and rules.draft_holes else 0
         self.due = due(rules.store, rules.store_counts)
         self.mirror = Mirror(gpu, host.pool) if rules.keeps_gpu_content and rules.store != "on_evict" else None
         self.freed: Callable[[], None] = lambda: None  # called when a store no longer needs its blocks on the GPU
@@ -47,8 +50,6 @@ class Stores:
         self.space_s = 0.0  # when the blocks given up last have been copied and can be written
         self._under_copy: deque[tuple[float, Keys, int, int]] = deque()  # until when which tokens of some content are read, oldest first
         self._aside: list[Callable[[], None]] = []  # stores that begin when the next step ends
-        if not rules.store_holds_blocks:
-            gpu.reused = self._reused
         if rules.store == "on_evict":
             gpu.spill, gpu.spill_tokens = self._spilled, max(gpu.spill_tokens, rules.spill_blocks * block_tokens)
         if rules.lower_store == "on_evict" and lower:
@@ -65,6 +66,7 @@ class Stores:
         if end <= job.stored:
             return
         start, since = self._offered(job, first)
+        index, end = end, end - self.hole_tokens
         reserved = pool.store(keys, start, end, keep=job.prompt, since=since, retention=job.request.retention)
         if reserved is None:
             if self.rules.streams_stores and self.lower:
@@ -74,7 +76,7 @@ class Stores:
             if self.rules.offers_again:
                 self.refused[job] = upto
             return
-        copied, job.stored = self._copied(job, end, reserved.tokens), end
+        copied, job.stored = self._copied(job, end, reserved.tokens), index
         if not copied:
             reserved.commit()
             if self.mirror is not None:
@@ -85,9 +87,13 @@ class Stores:
         if holds:
             self.gpu.pin(leaf)
 
+        writing = being_written(reserved, *fresh) if self.rules.waits_for_stores else None
+
         def stored() -> None:
             reserved.commit()
             self._cascade(keys, start, end, job.prompt, fresh)
+            if writing is not None:
+                written(writing)
             if self.mirror is not None:
                 self.mirror.hold(leaf, keys, end)
             if holds:
@@ -98,6 +104,7 @@ class Stores:
             done_s = self._sent_s(copied)
             if not holds:
                 self._under_copy.append((done_s, keys, reserved.start, end))
+                self.gpu.reused = self._reused
             self.clock.at(done_s, stored)
 
         if self.rules.store_start == "step_end":
@@ -156,6 +163,8 @@ class Stores:
         copies, now, key_tokens = self._under_copy, self.clock.now, self.gpu.tree.key_tokens
         while copies and copies[0][0] <= now:
             copies.popleft()
+        if not copies:
+            self.gpu.reused = None
         for done_s, keys, first, last in copies:
             shared = min(end, last)
             if max(start, first) < shared:

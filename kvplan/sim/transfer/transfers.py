@@ -119,7 +119,8 @@ class Transfers:
 
     def submitted_s(self) -> float:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""
-        return max((one.submitted_s for one in (self.loads, self.stores) if one is not None), default=0.0)
+        loads_s = self.loads.submitted_s if self.loads is not None else 0.0
+        return max(loads_s, self.stores.submitted_s) if self.stores is not None else loads_s
 
     def space_s(self) -> float:
         """From when on every block that may be allocated can be written: none is still being copied."""
