@@ -31,6 +31,8 @@ class Parallel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # exponent of Zipf's law of the experts' popularity. 0: all alike; 100: every token chooses the same, as it does with weights at random
     # where the router rounds its scores to the weights' dtype (DeepSeek-V2's softmax in bf16 in vLLM 0.24: all scores are equal then)
     expert_skew: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    eplb: bool = False  # experts are placed by their load, as engines do only where asked to (--enable-eplb)
+    redundant_experts: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # copies of the busiest ones of a layer, with eplb
 
     @property
     def gpus(self) -> int:
@@ -97,6 +99,14 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"parallel.ep is {spread.ep}: experts lie on all {spread.tp * spread.dp} tensor- x data-parallel ranks of a stage",
                 hint=f"--ep {spread.tp * spread.dp}, or none: then each rank holds a part of every expert",
             )
+        if (spread.eplb and spread.ep < 2) or (spread.redundant_experts and not spread.eplb):
+            raise InputError(
+                "experts are placed by their load between ranks that hold whole ones, and copied only where they are",
+                hint="--ep N and --set parallel.eplb=true, or neither parallel.eplb nor parallel.redundant_experts",
+            )
+        copied = [one.experts for one in self.model.ffn if one.experts and spread.redundant_experts]
+        if odd := next((count for count in copied if (count + spread.redundant_experts) % spread.ep), 0):
+            raise InputError(f"{odd} experts and {spread.redundant_experts} copies do not divide by {spread.ep} ranks")
         if spread.ep and not any(group.experts for group in self.model.ffn):
             raise InputError(f"{self.model.name} has no experts: parallel.ep is {spread.ep}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import cache
+from statistics import NormalDist
 
 import msgspec
 
@@ -18,10 +19,12 @@ from kvplan.errors import InputError
 from kvplan.hardware.collectives import collective_s, curves
 from kvplan.hardware.spec import Interconnect, Machine, Operation
 
-SLOWEST_RANK_S = 8e-6
-"""What a collective inside a step waits for the slowest rank, beyond what it takes in a loop of its own: steps of one sequence over 122 to
-188 collectives are 1.0 to 2.3 ms longer than their parts (Qwen3-235B and DeepSeek-R1 on 8 B200, Llama-3.1-70B on 8 A100, SGLang 0.5.6;
-DeepSeek-V3's shape on 2 H100, vLLM 0.24). Engines that fuse the all-reduce with the norm behind it wait less (gpt-oss-120b on 8 B200)."""
+RANK_SIGMA_S = 5.6e-6
+"""Standard deviation of when a rank of a step comes to a collective. Each waits for the slowest, so that one of n ranks takes longer than
+in a loop of its own by the mean of the largest of n normal deviates: 3 us of 2 ranks, 8 us of 8. Steps of one sequence over 122 to 188
+collectives are 1.0 to 2.3 ms longer than their parts on 8 ranks (Qwen3-235B and DeepSeek-R1 on B200, Llama-3.1-70B on A100, SGLang 0.5.6),
+those of 72 on 2 ranks 0.0 to 0.2 ms (Qwen3-30B-A3B on H200, vLLM 0.24). Engines that fuse the all-reduce with the norm behind it wait less
+(gpt-oss-120b on 8 B200)."""
 
 DRAWS = 64
 """Placements of experts of uneven popularity over ranks, of which the mean of the fullest counts."""
@@ -49,6 +52,24 @@ def fullest_share(experts: int, ranks: int, skew: float) -> float:
         dealt = sorted(range(experts), key=lambda expert: hashlib.sha256(f"{draw} {expert}".encode()).digest())  # noqa: B023
         total += max(sum(weights[expert] for expert in dealt[rank * each : (rank + 1) * each]) for rank in range(ranks)) / mean
     return total / DRAWS
+
+
+@cache
+def balanced_share(experts: int, ranks: int, skew: float, redundant: int) -> float:
+    """The same where experts are placed by their load: the busiest of each copy is copied again, `redundant` times, and all copies go, the
+    busiest first, to the rank that has the least and room (DeepSeek's EPLB, which vLLM and SGLang use)."""
+    if ranks < 2 or not skew:
+        return 1.0
+    weights, copies = [1 / (place + 1) ** skew for place in range(experts)], [1] * experts
+    for _ in range(redundant):
+        copies[max(range(experts), key=lambda one: weights[one] / copies[one])] += 1
+    pieces = sorted((weight / count for weight, count in zip(weights, copies, strict=True) for _ in range(count)), reverse=True)
+    loads, room = [0.0] * ranks, [(experts + redundant) // ranks] * ranks
+    for piece in pieces:
+        rank = min((rank for rank in range(ranks) if room[rank]), key=loads.__getitem__)
+        loads[rank] += piece
+        room[rank] -= 1
+    return max(loads) / (sum(loads) / ranks)
 
 
 @cache
@@ -87,12 +108,18 @@ def _measured(link: Interconnect, op: Operation, gpus: int, library: str) -> boo
     return any(curve.op == op and curve.library == library and curve.gpus >= gpus for curve in known)
 
 
+@cache
+def slowest_rank_s(ranks: int) -> float:
+    """What each of so many ranks waits for the slowest, on the mean; the largest of normal deviates as G. Blom estimates it (1958)."""
+    return RANK_SIGMA_S * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
+
+
 def reduced_layers_s(deployment: Deployment, size: float, *, least_s: float) -> float:
     """Seconds of the all-reduces of all layers over tensor-parallel ranks, of hidden states of `size` bytes: two a layer; not the second
     where data-parallel ranks exchange tokens with the experts."""
     model, spread = deployment.model, deployment.parallel
     reduced_s = spread_s(deployment.machine, "all_reduce", spread.tp, size, library="engine", least_s=least_s)
-    return (2 * model.depth - _exchanging(deployment)) * (reduced_s + (SLOWEST_RANK_S if reduced_s else 0.0))
+    return (2 * model.depth - _exchanging(deployment)) * (reduced_s + slowest_rank_s(spread.tp))
 
 
 def exchanged_layers_s(deployment: Deployment, joint: int, *, captured: bool, row_bytes: float, least_s: float) -> float:
@@ -103,12 +130,12 @@ def exchanged_layers_s(deployment: Deployment, joint: int, *, captured: bool, ro
     if spread.exchange == "all_gather":
         size = joint * row_bytes
         gathered_s = spread_s(machine, "all_gather", ranks, size, least_s=least_s)
-        return layers * (gathered_s + spread_s(machine, "reduce_scatter", ranks, size, least_s=least_s) + 2 * SLOWEST_RANK_S)
+        return layers * (gathered_s + spread_s(machine, "reduce_scatter", ranks, size, least_s=least_s) + 2 * slowest_rank_s(ranks))
     chosen = max((group.experts_per_token for group in deployment.model.ffn if group.experts), default=0)
     sent = max(1.0, joint / ranks) * chosen * row_bytes  # with copies for each expert, bf16; dispatched in fp8
     library = "low_latency" if captured else "normal"
     out_s = spread_s(machine, "dispatch", ranks, sent / 2, library=library, least_s=least_s)
-    return layers * (out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s) + 2 * SLOWEST_RANK_S)
+    return layers * (out_s + spread_s(machine, "combine", ranks, sent, library=library, least_s=least_s) + 2 * slowest_rank_s(ranks))
 
 
 def _exchanging(deployment: Deployment) -> int:
@@ -139,18 +166,19 @@ def handed_over_s(deployment: Deployment, tokens: int, row_bytes: float) -> floa
 
 class Held(msgspec.Struct, frozen=True):
     """Experts of a layer on one rank: how many, the share of each one's width, ranks among which they lie, and how full the fullest is of
-    the mean; `skew` is the exponent of their popularity."""
+    the mean; `skew` is the exponent of their popularity, `unlike` how many different ones there are on all ranks (0: all that are held)."""
 
     experts: float
     width_share: float
     ranks: int = 1
     fullest: float = 1.0
     skew: float = 0.0
+    unlike: int = 0
 
     def active(self, chosen: float, tokens: int) -> float:
         """Experts that at least one of `tokens` chooses, each with probability `chosen` on the mean, on the rank that has most of them."""
         if self.skew:
-            every = chances(round(self.experts * self.ranks), chosen, self.skew)
+            every = chances(self.unlike or round(self.experts * self.ranks), chosen, self.skew)
             mean = sum(_by_one_of(tokens, chance) for chance in every) / self.ranks
         else:
             mean = self.experts * _by_one_of(tokens, chosen)
@@ -176,4 +204,6 @@ def experts_on_rank(deployment: Deployment, experts: int) -> Held:
     spread = deployment.parallel
     if not spread.ep:
         return Held(experts, 1 / (spread.tp * spread.dp), skew=spread.expert_skew)
-    return Held(experts / spread.ep, 1.0, spread.ep, fullest_share(experts, spread.ep, spread.expert_skew), spread.expert_skew)
+    placed = (experts, spread.ep, spread.expert_skew)
+    fullest = balanced_share(*placed, spread.redundant_experts) if spread.eplb else fullest_share(*placed)
+    return Held((experts + spread.redundant_experts) / spread.ep, 1.0, spread.ep, fullest, spread.expert_skew, experts)

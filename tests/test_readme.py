@@ -36,13 +36,13 @@ def output(command: str) -> str:
     env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
     run = [sys.executable, "-m", "kvplan", *arguments]
     done = subprocess.run(run, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines = [line.rstrip() for line in done.stdout.strip().splitlines() if not PROGRESS.match(line)]
-    return "\n".join(lines).strip() + "\n"
+    lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines() if not PROGRESS.match(line)]
+    return "\n".join(lines).strip("\n") + "\n"
 
 
 def stable(text: str) -> str:
     """Text without what differs from run to run: wall time."""
-    return UNSTABLE.sub("TIME", text.strip())
+    return UNSTABLE.sub("TIME", text.strip("\n"))
 
 
 @pytest.mark.parametrize(("command", "shown"), commands(), ids=lambda value: value[:60])

@@ -12,6 +12,7 @@ from kvplan.calibrate.findings import Findings
 from kvplan.calibrate.fits import RUN_TO_RUN
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.names import SHOWN, unit
+from kvplan.calibrate.probes import parts_of
 from kvplan.calibrate.profile import tables
 from kvplan.calibrate.records import Estimate, Value
 from kvplan.errors import InputError
@@ -56,7 +57,7 @@ def build(
     if job.fake:
         where = "fake: no hardware was measured"
     elif job.stand_in:
-        where = f"only {', '.join(sorted({p.family for p in job.probes}))} {where}"
+        where = f"only {parts_of(job.probes)} {where}"
     document |= {
         "name": name.lower().replace("nvidia ", "").replace(" ", "-"),
         "title": f"{name}, {where}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import msgspec
@@ -264,8 +264,13 @@ def mode(name: str) -> Mode:
 
 
 def probes(only: str = "") -> list[Probe]:
-    """The probes of a family (`gpu`, `disk`, `compute`, `host`), or all. Raises InputError for another word."""
-    families = {probe.family for probe in PROBES}
-    if only and only not in families:
-        raise InputError(f"--only {only}: no such part", hint=did_you_mean(only, families))
-    return [probe for probe in PROBES if not only or probe.family == only]
+    """The probes of a family (`gpu`, `disk`, `compute`, `host`), one by its name, or all. Raises InputError for another word."""
+    parts = {probe.family for probe in PROBES} | {probe.name for probe in PROBES}
+    if only and only not in parts:
+        raise InputError(f"--only {only}: no such part", hint=did_you_mean(only, parts))
+    return [probe for probe in PROBES if not only or only in (probe.family, probe.name)]
+
+
+def parts_of(chosen: Sequence[Probe]) -> str:
+    """What some probes measure: their family, or the one probe's title."""
+    return chosen[0].title if len(chosen) == 1 else ", ".join(sorted({probe.family for probe in chosen}))

@@ -18,7 +18,7 @@ from kvplan.calibrate.holdout import errors, points
 from kvplan.calibrate.job import Assignment
 from kvplan.calibrate.journal import Journal, JournalEntry
 from kvplan.calibrate.machine import build, figures
-from kvplan.calibrate.probes import Probe
+from kvplan.calibrate.probes import PROBES, Probe, parts_of
 from kvplan.calibrate.profile import Saved, save
 from kvplan.calibrate.records import Estimate, Finding, Instrument, Point, Progress, Value
 from kvplan.calibrate.sample import Plan, measure
@@ -130,7 +130,7 @@ class Calibration:
 
     def holdout(self, machine: Machine, kept: dict[str, float]) -> Quality:
         """Fresh points that no grid holds, predicted by the fitted machine."""
-        families = {probe.family for probe in self.job.probes}
+        families = {probe.family for probe in PROBES} - {probe.family for probe in PROBES if probe not in self.job.probes}
         chosen = [p for p in points(self.job.context, families, random.Random(self.job.seed)) if self._can(p)]
         self.progress(f"holding out {len(chosen)} points ...")
         rows, samples, _ = self._measure(HOLDOUT, chosen)
@@ -214,7 +214,6 @@ def _remarks(job: Assignment, findings: list[Finding], found: Findings, quality:
         text = f"predictions of held-out points are {off}: take the profile with care."
         remarks.append(Remark(code="S03", level="warning", text=text))
     if job.base and job.stand_in:
-        parts = ", ".join(sorted({p.family for p in job.probes}))
-        text = f"only {parts} was measured: all else in this profile is {job.base.name}'s."
+        text = f"only {parts_of(job.probes)} was measured: all else in this profile is {job.base.name}'s."
         remarks.append(Remark(code="B01", level="warning", text=text + " --merge FILE takes it from a machine of yours."))
     return tuple(remarks)

@@ -32,7 +32,7 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The profile to write. Default: machine.toml.")
     ] = None,
-    only: Annotated[str, typer.Option(metavar="PART", help="Measure one part: gpu, compute, disk or host.")] = "",
+    only: Annotated[str, typer.Option(metavar="PART", help="One part: gpu, compute, disk, host, or a probe such as collectives.")] = "",
     disk_path: Annotated[Path, typer.Option(metavar="DIR", help="Folder on the disk to measure. Default: this one.")] = Path(),
     quick: Annotated[bool, typer.Option("--quick", help="Measure coarsely, in about 90 s.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Measure finely, in about 20 min.")] = False,

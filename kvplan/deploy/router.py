@@ -14,9 +14,10 @@ def router_capacities(deployment: Deployment, placement: Placement, pool_bytes: 
     """Blocks of a prefix that one replica keeps in each tier.
 
     A block is the engine's unit of reuse in that tier: blocks of the GPU's pool, chunks of the tiers below. The pool is
-    counted whole: what running requests hold of it is prefix cache as well.
+    counted whole: what running requests hold of it is prefix cache as well. A tier that is swept counts as full as it gets.
     """
-    stored, found = below(deployment), []
+    stored, found, rules = below(deployment), [], deployment.engine.offload
+    fullest = {"cpu": rules.sweep_full if rules.sweep_s else 1.0}
     made, chunk = stored.layout, stored.chunk_tokens
     if made.unit_tokens and made.unit_blocks and pool_bytes:
         blocks = (made.blocks(pool_bytes) - deployment.engine.null_blocks) // made.unit_blocks
@@ -24,5 +25,7 @@ def router_capacities(deployment: Deployment, placement: Placement, pool_bytes: 
     tiers: list[tuple[Literal["cpu", "disk"], int]] = [("cpu", placement.cpu_bytes), ("disk", placement.disk_bytes)]
     for tier, size in tiers:
         if size and chunk and stored.token_bytes:
-            found.append(RouterCapacity(tier=tier, block_tokens=chunk, blocks=int(size / stored.token_bytes) // chunk))
+            found.append(
+                RouterCapacity(tier=tier, block_tokens=chunk, blocks=int(size * fullest.get(tier, 1.0) / stored.token_bytes) // chunk)
+            )
     return tuple(found)

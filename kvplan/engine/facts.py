@@ -42,6 +42,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "whole_nodes": (False,),
     "ranks_share_budget": (False,),
     "prefill_apart": (False,),
+    "partial_reuse": (False,),
     "reserve_output": (0.0,),
     "offload.stores_again": (False,),
     "offload.spill_min_retention": (0,),

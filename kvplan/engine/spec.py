@@ -244,6 +244,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
     hands_over: Literal["whole", "chunks"] = "whole"
+    decoder_caches: bool = True  # does a replica that only decodes find prefixes of earlier requests on its GPU, and fetch only the rest
     ranks_share_budget: bool = False  # is the token budget of a step divided among data-parallel ranks
     rank_router: Literal["round_robin", "least_loaded"] = "least_loaded"  # to which data-parallel rank a request goes, whatever its prefix
     rank_stale_s: Seconds = 0.0  # how old the counts may be by which it goes there
@@ -255,6 +256,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prefill_apart: bool = False  # are prompts computed in steps of their own, before anybody decodes
     reserve_output: Share = 0.0  # of the output that running requests may still give, what stays free when one is admitted; 0: none of it
     prefix_caching: bool = True
+    partial_reuse: bool = (
+        False  # is what a cached block holds of a prompt's last one copied: then a whole hit computes one token, not a block
+    )
     drafts: bool = False  # does a draft model read the KV as well (EAGLE, MTP): the last block of a hit is computed again
     gpu_policy: Literal["lru", "retention"] = "lru"  # which content the GPU gives up first
     whole_nodes: bool = False  # do the GPU and host memory give up what one step of a request added at once; if not, block by block

@@ -146,6 +146,8 @@ def rank_weight_bytes(deployment: Deployment) -> int:
     split = params.attention - params.attention_replicated
     attention = split / tp + params.attention_replicated + _replicated_heads(model, tp)
     experts = params.experts * _padding(model, engine, 1 if spread.ep else holders)
+    if spread.redundant_experts:
+        experts *= 1 + spread.redundant_experts / max(one.experts for one in model.ffn)
     held = {
         "embedding": params.embedding / tp,
         "head": params.head / tp,

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from kvplan import __version__
+from kvplan.deployment import Parallel
 from kvplan.economics.prices import Prices
 from kvplan.economics.wear import too_short
 from kvplan.executor import Watch
@@ -17,6 +18,7 @@ from kvplan.planning import space as places
 from kvplan.planning import verdict as verdicts
 from kvplan.planning.capacity import capacity
 from kvplan.planning.costs import costs_of, wear_of
+from kvplan.planning.kinds import better, kinds
 from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Simulation, realise, runner, unwatched
@@ -26,6 +28,7 @@ from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
 from kvplan.planning.widths import splits
 from kvplan.provenance import Z95
+from kvplan.results.kinds import KindChoice
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.plan import Assumption, Claim, Option, PlanResult, Step, Verdict
 from kvplan.scenario import Scenario
@@ -58,8 +61,7 @@ def plan(
     that is worn out within three years; `more` gives generated traffic of more
     users. Raises InputError when the scenario cannot be used.
     """
-    space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes)
-    space = msgspec.structs.replace(space, more=more, allow_wear=allow_wear)
+    space, notes = space_of(scenario, target, prices, max_cpu_bytes, max_disk_bytes, more=more, allow_wear=allow_wear)
     early = _without_simulation(space)
     if early:
         placement = places.nothing(space)
@@ -71,7 +73,16 @@ def plan(
             placement=placement,
             notices=_notices(space, placement),
         )
-    return _simulated(space, runner(space.traffic.requests, watch, ABOUT_RUNS), notes)
+    run = runner(space.traffic.requests, watch, ABOUT_RUNS)
+    found = _simulated(space, run, notes)
+    free = scenario.deployment.parallel == Parallel() and not scenario.tiers.gpu_kv_bytes
+    kind = better(found.kinds, space, verdicts.WORTH) if free else None
+    if kind is None or found.kinds is None:
+        return found
+    limits = [size and size * kind.gpus // space.base.deployment.parallel.gpus for size in (max_cpu_bytes, max_disk_bytes)]
+    space, _ = space_of(scenario.changed(parallel=kind), target, prices, *limits, more=more, allow_wear=allow_wear)
+    notes = [*notes, f"nobody named a kind of parallelism: {kind.words} is planned, which does better here than {found.kinds.planned}"]
+    return _simulated(space, run, notes, found.kinds)
 
 
 def _without_simulation(space: Space) -> Verdict | None:
@@ -98,7 +109,7 @@ def _streamed_s(base: Scenario, context_tokens: int, off_bytes: float) -> float:
     return step + off_bytes / base.deployment.tp / base.machine.link.h2d_Bps
 
 
-def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
+def _simulated(space: Space, run: Runner, notes: list[str], choice: KindChoice | None = None) -> PlanResult:
     space, found, over = _searched(space, run)
     best, without = contender(space, found)
     if space.target.clauses and len(best.missed) < len(without.missed):
@@ -116,6 +127,10 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
     placement = chosen.placement
     beside = costs_of(space, pair.offload, pair.without, chosen, found.options, found.results[found.options.index(chosen)])
     spread, unspread = splits(space, run, found.goal, chosen)
+    if choice is None:
+        choice, unlike = kinds(space, run, found.goal, pair.offload, pair.without)
+        unspread = [*unspread, *unlike]
+    answer = verdicts.spread(answer, choice, space.base.deployment.parallel.words, found.goal)
     return _finish(
         space,
         [*notes, *found.results[found.options.index(chosen)].warnings],
@@ -129,6 +144,7 @@ def _simulated(space: Space, run: Runner, notes: list[str]) -> PlanResult:
         options=tuple(sorted(found.options, key=lambda one: (one.rejected, one.score))),
         pruned=(*found.pruned, *unspread),
         splits=spread,
+        kinds=choice,
         at_load=at_loads(space, run, "ttft" if over else found.goal, pair, speedups),
         capacity=capacity(space, run, Pair(chosen, pair.without)),
         simulated=run.runs,

@@ -11,7 +11,7 @@ from kvplan.memory.layout import layout
 from kvplan.memory.pool import kv_pool
 from kvplan.planning import closed_form
 from kvplan.planning.objective import Objective
-from kvplan.planning.space import EIGHT_BITS, Space
+from kvplan.planning.space import EIGHT_BITS, More, Space
 from kvplan.planning.traffic import traffic
 from kvplan.results.plan import TierWorth
 from kvplan.results.trace import ReadReport
@@ -25,7 +25,14 @@ LEAST_DOUBT = 1.5
 
 
 def space_of(
-    scenario: Scenario, target: Objective, prices: Prices | None, max_cpu_bytes: int | None, max_disk_bytes: int | None
+    scenario: Scenario,
+    target: Objective,
+    prices: Prices | None,
+    max_cpu_bytes: int | None,
+    max_disk_bytes: int | None,
+    *,
+    more: More | None = None,
+    allow_wear: bool = False,
 ) -> tuple[Space, list[str]]:
     """The space of a scenario, and what the user should know about how it came about.
 
@@ -52,6 +59,8 @@ def space_of(
         prices=prices,
         cpu_limit_bytes=host_bytes if max_cpu_bytes is None else max_cpu_bytes,
         disk_limit_bytes=int(machine.disk.capacity_bytes * share) if max_disk_bytes is None else max_disk_bytes,
+        more=more,
+        allow_wear=allow_wear,
     )
     return msgspec.structs.replace(space, when=_when(space)), [*notes, *_left_out(trace.report, base), *trace.report.warnings]
 

@@ -226,7 +226,7 @@ def name_of(space: Space, placement: Placement) -> str:
     if not placement.offloads:
         return words
     if placement.store != plain.store and placement.store == "selective":
-        words += f", stored from the {_ordinal(placement.store_after_lookups)} lookup on"
+        words += f", stored at the {_ordinal(placement.store_after_lookups)} lookup"
     if placement.load_rule != plain.load_rule and placement.load_rule == "break_even":
         words += ", loads weighed"
     if placement.load_min_tokens != plain.load_min_tokens:

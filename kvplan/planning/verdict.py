@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from kvplan.memory.layout import layout
 from kvplan.planning.objective import between, changed
 from kvplan.planning.space import Space
+from kvplan.results.kinds import KindChoice
 from kvplan.results.plan import Option, Pruned, Range, Verdict
 from kvplan.results.simulate import Stats
 from kvplan.units import format_bytes, format_seconds, format_tokens
@@ -75,6 +78,19 @@ def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, 
         sentence=f"A tie: with {best.name} {effect}, {size}, which its assumptions do not settle{_missed(best)}.",
         reason="the gain changes its sign within the uncertainty of what it rests on",
     )
+
+
+def spread(answer: Verdict, choice: KindChoice | None, placed: str, goal: str) -> Verdict:
+    """The verdict with the kind of parallelism, and what offloading changes about it; a reservation where another than the placed one is
+    better."""
+    if choice is None:
+        return answer
+    sides = {one.spread: one.offload for one in choice.kinds}
+    gain = 1 - sides[choice.best].score / sides[placed].score if sides[placed].score else 0.0
+    named = msgspec.structs.replace(answer, sentence=f"{answer.sentence} {choice.words}.")
+    if choice.best == placed or gain < WORTH:
+        return named
+    return msgspec.structs.replace(named, reservations=(*answer.reservations, f"{choice.best} on the same GPUs: {changed(goal, gain)}"))
 
 
 SMALL, MANY_LOSING = 0.05, 0.25

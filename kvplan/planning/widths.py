@@ -1,6 +1,4 @@
-"""Fewer replicas on more GPUs each, or more on fewer, or data-parallel ranks instead of tensor-parallel ones: the same GPUs, host memory
-and load per GPU, spread otherwise.
-"""
+"""Fewer replicas on more GPUs each, or more on fewer: the same GPUs, host memory and load per GPU, spread otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ WIDTHS = (1, 2, 4, 8)
 
 
 def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[Split, ...], list[Pruned]]:
-    """Other kinds against the planned one, and why some were not tried: a width farther off is where the nearer one gains.
+    """Other widths against the planned one, and why some were not tried: one farther off is where the nearer one gains.
 
     Both layouts have the GPUs of the larger one, and host memory and disk in proportion to a replica's GPUs. The traffic
     arrives as many times faster as there are more GPUs than the plan's replica has: the load of each GPU stays. Several
@@ -46,11 +44,10 @@ def splits(space: Space, run: Runner, goal: str, chosen: Option) -> tuple[tuple[
 
 
 def _outward(planned: Parallel, kinds: Sequence[Parallel]) -> list[list[Parallel]]:
-    """Kinds in the order in which they are tried, the nearest first: wider ones, narrower ones, and other kinds each for itself."""
-    widths = [one for one in kinds if one.dp == planned.dp]
-    wider = sorted((one for one in widths if one.tp > planned.tp), key=lambda one: one.tp)
-    narrower = sorted((one for one in widths if one.tp < planned.tp), key=lambda one: -one.tp)
-    return [path for path in (wider, narrower, *([one] for one in kinds if one not in widths)) if path]
+    """Widths in the order in which they are tried, the nearest first: wider ones, and narrower ones."""
+    wider = sorted((one for one in kinds if one.tp > planned.tp), key=lambda one: one.tp)
+    narrower = sorted((one for one in kinds if one.tp < planned.tp), key=lambda one: -one.tp)
+    return [path for path in (wider, narrower) if path]
 
 
 def _compared(space: Space, run: Runner, goal: str, chosen: Option, kinds: Sequence[Parallel]) -> list[Split | str]:
@@ -58,7 +55,7 @@ def _compared(space: Space, run: Runner, goal: str, chosen: Option, kinds: Seque
     planned = space.base.deployment.parallel
     pairs = [(kind, max(kind.all_gpus, planned.all_gpus)) for kind in kinds]
     base = windowed(space)
-    outcomes = run([Simulation(_spread(base, chosen.placement, one, gpus)) for kind, gpus in pairs for one in (kind, planned)])
+    outcomes = run([Simulation(spread_over(base, chosen.placement, one, gpus)) for kind, gpus in pairs for one in (kind, planned)])
     return [_split(space, goal, chosen, kind, gpus, outcomes[2 * at : 2 * at + 2]) for at, (kind, gpus) in enumerate(pairs)]
 
 
@@ -87,8 +84,7 @@ def _layout(seen: Option, kind: Parallel, gpus: int) -> ReplicaLayout:
 
 
 def _kinds(space: Space) -> tuple[list[Parallel], list[Pruned]]:
-    """Kinds worth a simulation beside the planned one: other widths, and of a model with experts the planned GPUs as data-parallel ranks,
-    or data-parallel ranks as tensor-parallel ones."""
+    """Other widths that are worth a simulation beside the planned one."""
     base = space.base
     if base.cluster.replicas > 1 or base.cluster.prefill_replicas:
         return [], [Pruned(what="other TP", why="the scenario says how many replicas there are")]
@@ -97,22 +93,15 @@ def _kinds(space: Space) -> tuple[list[Parallel], list[Pruned]]:
         if tp == planned.tp:
             continue
         kind = base.deployment.changed(tp=tp).parallel
-        if why := _impossible(base, kind) or _far(space, tp):
-            pruned.append(Pruned(what=kind.words, why=why))
-        else:
-            kept.append(kind)
-    ranks = planned.tp * planned.dp
-    if ranks > 1 and any(group.experts for group in base.model.ffn):
-        turned = {"tp": 1, "dp": ranks, "ep": ranks} if planned.dp == 1 else {"tp": ranks, "dp": 1, "ep": 0}
-        kind = msgspec.structs.replace(planned, **turned)
-        if why := _impossible(base, kind):
+        if why := impossible(base, kind) or _far(space, tp):
             pruned.append(Pruned(what=kind.words, why=why))
         else:
             kept.append(kind)
     return kept, pruned
 
 
-def _impossible(base: Scenario, kind: Parallel) -> str:
+def impossible(base: Scenario, kind: Parallel) -> str:
+    """Why a scenario cannot be spread so; empty where it can."""
     if kind.all_gpus > base.machine.gpus * base.deployment.nodes:
         return f"{base.machine.name} has {format_count(base.machine.gpus, 'GPU')}"
     try:
@@ -130,15 +119,18 @@ def _far(space: Space, tp: int) -> str:
 
 
 def _pool_bytes(base: Scenario, kind: Parallel) -> int:
-    """The KV pool of a kind: the scenario's, and by how much more or less the engine leaves on so many GPUs."""
+    """The KV pool of a kind: the scenario's, and by how much more or less the engine leaves on so many GPUs; of data-parallel ranks, which
+    have a pool each, the same share of what it leaves."""
     planned = base.deployment.parallel
     if kind == planned:
         return base.tiers.gpu_kv_bytes
     wide, own = (kv_pool(base.deployment.changed(parallel=one)).kv_bytes for one in (kind, planned))
+    if kind.dp != planned.dp:
+        return base.tiers.gpu_kv_bytes * wide // own
     return base.tiers.gpu_kv_bytes + wide - own if wide else 0
 
 
-def _spread(base: Scenario, placement: Placement, kind: Parallel, gpus: int) -> Scenario:
+def spread_over(base: Scenario, placement: Placement, kind: Parallel, gpus: int) -> Scenario:
     """The scenario of as many replicas of a kind as there are GPUs for; sizes are of one data-parallel rank."""
     planned = base.deployment.parallel
     share = kind.gpus / planned.gpus

@@ -9,12 +9,12 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from kvplan.planning.objective import changed
+from kvplan.planning.objective import WORDS, changed
 from kvplan.report import costs, plan_tables, plots
 from kvplan.report.explain import in_words
 from kvplan.report.tables import Rows, print_rows, say, seconds
 from kvplan.results.deploy import Emission
-from kvplan.results.placement import Notice
+from kvplan.results.placement import Notice, Placement
 from kvplan.results.plan import Capacity, PlanResult, ServedLoad
 from kvplan.units import format_bytes, format_seconds
 
@@ -46,6 +46,7 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         say(console, f"{label:<{LABEL}}{line}", indent=2, hang=LABEL)
     plan_tables.when(console, result)
     plan_tables.options(console, result)
+    plan_tables.kinds(console, result)
     _plots(console, result)
     _section(console, "The verdict holds", [plan_tables.assumption(one) for one in result.assumptions])
     if verbose:
@@ -55,7 +56,7 @@ def show(console: Console, result: PlanResult, *, verbose: bool = False) -> None
         _section(console, "Left out", left_out)
     _section(console, "Mind", [in_words(one) for one in _notices(result)])
     if result.emission:
-        _configuration(console, result.emission)
+        _configuration(console, result.emission, result.placement)
     console.print()
     say(console, f"[dim]{_footer(result, verbose=verbose)}[/]")
 
@@ -82,13 +83,14 @@ def _footer(result: PlanResult, *, verbose: bool) -> str:
     return " · ".join(words)
 
 
-def _configuration(console: Console, emission: Emission) -> None:
+def _configuration(console: Console, emission: Emission, placement: Placement) -> None:
     for part in emission.parts:
         console.print(f"\n[bold]{part.name}[/] for {emission.target} {emission.version}")
         console.print(part.text, markup=False, soft_wrap=True)
     if emission.router:
         tiers = "; ".join(f"{one.tier} {one.blocks:,} blocks of {one.block_tokens} tokens" for one in emission.router)
-        console.print(f"A router that estimates what each replica has cached should assume, per replica: {tiers}")
+        per = "data-parallel rank" if placement.dp > 1 else "replica"
+        say(console, f"A router that estimates what each replica has cached should assume, per {per}: {tiers}")
 
 
 def mark(result: PlanResult) -> str:
@@ -161,7 +163,9 @@ def _numbers(result: PlanResult) -> Iterator[Line]:
         yield "restart", f"an empty tier serves 90% of its steady hits after {when}"
     for step in result.steps:
         word = "smaller" if step.capacity_bytes < placement.cpu_bytes else "larger"
-        yield word, f"{format_bytes(step.capacity_bytes)} of host memory instead: {changed(result.objective, step.change)}"
+        effect = changed(result.objective, step.change)
+        what = "" if effect == "no change" else f"{WORDS[result.objective]} "
+        yield word, f"{format_bytes(step.capacity_bytes)} of host memory instead: {what}{effect}"
 
 
 def _served(result: PlanResult, found: Capacity) -> str:
@@ -203,11 +207,12 @@ def _caveats(result: PlanResult) -> Iterator[Line]:
     narrow = list(_eight_bits(result))
     if narrow:
         yield "instead", f"{'; '.join(narrow)}; at the price of some accuracy"
-    for line in _weighed(result):
+    for line in (*_weighed(result), *_wearing(result)):
         yield "instead", line
     if result.at_load:
         goal = "ttft" if result.overload else result.objective
-        yield "loads", ", ".join(f"{_speed(float(speed))}: {changed(goal, gain)}" for speed, gain in result.at_load.items())
+        effects = ", ".join(f"{changed(goal, gain)} at {_speed(float(speed))}" for speed, gain in result.at_load.items())
+        yield "loads", f"the effect of the same tiers: {effects}"
 
 
 def chosen_anew(result: PlanResult) -> bool:
@@ -224,9 +229,10 @@ def _eight_bits(result: PlanResult) -> Iterator[str]:
     chosen = result.chosen
     if chosen is None or chosen.placement.kv_dtype == "fp8":
         return
+    besides = msgspec.structs.replace(chosen.placement, kv_dtype="fp8")
     for one in (one for one in result.options if one.placement.kv_dtype == "fp8" and not one.missed and one.rejected <= chosen.rejected):
         gain = 1 - one.score / chosen.score
-        if one.placement.offloads == chosen.placement.offloads and gain > WORTH_SAYING:
+        if one.placement == besides and gain > WORTH_SAYING:
             yield f"fp8 KV besides: another {changed(result.objective, gain)}"
         elif not one.placement.offloads and abs(gain) <= WORTH_SAYING:
             yield "fp8 KV and no tier: about as good"
@@ -249,5 +255,18 @@ def _weighed(result: PlanResult) -> Iterator[str]:
                 yield f"loading only what loads sooner than it computes: {effect}, but {result.engine} cannot be told to"
 
 
+def _wearing(result: PlanResult) -> Iterator[str]:
+    """What does better and is not advised, because it wears out a disk."""
+    chosen = result.chosen
+    if chosen is None:
+        return
+    why = {one.what: one.why for one in result.pruned if "--allow-wear" in one.why}
+    alike = [one for one in result.options if one.name in why and one.placement.kv_dtype == chosen.placement.kv_dtype and not one.missed]
+    best = min(alike, key=lambda one: one.score, default=None)
+    if best and (gain := 1 - best.score / chosen.score) > WORTH_SAYING:
+        yield f"{best.name}: {changed(result.objective, gain)}, but {why[best.name]}"
+
+
 def _notices(result: PlanResult) -> tuple[Notice, ...]:
-    return (*result.notices, *(result.emission.notices if result.emission else ()))
+    emitted = result.emission.notices if result.emission else ()
+    return (*result.notices, *(one for one in emitted if one.code != "host_memory" or one.hint))  # without: `limit` has said it

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.markup import escape
 
+from kvplan.deployment import Parallel
 from kvplan.planning.objective import changed
 from kvplan.provenance import plus_minus
 from kvplan.report.tables import Rows, print_rows, say, seconds
+from kvplan.results.kinds import Crossing
 from kvplan.results.plan import Assumption, Option, PlanResult, Range, ReplicaLayout
-from kvplan.units import format_rate, format_seconds, format_tokens
+from kvplan.units import format_bytes, format_rate, format_seconds, format_tokens
 
 MOST_OPTIONS = 8
 
@@ -62,6 +64,37 @@ def claims(result: PlanResult) -> Iterator[str]:
             if one.hit == hit
         ]
         yield f"with {hit:.0%} of the prompt there: " + "; ".join(places)
+
+
+def kinds(console: Console, result: PlanResult) -> None:
+    """Kinds of parallelism on the planned GPUs, at the traffic's load."""
+    if result.kinds is None:
+        return
+    console.print(f"\n[bold]The same {result.kinds.gpus} GPUs, host memory and traffic, spread otherwise[/]")
+    placed = Parallel(**{name: getattr(result.placement, name) for name in ("tp", "pp", "dp", "ep")}).words
+    rows: Rows = [["", "tokens in the pools", "in the tier", "TTFT without", "with", "ITL with", "req/s with"]]
+    for one in result.kinds.kinds:
+        rows.append(
+            [
+                f"{'→ ' if one.spread == placed else '  '}{one.spread}",
+                format_tokens(one.pool_tokens),
+                format_tokens(one.host_tokens) if one.host_bytes else "–",
+                seconds(one.without.ttft_s),
+                seconds(one.offload.ttft_s),
+                seconds(one.offload.itl_s),
+                f"{one.offload.requests_per_s:,.3g}",
+            ]
+        )
+    print_rows(console, rows)
+    for crossing in result.kinds.crossings:
+        say(console, _crossing(crossing), indent=2, hang=2)
+
+
+def _crossing(one: Crossing) -> str:
+    tier = f"with a CPU tier of {format_bytes(one.cpu_bytes)}" if one.cpu_bytes else "without a tier"
+    if one.requests_per_s is None:
+        return f"{tier}: {one.below} does better than the other at every load from a quarter to 16 times the arrivals"
+    return f"{tier}: {one.below} does better up to about {one.requests_per_s:.2g} requests/s, {one.above} beyond"
 
 
 def splits(result: PlanResult) -> Iterator[str]:

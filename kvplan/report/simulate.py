@@ -75,8 +75,8 @@ def _tiers(result: SimResult) -> Rows:
     for tier in result.tiers:
         row = [
             tier.name,
-            units.format_bytes(tier.capacity_bytes),
-            f"{tier.peak_bytes / tier.capacity_bytes:.0%}",
+            tier.capacity,
+            tier.used,
             f"{tier.hit_rate:.1%}",
         ]
         below = [

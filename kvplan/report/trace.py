@@ -134,14 +134,14 @@ def _sharing(result: InspectResult) -> Iterator[str]:
         f"{_percent(sharing.requests_with_hit_beyond_first)} more than one block; "
         f"a tenth of the blocks gives {_percent(sharing.top_10pct_share)} of the hits"
     )
-    windows = ", ".join(f"{w.mean_blocks:,.0f} within {format_seconds(w.window_s)}" for w in sharing.working_sets)
-    yield f"working set, distinct blocks in the mean: {windows}"
+    sets = {f"{w.mean_blocks:,.0f}": f"{w.mean_blocks:,.0f} within {format_seconds(w.window_s)}" for w in reversed(sharing.working_sets)}
+    yield f"working set, distinct blocks in the mean: {', '.join(reversed(sets.values()))}"
     yield f"{sparkline(sharing.unique_over_time)} distinct blocks so far, by tenths of the time"
 
 
 def _common(blocks: int) -> str:
     if not blocks:
-        return "no block starts most prompts"
+        return "most prompts share no beginning"
     return f"most prompts start with the same {f'{blocks:,} blocks' if blocks > 1 else 'block'}"
 
 

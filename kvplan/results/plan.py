@@ -13,6 +13,7 @@ from kvplan.provenance import Z95, plus_minus
 from kvplan.results import frames, notebook
 from kvplan.results.deploy import Emission
 from kvplan.results.economics import Costs
+from kvplan.results.kinds import KindChoice
 from kvplan.results.placement import Notice, Placement
 from kvplan.results.simulate import QUANTILE_SHARES, LoadCounts, Stats
 from kvplan.results.traffic import Traffic
@@ -225,6 +226,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     overload: float = 0.0  # offered over served work where the arrivals are more than the machine can serve
     capacity: Capacity | None = None
     splits: tuple[Split, ...] = ()
+    kinds: KindChoice | None = None
     assumptions: tuple[Assumption, ...] = ()
     pin_s: float = 0.0
     host: HostMemory | None = None  # what the CPU tier really takes, and the memory limit that a container needs

@@ -67,6 +67,10 @@ class PromptTokens(msgspec.Struct, frozen=True, kw_only=True):
     computed: int
 
 
+UNBOUNDED_BYTES = 10**18
+"""The capacity of a disk from which the engine never deletes."""
+
+
 class TierUse(msgspec.Struct, frozen=True, kw_only=True):
     """One tier: capacity, use, hits and traffic. `link_busy_fraction` is of the link or device that feeds the GPU from it."""
 
@@ -79,6 +83,16 @@ class TierUse(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int
     evicted_bytes: int
     link_busy_fraction: float
+
+    @property
+    def capacity(self) -> str:
+        """Its size in words."""
+        return "no bound" if self.capacity_bytes > 0.99 * UNBOUNDED_BYTES else format_bytes(self.capacity_bytes)
+
+    @property
+    def used(self) -> str:
+        """The most that lay in it: the share of a bounded tier, the size in one without a bound."""
+        return f"{self.peak_bytes / max(1, self.capacity_bytes):.0%}" if self.capacity != "no bound" else format_bytes(self.peak_bytes)
 
 
 class LoadCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +181,7 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
             ("whole request", self.e2e_s),
         )
         rows = [[name, *map(notebook.seconds, (one.mean, one.p50, one.p90, one.p95, one.p99))] for name, one in times]
-        places = [[one.name, format_bytes(one.capacity_bytes), f"{one.hit_rate:.1%}"] for one in self.tiers]
+        places = [[one.name, one.capacity, f"{one.hit_rate:.1%}"] for one in self.tiers]
         places.append(["computed", "", f"{self.token_shares()['computed']:.1%}"])
         return notebook.tables(
             f"{self.name}: {self.requests.completed:,} of {self.requests.total:,} requests",

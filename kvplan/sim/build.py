@@ -12,6 +12,7 @@ from kvplan.hardware.spec import Network
 from kvplan.loading import Loading, remote_path
 from kvplan.memory.below import Below, below
 from kvplan.memory.layout import layout
+from kvplan.results.simulate import UNBOUNDED_BYTES
 from kvplan.scenario import Scenario
 from kvplan.sim.cache.eviction.belady import Future
 from kvplan.sim.cache.eviction.policy import Facts
@@ -38,9 +39,6 @@ from kvplan.sim.transfer.tally import Tally
 from kvplan.sim.transfer.transfers import Transfers
 from kvplan.step_time import StepCost
 from kvplan.traces.trace import RequestSource
-
-UNBOUNDED_BYTES = 1e18
-"""Of a disk that the engine never deletes from."""
 
 
 class Server:
@@ -172,7 +170,7 @@ class Builder:
         scenario, port = self.scenario, Duplex(1.0)
         engine = msgspec.structs.replace(self.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
-        cache = self._cache(gpu)
+        cache = self._cache(gpu, finds=engine.decoder_caches)
         network = transfer_network(scenario)
         fetched = Deliveries(self.clock, self.cost, cache, network, port, self.senders, self.tally, token_bytes=self.token_bytes)
         transfers = Transfers(HANDOVER, None, fetched)
@@ -198,15 +196,15 @@ class Builder:
         tokens = blocks * unit // self.footprint.unit_blocks
         return self._tier("gpu", tokens * self.pool_token_bytes, self.pool_token_bytes, engine.gpu_policy, unit)
 
-    def _cache(self, gpu: Tier) -> GpuCache:
+    def _cache(self, gpu: Tier, *, finds: bool = True) -> GpuCache:
         engine = self.scenario.engine
         cache = GpuCache(
             gpu,
             self.footprint,
-            prefix_caching=engine.prefix_caching,
+            prefix_caching=engine.prefix_caching and finds,
             reserve_full_prompt=engine.reserve_full_prompt,
         )
-        cache.reserve_output, cache.drafts = engine.reserve_output > 0, engine.drafts
+        cache.reserve_output, cache.drafts, cache.partial_reuse = engine.reserve_output > 0, engine.drafts, engine.partial_reuse
         return cache
 
     def _lower(self) -> tuple[TierBelow, ...]:

@@ -33,6 +33,16 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_one_probe_is_measured_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    run = call("--device", "fake", "--quick", "--only", "collectives", "-o", str(path))
+    assert run.returncode == 0, run.stderr
+    assert "only collectives between GPUs was measured" in run.stdout
+    known = catalog.machine(str(path))
+    assert known.interconnect is not None
+    assert {(one.op, one.gpus) for one in known.interconnect.curves} >= {("all_reduce", 2), ("all_reduce", 4), ("send", 2)}
+
+
 def test_json_is_one_document_and_progress_goes_to_stderr() -> None:
     run = call("--device", "fake", "--quick", "--only", "disk", "--json")
     document = json.loads(run.stdout)

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 import kvplan
-from kvplan.cli.main import run
+from kvplan.cli.main import guarded, main, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"timestamp": 0, "input_length": 1000, "output_length": 10, "hash_ids": [1, 2]}
@@ -305,3 +305,9 @@ def test_max_users_answers_for_a_closed_loop_and_refuses_the_rest(simulate: Any,
     for arguments in ((closed, "--max-users"), (trace, "--max-users", "--target", "ttft_p95<1s"), (closed, closed, "--max-users")):
         code, out, err = simulate(*arguments)
         assert (code, out) == (2, "") and err.startswith("error: ") and "Traceback" not in err
+
+
+def test_a_disk_without_a_bound_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(main, ["simulate", "chat", "--cpu", "8GiB", "--disk", "1TB", "-q"]) == 0
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("disk ")]
+    assert row[1:5] == ["no", "bound", "16.9", "GiB"]

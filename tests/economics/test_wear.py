@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from rich.console import Console
 
 import kvplan
 from kvplan import catalog
 from kvplan.economics.wear import known_drives, too_short, wear
 from kvplan.planning.plan import plan
+from kvplan.report.plan import show
 
 DISK = msgspec.structs.replace(catalog.machine("l4").disk, capacity_bytes=7_680_000_000_000, endurance_bytes=14.025e15)
 
@@ -34,7 +36,9 @@ def test_half_a_drive_wears_twice_as_fast_and_three_years_are_the_least() -> Non
 
 
 @pytest.mark.parametrize(("endurance", "asked", "taken"), [(1e14, False, False), (1e14, True, True)])
-def test_a_disk_that_wears_out_is_recommended_only_when_asked_for(endurance: float, asked: bool, taken: bool) -> None:
+def test_a_disk_that_wears_out_is_recommended_only_when_asked_for(
+    endurance: float, asked: bool, taken: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = kvplan.scenario_of(
         "chat", gpu_kv="1.5GiB", sets={"machine.disk.endurance_bytes": endurance, "machine.host.memory_bytes": "6GiB"}, limit=90
     )
@@ -44,6 +48,9 @@ def test_a_disk_that_wears_out_is_recommended_only_when_asked_for(endurance: flo
     assert (found.costs.wear is not None) == taken
     if not taken:
         assert any("--allow-wear" in pruned.why for pruned in found.pruned)
+        show(Console(width=200), found)
+        told = next(line for line in capsys.readouterr().out.splitlines() if "--allow-wear" in line)
+        assert told.lstrip().startswith("instead") and "disk" in told and "% less, but it writes" in told
     if asked:
         assert found.costs.wear is not None and found.costs.wear.years is not None and found.costs.wear.years.value < 3
         assert any("wears them out" in reservation for reservation in found.verdict.reservations)

@@ -16,6 +16,10 @@ from tests.fidelity.replay import MEASURED, Case, Row, cold, decode, hits, repla
 BLOCK = 16
 H100, H200, SLOW = "h100-vllm-0.24", "h200-vllm-0.24", "h200-vllm-0.24-slow-host"
 SLOW_MACHINE = str(MEASURED / SLOW / "machine.toml")
+OWN = "h200-vllm-0.24-calibrated"
+OWN_MACHINE = str(MEASURED / OWN / "machine.toml")
+"""What `kvplan calibrate --quick` wrote of the machine on which these were measured, and nothing else."""
+
 SAME_EXPERTS = ("parallel.expert_skew=100",)
 """With weights at random this model's router, whose softmax is rounded to bf16, gives every token the same experts."""
 
@@ -30,6 +34,10 @@ CASES = {
     "qwen 32b": Case(f"{SLOW}/qwen2_5_32b_cpu_48GiB.json", "qwen2.5-32b", SLOW_MACHINE),
     "deepseek, slow host": Case(f"{SLOW}/deepseek_v2_lite_cpu_8GiB.json", "deepseek-v2-lite", SLOW_MACHINE, sets=SAME_EXPERTS),
     "gemma, slow host": Case(f"{SLOW}/gemma_3_12b_cpu_32GiB.json", "gemma-3-12b", SLOW_MACHINE),
+    "llama, own profile": Case(f"{OWN}/llama_3_1_8b_cpu_32GiB.json", "llama-3.1-8b", OWN_MACHINE),
+    "lmcache server": Case(f"{OWN}/llama_3_1_8b_lmcache_server_32GiB.json", "llama-3.1-8b", OWN_MACHINE, "lmcache-mp"),
+    "qwen 14b": Case(f"{OWN}/qwen2_5_14b_cpu_32GiB.json", "qwen2.5-14b", OWN_MACHINE),
+    "qwen3 moe, own profile": Case(f"{OWN}/qwen3_30b_a3b_cpu_32GiB.json", "qwen3-30b-a3b", OWN_MACHINE),
 }
 LEAST = {"cold": 2048, "gpu_hit": 1024, "cpu_hit": 1024, "decode": 0}
 """Kind -> tokens from which on a row is judged."""
@@ -70,13 +78,30 @@ LIMITS: dict[tuple[str, str], float] = {
     ("gemma, slow host", "gpu_hit"): 7.1,
     ("gemma, slow host", "cpu_hit"): 8.6,
     ("gemma, slow host", "decode"): 5.6,
+    ("llama, own profile", "cold"): 5.4,
+    ("llama, own profile", "gpu_hit"): 26.5,
+    ("llama, own profile", "cpu_hit"): 10.1,
+    ("llama, own profile", "decode"): 4.3,
+    ("lmcache server", "cold"): 7.0,
+    ("lmcache server", "gpu_hit"): 9.7,
+    ("lmcache server", "cpu_hit"): 3.1,
+    ("lmcache server", "decode"): 7.3,
+    ("qwen 14b", "cold"): 3.4,
+    ("qwen 14b", "gpu_hit"): 4.4,
+    ("qwen 14b", "cpu_hit"): 5.1,
+    ("qwen 14b", "decode"): 3.8,
+    ("qwen3 moe, own profile", "cold"): 2.0,
+    ("qwen3 moe, own profile", "gpu_hit"): 5.1,
+    ("qwen3 moe, own profile", "cpu_hit"): 8.8,
+    ("qwen3 moe, own profile", "decode"): 7.1,
 }
 """Case, kind -> the largest relative error of a judged row, of hits the mean one, in per cent.
 
 Deepseek is told that its random weights send all tokens to the same experts: with even routing, as of real text, batches take 1.6 to 2.2
 times what was measured. Its CPU hits were measured with a host slower than that of its GPU hits, and its cold prompt of 4,096 tokens is the
-host at the slower of two speeds between which it flips (58 ms in one of three runs).
-Gemma's long single steps hold the stores of the prompt's last chunk in their first interval, which the measured figure leaves out.
+host at the slower of two speeds between which it flips (58 ms in one of three runs). The 8B's GPU hits with its own profile are the host at
+the faster one: repeated a minute later they take 15.0 instead of 12.2 ms (16.6 predicted). Gemma's long single steps hold the stores of the
+prompt's last chunk in their first interval, which the measured figure leaves out.
 """
 
 
@@ -128,6 +153,23 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
         CASES["qwen3 moe"], CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
         {"TTFT mean": 15.5, "TTFT p50": 11.2, "TTFT p90": 11.2, "ITL p50": 6.4},
     ),
+    "moe, own profile": (
+        CASES["qwen3 moe, own profile"], CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
+        {"TTFT mean": 12.0, "TTFT p50": 19.0, "TTFT p90": 30.6, "ITL p50": 4.0},
+    ),
+    "14b, bursts": (
+        CASES["qwen 14b"], CHAT, {"gpu_kv": "12GiB", "cpu": "32GiB"},
+        {"TTFT mean": 11.9, "TTFT p50": 14.4, "TTFT p90": 18.2, "ITL p50": 4.3},
+    ),
+    "lmcache server": (
+        CASES["lmcache server"], CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
+        {"TTFT mean": 5.3, "TTFT p50": 6.9, "TTFT p90": 5.1, "ITL p50": 7.2},
+    ),
+    "disk tier, own profile": (
+        Case(f"{OWN}/llama_3_1_8b_cpu_8GiB_disk.json", "llama-3.1-8b", OWN_MACHINE), CHAT,
+        {"gpu_kv": "8GiB", "cpu": "8GiB", "disk": "60GiB"},
+        {"TTFT mean": 28.2, "TTFT p50": 6.6, "TTFT p90": 36.5, "ITL p50": 2.9},
+    ),
     "disk tier": (
         Case(f"{SLOW}/llama_3_1_8b_cpu_8GiB_disk.json", "llama-3.1-8b", SLOW_MACHINE), CHAT,
         {"gpu_kv": "8GiB", "cpu": "8GiB", "disk": "60GiB"},
@@ -136,15 +178,20 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
 }  # fmt: skip
 """Replay -> what ran, trace, tiers, and the largest relative error of each figure in per cent.
 
-The MoE holds one second of compilation in the middle of its measured replay and a full pool in its second half; the rate at which the disk
-of that machine takes writes is known to a factor of two, and its loads queue behind them.
+Both MoE hold compilations of a second in their measured replay, the first a full pool in its second half as well. Steps of the 14B under
+load take a tenth longer than the same tokens alone: clocks of 1.6 instead of 2.0 GHz at 700 W. The virtual disks give 2 GB/s until an
+allowance is used up, and 1.34 GB/s of reads and writes together from then on, which a probe of seconds does not see.
 """
+
+EXACT = {"disk tier": 0.98, "disk tier, own profile": 0.97, "14b, bursts": 0.98, "lmcache server": 0.98}
+"""Replay -> least share of requests with exact hits where it is not 0.99: what the disk or the server has by then depends on when stores
+end, what a request of a burst finds on the order in which its neighbours run."""
 
 
 @pytest.mark.parametrize("name", REPLAYS)
 def test_replay(name: str) -> None:
     case, trace, tiers, limits = REPLAYS[name]
-    truth, as_sent = case.load()["replay"], SLOW in case.file
+    truth, as_sent = case.load()["replay"], case.file.split("/")[0] in (SLOW, OWN)
     truth.sort(key=lambda row: row["t_submit" if as_sent else "i"])
     columns = (replay_as_sent if as_sent else replay)(case, MEASURED / trace, **tiers)
     assert columns["index"].tolist() == (list(range(len(truth))) if as_sent else [row["i"] for row in truth])
@@ -161,7 +208,7 @@ def test_replay(name: str) -> None:
     hit = columns["gpu_hit_tokens"] + columns["cpu_hit_tokens"] + columns["disk_hit_tokens"]
     exact = sum(abs(found - row["cached"]) <= BLOCK for found, row in zip(hit, truth, strict=True)) / len(truth)
     print(f"cached tokens within one block: {exact:.1%} of requests")
-    assert exact >= (0.98 if "disk" in tiers else 0.99)  # what the disk has by then depends on when stores end
+    assert exact >= EXACT.get(name, 0.99)
     assert {figure: error for figure, error in errors.items() if error > limits[figure]} == {}
 
 

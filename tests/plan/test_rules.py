@@ -11,11 +11,12 @@ from kvplan.deployment import Parallel
 from kvplan.errors import InputError
 from kvplan.memory.pool import kv_pool
 from kvplan.planning.closed_form import worth
+from kvplan.planning.kinds import _others
 from kvplan.planning.objective import Objective
 from kvplan.planning.plan import plan
 from kvplan.planning.prepare import space_of
 from kvplan.planning.space import nothing
-from kvplan.planning.widths import _kinds, _spread
+from kvplan.planning.widths import spread_over
 from kvplan.results.placement import Placement
 from kvplan.results.plan import PlanResult
 from kvplan.units import GiB
@@ -89,7 +90,7 @@ def test_a_wider_replica_has_its_share_of_everything() -> None:
     base = scenario.load("chat", sets=("machine.gpus=2",))
     space, _ = space_of(base, Objective(), None, None, None)
     placement = msgspec.structs.replace(nothing(space), cpu_bytes=10 * GiB)
-    wide, narrow = (_spread(space.base, placement, Parallel(tp=tp), 2) for tp in (2, 1))
+    wide, narrow = (spread_over(space.base, placement, Parallel(tp=tp), 2) for tp in (2, 1))
     grown = kv_pool(base.deployment.changed(tp=2)).kv_bytes - kv_pool(base.deployment).kv_bytes
     assert (wide.deployment.tp, wide.cluster.replicas, wide.run.speedup) == (2, 1, 2.0)
     assert wide.tiers.cpu_bytes == 20 * GiB
@@ -102,15 +103,14 @@ def test_experts_may_lie_on_data_parallel_ranks_instead() -> None:
     """Four ranks with a pool each, and host memory of a quarter each: as much in all as the four tensor-parallel ones have together."""
     base = scenario.load("chat", model="qwen3-30b-a3b", machine="h100-sxm", run={"tp": 4})
     space, _ = space_of(base, Objective(), None, None, None)
-    kinds, _ = _kinds(space)
     ranks = Parallel(tp=1, dp=4, ep=4)
-    assert ranks in kinds
+    assert _others(space)[0] == [ranks, Parallel(tp=2, dp=2, ep=4)]
     placement = msgspec.structs.replace(nothing(space), cpu_bytes=40 * GiB)
-    apart = _spread(space.base, placement, ranks, 4)
+    apart = spread_over(space.base, placement, ranks, 4)
     assert (apart.cluster.replicas, apart.run.speedup, apart.tiers.cpu_bytes) == (1, 1.0, 10 * GiB)
     assert space.used(placement).gpus == 4
     turned, _ = space_of(base.changed(parallel=ranks), Objective(), None, None, None)
-    assert Parallel(tp=4) in _kinds(turned)[0]
+    assert Parallel(tp=4) in _others(turned)[0]
     used = turned.used(msgspec.structs.replace(nothing(turned), cpu_bytes=40 * GiB))
     assert (used.gpus, used.cpu_bytes) == (4, 160 * GiB)
     assert turned.cpu_limit_bytes == space.cpu_limit_bytes // 4

@@ -260,6 +260,14 @@ def test_the_router_is_told_the_blocks_of_each_tier() -> None:
     assert told_to_it == {f"{one.tier}-prefix-cache-producer": one.blocks for one in emission.router}
 
 
+def test_a_router_counts_a_swept_tier_as_full_as_it_gets() -> None:
+    emission, placement, _ = emitted("lmcache-mp", disk=False)
+    (cpu,) = [one for one in emission.router if one.tier == "cpu"]
+    # LMCache's server sweeps at 0.8: 64 GiB x 0.8 / 128 KiB a token = 419,430 tokens, in chunks of 256.
+    assert (cpu.blocks, cpu.block_tokens) == (419_430 // 256, 256)
+    assert placement.cpu_bytes == 64 * GiB
+
+
 def test_the_served_length_never_exceeds_the_pool() -> None:
     # The L4's pool of 3.1 GiB holds 25,392 tokens; the model's length is 131,072.
     placement, deployment = placed("vllm", pool=3 * GiB, longest=1_000_000)

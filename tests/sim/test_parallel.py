@@ -119,6 +119,31 @@ def test_chunks_are_sent_while_the_next_is_computed() -> None:
     assert late - slow == pytest.approx(prefill_s, rel=0.2)
 
 
+def test_a_decoder_that_caches_fetches_only_the_rest() -> None:
+    """The same 8,192 tokens twice, at 1 GB/s: 1.07 GB the first time; the second time one block of 16, or all of it again."""
+    requests = [request(index, 20.0 * index, 8192, 4) for index in range(2)]
+    times = {}
+    for caches in (True, False):
+        engine = {"hands_over": "whole", "decoder_caches": caches}
+        rows = columns(world(requests, gpu_blocks=4096, engine=engine, cluster={"prefill_replicas": 1, "transfer_Bps": 1e9}))
+        times[caches] = rows["ttft_s"]
+    assert times[True][0] == times[False][0]
+    assert times[False][1] - times[True][1] == pytest.approx(2**30 / 1e9, rel=0.01)
+
+
+def test_chunks_of_two_prompts_share_the_port_of_the_sender() -> None:
+    """Two prompts of 16,384 tokens at once, 2.15 GB each over 2 GB/s, chunk by chunk: the second waits for all of the first, and has sent
+    nothing before that is through."""
+    requests = [request(index, 0.0, 16384, 4, first=10_000 * index) for index in range(2)]
+    cluster = {"prefill_replicas": 1, "transfer_Bps": 2e9}
+    built = world(requests, gpu_blocks=4096, engine={"hands_over": "chunks"}, cluster=cluster)
+    first_s, second_s = sorted(columns(built)["ttft_s"])
+    alone_s, size = apart(16384, hands_over="chunks", Bps=2e9)
+    assert first_s == pytest.approx(alone_s, rel=0.2)
+    assert second_s > first_s + 0.9 * size / 2e9
+    assert built.prefillers[0].port.busy_s[1] == pytest.approx(2 * size / 2e9, rel=0.01)
+
+
 def test_sides_that_no_engine_joins_are_refused() -> None:
     def scenario_of(prefill: Parallel, **decode: int) -> object:
         cluster = {"prefill_replicas": 1, "prefill_parallel": prefill}

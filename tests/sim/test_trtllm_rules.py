@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kvplan.request import Request
 from tests.sim.runs import run
 from tests.sim.test_by_hand import by_hand, request, rows
@@ -17,6 +19,29 @@ def test_a_block_is_copied_down_when_it_is_taken() -> None:
         rules = {"store": "on_evict", "spill_blocks": blocks, "exclusive": True, "load": "blocking"}
         built = by_hand(trace, gpu_blocks=8, cpu_blocks=50, offload=rules, engine={"step_tokens": 999})
         assert rows(built, "gpu_hit_tokens", "cpu_hit_tokens")[2] == expected
+
+
+def test_a_prompt_that_is_all_there_computes_one_token() -> None:
+    # 4 blocks of 32. Whole blocks may not hold the last token: 96 hit, 32 are computed. With a copy of the fourth 127 hit.
+    def hit(partial: bool) -> tuple[int, int]:
+        trace = [Request(index=at, arrival_s=10.0 * at, prompt_tokens=128, output_tokens=1, blocks=tuple(range(8))) for at in range(2)]
+        found = run(trace, engine="trtllm", gpu_kv="1GiB", sets={"engine.partial_reuse": partial})[1].recorder.arrays()
+        return int(found["gpu_hit_tokens"][1]), int(found["computed_tokens"][1])
+
+    assert (hit(True), hit(False)) == ((127, 1), (96, 32))
+
+
+def test_what_is_evicted_is_copied_when_the_step_in_progress_has_ended() -> None:
+    # A step takes 1 s and 10 ms a prefill token, a copy 0.5 s a block. A leaves 4 blocks; B, 6 blocks, starts in the four others... of 8.
+    # t=0     A computes until 1.64
+    # t=1.64  B (0.5 s) computes 64 tokens in the four free blocks until 3.28
+    # t=1.64  its other 32 tokens are planned: two of A's blocks go. Their copies begin with the step in progress over, at 3.28, and the
+    #         step waits for them, until 4.28; it ends at 5.60. At once they are copied until 2.64, and it ends at 4.60.
+    trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 0.5, 96, 1, *range(10, 16))]
+    for behind, ends_s in ((True, 5.6), (False, 4.6)):
+        rules = {"store": "on_evict", "spill_blocks": 1, "exclusive": True, "load": "blocking", "spills_behind_step": behind}
+        built = by_hand(trace, gpu_blocks=8, cpu_blocks=50, offload=rules, engine={"plan_ahead": True})
+        assert rows(built, "e2e_s")[1] == (pytest.approx(ends_s - 0.5),)
 
 
 def test_content_of_a_low_priority_is_not_offloaded() -> None:

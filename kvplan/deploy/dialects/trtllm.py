@@ -19,6 +19,10 @@ DIALECT = Dialect(
 )
 
 
+STEP_TOKENS = 8192
+"""max_num_tokens where none is given (TensorRT-LLM 1.3, llm_args.py)."""
+
+
 def write(serving: Serving) -> Written:
     placement = serving.placement
     number, total = DIALECT.size(placement.cpu_bytes, placement.ranks)
@@ -30,6 +34,7 @@ def write(serving: Serving) -> Written:
     lines: list[Line] = [
         (f"tensor_parallel_size: {placement.tp}", ["ranks of the replica"]),
         *(line for limit, line in limits if limit),
+        ("enable_chunked_prefill: true", ["prompts longer than a step are computed in parts, as simulated; without it they are refused"]),
         ("kv_cache_config:", []),
         ("  enable_block_reuse: true", ["prefix cache"]),
         (f"  free_gpu_memory_fraction: {plain_number(placement.gpu_fraction)}", ["share of what the weights leave free"]),
@@ -62,6 +67,10 @@ def read(reading: Reading) -> None:
     for key, field, meaning in _LIMITS:
         if key in document:
             reading.tokens(field, key, document[key], meaning.format(document[key]))
+    step, longest = document.get("max_num_tokens", STEP_TOKENS), document.get("max_seq_len")
+    if not document.get("enable_chunked_prefill", False) and isinstance(step, int) and (not isinstance(longest, int) or longest > step):
+        sentence = f"enable_chunked_prefill is not set: prompts of more than {step:,} tokens (max_num_tokens) are refused."
+        reading.fault("long_prompts_refused", sentence, key="enable_chunked_prefill", level="warning")
     cache = reading.mapping("kv_cache_config", document)
     reading.unknown(cache, "kv_cache_config")
     reading.fields["store"] = "on_evict"

@@ -134,8 +134,8 @@ def _tiers(result: SimResult) -> Grid:
     for tier in result.tiers:
         moved = [Cell(format_bytes(size), size) for size in (tier.loaded_bytes, tier.stored_bytes)]
         below = [*moved, share(tier.link_busy_fraction)] if tier.name != "gpu" else [Cell("")] * 3
-        most = share(tier.peak_bytes / max(1, tier.capacity_bytes))
-        rows.append([Cell(tier.name), Cell(format_bytes(tier.capacity_bytes), tier.capacity_bytes), most, share(tier.hit_rate), *below])
+        most = Cell(tier.used, tier.peak_bytes / max(1, tier.capacity_bytes))
+        rows.append([Cell(tier.name), Cell(tier.capacity, tier.capacity_bytes), most, share(tier.hit_rate), *below])
     computed = result.prompt_tokens.computed / max(1, result.prompt_tokens.total)
     rows.append([Cell("computed"), Cell(""), Cell(""), share(computed), Cell(""), Cell(""), Cell("")])
     return grid("Tiers: capacity, use, and what they served", heads, rows)

@@ -21,6 +21,7 @@ class GpuCache:
         self.tree: PrefixTree = tier.tree
         self.prefix_caching, self.reserve_full_prompt = prefix_caching, reserve_full_prompt
         self.output_tokens = 0  # of the pool, kept free for what running sequences may still give
+        self.partial_reuse = False  # is a part of a block copied
         self.drafts = False  # is the last block of a hit computed again
         self.reserve_output = False  # and does a new one need room for all of its own
         # of the pool, to sequences that were admitted before: a load that begins leaves so much
@@ -79,6 +80,7 @@ class GpuCache:
         room = tier.room_tokens - tier.pinnable_tokens(path, reach)
         if taken > room or (loaded and self._taken(upto, reach) > room - self.promised_tokens(seq)):
             return False
+        seq.computed = max(reach, min(self.tier.reach(path, 0), seq.target - 1)) if self.partial_reuse else reach
         if path:
             if not self.footprint.plain and reach:
                 self._find_beside(path, reach)

@@ -340,10 +340,9 @@ class Scheduler:
             return self._extend(seq, budget)
         if outcome is Outcome.NO_ROOM or not self.gpu.hold(seq, path, reach, reach + min(seq.target - reach, budget)):
             return None
-        seq.computed = reach
         if not seq.counted:
-            seq.hits = (reach, 0, 0, 0)
-        return min(seq.target - reach, budget)
+            seq.hits = (seq.computed, 0, 0, 0)
+        return min(seq.target - seq.computed, budget)
 
     def _extend(self, seq: Sequence, budget: int) -> int | None:
         new = min(seq.target - seq.computed, budget)

@@ -49,22 +49,24 @@ class Deliveries:
             return Outcome.NO_ROOM
         del self.senders[seq]
         seq.waiting_for_remote_kv = True
-        size = self._left(seq, (seq.prompt - reach) * self.token_bytes)
+        size = self._left(seq, (seq.prompt - reach) * self.token_bytes, sender)
         start_s = max(self.clock.now, sender.free_at[OUT], self.port.free_at[IN])
         for port, direction in ((sender, OUT), (self.port, IN)):
             port.send(direction, start_s, size / self.network.Bps)
         self.clock.process(self._fetching(seq, reach, start_s + network_s(self.network, size), done))
         return Outcome.WAITS
 
-    def _left(self, seq: Sequence, size: float) -> float:
-        """Of the bytes of a prompt, those that are still to be sent when it is computed: all, or the last chunk and what the port did not
-        manage while the others were computed.
+    def _left(self, seq: Sequence, size: float, sender: Duplex) -> float:
+        """Of the bytes of a prompt, those that are still to be sent when it is computed: all, or the last chunk and what the sender's port,
+        once it had sent the prompts before, did not manage while the others were computed.
         """
         if self.cost.engine.hands_over == "whole":
             return size
-        step = self.cost.engine.step_tokens
+        step, rate = self.cost.engine.step_tokens, self.network.Bps
         last = size * min(1.0, ((seq.prompt - 1) % step + 1) / seq.prompt)
-        return max(last, size - (self.clock.now - seq.admit_s) * self.network.Bps)
+        left = max(last, size - max(0.0, self.clock.now - max(seq.admit_s, sender.free_at[OUT])) * rate)
+        sender.busy_s[OUT] += (size - left) / rate
+        return left
 
     def _fetching(self, seq: Sequence, reach: int, done_s: float, done: Done) -> Steps:
         began_s = self.clock.now
