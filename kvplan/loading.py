@@ -74,7 +74,8 @@ class Loading:
             return chunks * chunk_s + transfer_s(link, direction, moved.rank_bytes, moved.pieces)
         if copies == "kernel":
             ranks = self.below.layout.ranks
-            return chunks * chunk_s + mapped_s(link, self.machine.host, direction, moved.rank_bytes, ranks)
+            share = rules.load_share if direction == IN else 1.0
+            return chunks * chunk_s + mapped_s(link, self.machine.host, direction, moved.rank_bytes / share, ranks)
         return chunks * chunk_s + moved.rank_bytes * byte_s
 
     def client_s(self, moved: Moved) -> float:

@@ -18,6 +18,7 @@ import pytest
 import kvplan.results
 from kvplan.cli import parser
 from kvplan.cli.main import COMMANDS, _examples, find
+from tests.sizing import test_kinds as parallel
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -106,6 +107,7 @@ def pages() -> dict[Path, str]:
     listed = [f"- [kvplan {title}](commands/{title.replace(' ', '-')}.md)" for title in commands()]
     schemas = [f"- [{name}](schemas/{name.replace('/', '-')}.json)" for name in sorted(answers())]
     found[DOCS / "accuracy.md"] = accuracy()
+    found[DOCS / "parallel.md"] = parallel.page()
     found[DOCS / "README.md"] = "\n".join(
         [
             "# kvplan, page by page",
@@ -119,6 +121,7 @@ def pages() -> dict[Path, str]:
             "## How true it is",
             "",
             "- [what predictions are held to](accuracy.md)",
+            "- [what each kind of parallelism keeps](parallel.md)",
             "",
             "## What --json prints",
             "",

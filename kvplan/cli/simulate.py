@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -120,6 +121,10 @@ def simulate(
     plot: Annotated[
         bool, typer.Option("--plot", help="Also how full the tiers were, which links were busy and who waited, over time.")
     ] = False,
+    why: Annotated[
+        bool,
+        typer.Option("--why", help="Of several engines: which rules make them differ, one kind after the other (some ten runs each)."),
+    ] = False,
     export: Export = None,
     as_json: As_json = False,
     quiet: Quiet = False,
@@ -156,7 +161,9 @@ def simulate(
     if max_users:
         return _users(wanted, requests_out, html, as_json=as_json, quiet=quiet)
     if len(wanted) > 1:
-        return _compare(wanted, requests_out, export, html, as_json=as_json, quiet=quiet)
+        return _compare(wanted, requests_out, export, html, why=why, as_json=as_json, quiet=quiet)
+    if why:
+        raise InputError("--why compares engines", hint="give several: --engine vllm,sglang")
     if requests_out:
         rows.check(Path(requests_out))
     with progress.requests(hidden=quiet) as watch:
@@ -210,14 +217,20 @@ def _users(wanted: list[Scenario], requests_out: str | None, html: str | None, *
     return Exit.DONE if result.users else Exit.NO
 
 
-def _compare(wanted: list[Scenario], requests_out: str | None, export: str | None, html: str | None, *, as_json: bool, quiet: bool) -> int:
+def _compare(
+    wanted: list[Scenario], requests_out: str | None, export: str | None, html: str | None, *, why: bool, as_json: bool, quiet: bool
+) -> int:
     from kvplan.report import compare as report
     from kvplan.sim.outcome.compare import compare
+    from kvplan.sim.outcome.parting import partings
 
     if requests_out:
         raise InputError("--requests-out writes the requests of one run", hint="leave it out, or give one scenario and one engine")
     results = _all_of(wanted, history=bool(html), quiet=quiet)
     comparison = compare(wanted, results)
+    if why:
+        found = partings(comparison.names, wanted, results, partial(_possible, quiet=quiet))
+        comparison = msgspec.structs.replace(comparison, partings=found)
     if as_json:
         emit_json(comparison)
     else:
@@ -232,17 +245,28 @@ def _compare(wanted: list[Scenario], requests_out: str | None, export: str | Non
 
 def _all_of(wanted: list[Scenario], *, history: bool, quiet: bool) -> list[SimResult]:
     """A result for each scenario, in their order. Raises what makes one of them impossible."""
+    found = _outcomes(wanted, history=history, quiet=quiet)
+    for outcome in found:
+        if isinstance(outcome, KvplanError):
+            raise outcome
+    return [outcome for outcome in found if isinstance(outcome, SimResult)]
+
+
+def _possible(wanted: Sequence[Scenario], *, quiet: bool) -> list[SimResult | None]:
+    return [outcome if isinstance(outcome, SimResult) else None for outcome in _outcomes(wanted, history=False, quiet=quiet)]
+
+
+def _outcomes(wanted: Sequence[Scenario], *, history: bool, quiet: bool) -> list[SimResult | KvplanError]:
+    """A result for each scenario, in their order, or what makes it impossible."""
     from kvplan.executor import Executor, fitting, run_all
     from kvplan.traces.shared import shared
 
-    found: dict[int, SimResult] = {}
+    found: dict[int, SimResult | KvplanError] = {}
     keys = [(one.trace, one.run.limit, one.run.max_input_tokens) for one in wanted]
     with shared(keys) as traces, progress.runs(hidden=quiet, title="simulating") as watch:
         requests = {key: one.requests for key, one in zip(dict.fromkeys(keys), traces, strict=True)}
         executor = fitting(Executor(), sum(requests[key] for key in keys))
         for at, outcome in run_all(partial(_timed, traces, history), wanted, executor):
-            if isinstance(outcome, KvplanError):
-                raise outcome
             found[at] = outcome
             watch(len(found), len(wanted), "")
     return [found[at] for at in range(len(wanted))]

@@ -50,6 +50,8 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.loads_in_turn": (False,),
     "offload.waits_for_prompts": (False,),
     "offload.store_copies": ("",),
+    "offload.load_share": (1.0,),
+    "launches_first": (False,),
     "offload.spills_behind_step": (False,),
     "overhead.disk_byte_s": (0.0,),
     "offload.lower_loads_first": (False,),
@@ -63,6 +65,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.keeps_gpu_content": (False,),
     "offload.lower_counts_tick_s": (0.0,),
     "second_runner": ((),),
+    "first_runner": ({},),
     "overhead.remote_byte_s": (0.0,),
     "overhead.remote_host_byte_s": (0.0,),
     "host_pool.ratio": (0.0,),
@@ -76,6 +79,7 @@ def _in_play(engine: EngineSpec, path: str, value: object) -> bool:
     """Does a fact change anything, given the others."""
     rules = engine.offload
     off = {
+        "rank_stale_s": engine.rank_router != "least_loaded",
         "offload.prefetch_": rules.prefetch == "none",
         "offload.prefetch_timeout": rules.prefetch != "timeout",
         "offload.store_after_lookups": rules.store != "selective",

@@ -95,6 +95,9 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     spill_min_retention: Count = 0  # content of a lower retention priority is given up without being stored
     spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
+    load_share: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = (
+        1.0  # of a kernel's rate on mapped host memory, what the few thread blocks of a load reach
+    )
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     store_in_step: bool = False  # does a step end only when its stores are down
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
@@ -105,6 +108,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     request_s: Seconds = 0.0  # an API server, once per request: one after the other
     request_token_s: Seconds = 0.0  # and per prompt token: packing and sending
+    api_s: Seconds = 0.0  # and over HTTP, where requests come so: parsing, validation
+    api_token_s: Seconds = 0.0  # and per prompt token
     transit_s: Seconds = 0.0  # between the processes in front of the scheduler: each request, beside others
     input_s: Seconds = 0.0  # the engine's input thread, once per request: one after the other
     input_token_s: Seconds = 0.0  # and per prompt token: unpacking, block hashes
@@ -150,6 +155,11 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if name.endswith("_s") and name not in _ON_GPU:
                 seconds[name] = getattr(self, name) * (python if name.endswith(_PYTHON) else other)
         return msgspec.structs.replace(self, **seconds)
+
+    def over_http(self) -> Overhead:
+        """The same of an engine whose requests come through its HTTP API."""
+        more = {"request_s": self.request_s + self.api_s, "request_token_s": self.request_token_s + self.api_token_s}
+        return msgspec.structs.replace(self, **more, api_s=0.0, api_token_s=0.0)
 
     def times(self, factors: Mapping[str, float]) -> Overhead:
         """The same with some of its seconds taken so many times."""
@@ -241,6 +251,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # larger graph, whose experts see the rows that fill it up as well
     graph_tokens: tuple[AtLeastOne, ...] = ()
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
+    launches_first: bool = False  # is a step of decodes launched, too, before the tokens of the prompts before it are handled
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order
     # a prompt to a replica that only decodes: when all of it is computed, or each chunk while the next is
     hands_over: Literal["whole", "chunks"] = "whole"

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from kvplan import units
 from kvplan.report.tables import Rows, print_rows, say, seconds
-from kvplan.results.compare import Comparison, Handover
+from kvplan.results.compare import Comparison, Handover, Parting
 
 WORDS = {
     "ttft_mean_s": "time to first token, mean",
@@ -46,6 +46,8 @@ def show(console: Console, comparison: Comparison, notes: Sequence[str] = ()) ->
     console.print("\n[bold]Why[/], the largest difference first")
     for one in comparison.differences[:WHYS]:
         say(console, f"{WORDS.get(one.what, one.what)}: {escape(one.reason)}", indent=2, hang=2)
+    for parting in comparison.partings:
+        say(console, escape(parting_words(parting)), indent=2, hang=2)
     explained = [difference for difference in comparison.settings if difference.reason]
     if explained:
         console.print()
@@ -80,6 +82,30 @@ def handover_words(found: Handover) -> str:
     if found.break_even_Bps is not None:
         ends = f"break-even at {units.format_rate(found.break_even_Bps)}"
     return f"prefill apart ({found.name}) {verb} {units.format_seconds(abs(found.gain_s))} a request: {moved}; {ends}"
+
+
+def parting_words(found: Parting) -> str:
+    """Which rules make an engine differ, in a sentence."""
+    ours, theirs = found.ttft_mean_s, found.against_ttft_mean_s
+    if ours is None or theirs is None:
+        return f"{found.name} against {found.against}: nothing was served"
+    said = f"{found.name} against {found.against}: {seconds(ours)} to the first token, {seconds(theirs)}"
+    moving = [one for one in found.rules if abs(one.change_s) > MOVES * min(ours, theirs)][:MOVING]
+    if not moving:
+        return f"{said}; no kind of rule moves it by {MOVES:.0%}"
+    effects = [f"{one.rule} {_signed(one.change_s)} ({', '.join(one.settings[:NAMED])})" for one in moving]
+    return f"{said}; taking over its rules one kind after the other: {'; '.join(effects)}"
+
+
+def _signed(change_s: float) -> str:
+    return ("+" if change_s >= 0 else "-") + seconds(abs(change_s))
+
+
+MOVES = 0.01
+"""A rule that changes the mean time to first token by less is not worth a word."""
+
+MOVING = 4
+NAMED = 3
 
 
 def shown(what: str, value: object) -> str:

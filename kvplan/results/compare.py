@@ -39,6 +39,26 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     break_even_Bps: float | None  # network rate at which the gain is zero; None: at no rate does it gain
 
 
+class RuleEffect(msgspec.Struct, frozen=True, kw_only=True):
+    """What one kind of another engine's rules changes."""
+
+    rule: str
+    settings: list[str]  # of the engine, that differ
+    change_s: float  # of the mean time to first token
+
+
+class Parting(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an engine differs from the first one, which takes over this engine's rules one kind after the other: changes add up, the largest
+    first. In another order they would be others.
+    """
+
+    name: str
+    against: str
+    ttft_mean_s: float | None
+    against_ttft_mean_s: float | None
+    rules: list[RuleEffect]
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `kvplan simulate` for several scenarios or engines."""
 
@@ -47,6 +67,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     settings: list[Compared]  # what was put in differently
     differences: list[Compared] = msgspec.field(name="figures")  # what came out differently, the largest ratio first
     handovers: list[Handover] = []
+    partings: list[Parting] = []  # where they were asked for
     same: list[str]  # figures that are equal in all runs
     runs: list[SimResult]
 

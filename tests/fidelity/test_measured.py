@@ -15,10 +15,10 @@ from tests.fidelity.replay import MEASURED, Case, Row, cold, decode, hits, repla
 
 BLOCK = 16
 H100, H200, SLOW = "h100-vllm-0.24", "h200-vllm-0.24", "h200-vllm-0.24-slow-host"
-SLOW_MACHINE = str(MEASURED / SLOW / "machine.toml")
+SGLANG = "h100-sglang-0.5.17"
 OWN = "h200-vllm-0.24-calibrated"
-OWN_MACHINE = str(MEASURED / OWN / "machine.toml")
-"""What `kvplan calibrate --quick` wrote of the machine on which these were measured, and nothing else."""
+SLOW_MACHINE, OWN_MACHINE, SGLANG_MACHINE = (str(MEASURED / folder / "machine.toml") for folder in (SLOW, OWN, SGLANG))
+"""Of `OWN` what `kvplan calibrate --quick` wrote of the machine on which these were measured, and nothing else."""
 
 SAME_EXPERTS = ("parallel.expert_skew=100",)
 """With weights at random this model's router, whose softmax is rounded to bf16, gives every token the same experts."""
@@ -26,10 +26,13 @@ SAME_EXPERTS = ("parallel.expert_skew=100",)
 LLAMA = Case(f"{H100}/single_requests.json", "llama-3.1-8b", "h100-sxm")
 CASES = {
     "llama on H100": LLAMA,
+    "llama, fp8 KV": LLAMA._replace(file=f"{H100}/single_requests_fp8.json", sets=("kv_dtype=fp8",)),
     "llama on H200": Case(f"{H200}/conversation_load_gpu_only.json", "llama-3.1-8b", "h200-sxm"),
     "gemma on H200": Case(f"{H200}/gemma_3_12b_single.json", "gemma-3-12b", "h200-sxm"),
     "deepseek on H200": Case(f"{H200}/deepseek_v2_lite_single.json", "deepseek-v2-lite", "h200-sxm", sets=SAME_EXPERTS),
     "lmcache on H200": Case(f"{H200}/lmcache_single.json", "llama-3.1-8b", "h200-sxm", "lmcache"),
+    "sglang on H100": Case(f"{SGLANG}/llama_3_1_8b_gpu_only.json", "llama-3.1-8b", SGLANG_MACHINE, "sglang@0.5.17"),
+    "hicache on H100": Case(f"{SGLANG}/llama_3_1_8b_hicache_40GB.json", "llama-3.1-8b", SGLANG_MACHINE, "sglang@0.5.17"),
     "qwen3 moe": Case(f"{SLOW}/qwen3_30b_a3b_cpu_32GiB.json", "qwen3-30b-a3b", SLOW_MACHINE),
     "qwen 32b": Case(f"{SLOW}/qwen2_5_32b_cpu_48GiB.json", "qwen2.5-32b", SLOW_MACHINE),
     "deepseek, slow host": Case(f"{SLOW}/deepseek_v2_lite_cpu_8GiB.json", "deepseek-v2-lite", SLOW_MACHINE, sets=SAME_EXPERTS),
@@ -47,6 +50,9 @@ LIMITS: dict[tuple[str, str], float] = {
     ("llama on H100", "gpu_hit"): 12.3,
     ("llama on H100", "cpu_hit"): 6.0,
     ("llama on H100", "decode"): 5.0,
+    ("llama, fp8 KV", "cold"): 2.0,
+    ("llama, fp8 KV", "gpu_hit"): 11.5,
+    ("llama, fp8 KV", "decode"): 4.1,
     ("llama on H200", "cold"): 2.9,
     ("llama on H200", "gpu_hit"): 7.2,
     ("llama on H200", "decode"): 3.1,
@@ -62,6 +68,13 @@ LIMITS: dict[tuple[str, str], float] = {
     ("lmcache on H200", "gpu_hit"): 5.5,
     ("lmcache on H200", "cpu_hit"): 6.8,
     ("lmcache on H200", "decode"): 5.0,
+    ("sglang on H100", "cold"): 1.6,
+    ("sglang on H100", "gpu_hit"): 4.0,
+    ("sglang on H100", "decode"): 1.9,
+    ("hicache on H100", "cold"): 3.3,
+    ("hicache on H100", "gpu_hit"): 24.7,
+    ("hicache on H100", "cpu_hit"): 7.4,
+    ("hicache on H100", "decode"): 2.1,
     ("qwen3 moe", "cold"): 8.5,
     ("qwen3 moe", "gpu_hit"): 2.7,
     ("qwen3 moe", "cpu_hit"): 3.5,
@@ -101,7 +114,8 @@ Deepseek is told that its random weights send all tokens to the same experts: wi
 times what was measured. Its CPU hits were measured with a host slower than that of its GPU hits, and its cold prompt of 4,096 tokens is the
 host at the slower of two speeds between which it flips (58 ms in one of three runs). The 8B's GPU hits with its own profile are the host at
 the faster one: repeated a minute later they take 15.0 instead of 12.2 ms (16.6 predicted). Gemma's long single steps hold the stores of the
-prompt's last chunk in their first interval, which the measured figure leaves out.
+prompt's last chunk in their first interval, which the measured figure leaves out. GPU hits with HiCache
+were each measured beside the store of the prompt before them, on a host that flipped between its speeds.
 """
 
 
@@ -145,6 +159,14 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
         CASES["llama on H200"], f"{H200}/conversation_load.jsonl", {"gpu_kv": "40GiB"},
         {"TTFT mean": 3.6, "TTFT p50": 1.6, "TTFT p90": 2.0, "ITL p50": 2.8},
     ),
+    "sglang, GPU only": (
+        CASES["sglang on H100"], CHAT, {"gpu_kv": "8GiB"},
+        {"TTFT mean": 10.5, "TTFT p50": 3.3, "TTFT p90": 12.4, "ITL p50": 1.0},
+    ),
+    "sglang, HiCache": (
+        CASES["hicache on H100"], CHAT, {"gpu_kv": "8GiB", "cpu": "40GB"},
+        {"TTFT mean": 10.9, "TTFT p50": 6.6, "TTFT p90": 11.5, "ITL p50": 1.4},
+    ),
     "32b, CPU tier": (
         CASES["qwen 32b"], CHAT, {"gpu_kv": "16GiB", "cpu": "48GiB"},
         {"TTFT mean": 3.9, "TTFT p50": 2.5, "TTFT p90": 5.6, "ITL p50": 5.0},
@@ -183,15 +205,15 @@ load take a tenth longer than the same tokens alone: clocks of 1.6 instead of 2.
 allowance is used up, and 1.34 GB/s of reads and writes together from then on, which a probe of seconds does not see.
 """
 
-EXACT = {"disk tier": 0.98, "disk tier, own profile": 0.97, "14b, bursts": 0.98, "lmcache server": 0.98}
+EXACT = {"disk tier": 0.98, "disk tier, own profile": 0.97, "14b, bursts": 0.98, "lmcache server": 0.98, "sglang, GPU only": 0.97}
 """Replay -> least share of requests with exact hits where it is not 0.99: what the disk or the server has by then depends on when stores
-end, what a request of a burst finds on the order in which its neighbours run."""
+end, what a request of a burst finds on the order in which its neighbours run; which node SGLang gives up on when steps end."""
 
 
 @pytest.mark.parametrize("name", REPLAYS)
 def test_replay(name: str) -> None:
     case, trace, tiers, limits = REPLAYS[name]
-    truth, as_sent = case.load()["replay"], case.file.split("/")[0] in (SLOW, OWN)
+    truth, as_sent = case.load()["replay"], case.file.split("/")[0] in (SLOW, OWN, SGLANG)
     truth.sort(key=lambda row: row["t_submit" if as_sent else "i"])
     columns = (replay_as_sent if as_sent else replay)(case, MEASURED / trace, **tiers)
     assert columns["index"].tolist() == (list(range(len(truth))) if as_sent else [row["i"] for row in truth])

@@ -202,7 +202,7 @@ class Oracle:
                 self.store(seq, context + new)
         after = self.inflight.index(plan) + 1
         if after < len(self.inflight):
-            if self.inflight[after]["chunks"]:
+            if self.inflight[after]["chunks"] or (plan["chunks"] and self.engine.launches_first):
                 seen = max(seen, self.inflight[after]["launched"])
             self.execute(self.inflight[after])
         if seen > self.now or self.inflight[0] is not plan:

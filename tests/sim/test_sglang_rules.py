@@ -9,6 +9,7 @@ import pytest
 from kvplan.sim.transfer.links import IN
 from tests.sim.test_by_hand import by_hand, request, rows
 from tests.sim.test_paths import disk
+from tests.sim.worlds import world
 
 
 def test_prompts_run_alone_and_those_that_decode_wait() -> None:
@@ -78,3 +79,27 @@ def test_the_output_of_running_requests_is_kept_free() -> None:
         found[share] = rows(built, "queue_s", "e2e_s", "preemptions")
     assert found[0.0][1][0] < 3 and sum(row[2] for row in found[0.0]) >= 1
     assert found[1.0][1][0] > 60 and sum(row[2] for row in found[1.0]) == 0
+
+
+def test_a_prompt_is_handled_when_the_step_behind_it_is_launched() -> None:
+    # A's 16 tokens take the GPU 1.16 s and the host 2 s to launch, until 2.0. The step of decodes behind them is launched from then
+    # until 2.4: SGLang handles A's first token only then. Its second one comes when that step has ended, 1.1 s after it began at 2.0.
+    first = {}
+    for launches_first in (False, True):
+        built = by_hand([request(0, 0.0, 16, 2, 1)], engine={"plan_ahead": True, "launches_first": launches_first})
+        built.cost.host_s = lambda chunks, decodes: 2.0 if chunks else 0.4  # type: ignore[method-assign]
+        first[launches_first] = rows(built, "ttft_s", "e2e_s")[0]
+    assert first == {False: (2.0, 3.1), True: (2.4, 3.1)}
+
+
+def test_a_gap_that_holds_a_prompt_is_counted_whether_or_not_decodes_are_taken_at_once() -> None:
+    # A decodes 60 tokens while B and C compute 192 tokens each, apart from it, and decode then: 59 + 29 + 9 gaps, however they are counted.
+    trace = [request(0, 0.0, 16, 60, 1), request(1, 0.1, 192, 30, *range(10, 22)), request(2, 0.3, 192, 10, *range(30, 42))]
+    total: dict[bool, tuple[int, float]] = {}
+    for jump in (True, False):
+        built = world(trace, gpu_blocks=60, engine={"prefill_apart": True, "plan_ahead": True, "step_tokens": 64}, jump=jump)
+        gaps: list[tuple[float, int]] = []
+        built.recorder.intervals = lambda seconds, tokens, gaps=gaps: gaps.append((seconds, tokens))  # type: ignore[method-assign,misc]
+        built.run()
+        total[jump] = sum(tokens for _, tokens in gaps), sum(seconds * tokens for seconds, tokens in gaps)
+    assert total[True] == (59 + 29 + 9, pytest.approx(total[False][1], rel=1e-9)) and total[False][0] == 59 + 29 + 9

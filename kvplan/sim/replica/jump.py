@@ -132,6 +132,19 @@ def growth(cost: StepCost, batch: DecodeBatch, step: ScheduledStep, most: int) -
     return slope_s, most
 
 
+def gaps_of(jump: Course, steps: int, inflight: StepsInFlight, decodes: int, *, apart: bool) -> list[tuple[float, int]]:
+    """Gaps between tokens in the first steps of a jump, in seconds, and how many tokens came after each. Where prompts run `apart` and have
+    run before it, the first gap holds them.
+    """
+    if not (apart and inflight.prompts_ran):
+        return [(jump.elapsed_s(steps) / steps, steps * decodes)]
+    first_s = jump.handled_s(1)
+    found = [(first_s - since_s, count) for since_s, count in inflight.gaps(first_s, decodes, apart=True)]
+    if steps > 1:
+        found.append(((jump.handled_s(steps) - first_s) / (steps - 1), (steps - 1) * decodes))
+    return found
+
+
 class StepWatch(Protocol):
     """Sees the steps of a replica."""
 

@@ -14,7 +14,7 @@ from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
 from kvplan.sim.replica.decode_batch import DecodeBatch
 from kvplan.sim.replica.group import Group
-from kvplan.sim.replica.jump import Course, StepWatch, equal_steps, jump_of
+from kvplan.sim.replica.jump import Course, StepWatch, equal_steps, gaps_of, jump_of
 from kvplan.sim.replica.scheduler import Scheduler
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
@@ -222,7 +222,8 @@ class Replica:
             self._drained_s = free_s + step.drain_s  # nothing overtakes it in the pipeline
         seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
         if following is not None:
-            seen_s = max(seen_s, following.launched_s if following.chunks else 0.0)  # it is launched first
+            first = following.chunks or (step.chunks and self.engine.launches_first)
+            seen_s = max(seen_s, following.launched_s if first else 0.0)  # it is launched first
             self.transfers.hold_back(step, following, now)
             self._execute(following)
         if seen_s <= now and inflight.steps[0] is step:
@@ -342,4 +343,5 @@ class Replica:
         batch.advance(steps)
         batch.handled += steps
         if self.group is None:  # which counts them step by step
-            self.recorder.intervals(jump.elapsed_s(steps) / steps, steps * len(batch))
+            for seconds, tokens in gaps_of(jump, steps, self.inflight, len(batch), apart=self.engine.prefill_apart):
+                self.recorder.intervals(seconds, tokens)

@@ -87,6 +87,11 @@ class StepsInFlight:
         self.fresh.clear()
         return [gap for gap in found if gap[1]]
 
+    @property
+    def prompts_ran(self) -> bool:
+        """Have prompts run alone since the last decode step was handled."""
+        return bool(self.fresh) or self.decoded_s < self.handled_s
+
     def chunk_tokens(self, seq: Sequence) -> int:
         """Tokens of a prompt in steps that are not handled."""
         return sum(new for step in self.steps for other, new, _ in step.chunks if other is seq)

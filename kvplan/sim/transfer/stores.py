@@ -103,7 +103,7 @@ class Stores:
         def send() -> None:
             done_s = self._sent_s(copied)
             if not holds:
-                self._under_copy.append((done_s, keys, reserved.start, end))
+                self._under_copy.append((done_s, keys, fresh[0], end))
                 self.gpu.reused = self._reused
             self.clock.at(done_s, stored)
 
