@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import joblib
 import msgspec
 
+from kvplan import copies
 from kvplan.errors import InputError, KvplanError, MissingError
 
 Task = Callable[[Any], Any]
@@ -33,23 +31,27 @@ IN_FLIGHT = 4
 class Executor(msgspec.Struct, frozen=True, kw_only=True):
     """Where tasks run: `loky` is processes of this machine, `ray` and `dask` a cluster by its address or one that is started here.
 
-    0 workers are one for each core, or all of a cluster; 1 is this process itself under loky.
+    0 workers are one for each core, or all of a cluster; 1 is this process itself under loky. Where all tasks together take a second or
+    two, `short`, copies of this process take their part.
     """
 
     backend: str = "loky"
     workers: int = 0
     address: str = ""
+    short: bool = False
 
     @property
     def processes(self) -> int:
-        """Workers on this machine."""
-        return self.workers or os.cpu_count() or 1
+        """Workers on this machine: as asked, or one for each core that may be used (affinity, container, LOKY_MAX_CPU_COUNT)."""
+        import joblib
+
+        return self.workers or joblib.cpu_count()
 
 
 def fitting(executor: Executor, requests: int) -> Executor:
-    """The same, or this process alone where so few requests in all are to be replayed."""
+    """The same, or this process and its copies where so few requests in all are to be replayed."""
     small = executor.backend == "loky" and not executor.workers and requests < SMALL_REQUESTS
-    return Executor(workers=1) if small else executor
+    return Executor(short=True) if small else executor
 
 
 def run_all(function: Task, tasks: Sequence[Any], executor: Executor = Executor()) -> Iterator[tuple[int, Any]]:
@@ -61,7 +63,10 @@ def run_all(function: Task, tasks: Sequence[Any], executor: Executor = Executor(
     """
     if executor.backend not in BACKENDS:
         raise InputError(f"--backend {executor.backend}: no such backend", hint=f"known: {', '.join(BACKENDS)}")
-    if executor.backend == "loky" and (executor.processes == 1 or len(tasks) < 2):
+    if executor.short and (processes := copies.possible(len(tasks))) > 1:
+        yield from copies.shared_out(function, tasks, processes)
+        return
+    if executor.backend == "loky" and (executor.short or len(tasks) < 2 or executor.workers == 1 or executor.processes == 1):
         yield from ((at, function(task)) for at, task in enumerate(tasks))
         return
     left = dict(enumerate(tasks))
@@ -85,6 +90,7 @@ def run_all(function: Task, tasks: Sequence[Any], executor: Executor = Executor(
 
 def _side_by_side(function: Task, tasks: dict[int, Any], under_way: list[int], executor: Executor) -> Iterator[tuple[int, Any]]:
     """`under_way` tells which tasks have been handed out and have not come back."""
+    import joblib  # slow to load, and short work does without
 
     def handed_out(places: Sequence[int]) -> Iterator[Any]:
         for at in places:
@@ -92,7 +98,7 @@ def _side_by_side(function: Task, tasks: dict[int, Any], under_way: list[int], e
             yield joblib.delayed(_placed)(function, at, tasks[at])
 
     places, jobs = list(tasks), -1 if executor.address else executor.processes
-    settings: dict[str, Any] = {"initializer": _deaf} if executor.backend == "loky" else {}
+    settings: dict[str, Any] = {"initializer": copies.deaf} if executor.backend == "loky" else {}
     with joblib.parallel_config(backend=executor.backend, n_jobs=jobs, **settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tasks which were still being processed", category=UserWarning)
         if executor.backend == "ray":  # it has no results one by one
@@ -105,8 +111,10 @@ def _side_by_side(function: Task, tasks: dict[int, Any], under_way: list[int], e
 
 def _alone(function: Task, task: Any) -> Any:
     """What comes of a task in a worker that has no other."""
+    import joblib
+
     try:
-        with joblib.parallel_config(backend="loky", n_jobs=2, initializer=_deaf):
+        with joblib.parallel_config(backend="loky", n_jobs=2, initializer=copies.deaf):
             return joblib.Parallel(batch_size=1)([joblib.delayed(function)(task)])[0]
     except Exception as error:
         if type(error).__name__ not in BROKEN:
@@ -116,12 +124,6 @@ def _alone(function: Task, task: Any) -> Any:
 
 def _placed(function: Task, at: int, task: Any) -> tuple[int, Any]:
     return at, function(task)
-
-
-def _deaf() -> None:
-    """A worker leaves interrupts to its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _loky(_: Executor) -> AbstractContextManager[None]:

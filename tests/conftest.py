@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for a model
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the many commands that tests run would compile the package anew
+sys.dont_write_bytecode = False
+if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # each core has a worker of pytest: a plan starts no processes beside it
+
+LONG = ("tests/plan/", "tests/fidelity/", "tests/calibrate/")
+"""Where files take long. They come first: then no worker is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((at for at, room in enumerate(LONG) if item.nodeid.startswith(room)), len(LONG)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

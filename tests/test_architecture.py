@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "kvplan").rglob("*.py"))
 
 # A room may import those on earlier lines, and its own line.
 ORDER = [
-    {"errors", "units", "provenance", "outputs", "toml_text", "settings", "executor"},
+    {"errors", "units", "provenance", "outputs", "toml_text", "settings", "copies", "executor"},
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},

@@ -10,7 +10,6 @@ import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from kvplan.errors import InputError, KvplanError, MissingError
 
@@ -47,6 +46,8 @@ def fetched(repository: str, *, hint: str = "") -> Path:
 
 def _unreachable(endpoint: str) -> str:
     """Why the hub's host cannot be connected to; empty where it can, or where a proxy is asked in its place."""
+    from urllib.request import getproxies  # a twentieth of a second that nobody else waits for
+
     parts = urlsplit(endpoint)
     if {"http", "https", "all"} & set(getproxies()) or not parts.hostname:
         return ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
-from typing import Annotated
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -149,30 +149,36 @@ def plan(
         raise InputError("--output: no configuration to write", hint="add --emit vllm, or another engine")
     if not source and not sessions:
         raise InputError("which traffic?", hint="name a trace or a scenario, or give --sessions users=40,turns=8,input=600,think=60s")
-    from kvplan.deploy.emit import planned, save, target_named
     from kvplan.economics.prices import price_source
     from kvplan.planning.objective import parse_target
     from kvplan.planning.plan import plan as answer
-    from kvplan.planning.session_traffic import WARMUP, parse_sessions, trace_of
     from kvplan.report import plan as report
     from kvplan.results.plan import PlanResult, PlanTable
     from kvplan.scenario import Scenario
     from kvplan.sweep import grid
 
     if emit:
+        from kvplan.deploy.emit import planned, save, target_named
+
         target_named(emit)
     if export:
         check_export(export)
     priced = price_source(prices, price)
     check_html(html)
-    mix = parse_sessions(sessions) if sessions else None
-    with trace_of(mix) if mix else nullcontext() as made:
+    mix, warm = None, {}
+    generated: AbstractContextManager[Any] = nullcontext()
+    if sessions:
+        from kvplan.planning.session_traffic import WARMUP, parse_sessions, trace_of
+
+        mix = parse_sessions(sessions)
+        generated, warm = trace_of(mix), {"warmup": WARMUP}
+    with generated as made:
         wanted = grid.scenarios(
             [made.path if made else source],
             given={"model": model, "machine": machine, "engine": engine, "tp": tp, "kv_dtype": kv_dtype},
             engine_version=engine_version,
             tiers={"gpu_kv": gpu_kv},
-            run={"pp": pp, "dp": dp, "ep": ep, **({"warmup": WARMUP} if mix else {})},
+            run={"pp": pp, "dp": dp, "ep": ep, **warm},
             sets=sets or [],
             isolated=isolated,
         )

@@ -1,4 +1,4 @@
-"""How far a long run is, on stderr: a bar on a terminal, a line every half minute elsewhere."""
+"""How far a long run is, on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from kvplan.cli.console import err
 from kvplan.units import format_seconds
 
-EVERY_S = 30.0
-"""Between two lines where there is no terminal."""
+FIRST_S, EVERY_S = 3.0, 30.0
+"""Where there is no terminal: the first line comes after so long, each further one when twice the time has gone by, or so much more."""
 
 
 @contextmanager
@@ -55,14 +55,14 @@ def _about(title: str) -> str:
 
 def _lines(title: str) -> Callable[[int, int, str], None]:
     """A watch that writes a line now and then."""
-    began = last = time.monotonic()
+    began, wait_s = time.monotonic(), FIRST_S
 
     def update(done: int, total: int, note: str) -> None:
-        nonlocal last
+        nonlocal wait_s
         now = time.monotonic()
-        if now - last < EVERY_S or not done:
+        if now - began < wait_s or not done:
             return
-        last = now
+        wait_s = now - began + min(now - began, EVERY_S)
         left = format_seconds((now - began) / done * max(0, total - done))
         err().print(f"{title}: {done:,} of {_about(title)}{total:,}, {left} left{f'; {note}' if note else ''}", markup=False)
 

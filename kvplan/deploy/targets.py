@@ -40,8 +40,8 @@ TARGETS: dict[str, Target] = {
 """Name that the user types -> what is configured."""
 
 NOT_CONFIGURED: dict[str, str] = {
-    "aibrix": "its offloading connector lives in AIBrix's own builds of vLLM (0.10.2 as of its samples of October 2025), which must not "
-    "chunk prefills and evict by S3FIFO: rules that no engine here has, so that a plan would be of another engine",
+    "aibrix": "its offloading connector runs in AIBrix's own builds of vLLM (0.10.2 in its images of November 2025), whose rules and "
+    "timing are not known here, so that the plan would be of another engine; and the fields of its KVCache objects differ between releases",
     "gpustack": "its cache pools are stores of Mooncake, whose sizes and rules are not known here",
 }
 """Targets that people ask for -> why none is written."""

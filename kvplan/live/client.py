@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import ssl
 import time
@@ -170,6 +171,9 @@ class StreamClient:
         return self._hidden(f"HTTP {status}: {said}" if status else f"the server reports an error: {said}")
 
     def _words(self, error: Exception) -> str:
+        if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+            why = os.strerror(error.os_error.errno) if (error.os_error.errno or 0) > 0 else str(error.os_error.strerror or "")
+            return f"nothing answers there ({why.lower()})" if why else "nothing answers there"
         return self._hidden(str(error) or type(error).__name__)
 
     def _hidden(self, text: str) -> str:

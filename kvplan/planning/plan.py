@@ -37,7 +37,7 @@ from kvplan.step_time import StepCost
 HEADLINES = (3.0, 10.0, 14.0)
 """Times that first tokens are said to come sooner: 3 to 10 (LMCache), up to 14 on an H100 (TensorRT-LLM)."""
 
-ABOUT_RUNS = 32
+ABOUT_RUNS = 24
 """Simulations of a usual plan, for those who wait."""
 
 SIMULATED = ("small_tier",)

@@ -48,7 +48,7 @@ class Runner:
         self._executor, self._watch, self._about = executor, watch, about
         self._known: list[tuple[Simulation, Outcome]] = []
         self._ahead: list[Simulation] = []
-        self.so_far = ""
+        self._so_far = ""
         watch(0, about, "")
 
     @property
@@ -63,14 +63,19 @@ class Runner:
                 fresh.append(job)
         fresh.sort(key=_size, reverse=True)  # the longest first: then no worker is left with one at the end
         self._ahead = []
-        for place, outcome in run_all(run_one, fresh, self._executor):
+        for left, (place, outcome) in zip(range(len(fresh) - 1, -1, -1), run_all(run_one, fresh, self._executor), strict=True):
             self._known.append((fresh[place], outcome))
-            self._watch(self.runs, max(self._about, self.runs + len(fresh)), self.so_far)
+            self._watch(self.runs, max(self._about, self.runs + left), self._so_far)
         return [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
 
     def ahead(self, job: Simulation) -> None:
         """Run beside the next ones what will be asked for later."""
         self._ahead.append(job)
+
+    def tell(self, so_far: str) -> None:
+        """Let those who wait know the best answer so far."""
+        self._so_far = so_far
+        self._watch(self.runs, max(self._about, self.runs), so_far)
 
     def _outcome(self, job: Simulation) -> Outcome | None:
         return next((outcome for known, outcome in self._known if known == job), None)

@@ -104,7 +104,7 @@ def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Place
             continue
         found.options.append(option(space, placement, outcome, found.goal))
         found.results.append(outcome)
-    run.so_far = _so_far(space, found)
+    run.tell(_so_far(space, found))
 
 
 def _so_far(space: Space, found: Simulated) -> str:

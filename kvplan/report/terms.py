@@ -49,6 +49,9 @@ TERMS: dict[str, str] = {
     "idle": "Nothing else runs: the price of one load. Under load queues come on top, which only a simulation shows.",
     "streamed": "The sequence decodes while part of its KV stays off the GPU and crosses the link at every step.",
     "tp": "Tensor-parallel ranks: GPUs that share every layer of one replica.",
+    "pp": "Pipeline stages: groups of GPUs that each hold some of the layers of one replica.",
+    "dp": "Data-parallel ranks of one replica: each has a scheduler, a KV pool, a prefix cache and tiers of its own.",
+    "ep": "Expert parallelism: whole experts lie on each rank, instead of a part of every one.",
     "~": "Worth it by the numbers, with a reason against it that is named: a small gain, a drive that wears out, loads that lose.",
 }
 """Term -> what it means."""

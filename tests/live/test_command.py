@@ -65,6 +65,7 @@ def test_an_interrupt_keeps_what_was_measured(server: str, trace: Path) -> None:
     [
         (["localhost:8000"], 2, "is not an address"),
         (["http://127.0.0.1:9", "TRACE", "--machine", MACHINE], 2, "is the server up"),
+        (["http://127.0.0.1:9", "TRACE", "--machine", MACHINE], 2, "nothing answers there (connection refused)"),
         (["http://127.0.0.1:9", "TRACE", "--tolerance", "200%"], 2, "between 0 and 100 %"),
         (["LOCKED", "TRACE", "--machine", MACHINE], 2, "refuses the key"),
     ],

@@ -293,7 +293,7 @@ def test_an_engine_told_fewer_sequences_leaves_more_for_kv() -> None:
 
 
 def test_what_is_not_written_is_refused_with_the_reason() -> None:
-    with pytest.raises(InputError, match="S3FIFO"):
+    with pytest.raises(InputError, match="own builds of vLLM"):
         engine_for("aibrix")
     with pytest.raises(InputError, match="no engine to configure is named 'vlm'"):
         engine_for("vlm")
