@@ -108,6 +108,8 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     request_s: Seconds = 0.0  # an API server, once per request: one after the other
     request_token_s: Seconds = 0.0  # and per prompt token: packing and sending
+    api_s: Seconds = 0.0  # and over HTTP, where requests come so: parsing, validation
+    api_token_s: Seconds = 0.0  # and per prompt token
     transit_s: Seconds = 0.0  # between the processes in front of the scheduler: each request, beside others
     input_s: Seconds = 0.0  # the engine's input thread, once per request: one after the other
     input_token_s: Seconds = 0.0  # and per prompt token: unpacking, block hashes
@@ -153,6 +155,11 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if name.endswith("_s") and name not in _ON_GPU:
                 seconds[name] = getattr(self, name) * (python if name.endswith(_PYTHON) else other)
         return msgspec.structs.replace(self, **seconds)
+
+    def over_http(self) -> Overhead:
+        """The same of an engine whose requests come through its HTTP API."""
+        more = {"request_s": self.request_s + self.api_s, "request_token_s": self.request_token_s + self.api_token_s}
+        return msgspec.structs.replace(self, **more, api_s=0.0, api_token_s=0.0)
 
     def times(self, factors: Mapping[str, float]) -> Overhead:
         """The same with some of its seconds taken so many times."""

@@ -70,8 +70,13 @@ def scenario_of(source: str, given: Given, served: Served) -> tuple[Scenario, li
         engine_version=version[1] if version and engine in (served.engine, "") else None,
         sets=[*sets, *given.sets],
     )  # fmt: skip
-    found = _with_tiers(found, given, served)
+    found = _with_tiers(over_http(found), given, served)
     return found, _known(found, given, served, in_file)
+
+
+def over_http(found: Scenario) -> Scenario:
+    """The same with requests that come through the engine's HTTP API."""
+    return found.changed(engine=msgspec.structs.replace(found.engine, overhead=found.engine.overhead.over_http()))
 
 
 def _model(served: Served) -> str:

@@ -113,13 +113,22 @@ def _chosen(keys: Keys, one_in: int) -> npt.NDArray[np.bool_]:
 
 
 def _thin(grown: _Grown, one_in: int) -> None:
-    """Leave out the blocks that a sample of one in `one_in` leaves out."""
-    keys = np.frombuffer(grown["keys"], dtype=np.uint64)
-    chosen = _chosen(keys, one_in)
-    request = np.repeat(np.arange(len(grown["kept"]), dtype=np.int32), np.frombuffer(grown["kept"], dtype=np.int32))[chosen]
-    grown["kept"] = _array("kept", np.bincount(request, minlength=len(grown["kept"])))
+    """Leave out, in place, the blocks that a sample of one in `one_in` leaves out."""
+    ends = np.cumsum(np.frombuffer(grown["kept"], dtype=np.int32), dtype=np.int64)  # of each request's events
+    keys, tokens = np.frombuffer(grown["keys"], dtype=np.uint64), np.frombuffer(grown["tokens"], dtype=np.int32)
+    left = first = 0
+    for at in range(0, len(keys), _CHUNK):
+        chosen = _chosen(keys[at : at + _CHUNK], one_in)
+        to = left + _offsets(chosen)
+        last = int(np.searchsorted(ends, at + len(chosen), side="right"))
+        ends[first:last] = to[ends[first:last] - at]
+        keys[left : to[-1]] = keys[at : at + _CHUNK][chosen]
+        tokens[left : to[-1]] = tokens[at : at + _CHUNK][chosen]
+        left, first = int(to[-1]), last
+    del keys, tokens
+    grown["kept"] = _array("kept", np.diff(ends, prepend=0))
     for name in ("keys", "tokens"):
-        grown[name] = _array(name, np.frombuffer(grown[name], dtype=_TYPES[name])[chosen])
+        del grown[name][left:]
 
 
 def _array(name: str, values: npt.NDArray) -> array:

@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, islice
 
+import numpy as np
+
 from kvplan.request import Request
 
 CHUNK = 16_384  # requests that are Python objects at a time
@@ -44,13 +46,12 @@ class PackedRequests:
 
     def extend(self, requests: Sequence[Request]) -> None:
         """Append some. Raises OverflowError for an id of a block of more than 64 bits, leaving this list as it was."""
-        before = len(self.ids)
+        before, blocks = len(self.ids), [request.blocks for request in requests]
         try:
-            self.ids.extend(chain.from_iterable([request.blocks for request in requests]))
+            self.ids.frombytes(np.fromiter(chain.from_iterable(blocks), dtype=np.int64).data.cast("B"))
         except OverflowError:
-            del self.ids[before:]
             self._extend_unsigned(requests)
-        starts = accumulate([len(request.blocks) for request in requests], initial=before)
+        starts = accumulate(map(len, blocks), initial=before)
         self.starts.extend(islice(starts, 1, None))
         self.index.extend([request.index for request in requests])
         self.arrival_s.extend([request.arrival_s for request in requests])
@@ -74,9 +75,10 @@ class PackedRequests:
     def __iter__(self) -> Iterator[Request]:
         names = list(self.session_names)
         for at in range(len(self)):
-            yield self._request(at, names)
+            yield self.request(at, names)
 
-    def _request(self, at: int, names: Sequence[str]) -> Request:
+    def request(self, at: int, names: Sequence[str]) -> Request:
+        """One of them; `names` are those of `session_names` in order."""
         blocks = self.ids[self.starts[at] : self.starts[at + 1]]
         return Request(
             index=self.index[at],
@@ -106,5 +108,5 @@ class PackedRequests:
         sorted_, names = PackedRequests(), list(self.session_names)
         order = sorted(range(len(self)), key=self.arrival_s.__getitem__)
         for at in range(0, len(order), CHUNK):
-            sorted_.extend([self._request(row, names) for row in order[at : at + CHUNK]])
+            sorted_.extend([self.request(row, names) for row in order[at : at + CHUNK]])
         return sorted_

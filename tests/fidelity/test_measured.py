@@ -26,6 +26,7 @@ SAME_EXPERTS = ("parallel.expert_skew=100",)
 LLAMA = Case(f"{H100}/single_requests.json", "llama-3.1-8b", "h100-sxm")
 CASES = {
     "llama on H100": LLAMA,
+    "llama, fp8 KV": LLAMA._replace(file=f"{H100}/single_requests_fp8.json", sets=("kv_dtype=fp8",)),
     "llama on H200": Case(f"{H200}/conversation_load_gpu_only.json", "llama-3.1-8b", "h200-sxm"),
     "gemma on H200": Case(f"{H200}/gemma_3_12b_single.json", "gemma-3-12b", "h200-sxm"),
     "deepseek on H200": Case(f"{H200}/deepseek_v2_lite_single.json", "deepseek-v2-lite", "h200-sxm", sets=SAME_EXPERTS),
@@ -49,6 +50,9 @@ LIMITS: dict[tuple[str, str], float] = {
     ("llama on H100", "gpu_hit"): 12.3,
     ("llama on H100", "cpu_hit"): 6.0,
     ("llama on H100", "decode"): 5.0,
+    ("llama, fp8 KV", "cold"): 2.0,
+    ("llama, fp8 KV", "gpu_hit"): 11.5,
+    ("llama, fp8 KV", "decode"): 4.1,
     ("llama on H200", "cold"): 2.9,
     ("llama on H200", "gpu_hit"): 7.2,
     ("llama on H200", "decode"): 3.1,

@@ -17,7 +17,7 @@ from kvplan.live.compare import checks, errors, impossible_cached, measured
 from kvplan.live.course import run as course
 from kvplan.live.records import Answer, Endpoint, Lateness, Limits, Replay
 from kvplan.live.validate import Attempt, ValidateQuestion, judged, tried, validate
-from kvplan.live.world import Given
+from kvplan.live.world import Given, over_http
 from kvplan.request import Request
 from kvplan.results.validate import ValidateResult
 from kvplan.scenario import load
@@ -229,7 +229,7 @@ def as_guidellm(rows: list[dict[str, float]]) -> str:
 
 @pytest.mark.parametrize("write", [as_vllm, as_aiperf, as_guidellm])
 def test_results_of_other_tools_are_the_measured_side(write: Callable[[list[dict[str, float]]], str], trace: Path, tmp_path: Path) -> None:
-    scenario = load(str(trace), model="llama-3.1-8b", machine=MACHINE, tiers={"gpu_kv": "8GiB"})
+    scenario = over_http(load(str(trace), model="llama-3.1-8b", machine=MACHINE, tiers={"gpu_kv": "8GiB"}))
     _, columns = sent.run(scenario, requests(), BLOCK)
     rows = [
         {
@@ -250,6 +250,17 @@ def test_results_of_other_tools_are_the_measured_side(write: Callable[[list[dict
     assert abs(result.error.ttft_mean or 0.0) < 1e-3 and abs(result.error.itl_p50 or 0.0) < 5e-3
     assert result.error.cached_exact == (1.0 if write is as_guidellm else None)
     assert any("its own lateness is not known" in text for text in result.warnings)
+
+
+def test_requests_over_http_are_parsed_first(trace: Path) -> None:
+    # vLLM takes 2 ms a request and 1.3 us a prompt token on the host of the constants.
+    direct = load(str(trace), model="llama-3.1-8b", machine=MACHINE, tiers={"gpu_kv": "8GiB"})
+    behind = over_http(direct)
+    before, after = direct.engine.overhead, behind.engine.overhead
+    assert after.entry_s(7000) - before.entry_s(7000) == pytest.approx(2e-3 + 7000 * 1.3e-6)
+    assert over_http(behind) == behind  # counted once
+    fitted = sent.run(behind, requests(), BLOCK)[1]["ttft_s"] - sent.run(direct, requests(), BLOCK)[1]["ttft_s"]
+    assert all(fitted > 0)
 
 
 def test_an_earlier_run_can_be_predicted_anew(honest: str, trace: Path, tmp_path: Path, patient: None) -> None:

@@ -119,6 +119,7 @@ class Ceiling:
         if len(seen) > MOST_KEYS:
             self.complete = False
             seen.clear()
+            self._last.clear()
 
     def _answered(self, request: Request) -> int:
         """Leading tokens that the session's last turn named or generated, when this prompt goes on from there."""

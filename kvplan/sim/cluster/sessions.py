@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import msgspec
 
 from kvplan.request import Request
 from kvplan.sim.clock import Clock, Event, Steps
+from kvplan.traces.packed import CHUNK, PackedRequests
 
 
 class Sessions:
-    """The turns of a trace by session, in the order of the file.
+    """The turns of a trace by session, in the order of the file; they are kept packed.
 
     A turn with `think_s` >= 0 arrives that long after the client had the answer to the one before it, which is `lag_s` after the engine
     had; `most` sessions are open at once (0: any number). `enter` takes a request to the server's front end.
@@ -21,20 +25,25 @@ class Sessions:
         self, requests: Iterable[Request], clock: Clock, enter: Callable[[Request], None], *, most: int = 0, lag_s: float = 0.0
     ) -> None:
         self._clock, self._enter, self._lag_s = clock, enter, lag_s
-        self._next: dict[int, Request] = {}
-        self._later: set[int] = set()  # requests that are not the first of their session
-        self._by_stamp: list[Request] = []
-        last: dict[str, Request] = {}
-        for request in sorted(requests, key=lambda request: request.index):
-            before = last.get(request.session) if request.session else None
-            if before is not None:
-                self._next[before.index] = request
-                self._later.add(request.index)
-            if before is None or request.think_s < 0:
-                self._by_stamp.append(request)
-            if request.session:
-                last[request.session] = request
-        self._by_stamp.sort(key=lambda request: request.arrival_s)
+        packed, left = PackedRequests(), iter(requests)
+        while batch := list(islice(left, CHUNK)):
+            packed.extend(batch)
+        self._requests, self._names = packed, list(packed.session_names)
+        self._order = array("q", sorted(range(len(packed)), key=packed.index.__getitem__))  # places of requests in the order of rows
+        self._rows = array("q", map(packed.index.__getitem__, self._order))
+        self._next = array("q", [-1]) * len(packed)  # by place: the place of the session's next request; -1: none
+        self._later = bytearray(len(packed))  # by place: is it not the first of its session
+        self._by_stamp = array("q")  # places
+        last: dict[int, int] = {}
+        for place in self._order:
+            session = packed.session[place]
+            before = last.get(session, -1) if session else -1
+            if before >= 0:
+                self._next[before], self._later[place] = place, True
+            if before < 0 or packed.think_s[place] < 0:
+                self._by_stamp.append(place)
+            last[session] = place
+        self._by_stamp = array("q", sorted(self._by_stamp, key=packed.arrival_s.__getitem__))
         self._places = clock.places(most) if most else None
         self._held: dict[str, Event] = {}
         self._answered: dict[int, Event] = {}
@@ -42,20 +51,27 @@ class Sessions:
 
     def __iter__(self) -> Iterator[Request]:
         """The requests whose arrival does not hang on an answer, in the order of arrival."""
-        return iter(self._by_stamp)
+        return map(self._request, self._by_stamp)
+
+    def _request(self, place: int) -> Request:
+        return self._requests.request(place, self._names)
+
+    def _place(self, request: Request) -> int:
+        return self._order[bisect_left(self._rows, request.index)]
 
     @property
     def closed(self) -> bool:
         """Does every later turn wait for the answer before it."""
-        return not any(request.index in self._later for request in self._by_stamp)
+        return not any(self._later[place] for place in self._by_stamp)
 
     def following(self, request: Request) -> Request | None:
         """The next turn of a request's session."""
-        return self._next.get(request.index)
+        place = self._next[self._place(request)]
+        return self._request(place) if place >= 0 else None
 
     def arrive(self, request: Request) -> None:
         """A request with a stamp has arrived; the turns that wait for its answer follow by themselves."""
-        if self._places is None or not request.session or request.index in self._later:
+        if self._places is None or not request.session or self._later[self._place(request)]:
             self._go(request)
             return
         place = self._held[request.session] = self._places.request()
@@ -70,14 +86,14 @@ class Sessions:
         answered = self._answered.pop(request.index, None)
         if answered is not None:
             answered.succeed()
-        elif request.index not in self._next and request.session in self._held:
+        elif request.session in self._held and self._next[self._place(request)] < 0:
             self._leave(request.session)
 
     def _go(self, request: Request) -> None:
-        following = self._next.get(request.index)
-        if following is not None and following.think_s >= 0:
+        place = self._next[self._place(request)]
+        if place >= 0 and self._requests.think_s[place] >= 0:
             answered = self._answered[request.index] = self._clock.event()
-            self._clock.process(self._turns(following, answered))
+            self._clock.process(self._turns(self._request(place), answered))
         self._enter(request)
 
     def _admitted(self, request: Request, place: Event) -> Steps:
