@@ -278,7 +278,7 @@ def checked(scenario: Scenario) -> Scenario:
     if scenario.cluster.prefill_replicas:
         _check_apart(scenario)
     scenario.deployment.check_gpus()
-    return scenario.changed(notes=(*scenario.notes, *scenario.deployment.ranks_apart, *_beyond(scenario)))
+    return scenario.changed(notes=(*scenario.notes, *scenario.deployment.ranks_apart, *_decoders(scenario), *_beyond(scenario)))
 
 
 def _check_apart(scenario: Scenario) -> None:
@@ -290,6 +290,20 @@ def _check_apart(scenario: Scenario) -> None:
     if prefill.tp % decode.tp and decode.tp % prefill.tp:
         raise InputError(f"{prefill.tp} ranks that prefill and {decode.tp} that decode do not divide one another")
     scenario.changed(parallel=prefill).deployment.check_gpus()
+
+
+def _decoders(scenario: Scenario) -> list[str]:
+    """What replicas that only decode do without, in a sentence; nothing where there are none."""
+    if not scenario.cluster.prefill_replicas:
+        return []
+    below = " have no tiers below the GPU: those given are of the replicas that prefill" if scenario.tiers.cpu_bytes else ""
+    cold = (
+        ""
+        if scenario.engine.decoder_caches
+        else f" find no prefix of an earlier request on their GPUs, as {scenario.engine.label} sets them up"
+    )
+    said = " and".join(filter(None, (below, cold)))
+    return [f"replicas that only decode{said}"] if said else []
 
 
 def _beyond(scenario: Scenario) -> list[str]:

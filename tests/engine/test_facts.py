@@ -17,7 +17,7 @@ def test_nine_in_ten_simulated_facts_are_known(name: str) -> None:
 def test_the_host_times_of_sglang_are_its_own() -> None:
     engine = catalog.engine("sglang")
     assumed = {one["fact"] for one in facts(engine) if one["fact"].startswith("overhead.") and one["kind"] == "assumed"}
-    assert assumed == {"overhead.launch_layer_eager_s", "overhead.group_s"}
+    assert assumed == {"overhead.launch_layer_eager_s", "overhead.group_s", "overhead.api_s", "overhead.api_token_s"}
     assert {engine.provenance[f"overhead.{name}"].kind for name in ("step_s", "prepare_s", "load_s")} == {"measured"}
 
 

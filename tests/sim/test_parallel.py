@@ -144,6 +144,15 @@ def test_chunks_of_two_prompts_share_the_port_of_the_sender() -> None:
     assert built.prefillers[0].port.busy_s[1] == pytest.approx(2 * size / 2e9, rel=0.01)
 
 
+def test_what_decoders_do_without_is_said() -> None:
+    cluster = {"prefill_replicas": 1}
+    plain = checked(world([request(0, 0.0, 64, 2)], cluster=cluster).scenario)
+    assert not any("only decode" in note for note in plain.notes)
+    built = world([request(0, 0.0, 64, 2)], cpu_blocks=64, engine={"decoder_caches": False}, cluster=cluster)
+    (said,) = (note for note in checked(built.scenario).notes if "only decode" in note)
+    assert "no tiers below the GPU" in said and "find no prefix" in said
+
+
 def test_sides_that_no_engine_joins_are_refused() -> None:
     def scenario_of(prefill: Parallel, **decode: int) -> object:
         cluster = {"prefill_replicas": 1, "prefill_parallel": prefill}
