@@ -80,4 +80,4 @@ def too_short(found: Wear | None) -> str:
         return ""
     written, size = format_traffic(found.written_bytes_per_day), format_traffic(found.disk_bytes)
     life = f"{found.years.value * DAYS_PER_YEAR:,.0f} days" if found.years.value < 1 else f"{found.years.value:.1f} years"
-    return f"it writes {written} a day to {size} of disk, which wears them out in {life}"
+    return f"it writes {written} a day to {size} of disk, which wears it out in {life}"

@@ -172,7 +172,8 @@ class StreamClient:
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
-            why = os.strerror(error.os_error.errno) if (error.os_error.errno or 0) > 0 else str(error.os_error.strerror or "")
+            number = error.os_error.errno or 0
+            why = os.strerror(number) if number > 0 else str(error.os_error.strerror or "")
             return f"nothing answers there ({why.lower()})" if why else "nothing answers there"
         return self._hidden(str(error) or type(error).__name__)
 

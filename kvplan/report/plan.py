@@ -269,4 +269,5 @@ def _wearing(result: PlanResult) -> Iterator[str]:
 
 def _notices(result: PlanResult) -> tuple[Notice, ...]:
     emitted = result.emission.notices if result.emission else ()
-    return (*result.notices, *(one for one in emitted if one.code != "host_memory" or one.hint))  # without: `limit` has said it
+    said = result.host is not None and not result.host.shm_bytes  # by `limit`
+    return (*result.notices, *(one for one in emitted if one.code != "host_memory" or one.hint or not said))

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kvplan import units
+from kvplan.memory.pinned import host_memory
 from kvplan.provenance import plus_minus
 from kvplan.report import plots
 from kvplan.report.tables import Rows, print_rows, say, seconds
@@ -92,6 +93,10 @@ def _tiers(result: SimResult) -> Rows:
 
 def _lines(console: Console, result: SimResult, scenario: Scenario) -> None:
     tokens, loads, rate = result.prompt_tokens, result.loads, result.throughput
+    tiers = scenario.tiers
+    host = host_memory(scenario.deployment, tiers.cpu_bytes, lower_tier=bool(tiers.disk_bytes or tiers.remote_bytes))
+    if host.taken_bytes != host.asked_bytes:
+        say(console, f"the CPU tier {host.words} of host memory")
     if result.ideal_hit_rate is not None and tokens.total:
         hits = 1 - tokens.computed / tokens.total
         say(console, f"hits of all prompt tokens {hits:.1%}; the trace allows {result.ideal_hit_rate:.1%} at best")

@@ -311,3 +311,11 @@ def test_a_disk_without_a_bound_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert guarded(main, ["simulate", "chat", "--cpu", "8GiB", "--disk", "1TB", "-q"]) == 0
     (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("disk ")]
     assert row[1:5] == ["no", "bound", "16.9", "GiB"]
+
+
+def test_a_tier_says_what_it_takes_of_the_host(capsys: pytest.CaptureFixture[str]) -> None:
+    """torch rounds each of 32 pinned tensors up to a power of two: 10 GiB are 32 x 320 MiB, which take 32 x 512 MiB."""
+    assert guarded(main, ["simulate", "short", "--limit", "5", "--cpu", "10GiB", "-q"]) == 0
+    assert "the CPU tier asks 10.0 GiB, takes 16.0 GiB of host memory" in capsys.readouterr().out
+    assert guarded(main, ["simulate", "short", "--limit", "5", "--cpu", "16GiB", "-q"]) == 0
+    assert "the CPU tier asks" not in capsys.readouterr().out

@@ -53,4 +53,4 @@ def test_a_disk_that_wears_out_is_recommended_only_when_asked_for(
         assert told.lstrip().startswith("instead") and "disk" in told and "% less, but it writes" in told
     if asked:
         assert found.costs.wear is not None and found.costs.wear.years is not None and found.costs.wear.years.value < 3
-        assert any("wears them out" in reservation for reservation in found.verdict.reservations)
+        assert any("wears it out" in reservation for reservation in found.verdict.reservations)

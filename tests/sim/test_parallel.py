@@ -176,9 +176,12 @@ def test_ranks_left_alone_and_ranks_that_step_agree(seed: int) -> None:
         "engine": {"step_tokens": rng.choice([64, 8192]), "plan_ahead": rng.random() < 0.8, "prefill_apart": rng.random() < 0.3},
         "overhead": {"pause_tokens": rng.choice([0, 100]), "collect_s": rng.choice([0.0, 0.001])},
     }
-    alone, stepped = (columns(world(requests, **chosen, jump=jump)) for jump in (True, False))
+    worlds = [world(requests, **chosen, jump=jump) for jump in (True, False)]
+    alone, stepped = (columns(one) for one in worlds)
     for name, values in alone.items():
         np.testing.assert_allclose(values, stepped[name], rtol=0, atol=1e-9, err_msg=name)
+    left, right = (one.recorder.intervals_s for one in worlds)
+    assert (left.count, left.total) == (right.count, pytest.approx(right.total, rel=1e-9))
 
 
 def taken(ranks: int) -> float:

@@ -117,23 +117,25 @@ class LockStep:
 
     def _pass(self, run: Jump, steps: int) -> None:
         """So many steps of those in progress have ended."""
-        last_s = self.marks[0].end_s
+        since_s, last_s = self.marks[0].end_s, run.begins_s(steps - 1)
         self._handled()
-        gap_s = (run.begins_s(steps) - last_s) / steps
         for step in range(max(0, steps - 3), steps):
             begins_s, busy_s = run.begins_s(step), self.busy_s + run.elapsed_s(step + 1)
             self.marks = [Mark(begins_s, run.begins_s(step + 1), busy_s), *self.marks[:2]]
         self.passed += steps
         self.busy_s = self.marks[0].busy_s
         if self._decodes:
-            self._record(gap_s, steps - 1)
-            self._unhandled_s = gap_s
+            if steps > 1:
+                self._record(run.begins_s(1) - since_s, 1)
+            if steps > 2:
+                self._record((last_s - run.begins_s(1)) / (steps - 2), steps - 2)
+            self._unhandled_s = run.begins_s(steps) - (last_s if steps > 1 else since_s)
 
     # -- ranks that are left alone -----------------------------------------------------------------------------------------
 
     def course(self, replica: Replica, step: ScheduledStep, most: int) -> RankCourse | None:
         """A rank decodes for at most `most` steps, from a step in progress on, in which nothing can happen to it."""
-        if replica not in self._taking:
+        if replica not in self._taking or not self._even(replica):
             return None
         course = RankCourse(self, replica, step, most)
         if course.steps < 2:
@@ -145,6 +147,13 @@ class LockStep:
         self._joined += 1
         heappush(self._due, (self.passed + course.steps, self._joined, course))
         return course
+
+    def _even(self, replica: Replica) -> bool:
+        """Do the tokens of a rank's next step come as long after the ones before as those of all: its last step was the group's last, and
+        no prompt ran between two decode steps."""
+        inflight, collect_s = replica.inflight, replica.overhead.collect_s
+        late_s = abs(inflight.handled_s - self.marks[0].end_s - collect_s)
+        return late_s < 1e-9 and not (replica.engine.prefill_apart and inflight.prompts_ran)
 
     def leave(self, course: RankCourse) -> None:
         """Something happens to a rank: the step in progress is its own again."""
