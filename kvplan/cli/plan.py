@@ -200,7 +200,11 @@ def plan(
             named = {**found.provenance, "trace": "--sessions"}  # the generated file is gone afterwards
             return msgspec.structs.replace(found, sessions=mix.text, provenance=named) if mix else found
 
-        results = [planned(one, emit, answered) if emit else answered(one) for one in wanted]
+        results = list[PlanResult]()
+        for one in wanted:
+            results.append(planned(one, emit, answered) if emit else answered(one))
+            if results[-1].partial:
+                break
     single = len(results) == 1
     whole = results[0] if single else PlanTable(rows=tuple(results))
     if as_json:
@@ -215,6 +219,8 @@ def plan(
     reported(whole, html, quiet=quiet)
     for text in [] if quiet else dict.fromkeys(text if single else f"{one.name}: {text}" for one in results for text in one.warnings):
         warn(text)
+    if results[-1].partial:
+        return Exit.INTERRUPTED
     return Exit.DONE if all(one.verdict.kind == "offload" and one.target_met for one in results) else Exit.NO
 
 

@@ -23,7 +23,7 @@ from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Simulation, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, looked_at, needs_eight_bits, referred, rescored, search
-from kvplan.planning.sensitivity import Pair, assumptions, at_loads
+from kvplan.planning.sensitivity import Pair, assumptions, at_loads, within
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
 from kvplan.planning.widths import splits
@@ -39,6 +39,8 @@ HEADLINES = (3.0, 10.0, 14.0)
 
 ABOUT_RUNS = 24
 """Simulations of a usual plan, for those who wait."""
+
+STOPPED = "interrupted: the best of what had been simulated, and what the answer rests on was not looked at"
 
 SIMULATED = ("small_tier",)
 """Traps that a plan has looked at by simulation: what the tier repeats is in its figures."""
@@ -115,20 +117,23 @@ def _simulated(space: Space, run: Runner, notes: list[str], choice: KindChoice |
     if space.target.clauses and len(best.missed) < len(without.missed):
         found = rescored(space, found, "limits")  # chosen by its price, worth it because it meets the limits
     pair = Pair(found.of(best.placement), found.of(without.placement))
-    doubts, interval = assumptions(space, run, found.goal, pair)
+    doubts, interval = run.unless_stopped(lambda: assumptions(space, run, found.goal, pair)) or ([], within(pair.gain, []))
     speedups = _speedups(space, over)
-    answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts))
+    answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts), whole=not run.stopped)
     if answer.kind == "offload" and (narrow := _narrow_instead(found, pair.offload)):
         answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, narrow))
+    if run.stopped:
+        notes = [*notes, STOPPED]
+        answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, STOPPED))
     worn = too_short(wear_of(space, pair.offload))
     if answer.kind == "offload" and worn:
         answer = msgspec.structs.replace(answer, reservations=(*answer.reservations, worn))
     chosen = pair.without if answer.kind == "do_not_offload" else pair.offload
     placement = chosen.placement
     beside = costs_of(space, pair.offload, pair.without, chosen, found.options, found.results[found.options.index(chosen)])
-    spread, unspread = splits(space, run, found.goal, chosen)
+    spread, unspread = run.unless_stopped(lambda: splits(space, run, found.goal, chosen)) or ((), [])
     if choice is None:
-        choice, unlike = kinds(space, run, found.goal, pair.offload, pair.without)
+        choice, unlike = run.unless_stopped(lambda: kinds(space, run, found.goal, pair.offload, pair.without)) or (None, [])
         unspread = [*unspread, *unlike]
     answer = verdicts.spread(answer, choice, space.base.deployment.parallel.words, found.goal)
     return _finish(
@@ -136,7 +141,7 @@ def _simulated(space: Space, run: Runner, notes: list[str], choice: KindChoice |
         [*notes, *found.results[found.options.index(chosen)].warnings],
         verdict=answer,
         objective=found.goal,
-        gain=interval,
+        gain=None if run.stopped else interval,
         placement=placement,
         steps=_steps(found, chosen),
         without=pair.without,
@@ -145,9 +150,10 @@ def _simulated(space: Space, run: Runner, notes: list[str], choice: KindChoice |
         pruned=(*found.pruned, *unspread),
         splits=spread,
         kinds=choice,
-        at_load=at_loads(space, run, "ttft" if over else found.goal, pair, speedups),
-        capacity=capacity(space, run, Pair(chosen, pair.without)),
+        at_load=run.unless_stopped(lambda: at_loads(space, run, "ttft" if over else found.goal, pair, speedups)) or {},
+        capacity=run.unless_stopped(lambda: capacity(space, run, Pair(chosen, pair.without))),
         simulated=run.runs,
+        partial=run.stopped,
         overload=over,
         assumptions=tuple(doubts),
         target_met=not chosen.missed,
@@ -168,7 +174,7 @@ def _searched(space: Space, run: Runner) -> tuple[Space, Simulated, float]:
         run.ahead(Simulation(realise(wide.base, places.nothing(wide))))
         found = search(space, run, goal)
         referred(wide, run, found)
-    elif needs_eight_bits(wide, found := search(wide, run, goal)):
+    elif needs_eight_bits(wide, found := search(wide, run, goal)) and not run.stopped:
         space, before = narrowed(wide), found
         found = search(space, run, goal)
         kept = [at for at, one in enumerate(before.options) if one.placement not in [other.placement for other in found.options]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -36,19 +37,20 @@ class Simulation(msgspec.Struct, frozen=True):
 
 
 Outcome = SimResult | KvplanError
+Answer = TypeVar("Answer")
 
 
 class Runner:
     """Runs simulations and returns their outcomes in order; an impossible one becomes the error that says why.
 
-    What was run before, for whatever question, is not run again.
+    What was run before, for whatever question, is not run again. An interrupt stops it: what has not been run by then never is.
     """
 
     def __init__(self, executor: Executor, watch: Watch, about: int) -> None:
         self._executor, self._watch, self._about = executor, watch, about
         self._known: list[tuple[Simulation, Outcome]] = []
         self._ahead: list[Simulation] = []
-        self._so_far = ""
+        self._so_far, self.stopped = "", False
         watch(0, about, "")
 
     @property
@@ -63,10 +65,26 @@ class Runner:
                 fresh.append(job)
         fresh.sort(key=_size, reverse=True)  # the longest first: then no worker is left with one at the end
         self._ahead = []
+        try:
+            if not self.stopped:
+                self._made(fresh)
+        except KeyboardInterrupt:
+            self.stopped = True
+        return [self._outcome(job) or KvplanError("interrupted before it was simulated") for job in jobs]
+
+    def _made(self, fresh: Sequence[Simulation]) -> None:
         for left, (place, outcome) in zip(range(len(fresh) - 1, -1, -1), run_all(run_one, fresh, self._executor), strict=True):
             self._known.append((fresh[place], outcome))
             self._watch(self.runs, max(self._about, self.runs + left), self._so_far)
-        return [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
+
+    def unless_stopped(self, question: Callable[[], Answer]) -> Answer | None:
+        """The answer to a question beside the main one; None where an interrupt came first."""
+        try:
+            answer = None if self.stopped else question()
+        except KvplanError:
+            if not self.stopped:
+                raise
+        return None if self.stopped else answer
 
     def ahead(self, job: Simulation) -> None:
         """Run beside the next ones what will be asked for later."""
@@ -103,8 +121,10 @@ def run_one(job: Simulation) -> Outcome:
     """Simulate one job."""
     try:
         trace = opened(job.scenario)
-        world = World(job.scenario, Thinned(trace, job.reuse) if job.reuse < 1 else trace)
-        return summarise(world.run())
+        record = World(job.scenario, Thinned(trace, job.reuse) if job.reuse < 1 else trace).run()
+        if record.partial:  # an interrupt ends a run with what it has: that is not what was asked
+            raise KeyboardInterrupt
+        return summarise(record)
     except KvplanError as error:
         return error
 

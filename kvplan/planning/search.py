@@ -98,12 +98,14 @@ def _try(space: Space, run: Runner, found: Simulated, placements: Sequence[Place
     outcomes = run([Simulation(realise(space.base, one)) for one in placements])
     for placement, outcome in zip(placements, outcomes, strict=True):
         if isinstance(outcome, KvplanError):
-            if not placement.offloads:
+            if not placement.offloads and not run.stopped:
                 raise outcome
             found.pruned.append(Pruned(what=name_of(space, placement), why=outcome.message))
             continue
         found.options.append(option(space, placement, outcome, found.goal))
         found.results.append(outcome)
+    if not found.options or found.options[0].placement.offloads:
+        raise KeyboardInterrupt  # there is nothing yet to compare with
     run.tell(_so_far(space, found))
 
 
@@ -173,7 +175,7 @@ def _variations(space: Space, found: Simulated, best: Option) -> list[Placement]
 def _promising(space: Space, run: Runner, found: Simulated, best: Option, changed: list[Placement]) -> list[Placement]:
     """Of a long trace, the changes that gain anything on its window; of others, all."""
     base = windowed(space)
-    if base is space.base or not changed:
+    if base is space.base or not changed or run.stopped:
         return changed
     outcomes = run([Simulation(realise(base, one)) for one in (best.placement, *changed)])
     scores = [math.inf if isinstance(one, KvplanError) else option(space, best.placement, one, found.goal).score for one in outcomes]

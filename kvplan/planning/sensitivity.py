@@ -84,7 +84,7 @@ def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[
     interval.
     """
     if pair.offload.placement == pair.without.placement:
-        return [], _interval(0.0, [])
+        return [], within(0.0, [])
     ladder = LADDER if not space.is_long else LADDER[:1]
     levers = [one for one in doubts(pair.offload.placement) if one.paths or (pair.gain > 0) == one.less_is_worse]
     base = windowed(space)
@@ -98,10 +98,10 @@ def assumptions(space: Space, run: Runner, goal: str, pair: Pair) -> tuple[list[
             gains[one.name].append(value)
     found = [_assumption(space, one, factors[one.name], gains[one.name], pair.gain) for one in doubts(pair.offload.placement)]
     found.sort(key=lambda one: abs(math.log(one.flips_at)) / one.sigma_rel if one.flips_at else math.inf)
-    return found, _interval(pair.gain, [one.gain_at_edge for one in found])
+    return found, within(pair.gain, [one.gain_at_edge for one in found])
 
 
-def _interval(value: float, edges: list[float]) -> Range:
+def within(value: float, edges: list[float]) -> Range:
     """The interval of a gain from its values at the edge of each assumption: score ratios add up in quadrature as
     logarithms.
     """

@@ -59,13 +59,13 @@ def too_long(space: Space, step_s: float, context_tokens: int, off_bytes: float)
     )
 
 
-def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, flips: bool) -> Verdict:
-    """The verdict on the best offloading placement against the same without it."""
+def judged(space: Space, goal: str, best: Option, without: Option, gain: Range, flips: bool, *, whole: bool = True) -> Verdict:
+    """The verdict on the best offloading placement against the same without it; not `whole`: its interval is not known."""
     value, lo, hi = gain.value or 0.0, gain.lo or 0.0, gain.hi or 0.0
     effect = _effect(goal, best, without, space)
     if best.cost_per_hour is not None and without.cost_per_hour is not None and goal != "cost":
         effect += f", for {best.cost_per_hour:.3g} instead of {without.cost_per_hour:.3g} an hour"
-    size = f"{changed(goal, value)} ({between(goal, lo, hi)})"
+    size = f"{changed(goal, value)} ({between(goal, lo, hi)})" if whole else changed(goal, value)
     if value >= WORTH and lo > 0 and not flips:
         how_much = "" if best.rejected < without.rejected else f", {size}"
         sentence = f"Offload to {best.name}: {effect}{how_much}{_missed(best)}."

@@ -222,6 +222,7 @@ class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[Option, ...] = ()
     pruned: tuple[Pruned, ...] = ()
     simulated: int = 0
+    partial: bool = False  # an interrupt came first
     at_load: dict[str, float] = {}  # speed-up of the arrivals -> gain
     overload: float = 0.0  # offered over served work where the arrivals are more than the machine can serve
     capacity: Capacity | None = None

@@ -17,6 +17,7 @@ from kvplan.planning.runs import Runner, Simulation, realise, run_one, unwatched
 from kvplan.planning.search import option
 from kvplan.planning.space import nothing
 from kvplan.planning.widths import splits
+from kvplan.results.plan import PlanResult
 from kvplan.results.simulate import SimResult
 from kvplan.units import GiB
 
@@ -88,3 +89,41 @@ def test_the_load_that_just_meets_the_limits_lies_between_two_speeds() -> None:
     assert (found.factor, found.requests_per_s, found.at_least) == (pytest.approx(2.0 + 0.4 * 2 / 3), pytest.approx(10.8), False)
     bracket.missed = _Seen(2.4, 0.0)  # requests were refused there: nothing to draw a line to
     assert bracket.load().factor == 2.0
+
+
+def interrupted(after: int) -> PlanResult:
+    """A plan of `chat` whose user presses Ctrl-C when so many simulations are done."""
+    left = [KeyboardInterrupt()]
+
+    def watch(done: int, about: int, so_far: str) -> None:
+        if done == after and left:
+            raise left.pop()
+
+    return plan(scenario.load("chat"), watch=watch)
+
+
+@pytest.mark.parametrize("after", [3, 9])
+def test_an_interrupt_leaves_the_best_answer_so_far(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first capacities, and in the middle of what the answer rests on."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    found = interrupted(after)
+    assert found.partial and found.simulated == after
+    assert found.verdict.kind == "offload" and found.placement.cpu_bytes
+    assert any("interrupted" in one for one in found.warnings) and any("interrupted" in one for one in found.verdict.reservations)
+    assert found.gain is None and "95%" not in found.verdict.sentence
+    assert (found.assumptions, found.at_load, found.capacity, found.splits) == ((), {}, None, ())
+
+
+def test_an_interrupt_before_there_is_anything_to_compare_is_just_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(1)
+
+
+def test_a_run_that_an_interrupt_cut_short_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.World, "_ended", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_one(Simulation(scenario.load("chat", run={"limit": 5})))
