@@ -88,7 +88,8 @@ def _others(space: Space) -> tuple[list[Parallel], list[Pruned]]:
         kind = msgspec.structs.replace(planned, tp=tp, dp=dp, ep=ranks if dp > 1 else 0)
         if (kind.tp, kind.dp) == (planned.tp, planned.dp):
             continue
-        if why := impossible(base, kind):
+        told = base.engine.abilities.tensor_only and kind.dp > 1
+        if why := "the configuration that is asked for does not say data-parallel ranks" if told else impossible(base, kind):
             pruned.append(Pruned(what=kind.words, why=why))
         else:
             kept.append(kind)
