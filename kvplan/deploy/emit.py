@@ -12,9 +12,10 @@ from kvplan.deploy.dialect import Dialect
 from kvplan.deploy.router import router_capacities
 from kvplan.deploy.serving import Serving, host_notice, host_of, pool_bytes, pool_tokens, ranks_of, served, served_notices, told
 from kvplan.deploy.targets import NOT_CONFIGURED, TARGETS, Target
-from kvplan.deployment import Deployment
+from kvplan.deployment import Deployment, Parallel
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean
+from kvplan.hardware.spec import Machine
 from kvplan.memory.pinned import HostMemory
 from kvplan.planning.constraints import obstacle
 from kvplan.results.deploy import Emission
@@ -43,7 +44,7 @@ def restricted(engine: EngineSpec, name: str) -> EngineSpec:
     target = target_named(name)
     return msgspec.structs.replace(
         engine,
-        abilities=msgspec.structs.replace(engine.abilities, **target.abilities),
+        abilities=msgspec.structs.replace(engine.abilities, tensor_only=name not in SPREAD, **target.abilities),
         host_pool=msgspec.structs.replace(engine.host_pool, **target.host_pool),
     )
 
@@ -51,6 +52,7 @@ def restricted(engine: EngineSpec, name: str) -> EngineSpec:
 def planned(asked: Scenario, name: str, answer: Callable[[Scenario], PlanResult]) -> PlanResult:
     """The plan for the engine that a target configures, with its configuration, and what the scenario's own engine gives."""
     target = target_named(name)
+    _check_spread(asked.deployment.parallel, name, asked.deployment.server)
     if asked.engine.name == target.engine:
         scenario = asked.changed(engine=restricted(asked.engine, name))
         return configured(answer(scenario), scenario.deployment, name)
@@ -84,9 +86,8 @@ def emit(placement: Placement, name: str, engine: EngineSpec | None = None, depl
     """
     target, engine = target_named(name), engine or engine_for(name)
     _check_sound(placement, engine)
-    if (placement.gpus > placement.tp or placement.ep) and name not in SPREAD:
-        sentence = f"kvplan writes no {target.dialect.title} configuration with pipeline stages, data-parallel ranks or expert parallelism"
-        raise InputError(sentence, hint=f"emit {', '.join(SPREAD)}")
+    spread = Parallel(tp=placement.tp, pp=placement.pp, dp=placement.dp, ep=placement.ep)
+    _check_spread(spread, name, deployment.server if deployment else None)
     if limit := obstacle(engine, placement):
         raise InputError(f"{target.dialect.title} {engine.version} cannot {limit.what}", hint=limit.instead)
     serving = serving_of(placement, engine, deployment)
@@ -105,6 +106,17 @@ def emit(placement: Placement, name: str, engine: EngineSpec | None = None, depl
         pool_tokens=serving.pool_tokens,
         router=serving.router,
     )
+
+
+def _check_spread(parallel: Parallel, name: str, server: Machine | None) -> None:
+    """Raises InputError where a target's configuration cannot say how a replica is spread over GPUs."""
+    if (parallel.all_gpus > parallel.tp or parallel.ep) and name not in SPREAD:
+        title = target_named(name).dialect.title
+        sentence = f"kvplan writes no {title} configuration with pipeline stages, data-parallel ranks or expert parallelism"
+        raise InputError(sentence, hint=f"emit {', '.join(SPREAD)}")
+    if server and parallel.all_gpus > server.gpus:
+        sentence = f"kvplan writes the configuration of one server; a replica of {parallel.all_gpus} GPUs takes several of {server.name}"
+        raise InputError(sentence, hint=f"at most {server.gpus} GPUs a replica, or leave --emit out")
 
 
 def serving_of(placement: Placement, engine: EngineSpec, deployment: Deployment | None) -> Serving:

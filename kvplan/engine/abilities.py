@@ -20,4 +20,5 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     disk_bounded: bool = True  # does the engine keep it within a size
     disk_selective: bool = True  # may stores be selective with one
     remote: bool = True  # is the address of a remote store all that it needs
+    tensor_only: bool = False  # can a replica be spread over tensor-parallel ranks alone
     cpu_step_bytes: int = 0  # the CPU tier comes in multiples of this on each rank; 0: any size

@@ -49,6 +49,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.lower_direct": (False,),
     "offload.loads_in_turn": (False,),
     "offload.waits_for_prompts": (False,),
+    "offload.spill_waits": (False,),
     "offload.store_copies": ("",),
     "offload.load_share": (1.0,),
     "launches_first": (False,),

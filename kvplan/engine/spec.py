@@ -93,6 +93,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_copies: Literal["", "engine", "kernel", "host"] = ""  # stores by another means than loads; empty: by the same
     spill_blocks: AtLeastOne = 64  # of a run that on-evict stores give up at once, at least
     spill_min_retention: Count = 0  # content of a lower retention priority is given up without being stored
+    spill_waits: bool = False  # does the host wait until what it evicts has been copied, before it launches another step
     spills_behind_step: bool = False  # does what is stored when it is evicted wait for the step in progress
     copies: Literal["engine", "kernel", "host"] = "engine"  # by the copy engines, a kernel on mapped host memory, or the host's threads
     load_share: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = (

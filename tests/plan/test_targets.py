@@ -13,9 +13,10 @@ import msgspec
 import pytest
 import yaml
 
+import kvplan
 from kvplan import catalog
 from kvplan.cli.plan import EMITTED
-from kvplan.deploy.emit import emit, engine_for, save
+from kvplan.deploy.emit import emit, engine_for, planned, save
 from kvplan.deploy.explain import explain_config, explain_text
 from kvplan.deploy.objects import quantities_of
 from kvplan.deploy.options import options, unknown_options
@@ -27,6 +28,8 @@ from kvplan.errors import InputError
 from kvplan.memory.layout import layout
 from kvplan.results.deploy import Emission
 from kvplan.results.placement import RULES, Placement
+from kvplan.results.plan import PlanResult
+from kvplan.scenario import Scenario
 from kvplan.units import GiB, TiB
 from tests.plan.schemas import PICKER, SCHEMAS, faults
 
@@ -424,3 +427,21 @@ def test_the_simple_connector_of_vllm(extra: dict[str, Any] | None, version: str
     assert read.placement.store_generated
     assert read.host is not None and read.host.taken_bytes == cpu  # pinned exactly: OffloadingConnector takes 16 GiB for 10
     assert "not_simulated" in {one.code for one in read.notices}
+
+
+def test_what_a_target_cannot_spread_is_refused_before_anything_is_simulated() -> None:
+    def never(_: Scenario) -> PlanResult:
+        raise AssertionError
+
+    ranks = kvplan.scenario_of("chat", machine="h100-sxm", sets={"parallel.tp": 2, "parallel.pp": 2})
+    with pytest.raises(InputError, match="pipeline stages"):
+        planned(ranks, "trtllm", never)
+    several = kvplan.scenario_of("chat", machine="h100-sxm", sets={"parallel.tp": 8, "parallel.dp": 2, "nodes": 2})
+    with pytest.raises(InputError, match="16 GPUs takes several of h100-sxm"):
+        planned(several, "vllm", never)
+
+
+def test_a_target_of_tensor_parallel_ranks_keeps_the_search_to_them() -> None:
+    assert engine_for("kserve").abilities.tensor_only
+    assert not engine_for("vllm").abilities.tensor_only
+    assert not catalog.engine("trtllm").abilities.tensor_only  # its engine is not the limit

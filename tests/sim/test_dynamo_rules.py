@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kvplan import catalog
 from kvplan.request import Request
 from tests.sim.runs import documents, run
 from tests.sim.test_by_hand import by_hand, request, rows
@@ -63,3 +64,13 @@ def test_the_host_waits_for_the_last_layer_of_a_step_with_prompts() -> None:
         ttft[waits] = float(world.recorder.arrays()["ttft_s"][0])
         prepare_s = world.overhead.prepare_s
     assert ttft[True] - ttft[False] == pytest.approx(3 * prepare_s, rel=0.2)
+
+
+def test_a_hit_to_the_end_of_a_prompt_gives_back_a_block() -> None:
+    # A's 4 blocks are in host memory only: KVBM gives back the last one, so that 48 tokens hit and 16 are computed; vLLM loads all and
+    # computes one token.
+    trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 50.0, 127, 1, *range(11, 19)), request(2, 100.0, 64, 1, 1, 2, 3, 4)]
+    for last, expected in ((False, (48, 16)), (True, (63, 1))):
+        built = by_hand(trace, gpu_blocks=8, cpu_blocks=100, offload={"load_last_block": last})
+        assert rows(built, "cpu_hit_tokens", "computed_tokens")[2] == expected
+    assert catalog.engine("dynamo").offload.load_last_block is False

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from kvplan import catalog
+from kvplan.deployment import Deployment, Parallel
+from kvplan.memory.pinned import host_memory
 from kvplan.request import Request
 from tests.sim.runs import documents, run
 from tests.sim.test_by_hand import by_hand, request, rows
@@ -112,3 +115,29 @@ def test_a_disk_hit_reads_a_file_for_each_chunk_and_rank() -> None:
     path = world.servers[0].below[1].path
     assert path._pieces(0, 32_768) == (32_768 * 131_072, 512)  # type: ignore[attr-defined]
     assert path.threads == (16, 16)  # type: ignore[attr-defined]
+
+
+def test_the_server_keeps_blocks_on_the_gpu_until_they_are_stored() -> None:
+    # A's 4 blocks take 2 s to store, from 1.64 to 3.64. B needs all 8 of the GPU: under the server it is admitted when they are down, under
+    # vLLM at 1.64, where its second step of 64 tokens waits for the copies.
+    admitted = {}
+    for holds in (True, False):
+        trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 0.5, 127, 1, *range(11, 18))]
+        built = by_hand(trace, gpu_blocks=8, cpu_blocks=50, offload={"store_holds_blocks": holds}, engine={"reserve_full_prompt": True})
+        admitted[holds] = rows(built, "queue_s")[1][0]
+    assert admitted == {True: pytest.approx(3.14), False: pytest.approx(1.14)}
+    assert catalog.engine("lmcache-mp").offload.store_holds_blocks
+
+
+def test_one_pool_of_the_server_serves_all_engines_of_a_node() -> None:
+    # Four data-parallel ranks: in process each has a pool of its own, of the server there is one.
+    taken = {}
+    for name in ("lmcache", "lmcache-mp"):
+        deployment = Deployment(
+            model=catalog.model("llama-3.1-8b"),
+            server=catalog.machine("h100-sxm"),
+            engine=catalog.engine(name),
+            parallel=Parallel(dp=4),
+        )
+        taken[name] = host_memory(deployment, 2**34).asked_bytes
+    assert taken["lmcache"] == 4 * taken["lmcache-mp"]

@@ -70,6 +70,11 @@ def test_every_rule_of_an_engine_is_of_one_kind() -> None:
     assert set(listed) <= known
     apart = {name for name in Offload.__struct_fields__ if f"offload.{name}" not in listed}
     assert apart == {"streamed_share", "draft_holes"}
+    told = {name for name in EngineSpec.__struct_fields__ if name not in listed} - {"offload", "host_pool", "kv_formats", "abilities"}
+    assert told == {  # what names an engine, what users set, and what many replicas or ranks do
+        "name", "title", "version", "base", "connector", "provenance", "max_context_tokens", "drafts", "api_servers", "hands_over",
+        "decoder_caches", "ranks_share_budget", "rank_router", "rank_stale_s",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("engine", FIVE[1:])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from kvplan.errors import InputError
 from kvplan.request import Request
+from kvplan.sim.clock import Clock
+from kvplan.sim.cluster.sessions import Sessions
 from tests.sim.runs import run
 
 
@@ -77,3 +81,19 @@ def test_sessions_are_seen_however_late_they_are_named() -> None:
     single = [Request(index=i, arrival_s=i * 1e-3, prompt_tokens=16, output_tokens=1, blocks=(10**6 + i,)) for i in range(1200)]
     _, world = run([*single, *turns("late", 1, 2, arrival_s=2.0, think_s=30.0, at=1200)], gpu_kv="8GiB")
     assert column(world, "arrival_s")[-1] > 32.0
+
+
+def test_a_long_trace_of_sessions_is_held_packed() -> None:
+    def requests() -> Iterator[Request]:  # 60 blocks each: about 2.4 kB as an object, 480 bytes of names packed
+        for row in range(5_000):
+            blocks = tuple(range(1_000_000 + 60 * row, 1_000_060 + 60 * row))
+            yield Request(index=row, arrival_s=float(row), prompt_tokens=960, output_tokens=1, blocks=blocks, session=f"{row % 50}")
+
+    tracemalloc.start()
+    sessions = Sessions(requests(), Clock(), lambda request: None)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    first = next(iter(sessions))
+    following = sessions.following(first)
+    assert following is not None and (first.index, following.index, following.blocks[0]) == (0, 50, 1_003_000)
+    assert held < 800 * 5_000

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from kvplan import catalog
+from kvplan.deployment import Deployment
+from kvplan.loading import Loading
+from kvplan.memory.below import below
 from kvplan.sim.transfer.links import IN
+from kvplan.step_time import StepCost
+from tests.sim.runs import run
 from tests.sim.test_by_hand import by_hand, request, rows
 from tests.sim.test_paths import disk
 from tests.sim.worlds import world
@@ -60,6 +67,69 @@ def test_what_is_stored_when_it_is_evicted_waits_for_the_step_in_progress() -> N
         built = by_hand(trace, gpu_blocks=13, cpu_blocks=50, offload=rules, engine={"plan_ahead": True})
         ends[behind] = rows(built, "e2e_s")[2][0]
     assert ends[True] >= ends[False]
+
+
+def test_write_back_stops_the_scheduler_until_the_victims_are_copied() -> None:
+    # A GPU of 8 blocks, copies of 0.5 s a block, a host that takes 4 s to launch a step.
+    # t=0     A computes 64 tokens and leaves 4 blocks
+    # t=10    B, 127 tokens, needs 8: four are free, A's four are copied first, until 12. The step itself takes 1 + 1.27 s, until 14.27, and
+    #         is launched meanwhile, until 14. Under SGLang the host waits for the copies and launches from 12 to 16.
+    found = {}
+    for waits in (False, True):
+        rules = {"store": "on_evict", "spill_blocks": 1, "spills_behind_step": True, "spill_waits": waits}
+        trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 10.0, 127, 1, *range(10, 17))]
+        built = by_hand(trace, gpu_blocks=8, cpu_blocks=50, offload=rules, engine={"step_tokens": 200})
+        built.cost.host_s = lambda chunks, decodes: 4.0  # type: ignore[method-assign]
+        found[waits] = rows(built, "e2e_s")[1][0]
+    assert found == {False: 4.27, True: 6.0}
+
+
+def test_a_store_waits_for_the_step_behind_and_locks_its_blocks_until_then() -> None:
+    # A GPU of 12 blocks. A's 64 tokens are computed until 1.64; B, 16 tokens, decodes in steps of 1.1 s behind it. C, 8 blocks, fits only
+    # when A's four are free. Stored with its own step A is down after 2 s, at 3.64; under SGLang the copy begins when the following step
+    # has ended, a step of B's later.
+    admitted = {}
+    for start in ("step_end", "next_step_end"):
+        rules = {"store_start": start, "store_holds_blocks": True}
+        trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 0.1, 16, 30, 9), request(2, 0.2, 127, 1, *range(20, 27))]
+        built = by_hand(trace, gpu_blocks=12, cpu_blocks=50, offload=rules, engine={"plan_ahead": True, "reserve_full_prompt": True})
+        admitted[start] = rows(built, "queue_s")[2][0]
+    assert admitted["next_step_end"] > admitted["step_end"] + 1.0
+
+
+def test_what_is_cut_short_keeps_whole_batches_of_pages() -> None:
+    # A's 8 blocks are on the disk only, 2 s each. It comes at 200 while another runs alone until some 213: 6 blocks have come. Read in
+    # batches of four, and not waited for, four of them count; in batches of 128, none.
+    hits = {}
+    for batch in (0, 4, 128):
+        trace = [request(0, 0.0, 129, 1, *range(1, 9))]
+        trace += [request(at, 50.0 * at, 16 * 10, 1, *range(100 * at, 100 * at + 10)) for at in (1, 2)]
+        trace += [request(3, 199.5, 16, 12, 900), request(4, 200.0, 129, 1, *range(1, 9))]
+        rules = {"prefetch": "best_effort", "prefetch_batch_blocks": batch, "prefetch_min_tokens": 16, "prefetch_share": 1.0}
+        built = by_hand(trace, gpu_blocks=12, cpu_blocks=10, disk_blocks=100, offload=rules, engine={"max_batch": 1})
+        hits[batch] = int(rows(built, "disk_hit_tokens")[4][0])
+    assert hits[128] == 0
+    assert hits[0] >= hits[4] == 64
+
+
+def test_a_page_of_one_token_is_a_copy_of_its_own() -> None:
+    # Unset, a page is one token: storing 8,192 tokens of Llama-3.1-8B takes 8,192 copies of 128 KiB, which the scheduler's thread hands
+    # over one after the other (2.5 us each: 20 ms), against 128 of 8 MiB with the 64 that kvplan's configuration sets.
+    moved, seconds = {}, {}
+    for page in (1, 64):
+        engine = msgspec.structs.replace(catalog.engine("sglang"), block_tokens=page)
+        deployment = Deployment(model=catalog.model("llama-3.1-8b"), server=catalog.machine("h100-sxm"), engine=engine)
+        moved[page] = below(deployment).stored(8192)
+        seconds[page] = Loading(deployment, StepCost(deployment)).submit_s(moved[page].keys)
+    assert (moved[1].pieces, moved[64].pieces) == (8192, 128)
+    assert moved[1].rank_bytes == moved[64].rank_bytes == 2**30
+    assert seconds[1] == pytest.approx(64 * seconds[64])
+
+
+def test_a_latent_takes_its_place_on_every_rank() -> None:
+    # DeepSeek-V3 on 8 ranks with --hicache-size 100, 800 GB in all: 100 GB / (61 layers x 576 x 2 bytes) = 1.42 million tokens.
+    scenario = run([request(0, 0.0, 64, 1)], engine="sglang", model="deepseek-v3", machine="h200-sxm", tp=8, cpu="800GB")[1]
+    assert scenario.tiers[1].capacity_tokens == pytest.approx(100e9 / (61 * 576 * 2), rel=1e-3)
 
 
 def test_files_are_read_one_after_the_other() -> None:

@@ -112,6 +112,19 @@ def test_a_sample_of_the_blocks_stays_within_its_own_interval(real) -> None:
     assert np.mean(inside) >= 0.9
 
 
+def test_a_sample_keeps_the_same_blocks_however_often_it_is_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    prompts = [tuple(int(block) for block in rng.integers(0, 1 << 40, size=rng.integers(0, 9))) for _ in range(400)]
+    every = columns.load(trace_of(prompts))
+    monkeypatch.setattr(columns, "_CHUNK", 64)  # so that requests lie across the ends of parts
+    sampled = columns.load(trace_of(prompts), max_events=len(every.keys) // 5)
+    kept = columns.mix(every.keys) < np.uint64(2**64 // sampled.one_in)
+    assert sampled.one_in == 8
+    assert np.array_equal(sampled.keys, every.keys[kept])
+    assert np.array_equal(sampled.tokens, every.tokens[kept])
+    assert np.array_equal(np.diff(sampled.starts), np.bincount(every.request_of_event()[kept], minlength=400))
+
+
 def test_ids_may_be_unsigned_hashes_of_64_bits(mooncake: Callable[..., Path]) -> None:
     path = mooncake((0, 1024, 1, [2**64 - 1, 5]), (1, 1024, 1, [2**64 - 1, 6]), (2, 512, 1, [2**64 - 2]))
     assert curve(open_trace(path)).ideal.block_hit == 1 / 5

@@ -11,7 +11,10 @@ import msgspec
 
 from kvplan.request import Request
 from kvplan.sim.clock import Clock, Event, Steps
-from kvplan.traces.packed import CHUNK, PackedRequests
+from kvplan.traces.packed import PackedRequests
+
+BATCH = 1024
+"""Requests that are Python objects at a time while a trace is packed."""
 
 
 class Sessions:
@@ -26,7 +29,7 @@ class Sessions:
     ) -> None:
         self._clock, self._enter, self._lag_s = clock, enter, lag_s
         packed, left = PackedRequests(), iter(requests)
-        while batch := list(islice(left, CHUNK)):
+        while batch := list(islice(left, BATCH)):
             packed.extend(batch)
         self._requests, self._names = packed, list(packed.session_names)
         self._order = array("q", sorted(range(len(packed)), key=packed.index.__getitem__))  # places of requests in the order of rows

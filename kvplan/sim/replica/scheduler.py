@@ -173,7 +173,7 @@ class Scheduler:
         """Who runs, in order of admission, as far as blocks and the budget go; then new ones."""
         budget, last = self.engine.step_tokens, len(self.running) - len(self.prefilling)
         if self.running[last:] == self.prefilling and self._allocate_decodes():  # as ever: one who lacks a block is the last
-            chunks = self._allocate_in_order(self.prefilling, budget - len(self.batch))
+            chunks = self._allocate_in_order(self.prefilling, budget - len(self.batch)) if self.prefilling else []
         else:
             chunks = self._allocate_in_order(self.running, budget)
         self._decode(step)

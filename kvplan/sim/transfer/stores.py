@@ -235,6 +235,8 @@ class Stores:
             return
         ready_s = self.busy_until_s() if self.rules.spills_behind_step else self.clock.now
         _, self.space_s = self.host.path.send(OUT, ready_s, reserved.tokens)
+        if self.rules.spill_waits:
+            self.submitted_s = max(self.submitted_s, self.space_s)
 
         def stored() -> None:
             reserved.commit()
