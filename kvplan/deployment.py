@@ -140,6 +140,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return self.parallel.dp > 1 and any(group.experts for group in self.model.ffn)
 
     @property
+    def routing(self) -> str:
+        """How tokens are taken to choose experts, in words; nothing where there are none."""
+        if not any(group.experts for group in self.model.ffn):
+            return ""
+        skew = self.parallel.expert_skew
+        if not skew:
+            return "tokens choose experts evenly"
+        return f"the popularity of experts falls by Zipf's law with exponent {skew:g}"
+
+    @property
     def ranks_apart(self) -> tuple[str, ...]:
         """What a user should know of data-parallel ranks, in a sentence; nothing where there is one."""
         count = self.parallel.dp

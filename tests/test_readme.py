@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kvplan.cli.main import guarded, main
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 TRANSCRIPTS = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -61,6 +63,26 @@ def test_every_file_the_readme_names_exists() -> None:
     missing = [name for name in named if not (ROOT / name).exists() and "NAME" not in name]
     assert named
     assert missing == []
+
+
+UNSAID = ("", "tier", "mean", "cpu", "disk", "remote", "blocks", "tokens")
+"""Headings that need no explanation, and names of tiers."""
+
+
+def test_kvplan_explains_the_words_of_the_transcripts(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {command: text for command, text in commands() if command.startswith(("kvplan plan", "kvplan simulate", "kvplan sweep"))}
+    labels = {word for text in shown.values() for word in re.findall(r"^  ([a-z]+) {2,}\S", text, re.MULTILINE)}
+    heads = {
+        head.strip()
+        for text in shown.values()
+        for line in text.splitlines()
+        if re.search(r"wins from|ITL|link busy|p99$", line) and "(" not in line
+        for head in re.split(r" {2,}", line.strip())
+    }
+    words = (labels | heads) - set(UNSAID)
+    assert {"takes", "wins from", "losing loads", "USD/month", "link busy"} <= words
+    unknown = [word for word in sorted(words) if guarded(main, ["explain", word]) != 0]
+    assert unknown == [], capsys.readouterr().err
 
 
 def rewritten(readme: str) -> str:

@@ -93,6 +93,13 @@ def test_experts_that_few_tokens_reach() -> None:
     assert Held(64, 1.0).active(6 / 64, 8192) == pytest.approx(64)
 
 
+def test_how_experts_are_chosen_is_said() -> None:
+    even = deployed("deepseek-v2-lite")
+    assert even.routing == "tokens choose experts evenly"
+    assert even.changed(parallel=Parallel(expert_skew=1.5)).routing == "the popularity of experts falls by Zipf's law with exponent 1.5"
+    assert deployed("llama-3.1-8b").routing == ""
+
+
 def test_collectives_of_a_layer() -> None:
     """61 layers of DeepSeek-V3, 58 with experts, 100 tokens of 7,168 in bf16 on each of 8 ranks."""
     row, link = 7168 * 2, deployed("deepseek-v3", "vllm", "h200-sxm").machine.interconnect

@@ -9,7 +9,7 @@ import typer
 from kvplan.cli.console import Exit, out
 from kvplan.errors import InputError, did_you_mean
 from kvplan.report.tables import print_terms
-from kvplan.report.terms import TERMS
+from kvplan.report.terms import OTHER_WORDS, TERMS
 
 EXAMPLES = """
 kvplan explain wins-from
@@ -32,6 +32,7 @@ def explain(
     if not name:
         print_terms(out(), [(one, meaning.partition(". ")[0].rstrip(".")) for one, meaning in TERMS.items()])
         return Exit.DONE
+    name = OTHER_WORDS.get(name, name)
     if name not in TERMS:
         raise InputError(f"{' '.join(term or [])!r} is not explained", hint=did_you_mean(name, TERMS))
     print_terms(out(), [(name, TERMS[name])])

@@ -7,7 +7,7 @@ the same GPUs, host memory and arrivals; how many distinct tokens a byte holds, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -60,9 +60,11 @@ def kinds(space: Space, run: Runner, goal: str, offload: Option, without: Option
     best, plain = (min(found, key=lambda one: (getattr(one, side).rejected, getattr(one, side).score)) for side in ("offload", "without"))
     other = next((one for one in (best, plain) if one.spread != planned.words), found[1])
     crossings = _crossings(space, run, goal, (planned, seen[other.spread]), placements)
-    return KindChoice(
-        kinds=tuple(found), planned=planned.words, best=best.spread, best_without=plain.spread, crossings=crossings, gpus=planned.all_gpus
-    ), pruned
+    host_bytes = None
+    if best is not plain:
+        host_bytes = best.host_bytes * share_at_crossing(_leads(space, base, run, goal, (seen[plain.spread], seen[best.spread]), offload))
+    names = {"planned": planned.words, "best": best.spread, "best_without": plain.spread}
+    return KindChoice(kinds=tuple(found), **names, crossings=crossings, gpus=planned.all_gpus, host_bytes=host_bytes), pruned
 
 
 def better(choice: KindChoice | None, space: Space, least: float) -> Parallel | None:
@@ -156,6 +158,30 @@ def _crossings(
             )
         )
     return tuple(found)
+
+
+def _leads(
+    space: Space, base: Scenario, run: Runner, goal: str, pair: tuple[Parallel, Parallel], offload: Option
+) -> Callable[[float], float]:
+    """Logarithm of the first kind's score over the second's, with a share of a placement's host memory."""
+
+    def lead(share: float) -> float:
+        placement = msgspec.structs.replace(offload.placement, cpu_bytes=int(offload.placement.cpu_bytes * share))
+        outcomes = run([Simulation(spread_over(base, placement, kind, kind.all_gpus)) for kind in pair])
+        scores = [math.inf if isinstance(out, KvplanError) else option(space, placement, out, goal).score for out in outcomes]
+        return math.log(max(scores[0], 1e-12) / max(scores[1], 1e-12))
+
+    return lead
+
+
+def share_at_crossing(lead: Callable[[float], float]) -> float:
+    """The share of a tier from which on the second of two kinds does better, which it does with all of it and not with nothing; to an
+    eighth of the tier."""
+    low, high = 0.0, 1.0
+    for _ in range(3):
+        middle = (low + high) / 2
+        low, high = (low, middle) if lead(middle) > 0 else (middle, high)
+    return (low + high) / 2
 
 
 def _winner(pair: tuple[Parallel, Parallel], lead: float) -> str:

@@ -93,7 +93,7 @@ def kinds(console: Console, result: PlanResult) -> None:
 def _crossing(one: Crossing) -> str:
     tier = f"with a CPU tier of {format_bytes(one.cpu_bytes)}" if one.cpu_bytes else "without a tier"
     if one.requests_per_s is None:
-        return f"{tier}: {one.below} does better than the other at every load from a quarter to 16 times the arrivals"
+        return f"{tier}: {one.below} does best at every load from a quarter to 16 times the arrivals"
     return f"{tier}: {one.below} does better up to about {one.requests_per_s:.2g} requests/s, {one.above} beyond"
 
 

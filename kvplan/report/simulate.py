@@ -110,6 +110,8 @@ def _lines(console: Console, result: SimResult, scenario: Scenario) -> None:
         low, high = (units.format_seconds(value) for value in known.ttft_mean_s)
         rests = ", ".join(f"{doubt.what} ({doubt.kind}, {plus_minus(doubt.sigma_rel)})" for doubt in known.rests_on)
         say(console, f"mean time to first token {low} to {high} (95%){f', resting on {rests}' if rests else ''}")
+    if scenario.deployment.routing:
+        say(console, f"assumed: {scenario.deployment.routing} (--set parallel.expert_skew=X)")
     if loads.count:
         say(console, _loads(loads, scenario))
     if result.requests.preempted:

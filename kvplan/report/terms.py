@@ -6,6 +6,29 @@ TERMS: dict[str, str] = {
     "serves": "How much traffic one GPU serves within the target; without a target, while the 95th percentile of the time to first token "
     "stays what it is without a tier. Found by replaying the arrivals faster and slower, or with more and fewer users, to within 9%.",
     "loads": "What the plan changes when the same traffic arrives slower or faster.",
+    "takes": "Host memory and disk of the tiers that are advised. Where the engine allocates more than it is asked for, `limit` says so.",
+    "limit": "The memory limit that a container of one replica needs: its CPU tier, the weights while they are loaded, the processes. What "
+    "lies in /dev/shm counts.",
+    "energy": "An estimate from the GPU's power at this use: joules of an output token and of a request, and what the hits save.",
+    "smaller": "What the next smaller or larger CPU tier that was simulated changes, against the one that is advised.",
+    "instead": "What would do as well or better and is not advised, and why: an 8-bit KV, a rule that the engine lacks, a disk that wears out.",
+    "but": "What speaks against the advice although the numbers are for it.",
+    "missing": "What would have to be known for a verdict.",
+    "below": "Share of the prompt tokens that the tiers below the GPU served.",
+    "stored": "Bytes that were written into the tier while the traffic ran.",
+    "loaded": "Bytes that were brought from the tier onto the GPU while the traffic ran.",
+    "capacity": "The size that the tier may have; `no bound` where the engine never deletes from it.",
+    "used": "The most that lay in the tier at once.",
+    "req/s": "Requests that ended per second, over the whole run.",
+    "p95": "A percentile: one request in twenty takes longer; p50, p90 and p99 likewise for one in two, in ten and in a hundred.",
+    "weights": "GPU memory that the weights take, shared out over the ranks.",
+    "kept-free": "GPU memory outside the share that the engine allows itself.",
+    "activation-peak": "GPU memory that the largest step needs while it runs: the sampler over all sequences, or the widest layer.",
+    "context-graphs": "GPU memory of the CUDA context, captured graphs and collectives.",
+    "bends": "The capacity from which on more adds little: where the curve stands farthest above the line between its ends.",
+    "usd/month": "Price of the replica's GPUs, host memory and disk for a month, by the list that --prices names.",
+    "per-m-out": "Price of a million output tokens at this traffic.",
+    "target": "Limits that the traffic must keep, such as ttft_p95<2s: ✓ met, ✗ missed.",
     "wins-from": "The shortest reused prefix that loads from a tier sooner than it is computed again, for one request on an idle machine. "
     "The range is its 95% interval. Shorter prefixes are better computed.",
     "needs": "The bandwidth that a tier needs for loading to break even at the prefix length of the table: its bytes over the time to "
@@ -55,3 +78,20 @@ TERMS: dict[str, str] = {
     "~": "Worth it by the numbers, with a reason against it that is named: a small gain, a drive that wears out, loads that lose.",
 }
 """Term -> what it means."""
+
+OTHER_WORDS = {
+    "larger": "smaller",
+    "overload": "overloaded",
+    "ttft": "time-to-first-token",
+    "itl": "between-tokens",
+    "itl-p95": "between-tokens",
+    "p50": "p95",
+    "p90": "p95",
+    "p99": "p95",
+    "gpu-hits": "hits",
+    "requests/s": "req/s",
+    "knee": "bends",
+    "context,-graphs": "context-graphs",
+    "left-for-kv": "gpu-pool",
+}
+"""Words that reports use as well -> the term that explains them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from kvplan.units import format_bytes
+
 
 class KindFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What came out of one kind at the traffic's load."""
@@ -45,10 +47,12 @@ class KindChoice(msgspec.Struct, frozen=True, kw_only=True):
     best_without: str
     kinds: tuple[KindRow, ...]
     crossings: tuple[Crossing, ...] = ()
+    host_bytes: float | None = None  # on all GPUs, from which on the best kind is another than without a tier; null: it stays the same
 
     @property
     def words(self) -> str:
         """What offloading changes about the choice, in a sentence."""
         if self.best == self.best_without:
             return f"{self.best} does best on these {self.gpus} GPUs, with the tier and without"
-        return f"On these {self.gpus} GPUs {self.best_without} does best without a tier, {self.best} with it"
+        size = f", from about {format_bytes(self.host_bytes)} of host memory on" if self.host_bytes else ""
+        return f"On these {self.gpus} GPUs {self.best_without} does best without a tier, {self.best} with it{size}"

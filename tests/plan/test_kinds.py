@@ -11,7 +11,7 @@ import pytest
 
 from kvplan import scenario
 from kvplan.executor import Executor
-from kvplan.planning.kinds import better, kinds
+from kvplan.planning.kinds import better, kinds, share_at_crossing
 from kvplan.planning.objective import Objective
 from kvplan.planning.prepare import space_of
 from kvplan.planning.runs import Runner, Simulation, realise, run_one, unwatched
@@ -82,6 +82,15 @@ def test_the_better_kind_is_named_and_planned_where_nobody_named_one(space: Spac
     assert choice.words in said.sentence
     assert [BOTH in one for one in said.reservations] == [True]
     assert not spread(refused("so"), choice, BOTH, "ttft").reservations
+
+
+def test_from_which_host_memory_on_offloading_changes_the_kind(choice: KindChoice) -> None:
+    """Bisection to an eighth; here the same kind does best with the tier and without."""
+    assert share_at_crossing(lambda share: share - 0.3) == pytest.approx(0.3, abs=1 / 16)
+    assert share_at_crossing(lambda share: share - 0.9) == pytest.approx(0.9, abs=1 / 16)
+    assert choice.best == choice.best_without and choice.host_bytes is None
+    other = msgspec.structs.replace(choice, best_without=TENSOR, host_bytes=300 * GiB)
+    assert other.words.endswith("from about 300.0 GiB of host memory on")
 
 
 def test_a_dense_model_has_no_other_kind() -> None:

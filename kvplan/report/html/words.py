@@ -129,6 +129,8 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "machine", str(machine["name"])
     if pool.get("bytes"):
         yield "GPU memory for KV", f"{format_bytes(pool['bytes'])} ({pool.get('source', '')})"
+    if experts := parts.get("experts", {}):
+        yield "experts", f"{experts['source']} ({experts['kind']}; parallel.expert_skew)"
     named = parts.get("defaults", {}).items()
     chosen = [f"{what} {one.get('value')} ({one.get('source')})" for what, one in named if isinstance(one, Mapping)]
     if chosen:

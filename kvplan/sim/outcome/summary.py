@@ -167,6 +167,7 @@ def _provenance(record: RunRecord) -> dict[str, Any]:
             "numbers": {path: source.kind for path, source in sorted(scenario.machine.provenance.items())},
         },
         "engine": {"name": scenario.engine.name, "version": scenario.engine.version},
+        **({"experts": {"kind": "assumed", "source": scenario.deployment.routing}} if scenario.deployment.routing else {}),
         **({"defaults": scenario.defaults.provenance()} if scenario.defaults else {}),
         "gpu_pool": {
             "bytes": round(record.pool_bytes),
