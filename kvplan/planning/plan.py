@@ -23,7 +23,7 @@ from kvplan.planning.objective import Objective, changed
 from kvplan.planning.prepare import narrowed, space_of
 from kvplan.planning.runs import Runner, Simulation, realise, runner, unwatched
 from kvplan.planning.search import Simulated, contender, looked_at, needs_eight_bits, referred, rescored, search
-from kvplan.planning.sensitivity import Pair, assumptions, at_loads, within
+from kvplan.planning.sensitivity import Pair, assumptions, at_loads, from_window, within
 from kvplan.planning.space import Space
 from kvplan.planning.traps import Case, Workload, warnings
 from kvplan.planning.widths import splits
@@ -118,6 +118,7 @@ def _simulated(space: Space, run: Runner, notes: list[str], choice: KindChoice |
         found = rescored(space, found, "limits")  # chosen by its price, worth it because it meets the limits
     pair = Pair(found.of(best.placement), found.of(without.placement))
     doubts, interval = run.unless_stopped(lambda: assumptions(space, run, found.goal, pair)) or ([], within(pair.gain, []))
+    notes = [*notes, *(run.unless_stopped(lambda: from_window(space, run, found.goal, pair)) or [])]
     speedups = _speedups(space, over)
     answer = verdicts.judged(space, found.goal, pair.offload, pair.without, interval, _flips(doubts), whole=not run.stopped)
     if answer.kind == "offload" and (narrow := _narrow_instead(found, pair.offload)):

@@ -12,6 +12,7 @@ import msgspec
 
 from kvplan.errors import KvplanError
 from kvplan.planning.closed_form import PREFILL, scaled, sigma, source
+from kvplan.planning.objective import changed
 from kvplan.planning.runs import Outcome, Runner, Simulation, realise
 from kvplan.planning.search import gain, option
 from kvplan.planning.space import Space, windowed
@@ -194,3 +195,16 @@ def at_loads(space: Space, run: Runner, goal: str, pair: Pair, speedups: list[fl
         )
         found[f"{speedup:.2g}"] = scored.gain
     return found
+
+
+def from_window(space: Space, run: Runner, goal: str, pair: Pair) -> list[str]:
+    """Of a long trace, that side questions were asked of its window, and how far the gain there is from the whole trace's."""
+    base = windowed(space)
+    if base is space.base or pair.offload.placement == pair.without.placement:
+        return []
+    outcomes = run([Simulation(realise(base, one.placement)) for one in (pair.offload, pair.without)])
+    there = Pair(*(_scored(space, one, outcome, goal) for one, outcome in zip((pair.offload, pair.without), outcomes, strict=True)))
+    return [
+        f"what the answer rests on, other loads and other numbers of GPUs: from the first {base.run.limit:,} of {space.traffic.requests:,} "
+        f"requests, where the tier's effect is {changed(goal, there.gain)} instead of {changed(goal, pair.gain)}"
+    ]

@@ -46,6 +46,7 @@ def test_of_a_long_trace_a_window_says_that_the_kv_needs_eight_bits(monkeypatch:
     asked = [one for one in found.options if one.placement.kv_dtype == "auto"]
     assert [one.name for one in asked] == ["GPU only"]
     assert any(one.what == "tiers with KV of auto" for one in found.pruned)
+    assert any("from the first 70 of 99 requests, where the tier's effect is" in one for one in found.warnings)
     assert seen[found.simulated // 2].startswith("so far: CPU")  # long before the end
 
 

@@ -74,3 +74,28 @@ def test_a_hit_to_the_end_of_a_prompt_gives_back_a_block() -> None:
         built = by_hand(trace, gpu_blocks=8, cpu_blocks=100, offload={"load_last_block": last})
         assert rows(built, "cpu_hit_tokens", "computed_tokens")[2] == expected
     assert catalog.engine("dynamo").offload.load_last_block is False
+
+
+def test_under_tensorrt_llm_answers_go_down_and_a_whole_hit_costs_its_block() -> None:
+    # Blocks of 32. A's prompt of 128 tokens and 64 more: five whole blocks are stored, under vLLM the prompt's four alone.
+    # The next turn goes on from there when the GPU has lost it. Asked again as it was, the fourth block is computed: partial reuse is off.
+    first, answer = tuple(range(8)), tuple(range(100, 104))
+    turns = [
+        Request(index=0, arrival_s=0.0, prompt_tokens=128, output_tokens=64, blocks=first, session="a"),
+        Request(index=1, arrival_s=0.0, prompt_tokens=224, output_tokens=1, blocks=(*first, *answer, 200, 201), session="a", think_s=60.0),
+        Request(index=2, arrival_s=30.0, prompt_tokens=16 * 41, output_tokens=1, blocks=tuple(range(1000, 1041)), session="b"),
+    ]
+    found = {}
+    for engine in ("dynamo-trtllm", "dynamo"):
+        sets: dict[str, Any] = {"engine.block_tokens": 32}
+        built = run(turns, engine=engine, gpu_kv=str(22 * 32 * 131072), cpu="1GiB", sets=sets)[1]
+        arrays = built.recorder.arrays()
+        found[engine] = int(arrays["gpu_hit_tokens"][1] + arrays["cpu_hit_tokens"][1])
+        assert arrays["cpu_hit_tokens"][1] >= 128
+    assert found == {"dynamo-trtllm": 160, "dynamo": 128}
+
+    again = [Request(index=at, arrival_s=50.0 * at, prompt_tokens=128, output_tokens=1, blocks=first) for at in range(2)]
+    hits = {
+        name: int(run(again, engine=name, gpu_kv="1GiB")[1].recorder.arrays()["gpu_hit_tokens"][1]) for name in ("trtllm", "dynamo-trtllm")
+    }
+    assert hits == {"trtllm": 127, "dynamo-trtllm": 96}
