@@ -113,6 +113,7 @@ def test_an_engine_whose_part_is_of_another_kind(damage: str, tmp_path: Path) ->
         ("size", "llama-3.1-8b", "--ctx=99999999999999999999"),
         ("size", "llama-3.1-8b", "--batch=99999999999999999999"),
         ("size", "llama-3.1-8b", "--export=table"),
+        ("sweep", "chat", "--vary", "cpu=0", "--export="),
         ("trace", "curve", "chat", "--policy=,"),
         ("trace", "generate", "batch", "/dev/null", "--seed=-1"),
         ("plan", "--sessions", "users=1,turns=1,shared=99999999999999999999"),

@@ -161,7 +161,7 @@ def plan(
         from kvplan.deploy.emit import planned, save, target_named
 
         target_named(emit)
-    if export:
+    if export is not None:
         check_export(export)
     priced = price_source(prices, price)
     check_html(html)

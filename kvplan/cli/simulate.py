@@ -152,7 +152,7 @@ def simulate(
         sets=settings,
         isolated=isolated,
     )
-    if export:
+    if export is not None:
         check_export(export)
     check_html(html)
     window = window_of(perfetto, from_, to)

@@ -93,7 +93,7 @@ def size(
     quiet: Quiet = False,
 ) -> int:
     """Size the KV cache of a model: bytes, what the engine reserves, what fits, what offload frees."""
-    if export:
+    if export is not None:
         check_export(export)
     if listing:
         return _list(models or [], as_json)

@@ -147,7 +147,7 @@ def sweep(
 
     if workers < 0:
         raise InputError(f"--workers {workers}: at least 1", hint="leave it out for one a core")
-    if export:
+    if export is not None:
         check_export(export)
     check_html(html)
     names = {"model": model, "machine": machine, "engine": engine, "engine_version": engine_version, "tp": tp, "kv_dtype": kv_dtype}

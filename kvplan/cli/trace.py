@@ -218,7 +218,7 @@ def _open(
 
 
 def _emit(result: Any, view: Any, json: bool, export: str | None) -> int:
-    if export:
+    if export is not None:
         check_export(export)
     for sentence in result.warnings:
         warn(sentence)

@@ -46,10 +46,14 @@ def explain_config(path: str | Path, **known: object) -> Explanation:
     """
     place = Path(path).expanduser()
     files = sorted(one for one in place.iterdir() if one.suffix in _SUFFIXES) if place.is_dir() else [place]
+    if any(one.stat().st_size > MOST_BYTES for one in files if one.is_file()):
+        raise InputError(f"{path}: larger than any engine's configuration")
     texts = [catalog.read_text(one) for one in files]
     text = texts[0] if len(files) == 1 else "\n".join(f"# --- {one.name}\n{text}" for one, text in zip(files, texts, strict=True))
     return explain_text(text, str(path), **known)
 
+
+MOST_BYTES = 2**20
 
 _SUFFIXES = (".sh", ".yaml", ".yml", ".json")
 

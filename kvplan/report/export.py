@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def check(path: str) -> None:
     """Raise InputError or MissingError now, before the work, when a table cannot be written there."""
     if Path(path).suffix not in WRITERS:
-        raise InputError(f"{path}: a table is exported as {', '.join(WRITERS)}", hint="choose one of these endings")
+        raise InputError(f"{path or '--export'}: a table is exported as {', '.join(WRITERS)}", hint="choose one of these endings")
     outputs.check(path)
     if path.endswith(".parquet"):
         try:

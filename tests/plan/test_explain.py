@@ -232,6 +232,9 @@ def test_a_file_and_its_refusals(tmp_path: Path) -> None:
     explanation = explain_config(file, tp=2)
     assert explanation.placement.cpu_bytes == 40 * GiB
     assert explanation.source == str(file)
+    file.write_text("a: 1\n" * 2**18)
+    with pytest.raises(InputError, match="larger than any engine's configuration"):
+        explain_config(file)
     file.write_text("replicas: 3\nimage: web\n")
     with pytest.raises(InputError, match="not a configuration of an engine that kvplan knows"):
         explain_config(file)
