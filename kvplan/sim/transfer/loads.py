@@ -79,11 +79,12 @@ class Loads:
         if self.prefetches.wait(seq):
             return Outcome.WAITS
         limit = self._limit(seq)
-        held = pool.look(keys, reach, limit, again=again, retention=seq.request.retention)
+        in_host = pool.walk(keys, limit, again=again, retention=seq.request.retention)
+        held = pool.held(in_host, reach, limit)
         if not again:
             seq.looked_from = reach
             seq.found_below = pool.look(keys, 0, limit, again=True) if rules.stores_again else held
-        if rules.waits_for_stores and wait_for(seq, self, done, pool.tree.known(keys, limit), held, held + pool.grain_tokens):
+        if rules.waits_for_stores and wait_for(seq, self, done, in_host, held, held + pool.grain_tokens):
             return Outcome.WAITS
         pool.missed(keys, held, limit)
         if self.engine.drafts:
