@@ -24,7 +24,7 @@ from kvplan.calibrate.records import Estimate, Finding, Instrument, Point, Progr
 from kvplan.calibrate.sample import Plan, measure
 from kvplan.hardware.spec import Gpu, Machine
 from kvplan.results.calibrate import CalibrateResult, ProbeOutcome, Quality, Remark
-from kvplan.units import format_seconds
+from kvplan.units import format_count, format_seconds
 
 HOLDOUT = Plan(blocks=3, max_blocks=3, samples=3, tolerance=0.05, budget_s=20.0)
 TWO_SPEEDS = 1.5  # between the ends of what was seen of a host's speed, from which it is said
@@ -63,7 +63,7 @@ class Calibration:
             self.findings += earlier.findings
             self.rows += self._possible(earlier.rows)
             self.outcomes.append(ProbeOutcome(name=probe.name, status="done", reason="resumed", points=len(earlier.rows)))
-            self.progress(f"{label}: resumed, {len(earlier.rows)} points")
+            self.progress(f"{label}: resumed, {format_count(len(earlier.rows), 'point')}")
             return
         self.progress(f"{label} ...")
         open_points, reasons = self._runnable(probe)
@@ -83,7 +83,7 @@ class Calibration:
         reason = "; ".join(dict.fromkeys([*reasons, *failures.values()]))
         status: Literal["done", "failed"] = "done" if found else "failed"
         self.outcomes.append(ProbeOutcome(name=probe.name, status=status, reason=reason, points=len(found), seconds=spent))
-        self.progress(f"{label}: {len(found)} points in {spent:.1f} s" + (f" ({reason})" if reason else ""))
+        self.progress(f"{label}: {format_count(len(found), 'point')} in {spent:.1f} s" + (f" ({reason})" if reason else ""))
 
     def _plan(self, probe: Probe) -> Plan:
         """The probe's plan; one block only once the mode's time is over."""

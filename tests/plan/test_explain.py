@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvplan import catalog
@@ -51,6 +51,7 @@ placements = st.builds(
 )
 
 
+@settings(deadline=None)  # the first example reads the catalog
 @given(placement=placements, name=st.sampled_from(PLAIN))
 def test_an_emitted_configuration_means_what_was_decided(placement: Placement, name: str) -> None:
     placement = msgspec.structs.replace(placement, store_generated=name != "dynamo")
