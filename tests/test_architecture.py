@@ -42,6 +42,7 @@ ONLY_IN = {
     "typer": {"cli"},
     "plotly": {"figures"},
 }
+TOP_LEVEL = {".ci", ".gitignore", "LICENSE", "README.md", "docs", "kvplan", "models", "pyproject.toml", "scenarios", "tests"}
 CLOCKS_AND_GLOBAL_RANDOM = {"random", "time.time", "time.monotonic", "datetime.datetime.now", "datetime.now"}
 
 
@@ -142,6 +143,13 @@ def circles() -> set[frozenset[str]]:
         if name not in number:
             visit(name)
     return found
+
+
+def test_nothing_else_lies_at_the_top() -> None:
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if kept.returncode:
+        pytest.skip("not a git checkout")
+    assert {name.split("/")[0] for name in kept.stdout.splitlines()} == TOP_LEVEL
 
 
 def test_no_circle_of_files() -> None:

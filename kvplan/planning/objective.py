@@ -72,8 +72,7 @@ def _throughput(judged: Judged) -> float:
 
 def _cost(judged: Judged) -> float:
     """Price of a million output tokens."""
-    if judged.cost_per_hour is None:
-        raise InputError("the goal `cost` needs prices", hint="add --price gpu=2.5,cpu=0.004,disk=0.0001")
+    assert judged.cost_per_hour is not None
     return judged.cost_per_hour / 3600 / max(1e-12, judged.result.throughput.output_tokens_per_s) * 1e6
 
 

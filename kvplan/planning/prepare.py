@@ -36,8 +36,11 @@ def space_of(
 ) -> tuple[Space, list[str]]:
     """The space of a scenario, and what the user should know about how it came about.
 
-    Limits that are None are the replica's share of the machine. Raises InputError when the weights do not fit.
+    Limits that are None are the replica's share of the machine. Raises InputError when the weights do not fit, or the goal is a cost that
+    nothing is known of.
     """
+    if target.goal == "cost" and prices is None:
+        raise InputError("the goal `cost` needs prices", hint="add --price gpu=2.5,cpu=0.004,disk=0.0001")
     base, notes = _with_pool(_with_network(_judged_by(scenario, target)))
     base = _within_context(base)
     run, machine = base.run, base.machine

@@ -108,6 +108,14 @@ def test_convoys_through_tiny_tiers_end(seed: int) -> None:
     assert set(found["status"]) <= {0, 1}
 
 
+@pytest.mark.parametrize("seed", [6157, 6196, 6257])
+def test_no_jump_passes_a_load_that_begins_when_a_step_has_ended(seed: int) -> None:
+    # The step after the next one waits for it.
+    trace, chosen = convoy(seed, 40)
+    fast, slow = (columns(world(trace, **chosen, jump=jump)) for jump in (True, False))
+    assert list(fast["e2e_s"]) == pytest.approx(list(slow["e2e_s"]), abs=1e-9, nan_ok=True)
+
+
 def test_loads_that_take_what_prompts_still_need_keep_them_from_ever_ending() -> None:
     # Loads hold their blocks and cannot be preempted: two take turns, and each time the prompt that is being computed lacks its last
     # block. Engines that load before a request is scheduled keep free what those before it still need (vLLM from 0.24 on).

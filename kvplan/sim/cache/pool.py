@@ -88,11 +88,19 @@ class Pool:
     def look(self, keys: Keys, start: int, limit: int, *, again: bool, retention: int = RETENTION) -> int:
         """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as
         used."""
-        limit = limit // self.grain_tokens * self.grain_tokens
+        return self.held(self.walk(keys, limit, again=again, retention=retention), start, limit)
+
+    def walk(self, keys: Keys, limit: int, *, again: bool, retention: int = RETENTION) -> list[Node]:
+        """The runs of some content up to token `limit` that the pool knows; what it has of them counts as used."""
         path = self.tree.known(keys, limit)  # type: ignore[arg-type]
         self.tree.retain(path, retention)
         if self.order != "rank":
             self.tier.touch(path, again=again)
+        return path
+
+    def held(self, path: list[Node], start: int, limit: int) -> int:
+        """How far the pool has a path from token `start` on, at most to `limit`, in whole blocks."""
+        limit = limit // self.grain_tokens * self.grain_tokens
         held = self.tier.reach(path, start)
         return max(start, limit) if held > limit else held
 

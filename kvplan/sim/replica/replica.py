@@ -139,7 +139,7 @@ class Replica:
                 inflight.steps[-1].begins += step.begins
                 return None
             for load in step.begins:
-                load.succeed()
+                load()
             return None
         step.loads = self.transfers.planned()
         self._time(step)
@@ -207,8 +207,6 @@ class Replica:
             self.watch.stepped(step, now)
         free_s = self.transfers.outputs_seen_s(now)
         following = inflight.behind(step)
-        for load in step.begins:
-            load.succeed()
         self.transfers.step_ended()
         self.transfers.offer_again()
         for seq, new, context in step.chunks:
@@ -226,6 +224,8 @@ class Replica:
             seen_s = max(seen_s, following.launched_s if first else 0.0)  # it is launched first
             self.transfers.hold_back(step, following, now)
             self._execute(following)
+        for load in step.begins:  # behind the inputs of the step that follows
+            load()
         if seen_s <= now and inflight.steps[0] is step:
             self._handle(step)
         else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from kvplan.engine.spec import Overhead
-from kvplan.sim.clock import Event
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.in_step import StepLoad
 
@@ -36,7 +36,7 @@ class ScheduledStep:
         self.sampled: list[Sequence] = []  # whose last chunk this is
         self.last_tokens: list[Sequence] = []  # who decodes its last token
         self.loads: list[StepLoad] = []
-        self.begins: list[Event] = []  # loads that begin when it ends
+        self.begins: list[Callable[[], None]] = []  # loads that begin when it ends
         self.admitted_tokens = 0  # of the prompts that it schedules first
         self.duration_s = 0.0
         self.drain_s = 0.0  # after it, until a pipeline has passed on what it computed

@@ -9,6 +9,7 @@ is queued (`prefetch`).
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from functools import partial
 
 from kvplan.engine.spec import EngineSpec, Overhead
@@ -16,7 +17,7 @@ from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation
 from kvplan.sim.cache.prefix import Node, span
-from kvplan.sim.clock import Clock, Event
+from kvplan.sim.clock import Clock
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.answers import Answers
 from kvplan.sim.transfer.convoy import Load, ended, let_go, under_way, wait_for
@@ -58,7 +59,7 @@ class Loads:
         self.answers = Answers(clock, engine, overhead, lower=bool(lower))
         self._promotes = engine.offload.prefetch == "none" and (engine.offload.load not in IN_STEP or engine.offload.lower_loads_first)
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
-        self.begins: list[Event] = []  # of the loads that are scheduled with the step being planned
+        self.begins: list[Callable[[], None]] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
         self._over_s = 0.0  # when the last load is over
         self._built_s = 0.0  # when the block lists of the last load are made
@@ -79,11 +80,12 @@ class Loads:
         if self.prefetches.wait(seq):
             return Outcome.WAITS
         limit = self._limit(seq)
-        held = pool.look(keys, reach, limit, again=again, retention=seq.request.retention)
+        in_host = pool.walk(keys, limit, again=again, retention=seq.request.retention)
+        held = pool.held(in_host, reach, limit)
         if not again:
             seq.looked_from = reach
             seq.found_below = pool.look(keys, 0, limit, again=True) if rules.stores_again else held
-        if rules.waits_for_stores and wait_for(seq, self, done, pool.tree.known(keys, limit), held, held + pool.grain_tokens):
+        if rules.waits_for_stores and wait_for(seq, self, done, in_host, held, held + pool.grain_tokens):
             return Outcome.WAITS
         pool.missed(keys, held, limit)
         if self.engine.drafts:
@@ -136,9 +138,7 @@ class Loads:
             self.host.pool.tier.loaded_tokens -= tokens
         loaded = partial(self._loaded, seq, load, sources, done, self.clock.now)
         if self.rules.load_start == "next_step_end":
-            begins = self.clock.event()
-            begins.callbacks.append(lambda _: self.clock.at(self._sent_s(self.clock.now, held - reach, parts), loaded))
-            self.begins.append(begins)
+            self.begins.append(lambda: self.clock.at(self._sent_s(self.clock.now, held - reach, parts), loaded))
         else:
             ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
             self.clock.at(self._sent_s(ready_s, held - reach, parts), loaded)

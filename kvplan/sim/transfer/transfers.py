@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
 from kvplan.sim.cache.prefix import Node
-from kvplan.sim.clock import Event
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
@@ -105,7 +104,7 @@ class Transfers:
         loads, self.loads.pending = self.loads.pending, []
         return loads
 
-    def begins(self) -> list[Event]:
+    def begins(self) -> list[Callable[[], None]]:
         """The loads that begin when the step ends that has just been scheduled."""
         if not isinstance(self.loads, Loads) or not self.loads.begins:
             return []
