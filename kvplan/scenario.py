@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kvplan import catalog, defaults, units
-from kvplan.deployment import DEPLOYED, Deployment, Parallel, Remote, Tiers
+from kvplan.deployment import DEPLOYED, Bytes, Deployment, Parallel, Remote, Tiers
 from kvplan.engine.spec import EngineSpec
 from kvplan.errors import InputError, did_you_mean, misfit
 from kvplan.hardware.spec import Machine
@@ -31,6 +31,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     prefill_replicas: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # more replicas that only prefill; the others then only decode
     prefill_parallel: Parallel | None = None  # how those are spread over GPUs; absent: as the others
     transfer_Bps: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # from a prefill to a decode replica; 0: the machine's network
+    decode_cpu_bytes: Bytes = 0  # host memory of each replica that only decodes; the tiers are of those that prefill
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -277,6 +278,8 @@ def checked(scenario: Scenario) -> Scenario:
     """The scenario with what the user should know about it. Raises InputError for a deployment that cannot be simulated."""
     if scenario.cluster.prefill_replicas:
         _check_apart(scenario)
+    elif scenario.cluster.decode_cpu_bytes:
+        raise InputError("cluster.decode_cpu_bytes: no replica only decodes", hint="cluster.prefill_replicas=N sets prefill apart")
     scenario.deployment.check_gpus()
     return scenario.changed(notes=(*scenario.notes, *scenario.deployment.ranks_apart, *_decoders(scenario), *_beyond(scenario)))
 
@@ -289,6 +292,9 @@ def _check_apart(scenario: Scenario) -> None:
         raise InputError(sentence, hint="cluster.prefill_parallel may have them")
     if prefill.tp % decode.tp and decode.tp % prefill.tp:
         raise InputError(f"{prefill.tp} ranks that prefill and {decode.tp} that decode do not divide one another")
+    if scenario.cluster.decode_cpu_bytes and scenario.engine.offload.load != "whole_request":
+        sentence = f"cluster.decode_cpu_bytes: replicas of {scenario.engine.label} that only decode keep nothing in host memory here"
+        raise InputError(sentence, hint="vLLM's do, with its offloading connector behind the one that fetches")
     scenario.changed(parallel=prefill).deployment.check_gpus()
 
 
@@ -296,7 +302,8 @@ def _decoders(scenario: Scenario) -> list[str]:
     """What replicas that only decode do without, in a sentence; nothing where there are none."""
     if not scenario.cluster.prefill_replicas:
         return []
-    below = " have no tiers below the GPU: those given are of the replicas that prefill" if scenario.tiers.cpu_bytes else ""
+    tierless = scenario.tiers.cpu_bytes and not scenario.cluster.decode_cpu_bytes
+    below = " have no tiers below the GPU: those given are of the replicas that prefill" if tierless else ""
     cold = (
         ""
         if scenario.engine.decoder_caches
@@ -311,6 +318,12 @@ def _beyond(scenario: Scenario) -> list[str]:
     machine, tiers, replicas = scenario.machine, scenario.tiers, scenario.cluster.replicas
     places = (
         ("CPU tier", tiers.cpu_bytes * scenario.deployment.parallel.dp, machine.host.memory_bytes, "host memory"),
+        (
+            "CPU tier of a decoder",
+            scenario.cluster.decode_cpu_bytes * scenario.deployment.parallel.dp,
+            machine.host.memory_bytes,
+            "host memory",
+        ),
         ("disk tier", tiers.disk_bytes, machine.disk.capacity_bytes, "disk"),
     )
     pool = beyond_gpus(scenario.deployment, tiers.gpu_kv_bytes) if tiers.gpu_kv_bytes else ""

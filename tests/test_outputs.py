@@ -58,7 +58,7 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     for path, said in (
         (tmp_path, "is a folder"),
         (tmp_path / "no" / "x", "does not exist"),
-        (file / "x", ""),
+        (file / "x", "does not exist"),
         (tmp_path / "same", "is what is read"),
     ):
         with pytest.raises(KvplanError, match=said):

@@ -121,22 +121,27 @@ class Builder:
         link, below = HostLink(scenario.machine.link), tuple[TierBelow, ...]()
         transfers = Transfers(engine.offload)
         if scenario.tiers.cpu_bytes or scenario.tiers.disk_bytes:
-            host, *behind = [*self._host(link), *self._lower()]
-            lower = tuple(behind)
-            stores = Stores(
-                self.clock, engine.offload, self.overhead, gpu, link, host, lower, block_tokens=engine.block_tokens, drafts=engine.drafts
-            )
-            loads = Loads(self.clock, engine, self.overhead, self.loading, cache, host, lower, self.tally)
-            transfers, below = Transfers(engine.offload, stores, loads), (host, *lower)
+            below = (*self._host(link), *self._lower())
+            transfers = Transfers(engine.offload, *self._moving(gpu, cache, link, below))
         replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return self._watched(Server(replica, gpu, below))
+
+    def _moving(self, gpu: Tier, cache: GpuCache, link: HostLink, below: tuple[TierBelow, ...]) -> tuple[Stores, Loads]:
+        """Stores into the first of some tiers and what is behind it, and loads from there."""
+        engine, (host, *lower) = self.scenario.engine, below
+        stores = Stores(
+            self.clock, engine.offload, self.overhead, gpu, link, host, tuple(lower), block_tokens=engine.block_tokens, drafts=engine.drafts
+        )
+        return stores, Loads(self.clock, engine, self.overhead, self.loading, cache, host, tuple(lower), self.tally)
 
     def _host(self, link: HostLink) -> list[TierBelow]:
         """Host memory, where there is any."""
         if not self.scenario.tiers.cpu_bytes:
             return []
-        pool = self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes)
-        return [self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU)]
+        return [self._host_tier(link, self._shared_host or self._pool("cpu", self.scenario.tiers.cpu_bytes))]
+
+    def _host_tier(self, link: HostLink, pool: Pool) -> TierBelow:
+        return self._tier_below(pool, HostPath(self.clock, link, self.loading, self.below), CPU)
 
     def behind_router(self, servers: list[Server]) -> Replicas:
         """Servers of one kind, behind the router that the scenario names."""
@@ -166,16 +171,22 @@ class Builder:
         return self._watched(Server(replica, gpu))
 
     def decoder(self, gpu_bytes: float, recorder: Recorder, done: Any) -> Server:
-        """A replica that only decodes: the KV of a prompt comes over the network from the one that computed it."""
-        scenario, port = self.scenario, Duplex(1.0)
-        engine = msgspec.structs.replace(self.engine, offload=HANDOVER)
+        """A replica that only decodes: the KV of a prompt comes over the network from the one that computed it. It may have host memory of
+        its own."""
+        scenario, port, below = self.scenario, Duplex(1.0), tuple[TierBelow, ...]()
+        host_bytes = scenario.cluster.decode_cpu_bytes
+        engine = self.engine if host_bytes else msgspec.structs.replace(self.engine, offload=HANDOVER)
         gpu = self._gpu(gpu_bytes)
         cache = self._cache(gpu, finds=engine.decoder_caches)
         network = transfer_network(scenario)
         fetched = Deliveries(self.clock, self.cost, cache, network, port, self.senders, self.tally, token_bytes=self.token_bytes)
-        transfers = Transfers(HANDOVER, None, fetched)
+        transfers = Transfers(engine.offload, deliveries=fetched)
+        if host_bytes:
+            link = HostLink(scenario.machine.link)
+            below = (self._host_tier(link, self._pool("cpu", host_bytes)),)
+            transfers = Transfers(engine.offload, *self._moving(gpu, cache, link, below), deliveries=fetched)
         replica = Replica(self.clock, engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
-        return self._watched(Server(replica, gpu, port=port))
+        return self._watched(Server(replica, gpu, below, port))
 
     def prefilling(self) -> Builder:
         """A builder of the replicas that only prefill, spread over GPUs as the scenario says."""

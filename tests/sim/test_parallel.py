@@ -144,6 +144,40 @@ def test_chunks_of_two_prompts_share_the_port_of_the_sender() -> None:
     assert built.prefillers[0].port.busy_s[1] == pytest.approx(2 * size / 2e9, rel=0.01)
 
 
+def test_a_decoder_finds_in_its_own_host_memory_what_a_preemption_took() -> None:
+    """Two prompts of 128 blocks in a pool of 300, which they and their answers of 64 outgrow: the second is preempted. The first ends
+    with 192 blocks, so that 108 of the second's prompt are still there; the other 20 come back over the link instead of being computed. The
+    prompts themselves are fetched from the sender, and stored once each."""
+    requests = [request(index, 0.0, 2048, 1024, first=1000 * index) for index in range(2)]
+    built = world(requests, gpu_blocks=300, cluster={"prefill_replicas": 1, "decode_cpu_bytes": 2**33})
+    assert built.run().columns["preemptions"].tolist() == [0, 1]
+    (tier,) = (one.pool.tier for one in built.servers[0].below)
+    assert tier.stored_tokens == 2 * 2048
+    assert tier.loaded_tokens == 20 * 16
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decoders_with_host_memory_end_and_jump_as_they_step(seed: int) -> None:
+    sides = {"prefill_replicas": 1, "replicas": 2, "decode_cpu_bytes": 2**27}
+    worlds = [world(random_requests(seed, 40), gpu_blocks=48, cpu_blocks=32, cluster=sides, jump=jump) for jump in (True, False)]
+    jumped, stepped = map(columns, worlds)
+    for name in ("ttft_s", "e2e_s"):
+        assert np.allclose(jumped[name], stepped[name], atol=1e-9)
+    for built in worlds:
+        assert not built.left
+        invariants.check(built)
+
+
+def test_decoders_of_an_engine_without_such_a_tier_are_refused() -> None:
+    cluster = {"prefill_replicas": 1, "decode_cpu_bytes": 2**30}
+    built = world([request(0, 0.0, 64, 2)], offload={"load": "layerwise"}, cluster=cluster)
+    with pytest.raises(InputError, match="keep nothing in host memory"):
+        checked(built.scenario)
+    together = world([request(0, 0.0, 64, 2)], cluster={"decode_cpu_bytes": 2**30})
+    with pytest.raises(InputError, match="no replica only decodes"):
+        checked(together.scenario)
+
+
 def test_what_decoders_do_without_is_said() -> None:
     cluster = {"prefill_replicas": 1}
     plain = checked(world([request(0, 0.0, 64, 2)], cluster=cluster).scenario)

@@ -40,6 +40,7 @@ MEANING = {
     "cluster.router": "which replica a request goes to, and so whose cache it meets",
     "cluster.prefill_replicas": "more servers that only prefill: long prompts leave the decode steps, and KV crosses the network",
     "cluster.transfer_Bps": "network from a prefill to a decode replica",
+    "cluster.decode_cpu_bytes": "host memory of a replica that only decodes",
     "cluster.replicas": "servers that share the load, each with caches of its own",
 }
 """Setting -> what it decides."""

@@ -8,7 +8,6 @@ from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.prefix import Node
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.replica.sequence import Sequence
-from kvplan.sim.transfer.in_step import StepLoad
 from kvplan.sim.transfer.links import IN, OUT, Duplex
 from kvplan.sim.transfer.loads import Outcome
 from kvplan.sim.transfer.prefetch import Done
@@ -21,7 +20,8 @@ Senders = dict[Sequence, Duplex]
 
 class Deliveries:
     """What a replica that only decodes gets instead of loads: whole prompts of `token_bytes` a token, once each, through the port of the
-    sender and its own. A prompt that is lost by a preemption is computed again."""
+    sender and its own, whatever its own host memory holds (vLLM 0.24, MultiConnector: the first connector that has tokens brings them). A
+    prompt that is lost by a preemption comes from there, or is computed again."""
 
     def __init__(
         self,
@@ -37,10 +37,8 @@ class Deliveries:
     ) -> None:
         self.clock, self.cost, self.gpu, self.tally = clock, cost, gpu, tally
         self.network, self.port, self.senders, self.token_bytes = network, port, senders, token_bytes
-        self.pending: list[StepLoad] = []
-        self.submitted_s = 0.0  # never late: it is not the worker that fetches
 
-    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+    def begin(self, seq: Sequence, path: list[Node], reach: int, done: Done) -> Outcome:
         """Fetch what the GPU lacks of a prompt, once there is room for it."""
         sender = self.senders.get(seq)
         if sender is None or reach >= seq.prompt:
@@ -79,10 +77,3 @@ class Deliveries:
         self.tally.weigh(seq, seq.prompt - reach, self.clock.now - began_s, again_s, done_s)
         seq.waiting_for_remote_kv = False
         done(True)
-
-    def prefetch(self, seq: Sequence, reach: int, done: Done) -> None:
-        """Nothing is fetched before there is room for it."""
-
-    def step_s(self, loads: list[StepLoad], start_s: float, step_s: float) -> float:
-        """No step carries loads."""
-        return step_s

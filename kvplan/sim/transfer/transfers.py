@@ -18,12 +18,18 @@ from kvplan.sim.transfer.streamed import Streamed
 
 
 class Transfers:
-    """Stores and loads of one replica; both are None without a tier below."""
+    """Stores and loads of one replica, both None without a tier below; `deliveries` of one that only decodes."""
 
     def __init__(
-        self, rules: Offload, stores: Stores | None = None, loads: Loads | Deliveries | None = None, streamed: Streamed | None = None
+        self,
+        rules: Offload,
+        stores: Stores | None = None,
+        loads: Loads | None = None,
+        *,
+        streamed: Streamed | None = None,
+        deliveries: Deliveries | None = None,
     ) -> None:
-        self.rules, self.stores, self.loads, self.streamed = rules, stores, loads, streamed
+        self.rules, self.stores, self.loads, self.streamed, self.deliveries = rules, stores, loads, streamed, deliveries
 
     def attach(self, freed: Callable[[], None], busy_until_s: Callable[[], float]) -> None:
         """Call `freed` when blocks become evictable without a step of the engine; ask the other when the step in progress ends."""
@@ -93,6 +99,10 @@ class Transfers:
 
     def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
         """Start what a waiting sequence needs from below; see Loads."""
+        if self.deliveries is not None:
+            fetched = self.deliveries.begin(seq, path, reach, done)
+            if fetched is not Outcome.NOTHING:
+                return fetched
         if self.loads is None:
             return Outcome.NOTHING
         return self.loads.begin(seq, path, reach, budget, busy_until_s, done)
@@ -106,7 +116,7 @@ class Transfers:
 
     def begins(self) -> list[Callable[[], None]]:
         """The loads that begin when the step ends that has just been scheduled."""
-        if not isinstance(self.loads, Loads) or not self.loads.begins:
+        if self.loads is None or not self.loads.begins:
             return []
         begins, self.loads.begins = self.loads.begins, []
         return begins
