@@ -212,7 +212,7 @@ def _caveats(result: PlanResult) -> Iterator[Line]:
     if result.at_load:
         goal = "ttft" if result.overload else result.objective
         effects = ", ".join(f"{changed(goal, gain)} at {_speed(float(speed))}" for speed, gain in result.at_load.items())
-        yield "loads", f"the effect of the same tiers: {effects}"
+        yield "loads", f"{WORDS[goal]} with the same tiers: {effects}"
 
 
 def chosen_anew(result: PlanResult) -> bool:
