@@ -62,7 +62,14 @@ def kinds(space: Space, run: Runner, goal: str, offload: Option, without: Option
     crossings = _crossings(space, run, goal, (planned, seen[other.spread]), placements)
     host_bytes = None
     if best is not plain:
-        host_bytes = best.host_bytes * share_at_crossing(_leads(space, base, run, goal, (seen[plain.spread], seen[best.spread]), offload))
+        pair = (seen[plain.spread], seen[best.spread])
+
+        def lead(share: float) -> float:
+            """With a share of the tier's host memory."""
+            smaller = msgspec.structs.replace(offload.placement, cpu_bytes=int(offload.placement.cpu_bytes * share))
+            return _leads(space, run, goal, pair, [(base, smaller)])[0]
+
+        host_bytes = best.host_bytes * share_at_crossing(lead)
     names = {"planned": planned.words, "best": best.spread, "best_without": plain.spread}
     return KindChoice(kinds=tuple(found), **names, crossings=crossings, gpus=planned.all_gpus, host_bytes=host_bytes), pruned
 
@@ -128,16 +135,14 @@ def _crossings(
     arrivals = [request.arrival_s for request in opened(base)]
     rate = (len(arrivals) - 1) / max(1e-9, arrivals[-1] - arrivals[0]) * base.run.speedup
 
-    def leads(loads: Sequence[float]) -> list[list[float]]:
-        """Logarithm of the first kind's score over the second's, for each placement and load; negative: it is better."""
+    def at_loads(loads: Sequence[float], among: Sequence[Placement]) -> list[float]:
         speeds = [base.changed(run=msgspec.structs.replace(base.run, speedup=base.run.speedup * load)) for load in loads]
-        jobs = [Simulation(spread_over(at, one, kind, kind.all_gpus)) for one in placements for at in speeds for kind in pair]
-        scores = [math.inf if isinstance(out, KvplanError) else option(space, placements[0], out, goal).score for out in run(jobs)]
-        ratios = [math.log(max(mine, 1e-12) / max(theirs, 1e-12)) for mine, theirs in zip(scores[::2], scores[1::2], strict=True)]
-        return [ratios[at : at + len(loads)] for at in range(0, len(ratios), len(loads))]
+        return _leads(space, run, goal, pair, [(at, one) for one in among for at in speeds])
 
+    leads = at_loads(LOADS, placements)
     found = []
-    for placement, lead in zip(placements, leads(LOADS), strict=True):
+    for place, placement in enumerate(placements):
+        lead = leads[place * len(LOADS) : (place + 1) * len(LOADS)]
         at = next((at for at in range(len(LOADS) - 1) if lead[at] * lead[at + 1] < 0), None)
         if at is None:
             found.append(Crossing(cpu_bytes=placement.cpu_bytes, below=_winner(pair, lead[0]), above=_winner(pair, lead[-1])))
@@ -145,7 +150,7 @@ def _crossings(
         low, high, first, last = LOADS[at], LOADS[at + 1], lead[at], lead[at + 1]
         for _ in range(2):
             middle = math.sqrt(low * high)
-            value = leads([middle])[placements.index(placement)][0]
+            (value,) = at_loads([middle], [placement])
             low, high, first, last = (middle, high, value, last) if value * first > 0 else (low, middle, first, value)
         load = low * (high / low) ** (first / (first - last))
         found.append(
@@ -161,17 +166,16 @@ def _crossings(
 
 
 def _leads(
-    space: Space, base: Scenario, run: Runner, goal: str, pair: tuple[Parallel, Parallel], offload: Option
-) -> Callable[[float], float]:
-    """Logarithm of the first kind's score over the second's, with a share of a placement's host memory."""
-
-    def lead(share: float) -> float:
-        placement = msgspec.structs.replace(offload.placement, cpu_bytes=int(offload.placement.cpu_bytes * share))
-        outcomes = run([Simulation(spread_over(base, placement, kind, kind.all_gpus)) for kind in pair])
-        scores = [math.inf if isinstance(out, KvplanError) else option(space, placement, out, goal).score for out in outcomes]
-        return math.log(max(scores[0], 1e-12) / max(scores[1], 1e-12))
-
-    return lead
+    space: Space, run: Runner, goal: str, pair: tuple[Parallel, Parallel], worlds: Sequence[tuple[Scenario, Placement]]
+) -> list[float]:
+    """Logarithm of the first kind's score over the second's, for each placement in its scenario; negative: the first is better."""
+    outcomes = run([Simulation(spread_over(base, one, kind, kind.all_gpus)) for base, one in worlds for kind in pair])
+    found = []
+    for at, (_, one) in enumerate(worlds):
+        sides = outcomes[2 * at : 2 * at + 2]
+        mine, theirs = (math.inf if isinstance(out, KvplanError) else option(space, one, out, goal).score for out in sides)
+        found.append(math.log(max(mine, 1e-12) / max(theirs, 1e-12)))
+    return found
 
 
 def share_at_crossing(lead: Callable[[float], float]) -> float:
