@@ -45,6 +45,7 @@ class StepCost:
         self._in_lockstep, self._row_bytes = deployment.in_lockstep, self.model.hidden * self.activation_bytes
         self._gemm_cache, self._together_cache = dict[int, float](), dict[tuple[int, bool], float]()
         self._head_cache: dict[int, float] = {0: 0.0}
+        self._decode_parts: dict[tuple[int, int], tuple[float, float, float, float, float]] = {}  # of steps that only decode
         self._even_rates: dict[int, tuple[list[float], float, float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
         narrow = [part for part in MULTIPLIED if self._peak_flops(part) > self.machine.gpu.bf16_flops]
@@ -181,11 +182,18 @@ class StepCost:
 
         Few new tokens meet a latent as it is stored; more of them meet its keys and values, to which the cached part is expanded again.
         """
-        gpu, absorbed = self.machine.gpu, new <= self.engine.absorbed_tokens
+        absorbed = new <= self.engine.absorbed_tokens
         groups = self._absorbed_groups if absorbed else self._attention_groups
-        share = self.kernel_share * (kernel_rates.FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
-        time = prefill_attention_s(gpu, new, context, groups, kernel_share=share)
-        return time if absorbed or not context else time + self._expanded_s(context)
+        time = prefill_attention_s(self.machine.gpu, new, context, groups, kernel_share=self._attention_share)
+        return time if absorbed or not context or not self._latents else time + self._expanded_s(context)
+
+    @cached_property
+    def _attention_share(self) -> float:
+        return self.kernel_share * (kernel_rates.FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
+
+    @cached_property
+    def _latents(self) -> list[Layers]:
+        return [group for group in self.model.layers if group.kind == "latent" and group.up_params]
 
     @cached_property
     def _fp8_attention(self) -> bool:
@@ -208,12 +216,11 @@ class StepCost:
         part joined to each head's key.
         """
         total = 0.0
-        for group in self.model.layers:
-            if group.kind == "latent" and group.up_params:
-                up = group.up_params / self.tp
-                rows = group.query_heads / self.tp * (group.v_dim + 3 * group.k_dim) * self.activation_bytes
-                product_s = self._roofline(2.0 * context * up, up * self._weight_bytes("attention"), "attention")
-                total += group.count * (product_s + elementwise_s(self.machine.gpu, context * rows))
+        for group in self._latents:
+            up = group.up_params / self.tp
+            rows = group.query_heads / self.tp * (group.v_dim + 3 * group.k_dim) * self.activation_bytes
+            product_s = self._roofline(2.0 * context * up, up * self._weight_bytes("attention"), "attention")
+            total += group.count * (product_s + elementwise_s(self.machine.gpu, context * rows))
         return total
 
     @cached_property
@@ -275,7 +282,7 @@ class StepCost:
         the tokens by which the sequences fall short of all being as long as the longest, 0 for windows.
         """
         reading = sum([rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True)])
-        return self.decode_floor_s + reading + self._even(decodes)[2]
+        return self.decode_floor_s + reading + self._even_rates[decodes][2]
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -305,25 +312,38 @@ class StepCost:
         Through a pipeline decoding sequences take a whole pass, in batches that fill the stages; prompts alone take a stage's
         time for each batch, and come out `drain_s` later.
         """
-        tokens, overhead, batches = decodes + sum([new for new, _ in chunks]), self.overhead, 1
+        alone = not chunks and together_s is None
+        parts = self._decode_parts.get((decodes, sampled)) if alone else None
+        if parts is None:
+            parts = self._parts(chunks, decodes, sampled, together_s)
+            if alone:
+                self._decode_parts[decodes, sampled] = parts
+        products_s, attention_s, head_s, handed_s, share = parts
+        # with its launches, which chunks in the same step share: one call a layer for all sequences
+        attention_s += decode_attention_s if decodes else self.decode_floor_s if chunks else 0.0
+        pass_s = (products_s + attention_s + head_s + handed_s) * share
+        return pass_s + self.overhead.gap_s + self.overhead.step_sequence_s * sampled
+
+    def _parts(
+        self, chunks: Sequence[Chunk], decodes: int, sampled: int, together_s: float | None
+    ) -> tuple[float, float, float, float, float]:
+        """Of a step: seconds of its products, of the chunks' attention, of the output head, of what stages hand over; and how much of them a
+        stage takes.
+        """
+        tokens, batches = decodes + sum([new for new, _ in chunks]), 1
         if self._stages > 1:
             batches, tokens = self._passes(tokens, decodes)
-        attention = sum([self.prefill_attention_s(new, context) for new, context in chunks]) / batches
-        if decodes:
-            attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
-        elif chunks:
-            attention += self.decode_floor_s
         rows = self.rows(tokens)
         if together_s is None and self._in_lockstep:
-            captured = not chunks or tokens <= overhead.captured_tokens
+            captured = not chunks or tokens <= self.overhead.captured_tokens
             joint = joint_tokens(self.spread, rows, -(-decodes // batches) if chunks else rows)
             together_s = self.together_s(joint, captured=captured)
-        pass_s = self.gemms_s(rows, together_s or 0.0) + attention + self.head_s(-(-sampled // batches))
-        if self._stages > 1:
-            pass_s += handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
-            if not decodes:
-                pass_s *= batches / self._stages
-        return pass_s + overhead.gap_s + overhead.step_sequence_s * sampled
+        products_s, head_s = self.gemms_s(rows, together_s or 0.0), self.head_s(-(-sampled // batches))
+        attention_s = sum([self.prefill_attention_s(new, context) for new, context in chunks]) / batches
+        if self._stages == 1:
+            return products_s, attention_s, head_s, 0.0, 1.0
+        handed_s = handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
+        return products_s, attention_s, head_s, handed_s, 1.0 if decodes else batches / self._stages
 
     def drain_s(self, chunks: Sequence[Chunk], decodes: int, busy_s: float) -> float:
         """Seconds from when the first stage of a pipeline can take the next step until the results of one of prompts alone are out."""
