@@ -147,16 +147,17 @@ class Scheduler:
 
     def schedule(self, step: ScheduledStep) -> None:
         """Fill a step."""
-        for seq in list(self.resting):
+        for seq in list(self.resting) if self.resting else ():
             if self.batch.handled >= seq.left:
                 self.resting.remove(seq)
                 self.batch.settle(seq)
                 self.batch.join(seq)
         fill = self._prefill_or_decode if self.engine.prefill_apart else self._mix
-        self.preempted = True
-        while step.empty and self.preempted and not self.leaving:  # a pass that only preempts is followed by another
+        while not self.leaving:
             self.preempted = False
             fill(step)
+            if not self.preempted or not step.empty:  # a pass that only preempts is followed by another
+                break
         self.guard.check(step, self.skipped, self.waiting)
 
     def _prefill_or_decode(self, step: ScheduledStep) -> None:
@@ -185,7 +186,7 @@ class Scheduler:
             if seq.running:
                 self._chunk(step, seq, new)
                 budget -= new
-        if not self.leaving and not self.preempted:
+        if not self.leaving and not self.preempted and (self.waiting or self.skipped.ready or self.no_room is not None):
             self._admit(step, budget)
 
     def _allocate_decodes(self) -> bool:
@@ -233,8 +234,11 @@ class Scheduler:
         step.decodes = len(batch)
         if step.decodes:
             batch.advance(1)
-            step.contexts, step.uneven = [each.total for each in batch.sums], [each.uneven for each in batch.sums]
-            step.last_tokens = batch.ended()
+            for each in batch.sums:
+                step.contexts.append(each.total)
+                step.uneven.append(each.uneven)
+            if batch.ends.next <= batch.steps:
+                step.last_tokens = batch.ended()
         batch.granted = 0
         step.index, step.version = batch.steps, batch.version
 
