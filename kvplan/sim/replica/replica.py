@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from kvplan.engine.spec import EngineSpec
+from kvplan.host_time import Chunk
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
@@ -20,7 +21,6 @@ from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep, StepsInFlight
 from kvplan.sim.transfer.prefetch import Done
 from kvplan.sim.transfer.transfers import Transfers
-from kvplan.host_time import Chunk
 from kvplan.step_time import StepCost
 
 

@@ -147,7 +147,7 @@ class Scheduler:
 
     def schedule(self, step: ScheduledStep) -> None:
         """Fill a step."""
-        for seq in list(self.resting) if self.resting else ():
+        for seq in list(self.resting):
             if self.batch.handled >= seq.left:
                 self.resting.remove(seq)
                 self.batch.settle(seq)
@@ -234,11 +234,8 @@ class Scheduler:
         step.decodes = len(batch)
         if step.decodes:
             batch.advance(1)
-            for each in batch.sums:
-                step.contexts.append(each.total)
-                step.uneven.append(each.uneven)
-            if batch.ends.next <= batch.steps:
-                step.last_tokens = batch.ended()
+            step.contexts, step.uneven = [each.total for each in batch.sums], [each.uneven for each in batch.sums]
+            step.last_tokens = batch.ended()
         batch.granted = 0
         step.index, step.version = batch.steps, batch.version
 
