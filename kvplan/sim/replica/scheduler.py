@@ -332,14 +332,14 @@ class Scheduler:
         """Tokens that a waiting sequence computes in this step; 0: it waits for a load; None: it does not fit now."""
         if seq.blocks:  # what it waited for is in place
             return self._extend(seq, budget)
-        path = self.gpu.find(seq)
-        reach = self.gpu.reach(seq, path)
-        outcome = self.transfers.begin(seq, path, reach, budget, self.inflight.busy_until_s(self.clock.now), self._loaded(seq))
+        leaf = self.gpu.find(seq)
+        reach = self.gpu.reach(seq, leaf)
+        outcome = self.transfers.begin(seq, leaf, reach, budget, self.inflight.busy_until_s(self.clock.now), self._loaded(seq))
         if outcome is Outcome.WAITS:
             return 0
         if outcome is Outcome.IN_STEP:
             return self._extend(seq, budget)
-        if outcome is Outcome.NO_ROOM or not self.gpu.hold(seq, path, reach, reach + min(seq.target - reach, budget)):
+        if outcome is Outcome.NO_ROOM or not self.gpu.hold(seq, leaf, reach, reach + min(seq.target - reach, budget)):
             return None
         if not seq.counted:
             seq.hits = (seq.computed, 0, 0, 0)

@@ -103,15 +103,15 @@ class Transfers:
         if self.loads is not None:
             self.loads.prefetch(seq, reach, done)
 
-    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+    def begin(self, seq: Sequence, leaf: Node, reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
         """Start what a waiting sequence needs from below; see Loads."""
         if self.deliveries is not None:
-            fetched = self.deliveries.begin(seq, path, reach, done)
+            fetched = self.deliveries.begin(seq, leaf, reach, done)
             if fetched is not Outcome.NOTHING:
                 return fetched
         if self.loads is None:
             return Outcome.NOTHING
-        return self.loads.begin(seq, path, reach, budget, busy_until_s, done)
+        return self.loads.begin(seq, leaf, reach, budget, busy_until_s, done)
 
     def planned(self) -> list[StepLoad]:
         """The loads of the step that has just been planned."""
