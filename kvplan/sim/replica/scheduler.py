@@ -153,10 +153,11 @@ class Scheduler:
                 self.batch.settle(seq)
                 self.batch.join(seq)
         fill = self._prefill_or_decode if self.engine.prefill_apart else self._mix
-        self.preempted = True
-        while step.empty and self.preempted and not self.leaving:  # a pass that only preempts is followed by another
+        while not self.leaving:
             self.preempted = False
             fill(step)
+            if not self.preempted or not step.empty:  # a pass that only preempts is followed by another
+                break
         self.guard.check(step, self.skipped, self.waiting)
 
     def _prefill_or_decode(self, step: ScheduledStep) -> None:
@@ -185,7 +186,7 @@ class Scheduler:
             if seq.running:
                 self._chunk(step, seq, new)
                 budget -= new
-        if not self.leaving and not self.preempted:
+        if not self.leaving and not self.preempted and (self.waiting or self.skipped.ready or self.no_room is not None):
             self._admit(step, budget)
 
     def _allocate_decodes(self) -> bool:
