@@ -48,34 +48,40 @@ class Transfers:
         engine."""
         if self.stores is None or not self.rules.outputs_behind_stores:
             return now
-        return max(now, self.stores.link.free_at[OUT])
+        free_s = self.stores.link.free_at[OUT]
+        return free_s if free_s > now else now
 
     def inputs_sent_s(self, now: float) -> float:
         """When a step may start: behind the loads already queued, on the same copy engine."""
-        if self.stores is None:
+        stores = self.stores
+        if stores is None:
             return now
-        if self.rules.loads_exclude_steps:
-            now = max(now, self.stores.link.free_at[IN])
-        return max(now, self.stores.blocked_until_s)
-
-    def stored_s(self, now: float) -> float:
-        """When a step that ends now is over, whose stores are queued: at once, or when they are down."""
-        return now if self.stores is None else max(now, self.stores.blocked_until_s)
+        if self.rules.loads_exclude_steps and stores.link.free_at[IN] > now:
+            now = stores.link.free_at[IN]
+        return now if now > stores.blocked_until_s else stores.blocked_until_s
 
     @property
     def unstored_tokens(self) -> int:
         """Tokens that a tier below had no room for when they were offered."""
         return self.stores.unstored_tokens if self.stores is not None else 0
 
-    def store(self, seq: Sequence, upto: int) -> None:
-        """A step has computed a seq's prompt up to a token."""
-        if self.stores is not None:
-            self.stores.after_step(seq, upto)
-
-    def offer_again(self) -> None:
-        """A step has ended."""
-        if self.stores is not None and self.stores.refused:
-            self.stores.offer_again()
+    def step_ended(self, step: ScheduledStep, now: float, *, last: bool) -> float:
+        """A step has ended, the last one scheduled or not: stores that waited for it begin, those of its prompts are queued. Returns when
+        its tokens reach the host: at once, or when stores are down."""
+        stores = self.stores
+        if stores is None:
+            return now
+        seen_s, put_off = self.outputs_seen_s(now), self.rules.store_start == "next_step_end"
+        if put_off:
+            stores.step_ended()
+        if stores.refused:
+            stores.offer_again()
+        for seq, new, context in step.chunks:
+            if seq.running:
+                stores.after_step(seq, context + new)
+        if put_off and last:
+            stores.step_ended()
+        return max(seen_s, stores.blocked_until_s)
 
     @property
     def refused(self) -> bool:
@@ -97,15 +103,15 @@ class Transfers:
         if self.loads is not None:
             self.loads.prefetch(seq, reach, done)
 
-    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+    def begin(self, seq: Sequence, leaf: Node, reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
         """Start what a waiting sequence needs from below; see Loads."""
         if self.deliveries is not None:
-            fetched = self.deliveries.begin(seq, path, reach, done)
+            fetched = self.deliveries.begin(seq, leaf, reach, done)
             if fetched is not Outcome.NOTHING:
                 return fetched
         if self.loads is None:
             return Outcome.NOTHING
-        return self.loads.begin(seq, path, reach, budget, busy_until_s, done)
+        return self.loads.begin(seq, leaf, reach, budget, busy_until_s, done)
 
     def planned(self) -> list[StepLoad]:
         """The loads of the step that has just been planned."""
@@ -120,11 +126,6 @@ class Transfers:
             return []
         begins, self.loads.begins = self.loads.begins, []
         return begins
-
-    def step_ended(self) -> None:
-        """A step has ended: stores that waited for it begin."""
-        if self.stores is not None and self.rules.store_start == "next_step_end":
-            self.stores.step_ended()
 
     def submitted_s(self) -> float:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""
@@ -149,7 +150,7 @@ class Transfers:
             return self.streamed.stall_s(plan, now)
         if self.stores is None:
             return 0.0
-        start_s = max(now, self.stores.space_s)
+        start_s = now if now > self.stores.space_s else self.stores.space_s
         if not plan.loads:
             return start_s - now
         assert self.loads is not None
