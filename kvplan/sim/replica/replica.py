@@ -156,7 +156,7 @@ class Replica:
         submitted_s = self.transfers.submitted_s()
         if submitted_s > step.launched_s:
             overhead_s += submitted_s - step.launched_s
-        host_s = cost.host.step_s(chunks, decodes)
+        host_s = cost.host_s(chunks, decodes)
         step.ready_s += overhead_s
         step.launched_s += overhead_s + host_s
         busy_s = step.duration_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))
