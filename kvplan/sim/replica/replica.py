@@ -50,7 +50,7 @@ class Replica:
         self._jump: Course | None = None
         self._timer = 0
         self._launching_s, self._drained_s = 0.0, -1.0  # until when the host launches a step with prefill; when the pipeline is empty
-        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
+        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now), lambda: self.inflight.executing is not None)
 
     def submit(self, seq: Sequence) -> None:
         """A sequence enters the waiting queue."""
@@ -152,6 +152,7 @@ class Replica:
         chunks = [(new, context) for _, new, context in step.chunks]
         admit_s = cost.schedule_s(step.admitted_tokens, sum([new for new, _ in chunks])) if chunks else 0.0
         admit_s += max(0.0, self.transfers.submitted_s() - self.clock.now)
+        admit_s += self.transfers.handed_over_s(self.inflight.steps[-1]) if self.inflight.steps else 0.0
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += admit_s
         step.launched_s += admit_s + host_s
