@@ -20,7 +20,7 @@ class HostTime:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment, self.engine, self.overhead = deployment, deployment.engine, deployment.overhead
-        self.launches = launches(deployment.model, deployment.tp)
+        self.launches, self._stages = launches(deployment.model, deployment.tp), deployment.parallel.pp
 
     def step_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
         """Least seconds of a step.
@@ -28,19 +28,32 @@ class HostTime:
         Decode steps are captured in CUDA graphs, prefill up to `captured_tokens` piece by piece, larger steps not. Each stage of a pipeline
         has a process that launches its layers for every batch.
         """
-        overhead, spread = self.overhead, self.deployment.parallel
+        overhead, stages = self.overhead, self._stages
         if not chunks:
-            return max(overhead.step_s * min(spread.pp, max(1, decodes)), overhead.collect_s)
-        tokens = decodes + sum(new for new, _ in chunks)
-        if tokens <= overhead.captured_tokens:
-            launch_s = self.launches.captured * overhead.launch_layer_s
-        else:
-            as_stored = decodes or any(context or new < self.engine.absorbed_tokens for new, context in chunks)
-            kernels = self.launches.host + (self.launches.cached if as_stored else 0.0)
-            launch_s = kernels / PLAIN_LAUNCHES * overhead.launch_layer_eager_s
-        if spread.pp > 1:
-            launch_s *= passes(spread, tokens, decodes, self.engine.step_tokens)[0] / spread.pp
-        return overhead.prepare_s + launch_s + self._groups_s + (overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0)
+            return max(overhead.step_s * min(stages, max(1, decodes)), overhead.collect_s)
+        tokens, as_stored = decodes, decodes > 0
+        for new, context in chunks:
+            tokens += new
+            as_stored = as_stored or context > 0 or new < self.engine.absorbed_tokens
+        launch_s = self._captured_s if tokens <= overhead.captured_tokens else self._eager_s[as_stored]
+        if stages > 1:
+            launch_s *= passes(self.deployment.parallel, tokens, decodes, self.engine.step_tokens)[0] / stages
+        return overhead.prepare_s + launch_s + self._groups_s + self._offload_s
+
+    @cached_property
+    def _captured_s(self) -> float:
+        """Seconds in which all layers of a captured step are launched."""
+        return self.launches.captured * self.overhead.launch_layer_s
+
+    @cached_property
+    def _eager_s(self) -> tuple[float, float]:
+        """The same of one that is not: without and with content that is read as it is stored."""
+        each_s, host = self.overhead.launch_layer_eager_s, self.launches.host
+        return host / PLAIN_LAUNCHES * each_s, (host + self.launches.cached) / PLAIN_LAUNCHES * each_s
+
+    @cached_property
+    def _offload_s(self) -> float:
+        return self.overhead.offload_step_s if self.deployment.tiers.cpu_bytes else 0.0
 
     @cached_property
     def _groups_s(self) -> float:

@@ -14,13 +14,14 @@ import msgspec
 
 from kvplan import kernel_rates
 from kvplan.deployment import Deployment
-from kvplan.hardware.timing import elementwise_s, gemm_s, kv_read_s, pair_flops, prefill_attention_s
+from kvplan.hardware.timing import elementwise_s, gemm_s, kv_read_s
 from kvplan.host_time import Chunk, HostTime
 from kvplan.layer_work import PLAIN_SMALL, Launches, compressed_queries, elementwise_bytes, launches, narrowed_inputs
 from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
 from kvplan.memory.weights import part_bits, peak_flops
 from kvplan.model import Ffn, Layers, Part
+from kvplan.prefill_attention import PrefillAttention
 from kvplan.spread_time import exchanged_layers_s, experts_on_rank, handed_over_s, joint_tokens, passes, reduced_layers_s
 
 MULTIPLIED: tuple[Part, ...] = ("attention", "dense", "experts", "shared_experts")
@@ -45,9 +46,12 @@ class StepCost:
         self._in_lockstep, self._row_bytes = deployment.in_lockstep, self.model.hidden * self.activation_bytes
         self._gemm_cache, self._together_cache = dict[int, float](), dict[tuple[int, bool], float]()
         self._head_cache: dict[int, float] = {0: 0.0}
+        self._decode_parts: dict[tuple[int, int], tuple[float, float, float, float, float]] = {}  # of steps that only decode
         self._even_rates: dict[int, tuple[list[float], float, float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {}
         narrow = [part for part in MULTIPLIED if self._peak_flops(part) > self.machine.gpu.bf16_flops]
+        self._narrow = self.kv_format.element_bits == 8 and self.machine.gpu.fp8_flops > 0  # is attention computed in fp8
+        self.attention = PrefillAttention(deployment, kernel_share=self.kernel_share, narrow=self._narrow, product_s=self._expansion_s)
         self.launches += Launches(small=narrowed_inputs(self.model, narrow))
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
@@ -61,6 +65,10 @@ class StepCost:
     def _roofline(self, flops: float, size: float, part: Part) -> float:
         peak = self._peak_flops(part)
         return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.kernel_share)
+
+    def _expansion_s(self, flops: float, weights: float) -> float:
+        """Seconds of one product with so many weights of the attention part."""
+        return self._roofline(flops, weights * self._weight_bytes("attention"), "attention")
 
     def _weight_bytes(self, part: Part) -> float:
         """Bytes of one weight of a part of the model, scales included."""
@@ -163,67 +171,13 @@ class StepCost:
     # -- attention ---------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _attention_groups(self) -> list[tuple[float, int]]:
-        """(FLOPs per score pair over all layers of the group on one rank, window) of every group with scores."""
-        return [(group.count * self._pair_flops(group), group.window_tokens) for group in self._scoring]
-
-    @property
-    def _scoring(self) -> list[Layers]:  # groups with scores
-        return [group for group in self.model.layers if group.kind not in ("state", "none") and group.query_heads]
-
-    def _pair_flops(self, group: Layers) -> float:
-        """FLOPs of one score pair over the heads of one layer on one rank."""
-        share = kernel_rates.LATENT_PAIR_SHARE if group.kind == "latent" else 1.0
-        return share * pair_flops(group.k_dim, group.v_dim or group.k_dim) * group.query_heads / self.tp
-
-    def prefill_attention_s(self, new: int, context: int) -> float:
-        """Seconds of attention, all layers, for `new` tokens of one sequence after `context` cached ones.
-
-        Few new tokens meet a latent as it is stored; more of them meet its keys and values, to which the cached part is expanded again.
-        """
-        gpu, absorbed = self.machine.gpu, new <= self.engine.absorbed_tokens
-        groups = self._absorbed_groups if absorbed else self._attention_groups
-        share = self.kernel_share * (kernel_rates.FP8_ATTENTION_RATE if self._fp8_attention else 1.0)
-        time = prefill_attention_s(gpu, new, context, groups, kernel_share=share)
-        return time if absorbed or not context else time + self._expanded_s(context)
-
-    @cached_property
-    def _fp8_attention(self) -> bool:
-        return self.kv_format.element_bits == 8 and self.machine.gpu.fp8_flops > 0
-
-    @cached_property
-    def _absorbed_groups(self) -> list[tuple[float, int]]:
-        """The same with latents read as they are stored: a score pair multiplies with the latent and with its part without rotary."""
-        found = []
-        for group in self._scoring:
-            per_pair = self._pair_flops(group)
-            if group.kind == "latent":
-                rotary = max(0, group.k_dim - group.v_dim)
-                per_pair = 2.0 * (2 * group.latent_dim - rotary) * group.query_heads / self.tp
-            found.append((group.count * per_pair, group.window_tokens))
-        return found
-
-    def _expanded_s(self, context: int) -> float:
-        """Seconds in which the keys and values of `context` latents are made again: one product a layer, which writes them, and the rotary
-        part joined to each head's key.
-        """
-        total = 0.0
-        for group in self.model.layers:
-            if group.kind == "latent" and group.up_params:
-                up = group.up_params / self.tp
-                rows = group.query_heads / self.tp * (group.v_dim + 3 * group.k_dim) * self.activation_bytes
-                product_s = self._roofline(2.0 * context * up, up * self._weight_bytes("attention"), "attention")
-                total += group.count * (product_s + elementwise_s(self.machine.gpu, context * rows))
-        return total
-
-    @cached_property
     def decode_rates(self) -> list[tuple[float, int]]:
         """(seconds per cached token of one decoding sequence, window) by group: its KV bytes over the rate that attention reads them."""
         found: dict[int, float] = {}
         for group in self.model.layers:
             size = group.count * token_bytes(group, self.kv_format, self.tp)
             if size:
-                narrow = kernel_rates.FP8_READ_RATE if self._fp8_attention and group.kind != "latent" else 1.0
+                narrow = kernel_rates.FP8_READ_RATE if self._narrow and group.kind != "latent" else 1.0
                 found[group.window_tokens] = found.get(group.window_tokens, 0.0) + kv_read_s(self.machine.gpu, size) / narrow
         return [(rate, window) for window, rate in found.items()]
 
@@ -260,7 +214,7 @@ class StepCost:
         """Seconds of decode attention that do not depend on the batch: launches of every layer, and of one that narrows queries."""
         gpu = self.machine.gpu
         attending = sum(group.count for group in self.model.layers if group.kind not in ("state", "none"))
-        return attending * (gpu.attention_overhead_s + (gpu.layer_overhead_s / PLAIN_SMALL if self._fp8_attention else 0.0))
+        return attending * (gpu.attention_overhead_s + (gpu.layer_overhead_s / PLAIN_SMALL if self._narrow else 0.0))
 
     def decode_attention_s(self, contexts: Iterable[int]) -> float:
         """Seconds of one decode step's attention over sequences of the given context lengths."""
@@ -275,7 +229,7 @@ class StepCost:
         the tokens by which the sequences fall short of all being as long as the longest, 0 for windows.
         """
         reading = sum([rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True)])
-        return self.decode_floor_s + reading + self._even(decodes)[2]
+        return self.decode_floor_s + reading + self._even_rates[decodes][2]
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -305,25 +259,36 @@ class StepCost:
         Through a pipeline decoding sequences take a whole pass, in batches that fill the stages; prompts alone take a stage's
         time for each batch, and come out `drain_s` later.
         """
-        tokens, overhead, batches = decodes + sum([new for new, _ in chunks]), self.overhead, 1
+        alone = not chunks and together_s is None
+        parts = self._decode_parts.get((decodes, sampled)) if alone else None
+        if parts is None:
+            parts = self._parts(chunks, decodes, sampled, together_s)
+            if alone:
+                self._decode_parts[decodes, sampled] = parts
+        products_s, attention_s, head_s, handed_s, share = parts
+        # with its launches, which chunks in the same step share: one call a layer for all sequences
+        attention_s += decode_attention_s if decodes else self.decode_floor_s if chunks else 0.0
+        pass_s = (products_s + attention_s + head_s + handed_s) * share
+        return pass_s + self.overhead.gap_s + self.overhead.step_sequence_s * sampled
+
+    def _parts(
+        self, chunks: Sequence[Chunk], decodes: int, sampled: int, together_s: float | None
+    ) -> tuple[float, float, float, float, float]:
+        """Of a step: seconds of its products, the chunks' attention, the output head, what stages hand over; how much of them one takes."""
+        tokens, batches = decodes + sum([new for new, _ in chunks]), 1
         if self._stages > 1:
             batches, tokens = self._passes(tokens, decodes)
-        attention = sum([self.prefill_attention_s(new, context) for new, context in chunks]) / batches
-        if decodes:
-            attention += decode_attention_s  # with its launches, which chunks in the same step share: one call a layer for all sequences
-        elif chunks:
-            attention += self.decode_floor_s
         rows = self.rows(tokens)
         if together_s is None and self._in_lockstep:
-            captured = not chunks or tokens <= overhead.captured_tokens
+            captured = not chunks or tokens <= self.overhead.captured_tokens
             joint = joint_tokens(self.spread, rows, -(-decodes // batches) if chunks else rows)
             together_s = self.together_s(joint, captured=captured)
-        pass_s = self.gemms_s(rows, together_s or 0.0) + attention + self.head_s(-(-sampled // batches))
-        if self._stages > 1:
-            pass_s += handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
-            if not decodes:
-                pass_s *= batches / self._stages
-        return pass_s + overhead.gap_s + overhead.step_sequence_s * sampled
+        products_s, head_s = self.gemms_s(rows, together_s or 0.0), self.head_s(-(-sampled // batches))
+        attention_s = sum([self.attention.seconds(new, context) for new, context in chunks]) / batches
+        if self._stages == 1:
+            return products_s, attention_s, head_s, 0.0, 1.0
+        handed_s = handed_over_s(self.deployment, tokens, self.model.hidden * self.activation_bytes)
+        return products_s, attention_s, head_s, handed_s, 1.0 if decodes else batches / self._stages
 
     def drain_s(self, chunks: Sequence[Chunk], decodes: int, busy_s: float) -> float:
         """Seconds from when the first stage of a pipeline can take the next step until the results of one of prompts alone are out."""

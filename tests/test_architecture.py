@@ -20,7 +20,7 @@ ORDER = [
     {"model", "hardware", "engine", "request"},
     {"deployment", "fit"},
     {"memory"},
-    {"step_time", "loading", "host_time", "layer_work", "kernel_rates", "spread_time"},
+    {"step_time", "loading", "host_time", "layer_work", "kernel_rates", "spread_time", "prefill_attention"},
     {"results", "figures"},
     {"sizing"},
     {"catalog", "scenario", "defaults"},

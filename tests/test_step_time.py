@@ -42,7 +42,7 @@ def test_a_mixed_step_launches_attention_once() -> None:
     attention = cost.decode_attention_s([4096])
     mixed = cost.busy_s([(512, 0)], 1, attention, 1)
     overhead = cost.engine.overhead
-    by_hand = cost.gemms_s(513) + cost.prefill_attention_s(512, 0) + attention + cost.head_s(1) + overhead.gap_s + overhead.step_sequence_s
+    by_hand = cost.gemms_s(513) + cost.attention.seconds(512, 0) + attention + cost.head_s(1) + overhead.gap_s + overhead.step_sequence_s
     assert mixed == pytest.approx(by_hand)
 
 
@@ -83,9 +83,9 @@ def test_few_new_tokens_meet_a_latent_as_it_is_stored() -> None:
     """
     cost = StepCost(deployed("deepseek-v2-lite", machine="h200-sxm"))
     least = 2 * 100_000 * 2_097_152 * 27 / 989e12
-    assert cost.prefill_attention_s(513, 100_000) - cost.prefill_attention_s(513, 0) > least
+    assert cost.attention.seconds(513, 100_000) - cost.attention.seconds(513, 0) > least
     absorbed = 512 * 100_000 * 2 * (2 * 576 - 64) * 16 * 27
-    assert cost.prefill_attention_s(512, 100_000) == pytest.approx(absorbed / (989e12 * 0.6321 * 0.92), rel=0.01)
+    assert cost.attention.seconds(512, 100_000) == pytest.approx(absorbed / (989e12 * 0.6321 * 0.92), rel=0.01)
 
 
 def test_recurrent_states_are_read_and_written_at_every_step() -> None:

@@ -61,7 +61,7 @@ def prefill_attention_s(gpu: Gpu, new: int, context: int, groups: Iterable[tuple
     ragged edge of the causal tiles.
     """
     edge = new * gpu.attention_n0_tokens
-    flops = sum(pair * (score_pairs(new, context, window) + edge) for pair, window in groups)
+    flops = sum([pair * (score_pairs(new, context, window) + edge) for pair, window in groups])
     return flops / (gpu.bf16_flops * gpu.attention_efficiency * kernel_share)
 
 

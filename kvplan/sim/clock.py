@@ -31,6 +31,8 @@ class Moment(Event):
 class Clock(simpy.Environment):
     """Seconds since the run began, and what is to happen later. Of actions for one moment the one asked for first comes first."""
 
+    __slots__ = ("_now",)
+    now: float
     _queue: list[tuple[float, int, int, Any]]  # of events and actions
 
     def at(self, time_s: float, action: Callable[[], object] | Event) -> None:
@@ -52,14 +54,14 @@ class Clock(simpy.Environment):
 
     def pass_until(self, event: Event) -> bool:
         """Let time pass until an event; False when nothing is left that could bring it."""
-        queue, happen = self._queue, super().step
+        queue, happen, pop = self._queue, super().step, heappop
         while event.callbacks is not None:  # it has not happened
             if not queue:
                 return False
             if isinstance(queue[0][3], Event):
                 happen()
             else:
-                self._now, _, _, action = heappop(queue)
+                self._now, _, _, action = pop(queue)
                 action()
         return True
 
@@ -70,3 +72,6 @@ class Clock(simpy.Environment):
         else:
             self._now, _, _, action = heappop(self._queue)
             action()
+
+
+Clock.now = Clock.__dict__["_now"]  # one slot under both names: simpy's is a property, whose call every reading would pay for

@@ -10,6 +10,7 @@ import math
 
 import msgspec
 
+from kvplan import copies
 from kvplan.provenance import Z95, relative_sigma
 from kvplan.results.simulate import Doubt, Interval, SimResult
 from kvplan.scenario import Scenario, with_setting
@@ -32,33 +33,42 @@ def with_ends(scenario: Scenario, result: SimResult) -> SimResult:
     if not result.overload or result.ttft_s.mean is None or result.itl_s.mean is None:
         return result
     base = _window(scenario)
-    plain = simulate(base)[0]
-    if not plain.ttft_s.mean or not plain.itl_s.mean:
-        return msgspec.structs.replace(result, interval=Interval())
-    up = {"ttft": 0.0, "itl": 0.0}
-    down = dict(up)
-    rests = []
+    moved, replays = [], [base]
     for what, paths in MOVED:
         if (what == "disk" and not scenario.tiers.disk_bytes) or (what.startswith("link") and not scenario.tiers.cpu_bytes):
             continue
         source = scenario.machine.source(paths[0])
         sigma = math.hypot(relative_sigma(source, _number(base, paths[0])), MODEL_SIGMA)
+        moved.append((what, source.kind, sigma))
+        replays += [_scaled(base, paths, math.exp(side * Z95 * sigma)) for side in (-1, 1)]
+    means = dict(copies.shared_out(_means, replays, copies.possible(len(replays))))
+    if not all(means[0]):
+        return msgspec.structs.replace(result, interval=Interval())
+    up = {"ttft": 0.0, "itl": 0.0}
+    down = dict(up)
+    rests = []
+    for place, (what, kind, sigma) in enumerate(moved):
         largest = 0.0
-        for factor in (math.exp(-Z95 * sigma), math.exp(Z95 * sigma)):
-            moved = simulate(_scaled(base, paths, factor))[0]
-            for name, now, before in (("ttft", moved.ttft_s.mean, plain.ttft_s.mean), ("itl", moved.itl_s.mean, plain.itl_s.mean)):
+        for at in (2 * place + 1, 2 * place + 2):
+            for name, now, before in zip(up, means[at], means[0], strict=True):
                 change = math.log(now / before) if now else 0.0
                 side = up if change > 0 else down
                 side[name] = math.hypot(side[name], change)
                 largest = max(largest, abs(change)) if name == "ttft" else largest
         if largest > 0.005:
-            rests.append(Doubt(what=what, kind=source.kind, sigma_rel=sigma, share=largest / (Z95 * sigma)))
+            rests.append(Doubt(what=what, kind=kind, sigma_rel=sigma, share=largest / (Z95 * sigma)))
     rests.sort(key=lambda one: -one.share * one.sigma_rel)
     around = {
         name: (mean * math.exp(-down[name]), mean * math.exp(up[name]))
         for name, mean in (("ttft", result.ttft_s.mean), ("itl", result.itl_s.mean))
     }
     return msgspec.structs.replace(result, interval=Interval(ttft_mean_s=around["ttft"], itl_mean_s=around["itl"], rests_on=rests))
+
+
+def _means(scenario: Scenario) -> tuple[float, float]:
+    """Of a replay, the mean time to first token and between tokens; 0 where there is none."""
+    result = simulate(scenario)[0]
+    return result.ttft_s.mean or 0.0, result.itl_s.mean or 0.0
 
 
 def _window(scenario: Scenario) -> Scenario:

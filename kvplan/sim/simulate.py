@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +32,9 @@ from kvplan.traces.trace import RequestSource, Trace, open_once
 from kvplan.units import format_bytes, format_count
 
 Progress = Callable[[int, int], None]
+
+RARELY = 50_000
+"""New objects after which Python's collector of circles looks for some during a run."""
 
 
 class World:
@@ -99,6 +103,8 @@ class World:
     def run(self, progress: Progress | None = None) -> RunRecord:
         """Run to the last token, or until the user interrupts it."""
         self.clock.process(self.arriving(progress))
+        collected = gc.get_threshold()
+        gc.set_threshold(RARELY)  # a run makes many objects that live for long, and hardly a circle
         try:
             if not self.clock.pass_until(self.all_done):
                 raise self._stuck()
@@ -107,6 +113,8 @@ class World:
             for server in (*self.prefillers, *self.servers):
                 for job in server.replica.unfinished():
                     self.recorder.unfinished(job)
+        finally:
+            gc.set_threshold(*collected)
         return self.record()
 
     def _stuck(self) -> KvplanError:

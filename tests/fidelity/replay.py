@@ -125,8 +125,13 @@ def decode(case: Case) -> list[Row]:
 
 
 def _medians(measured: dict[str, Any], kind: str) -> dict[int, float]:
+    times = _repetitions(measured, kind)
+    return {tokens: statistics.median(times[tokens]) for tokens in sorted(times)}
+
+
+def _repetitions(measured: dict[str, Any], kind: str) -> dict[int, list[float]]:
     times: dict[int, list[float]] = {}
     for row in measured["probe"]:
         if row["kind"] == kind:
             times.setdefault(row["n"], []).append(row["ttft"])
-    return {tokens: statistics.median(times[tokens]) for tokens in sorted(times)}
+    return times

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from kvplan.deployment import Deployment
 from kvplan.memory.layout import layout
 from kvplan.results.simulate import SimResult
 from kvplan.sim.simulate import simulate
-from tests.fidelity.replay import KEY, MEASURED, Case, _medians, _row, _sizes, as_sent
+from tests.fidelity.replay import KEY, MEASURED, Case, _medians, _repetitions, _row, _sizes, as_sent
 
 CLOSE = 1.25
 """An effect is right when it is predicted within this factor."""
@@ -25,12 +26,17 @@ LEVEL = 0.02
 """Within 2 % there is no effect."""
 
 
+AGREED = 0.75
+"""Share of the pairs of repetitions with and without that must agree on the sign of an effect, for it to be judged."""
+
+
 class Effect(NamedTuple):
     """A time without a tier over the time with it, or a rate the other way round: above 1 the tier pays."""
 
     name: str
     measured: float
     predicted: float | None
+    why: str = ""  # it cannot be said
 
 
 class Mean(NamedTuple):
@@ -56,7 +62,7 @@ def _sign(effect: float) -> int:
 def lines(effects: Iterable[Effect], means: Iterable[Mean]) -> list[str]:
     """The card: one line an effect and a mean, and the counts."""
     effects, means = list(effects), list(means)
-    found = [f"{one.name:44} measured {one.measured:7.2f}  predicted {_shown(one.predicted)}  {verdict(one)}" for one in effects]
+    found = [f"{one.name:44} measured {one.measured:7.2f}  predicted {_shown(one.predicted)}  {_said(one)}" for one in effects]
     counts = Counter(map(verdict, effects))
     found.append(
         ", ".join(f"{counts[word]} {word}" for word in ("right", "sign only", "wrong", "cannot say")) + f" of {len(effects)} effects"
@@ -68,6 +74,10 @@ def lines(effects: Iterable[Effect], means: Iterable[Mean]) -> list[str]:
         f"{share_inside(means):.0%} of {len(means)} measured means lie in their 95 % interval; its median width is {width(means):.2f} x"
     )
     return found
+
+
+def _said(effect: Effect) -> str:
+    return verdict(effect) + (f": {effect.why}" if effect.why else "")
 
 
 def _shown(value: float | None) -> str:
@@ -135,15 +145,20 @@ def singles(name: str, case: Case) -> Iterator[tuple[str, int, float, SimResult]
 
 def measured_singles(name: str, case: Case) -> tuple[list[Effect], list[Mean]]:
     """Every length alone; a hit is an effect against the same length cold."""
-    found = list(singles(name, case))
+    found, measured = list(singles(name, case)), case.load()
     cold = {tokens: (seconds, result.ttft_s.mean) for kind, tokens, seconds, result in found if kind == "cold"}
+    repeated = {kind: _repetitions(measured, kind) for kind in ("cold", "cpu_hit")}
     means = [Mean(f"{name}, {kind} {tokens:,}", seconds, result.interval.ttft_mean_s) for kind, tokens, seconds, result in found]
     effects = []
     for kind, tokens, seconds, result in found:
         without = cold.get(tokens - KEY)
         if kind == "cpu_hit" and without is not None:
             told = without[1] / result.ttft_s.mean if result.ttft_s.mean and without[1] else None
-            effects.append(Effect(f"{name}, {tokens - KEY:,} tokens from host memory", without[0] / seconds, told))
+            pairs = list(product(repeated["cold"][tokens - KEY], repeated["cpu_hit"][tokens]))
+            wins = sum(alone > loaded for alone, loaded in pairs)
+            torn = max(wins, len(pairs) - wins) < AGREED * len(pairs)
+            why = f"{wins} of {len(pairs)} pairs of its repetitions are a win" if torn else ""
+            effects.append(Effect(f"{name}, {tokens - KEY:,} tokens from host memory", without[0] / seconds, None if torn else told, why))
     return effects, means
 
 

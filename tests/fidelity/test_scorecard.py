@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fidelity.scorecard import Effect, Mean, lines, measured_singles, replayed, share_inside, verdict
+from tests.fidelity.scorecard import Effect, Mean, lines, measured_singles, replayed, share_inside, verdict, width
 from tests.fidelity.test_measured import CASES, REPLAYS
+from tests.plan.published import CANNOT_SAY, INFERRED, table
 from tests.plan.published import CASES as PUBLISHED
-from tests.plan.published import INFERRED, table
 from tests.public import public
 
 
@@ -31,8 +31,11 @@ def test_the_scorecard(record_property: pytest.RecordProperty) -> None:
     cases = PUBLISHED | INFERRED
     if not public("traces/mooncake_synthetic.jsonl").exists():
         del cases["sglang-pr29049"]
-    effects += [Effect(name, published, predicted) for name, published, predicted in table(cases)]
+    effects += [Effect(*row, CANNOT_SAY.get(row[0], "")) for row in table(cases)]
     record_property("scorecard", lines(effects, means))
     verdicts = [verdict(effect) for effect in effects]
-    assert verdicts.count("wrong") <= 0.1 * len(verdicts)
-    assert share_inside(means) >= 0.9
+    judged = len(verdicts) - verdicts.count("cannot say")
+    assert verdicts.count("wrong") <= 0.03 * judged
+    assert verdicts.count("right") >= 0.9 * judged
+    assert share_inside(means) >= 0.95
+    assert width(means) < 1.6

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
-from tests.plan.published import CASES, EXPLAINED, FILE, INFERRED, not_judged, run_rows, sign, table
+import pytest
+
+from kvplan.planning.closed_form import ttft_s
+from tests.plan.effects import BLOG, batch_rate, of, run_rows
+from tests.plan.published import CANNOT_SAY, CASES, EXPLAINED, FILE, INFERRED, misses, not_judged, table
 from tests.public import needs
 
 pytestmark = needs("traces/mooncake_synthetic.jsonl")
@@ -12,15 +16,33 @@ pytestmark = needs("traces/mooncake_synthetic.jsonl")
 
 def test_the_sign_of_nine_published_effects_in_ten_is_predicted() -> None:
     rows = table()
-    wrong = [name for name, published, predicted in rows if sign(published) != sign(predicted)]
-    assert len(rows) >= 30
-    assert len(wrong) <= 0.1 * len(rows), wrong
-    assert set(wrong) <= set(EXPLAINED), "a miss has no explanation"
+    wrong, said = misses(rows), [row for row in rows if row[2] is not None]
+    assert len(said) >= 45
+    assert len(wrong) <= 0.1 * len(said), wrong
+    assert set(wrong) == set(EXPLAINED), "a miss has no explanation, or an explanation no miss"
+    assert {name for name, _, predicted in rows if predicted is None} == set(CANNOT_SAY)
 
 
-def test_the_sign_where_the_figure_without_offloading_is_inferred() -> None:
-    rows = table(INFERRED)
-    assert [name for name, published, predicted in rows if sign(published) != sign(predicted)] == []
+def test_the_sign_where_something_is_inferred() -> None:
+    assert misses(table(INFERRED)) == []
+
+
+def test_milliseconds_of_an_earlier_vllm() -> None:
+    # The first model runner moves all layers of a block in one piece: 10,000 tokens in 43 ms (read off a figure: 38 to 48), 100,000 in 310,
+    # where the second one, which vLLM runs this model in since 0.23, takes a fifth longer.
+    entries = {entry["id"]: entry for entry in map(json.loads, FILE.read_text().splitlines())}
+    base = of("llama-3.1-8b", "h100-sxm", version=BLOG)
+    for thousands in range(10, 101, 10):
+        entry = entries[f"vllm-native-ttft-8b-{thousands}k"]
+        assert ttft_s(base, 1000 * thousands) == pytest.approx(entry["baseline_value"] / 1e3, rel=0.07)
+        assert ttft_s(base, 1000 * thousands, "cpu", 1.0) == pytest.approx(entry["offload_value"] / 1e3, rel=0.04)
+    assert ttft_s(of("llama-3.1-8b", "h100-sxm", version="0.23"), 10_000, "cpu", 1.0) == pytest.approx(0.0546, rel=0.01)
+
+
+def test_loads_of_an_earlier_vllm_wait_for_the_step_in_progress() -> None:
+    # Read off a figure: 73,900 prompt tokens a second where half of the prompts are in host memory, 219,700 where nine in ten are.
+    assert 512 * batch_rate(0.5, "llama-3.1-8b", "256GiB") == pytest.approx(73_900, rel=0.12)
+    assert 512 * batch_rate(0.9, "llama-3.1-8b", "256GiB") == pytest.approx(219_700, rel=0.12)
 
 
 def test_traps_and_vendors_claims_are_listed_and_not_judged() -> None:

@@ -79,10 +79,9 @@ def test_a_tier_of_runs_is_a_cache_of_blocks(operations: list[tuple[str, int, in
         tokens = max(0, len(keys) * key_tokens - cut)
         leaf, names = tree.path(keys, tokens), names_of(keys, key_tokens, tokens)
         assert leaf.end == len(names) * BLOCK
-        path = path_to(leaf)
-        assert tier.reach(path, 0) == naive.reach(names, 0) * BLOCK
+        assert tier.reach(leaf, 0) == naive.reach(names, 0) * BLOCK
         if what == "touch":
-            tier.touch(path)
+            tier.touch(leaf)
             naive.touch(names)
             tree.prune(leaf)
             continue
@@ -102,14 +101,6 @@ def test_a_tier_of_runs_is_a_cache_of_blocks(operations: list[tuple[str, int, in
         assert in_order(tier, keys_by_node(tree.root, key_tokens), key_tokens) == naive.order
         assert tier.room_tokens == naive.room() * BLOCK
         assert tier.capacity_tokens - tier.used_tokens == naive.empty * BLOCK
-
-
-def path_to(leaf: Node) -> list[Node]:
-    found, node = [], leaf
-    while node.parent is not None:
-        found.append(node)
-        node = node.parent
-    return found[::-1]
 
 
 def test_a_split_divides_what_a_tier_holds_and_expects() -> None:

@@ -8,7 +8,7 @@ from kvplan.request import Request
 from kvplan.sim.cache.eviction.belady import Future
 from kvplan.sim.cache.eviction.policy import Facts
 from kvplan.sim.cache.eviction.user_policy import maker
-from kvplan.sim.cache.prefix import Node, PrefixTree, span
+from kvplan.sim.cache.prefix import Node, PrefixTree
 from kvplan.sim.cache.tier import Gap, Tier
 
 
@@ -32,9 +32,8 @@ def missed_blocks(policy: str, requests: Iterable[Request], capacity: int) -> in
     for request in requests:
         clock.now = request.arrival_s
         leaf = tree.path(request.blocks, len(request.blocks))
-        path = span(leaf, 0)
-        missed += len(request.blocks) - tier.reach(path, 0)
-        tier.touch(path)
+        missed += len(request.blocks) - tier.reach(leaf, 0)
+        tier.touch(leaf)
         store(tier, leaf)
         check(tier)
     return missed
@@ -42,7 +41,7 @@ def missed_blocks(policy: str, requests: Iterable[Request], capacity: int) -> in
 
 def store(tier: Tier, leaf: Node) -> None:
     """Put a path in place: what it has is kept meanwhile, what does not fit is left out at its end."""
-    room = tier.room_tokens - tier.pinnable_tokens(span(leaf, 0), leaf.end)
+    room = tier.room_tokens - tier.pinnable_tokens(leaf, leaf.end)
     tier.pin(leaf)
     gaps: list[Gap] = []
     for node, have, want in tier.lacking(leaf, leaf.end):

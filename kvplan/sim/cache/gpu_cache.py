@@ -30,34 +30,26 @@ class GpuCache:
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
-    def find(self, seq: Sequence) -> list[Node]:
-        """What there is of the content of a sequence, from the first run on."""
+    def find(self, seq: Sequence) -> Node:
+        """The end of what there is of the content of a sequence."""
         request = seq.request
-        path = self.tree.known(request.blocks, request.prompt_tokens)
-        self.tree.retain(path, request.retention)
-        if seq.preemptions:
-            self._find_generated(seq, path)
-        return path
+        leaf = self.tree.known(request.blocks, request.prompt_tokens)
+        self.tree.retain(leaf, 0, request.retention)
+        return self._find_generated(seq, leaf) if seq.preemptions else leaf
 
-    def _find_generated(self, seq: Sequence, path: list[Node]) -> None:
-        seq.own_tail, node = None, path[-1] if path else self.tree.root
+    def _find_generated(self, seq: Sequence, leaf: Node) -> Node:
+        seq.own_tail = None
         for generation in range(seq.preemptions):
-            child = node.children.get((seq.request.index, generation))
+            child = leaf.children.get((seq.request.index, generation))
             if child is not None:
-                path.append(child)
-                seq.own_tail = node = child
+                seq.own_tail = leaf = child
+        return leaf
 
-    def path(self, seq: Sequence) -> list[Node]:
-        """The content of a sequence that holds blocks."""
-        leaf = seq.own_tail or seq.leaf
-        assert leaf is not None
-        return span(leaf, 0)
-
-    def reach(self, seq: Sequence, path: list[Node]) -> int:
+    def reach(self, seq: Sequence, leaf: Node) -> int:
         """Cached tokens of a path that a sequence can use: whole blocks, and never its last token."""
         if not self.prefix_caching:
             return 0
-        cached = min(self.tier.reach(path, 0), (seq.target - 1) // self.block * self.block)
+        cached = min(self.tier.reach(leaf, 0), (seq.target - 1) // self.block * self.block)
         return max(0, cached - self.block) if self.drafts else cached
 
     def peek(self, seq: Sequence) -> int:
@@ -68,42 +60,43 @@ class GpuCache:
 
     # -- allocating --------------------------------------------------------------------------------------------------------
 
-    def hold(self, seq: Sequence, path: list[Node], reach: int, upto: int, *, loaded: bool = False) -> bool:
+    def hold(self, seq: Sequence, leaf: Node, reach: int, upto: int, *, loaded: bool = False) -> bool:
         """Pin the path of a sequence, of which `reach` tokens are cached, and allocate up to token `upto`, what is `loaded` beside what
         others were promised.
 
         False, and nothing done: there is no room.
         """
-        tier, taken = self.tier, self._taken(self._wanted(seq, upto), reach) + self.output_tokens
-        if taken > tier.room_tokens:
+        tier = self.tier
+        if not tier.fits(self._taken(self._wanted(seq, upto), reach) + self.output_tokens, leaf, reach):
             return False
-        room = tier.room_tokens - tier.pinnable_tokens(path, reach)
-        if taken > room or (loaded and self._taken(upto, reach) > room - self.promised_tokens(seq)):
+        if loaded and self._taken(upto, reach) > tier.room_tokens - tier.pinnable_tokens(leaf, reach) - self.promised_tokens(seq):
             return False
-        seq.computed = max(reach, min(self.tier.reach(path, 0), seq.target - 1)) if self.partial_reuse else reach
-        if path:
+        seq.computed = max(reach, min(tier.reach(leaf, 0), seq.target - 1)) if self.partial_reuse else reach
+        if leaf.parent is not None:
             if not self.footprint.plain and reach:
-                self._find_beside(path, reach)
-            self._unname(path, reach)
+                self._find_beside(leaf, reach)
+            self._unname(leaf, reach)
         seq.leaf = self.tree.path(seq.request.blocks, seq.prompt)
-        self.tree.retain([seq.leaf], seq.request.retention)
+        self.tree.retain(seq.leaf, seq.leaf.start, seq.request.retention)
         tier.pin(seq.own_tail or seq.leaf)
         seq.blocks = reach // self.block
         seq.shared_tokens = reach
         self.allocate(seq, upto, upto - reach)
         return True
 
-    def _unname(self, path: list[Node], reach: int) -> None:
+    def _unname(self, leaf: Node, reach: int) -> None:
         """What is cached of a path behind the reach is computed again, in blocks of its own; what goes on from there keeps it."""
-        for node in reversed(path):
-            if node.end <= reach or any(child.entry is not None for child in node.children.values()):
+        node, above = leaf, leaf.parent
+        while above is not None and node.end > reach:
+            if node.children and any(child.entry is not None for child in node.children.values()):
                 break
             if node.entry is not None and not node.entry.pins:
                 self.tier.unname(node.entry, node.start + node.entry.tokens - max(reach, node.start))
+            node, above = above, above.parent
 
-    def _find_beside(self, path: list[Node], reach: int) -> None:
+    def _find_beside(self, leaf: Node, reach: int) -> None:
         """Windows and states at the end of what is cached of a path, as its last user left them: their space is taken again."""
-        last = next(node for node in reversed(path) if node.start < reach)
+        last = span(leaf, reach - 1)[0]
         if last.entry is not None and last.entry.beside is not None:
             self.tier.reclaim(last.entry.beside)
             last.entry.beside = None

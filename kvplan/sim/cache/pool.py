@@ -11,21 +11,29 @@ from collections.abc import Hashable
 
 from kvplan.request import RETENTION
 from kvplan.sim.cache.counts import Counts
-from kvplan.sim.cache.prefix import Node, span
+from kvplan.sim.cache.prefix import Keys, Node, span
 from kvplan.sim.cache.sweep import Sweep
 from kvplan.sim.cache.tier import Gap, Tier
-
-Keys = tuple[Hashable, ...]
 
 
 class Reservation:
     """Space taken in a tier for content that is on its way, whose path is pinned until it is committed."""
 
-    __slots__ = ("tokens", "leaf", "_tier", "_gaps", "_pins", "_ranked_from")
+    __slots__ = ("tokens", "leaf", "_tier", "_gaps", "_pinned", "_shuffled", "_ranked_from")
 
-    def __init__(self, tier: Tier, leaf: Node, gaps: list[Gap], tokens: int, pins: list[Pin], ranked_from: int = -1) -> None:
-        self.leaf, self.tokens, self._tier, self._gaps, self._pins = leaf, tokens, tier, gaps, pins
-        self._ranked_from = ranked_from  # what the request offers from here on has one rank; -1: it has none
+    def __init__(
+        self,
+        tier: Tier,
+        leaf: Node,
+        gaps: list[Gap],
+        tokens: int,
+        pinned: list[tuple[Node, int]],  # ends of runs, and from which token on
+        *,
+        shuffled: bool = False,
+        ranked_from: int = -1,  # what the request offers from here on has one rank; -1: it has none
+    ) -> None:
+        self.leaf, self.tokens, self._tier, self._gaps, self._pinned = leaf, tokens, tier, gaps, pinned
+        self._shuffled, self._ranked_from = shuffled, ranked_from
 
     @property
     def start(self) -> int:
@@ -43,10 +51,10 @@ class Reservation:
             came, lost = self._divided(tokens // self._tier.grain_tokens * self._tier.grain_tokens)
             self._tier.abandoned(lost)
         arrived = self._tier.arrived(came)
-        for pin in self._pins:
-            pin.release()
+        for node, start in self._pinned:
+            self._tier.unpin(node, start, shuffled=self._shuffled)
         if self._ranked_from >= 0:
-            self._tier.touch(span(self.leaf, self._ranked_from), again=True)
+            self._tier.touch(self.leaf, self._ranked_from, again=True)
         return arrived
 
     def _divided(self, left: int) -> tuple[list[Gap], list[Gap]]:
@@ -90,18 +98,18 @@ class Pool:
         used."""
         return self.held(self.walk(keys, limit, again=again, retention=retention), start, limit)
 
-    def walk(self, keys: Keys, limit: int, *, again: bool, retention: int = RETENTION) -> list[Node]:
-        """The runs of some content up to token `limit` that the pool knows; what it has of them counts as used."""
-        path = self.tree.known(keys, limit)  # type: ignore[arg-type]
-        self.tree.retain(path, retention)
+    def walk(self, keys: Keys, limit: int, *, again: bool, retention: int = RETENTION) -> Node:
+        """The end of what the pool knows of some content up to token `limit`; what it has of it counts as used."""
+        leaf = self.tree.known(keys, limit)
+        self.tree.retain(leaf, 0, retention)
         if self.order != "rank":
-            self.tier.touch(path, again=again)
-        return path
+            self.tier.touch(leaf, again=again)
+        return leaf
 
-    def held(self, path: list[Node], start: int, limit: int) -> int:
+    def held(self, leaf: Node, start: int, limit: int) -> int:
         """How far the pool has a path from token `start` on, at most to `limit`, in whole blocks."""
         limit = limit // self.grain_tokens * self.grain_tokens
-        held = self.tier.reach(path, start)
+        held = self.tier.reach(leaf, start)
         return max(start, limit) if held > limit else held
 
     def tend(self, now: float) -> None:
@@ -141,8 +149,7 @@ class Pool:
         """`reserve` for content that comes from the tier above."""
         reserved = self.reserve(keys, start, end, keep=keep, since=since)
         if reserved is not None:
-            if retention != RETENTION or self.tree.retained:
-                self.tree.retain(span(reserved.leaf, start), retention)
+            self.tree.retain(reserved.leaf, start, retention)
             self.tier.stored_tokens += reserved.tokens
         return reserved
 
@@ -153,28 +160,25 @@ class Pool:
         request has offered `since` that token on then only counts as used.
         """
         end = end // self.grain_tokens * self.grain_tokens
-        if start:
-            self.tree.path(keys, start)  # type: ignore[arg-type]  # a run ends here: a tier holds leading parts of runs
         if self.order != "position":
             return self._reserve_job(keys, start, end, since)
-        leaf = self.tree.path(keys, max(end, keep))  # type: ignore[arg-type]
-        path = span(leaf, 0)
-        self.tier.touch(path, again=True)
-        gaps = [gap for gap in self.tier.lacking(leaf, end) if gap[1] >= start]
+        tier, leaf = self.tier, self.tree.path(keys, max(end, keep), start)  # a run ends at the start: a tier holds leading parts of runs
+        tier.touch(leaf, again=True)
+        gaps = tier.lacking(leaf, end, start)
         tokens = _lacking_tokens(gaps)
-        if not self.tier.fits(tokens, path, leaf.end):
+        if not tier.fits(tokens, leaf, leaf.end):
             self.tree.prune(leaf)
             return None
-        self.tier.pin(leaf)
-        self.tier.take(tokens)
-        self.tier.expect(gaps)
-        return Reservation(self.tier, leaf, gaps, tokens, [Pin(self.tier, leaf)])
+        tier.pin(leaf)
+        tier.take(tokens)
+        tier.expect(gaps)
+        return Reservation(tier, leaf, gaps, tokens, [(leaf, 0)])
 
     def fitting(self, keys: Keys, start: int, held: int, below: int, *, keep: int) -> int:
         """Up to which token, at most `below`, there is room for what the pool lacks of tokens [start, below), of which it has `held`."""
-        leaf = self.tree.path(keys, max(below, keep))  # type: ignore[arg-type]
-        room = self.tier.room_tokens - self.tier.pinnable_tokens(span(leaf, 0), leaf.end)
-        room -= _lacking_tokens([gap for gap in self.tier.lacking(leaf, held) if gap[1] >= start])
+        leaf = self.tree.path(keys, max(below, keep))
+        room = self.tier.room_tokens - self.tier.pinnable_tokens(leaf, leaf.end)
+        room -= _lacking_tokens(self.tier.lacking(leaf, held, start))
         self.tree.prune(leaf)
         return min(below, held + max(0, room) // self.grain_tokens * self.grain_tokens)
 
@@ -183,45 +187,39 @@ class Pool:
 
         All of the request counts as used after the eviction where the order within a job is arbitrary, else what it has offered before it.
         """
-        tier, leaf = self.tier, self.tree.path(keys, end)  # type: ignore[arg-type]
-        path = span(leaf, 0)
-        gaps = [gap for gap in tier.lacking(leaf, end) if gap[1] >= start]
+        tier, leaf = self.tier, self.tree.path(keys, end, start)
+        gaps = tier.lacking(leaf, end, start)
         tokens = _lacking_tokens(gaps)
-        if not tier.fits(tokens, [node for node, _, _ in gaps], end):
+        if not tier.fits(tokens, leaf, end, gaps):
             self.tree.prune(leaf)
             return None
         shuffled = self.order == "arbitrary"
-        pins = []
         if not shuffled:
-            tier.touch(span(leaf, since), again=True)
-        for node, _, _ in reversed(gaps):
-            tier.pin(node, node.start)
-            pins.append(Pin(tier, node, node.start, shuffled=shuffled))
+            tier.touch(leaf, since, again=True)
+        pinned = [(node, node.start) for node, _, _ in reversed(gaps)]
+        for node, first in pinned:
+            tier.pin(node, first)
         tier.take(tokens)
         if shuffled:
-            tier.touch(path, again=True)
+            tier.touch(leaf, again=True)
         tier.expect(gaps)
-        return Reservation(tier, leaf, gaps, tokens, pins, -1 if shuffled else since)
+        return Reservation(tier, leaf, gaps, tokens, pinned, shuffled=shuffled, ranked_from=-1 if shuffled else since)
 
     def pin(self, keys: Keys, end: int, *, used: tuple[int, int] | None = None) -> Pin:
         """Keep the first `end` tokens of some content, as far as the pool has them, until the pin is released; where the engine keeps only
         what it uses, tokens [start, end) of `used`."""
         if used is None or self.order == "position":
-            leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
+            leaf = self.tree.path(keys, end)
             self.tier.pin(leaf)
             return Pin(self.tier, leaf)
         start, end = used
-        self.tree.path(keys, start)  # type: ignore[arg-type]
-        leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
-        self.tier.pin(leaf, start)
-        return Pin(self.tier, leaf, start, shuffled=self.order == "arbitrary")
+        return self.pin_part(keys, start, end, shuffled=self.order == "arbitrary")
 
-    def pin_part(self, keys: Keys, start: int, end: int) -> Pin:
+    def pin_part(self, keys: Keys, start: int, end: int, *, shuffled: bool = False) -> Pin:
         """Keep tokens [start, end) of some content, as far as the pool has them, until the pin is released."""
-        self.tree.path(keys, start)  # type: ignore[arg-type]
-        leaf = self.tree.path(keys, end)  # type: ignore[arg-type]
+        leaf = self.tree.path(keys, end, start)
         self.tier.pin(leaf, start)
-        return Pin(self.tier, leaf, start)
+        return Pin(self.tier, leaf, start, shuffled=shuffled)
 
 
 def _lacking_tokens(gaps: list[Gap]) -> int:

@@ -6,10 +6,13 @@ older than descendants, so evicting trims a leaf run from its tail).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import Any
 
 from kvplan.request import RETENTION
+
+Keys = tuple[Hashable, ...]
+"""The names of a request's blocks: a trace's."""
 
 
 class Entry:
@@ -42,7 +45,7 @@ class Node:
 
     __slots__ = ("parent", "keys", "start", "end", "children", "entry", "retention", "name")
 
-    def __init__(self, parent: Node | None, keys: tuple[Hashable, ...], start: int, end: int, name: Hashable = None) -> None:
+    def __init__(self, parent: Node | None, keys: Keys, start: int, end: int, name: Hashable = None) -> None:
         self.parent = parent
         self.keys = keys
         self.name = name  # by which its parent knows it: the key that covers the end of its first engine block, and so all before it
@@ -66,47 +69,39 @@ class PrefixTree:
         self.root = Node(None, (), 0, 0)
         self.permanent = False  # are runs kept that nobody holds
         self.retained = False  # has a request asked for a retention priority of its own
-        self._lately: dict[int, tuple[tuple[int, ...], Node]] = {}  # by the identity of keys: the end of the path walked last
+        self._lately: dict[int, tuple[Keys, Node]] = {}  # by the identity of keys: the end of the path walked last
 
-    def path(self, keys: tuple[int, ...], tokens: int) -> Node:
+    def path(self, keys: Keys, tokens: int, start: int = 0) -> Node:
         """The deepest node of the path that names the first `tokens` tokens of `keys`, made where it is missing.
 
-        `tokens` is rounded down to whole engine blocks; the root stands for no content. Runs are split so that the path ends on a node.
+        `tokens` is rounded down to whole engine blocks; the root stands for no content. Runs are split so that one ends on this node, and
+        one at token `start`.
         """
-        grain = self.grain_tokens
-        tokens = min(tokens, len(keys) * self.key_tokens) // grain * grain
-        node = self._last(keys, tokens)
-        while node.end < tokens:
-            below = self._step(node, keys, tokens)
-            if below is None:
-                below = self._made(node, keys, tokens)
-            elif below is node:
-                break
-            node = below
+        grain, most = self.grain_tokens, len(keys) * self.key_tokens
+        end = (tokens if tokens < most else most) // grain * grain
+        node = self._last(keys, end)
+        if start:
+            cut = (start if start < end else end) // grain * grain
+            node = self._cut(node, cut) if node.end > cut else self._gone_on(node, keys, cut)
+        if node.end < end:
+            node = self._gone_on(node, keys, end)
         self._lately[id(keys)] = keys, node
         return node
 
-    def known(self, keys: tuple[int, ...], tokens: int) -> list[Node]:
-        """The runs of the path that are there, from the first on; runs are split as `path` does, and none is made.
-
-        A last one that nobody holds is forgotten.
-        """
-        grain = self.grain_tokens
-        tokens = min(tokens, len(keys) * self.key_tokens) // grain * grain
-        node = self._last(keys, tokens)
-        while node.end < tokens:
-            below = self._step(node, keys, tokens)
-            if below is None or below is node:
-                break
-            node = below
-        path = span(node, 0)
+    def known(self, keys: Keys, tokens: int) -> Node:
+        """The end of what is there of the path; runs are split as `path` does, and none is made. A last one that nobody holds is
+        forgotten."""
+        grain, most = self.grain_tokens, len(keys) * self.key_tokens
+        end = (tokens if tokens < most else most) // grain * grain
+        node = self._last(keys, end)
+        if node.end < end:
+            node = self._walked(node, keys, end)
         if node.entry is None:
-            self.prune(node)
-        else:
-            self._lately[id(keys)] = keys, node
-        return path
+            node = self.prune(node)
+        self._lately[id(keys)] = keys, node
+        return node
 
-    def _last(self, keys: tuple[int, ...], tokens: int) -> Node:
+    def _last(self, keys: Keys, tokens: int) -> Node:
         """The end of the path that was walked last for these keys, or of the part of it within `tokens`: the next walk goes on there."""
         found = self._lately.get(id(keys))
         if found is None or found[0] is not keys:
@@ -114,41 +109,63 @@ class PrefixTree:
                 self._lately.clear()
             return self.root
         node = found[1]
-        if node.parent is None:  # forgotten since
+        above = node.parent
+        if above is None:  # forgotten since
             return self.root
         while node.end > tokens:
-            node = node.parent
+            assert above is not None
+            node, above = above, above.parent
         return node
 
-    def _made(self, node: Node, keys: tuple[int, ...], tokens: int) -> Node:
-        """A new run behind one, up to token `tokens`."""
+    def _walked(self, node: Node, keys: Keys, tokens: int) -> Node:
+        """The end of what is there of a path behind one of its runs, up to token `tokens`."""
+        grain, key_tokens = self.grain_tokens, self.key_tokens
+        while node.end < tokens:
+            position = node.end
+            child = node.children.get(keys[(position + grain - 1) // key_tokens])
+            if child is None:
+                break
+            first, theirs = position // key_tokens, child.keys
+            if child.end > tokens or keys[first : first + len(theirs)] != theirs:
+                shared = self._shared_end(child, keys, first, tokens)
+                if shared <= position:  # a damaged trace: the last key of an engine block agrees and an earlier one does not
+                    break
+                if shared < child.end:
+                    child = self._split(child, shared)
+            node = child
+        return node
+
+    def _gone_on(self, node: Node, keys: Keys, tokens: int) -> Node:
+        """The end of a path behind one of its runs, at token `tokens`, made where it is missing."""
+        node = self._walked(node, keys, tokens)
+        return self._made(node, keys, tokens) if node.end < tokens else node
+
+    def _made(self, node: Node, keys: Keys, tokens: int) -> Node:
+        """A new run behind one, up to token `tokens`; the node itself where its name is taken, in a damaged trace."""
         key_tokens, start = self.key_tokens, node.end
         name = keys[(start + self.grain_tokens - 1) // key_tokens]
+        if name in node.children:
+            return node
         node.children[name] = made = Node(node, keys[start // key_tokens : -(-tokens // key_tokens)], start, tokens, name)
         return made
 
-    def _step(self, node: Node, keys: tuple[int, ...], tokens: int) -> Node | None:
-        """The run behind one on the way to token `tokens`, None where there is none.
-
-        The node itself in a damaged trace: the last key of an engine block agrees and an earlier one does not. Nothing is shared.
-        """
-        key_tokens, position = self.key_tokens, node.end
-        child = node.children.get(keys[(position + self.grain_tokens - 1) // key_tokens])
-        if child is None:
-            return None
-        first, theirs = position // key_tokens, child.keys
-        if child.end <= tokens and keys[first : first + len(theirs)] == theirs:
-            return child
-        shared = self._shared_end(child, keys, first, tokens)
-        if shared <= position:
-            return node
-        return self._split(child, shared) if shared < child.end else child
+    def _cut(self, leaf: Node, at: int) -> Node:
+        """Let a run of the path to `leaf` end at token `at`; returns the end of the path, of which nothing may be left behind the cut."""
+        node = leaf
+        while node.start > at:
+            assert node.parent is not None
+            node = node.parent
+        if node.start < at < node.end:
+            upper = self._split(node, at)
+            if node.parent is None:
+                return upper
+        return leaf
 
     def _name(self, node: Node) -> Hashable:
         start = node.start
         return node.keys[min((start + self.grain_tokens - 1) // self.key_tokens - start // self.key_tokens, len(node.keys) - 1)]
 
-    def _shared_end(self, child: Node, keys: tuple[int, ...], first: int, tokens: int) -> int:
+    def _shared_end(self, child: Node, keys: Keys, first: int, tokens: int) -> int:
         """The token up to which `keys` agrees with a run, in whole engine blocks."""
         ours, theirs = keys[first : first + len(child.keys)], child.keys
         if ours == theirs:
@@ -183,21 +200,22 @@ class PrefixTree:
             node.parent = None
         return upper
 
-    def retain(self, path: Iterable[Node], retention: int) -> None:
-        """Runs take the retention priority of the request that uses them."""
+    def retain(self, leaf: Node, start: int, retention: int) -> None:
+        """The runs of a path behind token `start` take the retention priority of the request that uses them."""
         if retention == RETENTION and not self.retained:
             return
         self.retained = True
-        for node in path:
+        for node in span(leaf, start):
             node.retention = retention
 
-    def prune(self, node: Node) -> None:
-        """Forget a run, and its ancestors, once the tier does not hold it and nothing uses it."""
+    def prune(self, node: Node) -> Node:
+        """Forget a run, and its ancestors, once the tier does not hold it and nothing uses it; returns what is left of the path."""
         while node.parent is not None and not self.permanent and not node.children and node.entry is None:
             parent = node.parent
             del parent.children[node.name]
             node.parent = None
             node = parent
+        return node
 
 
 def span(leaf: Node, start: int) -> list[Node]:

@@ -41,19 +41,15 @@ class Tier:
 
     # -- looking -----------------------------------------------------------------------------------------------------------
 
-    def reach(self, path: list[Node], start: int) -> int:
-        """How far the tier holds a path (root to leaf) without a gap from token `start` on, in whole grains."""
-        end = start
-        for node in path:
-            if node.end <= end:
-                continue
+    def reach(self, leaf: Node, start: int) -> int:
+        """How far the tier holds the path to `leaf` without a gap from token `start` on, in whole grains."""
+        end, node, above = start, leaf, leaf.parent
+        while above is not None and node.end > start:
             entry = node.entry
             held = node.start + entry.tokens if entry is not None else node.start
-            if held <= end:
-                break
-            end = held
-            if held < node.end:
-                break
+            if held < node.end or end < held:  # a gap, or the end of what is held behind the last
+                end = held
+            node, above = above, above.parent
         end = end // self.grain_tokens * self.grain_tokens
         return end if end > start else start
 
@@ -220,29 +216,34 @@ class Tier:
                     self._forget(entry)
             node = above
 
-    def pinnable_tokens(self, path: list[Node], upto: int) -> int:
-        """What pinning a path would keep from eviction of its first `upto` tokens."""
-        total = 0
-        for node in path:
+    def pinnable_tokens(self, leaf: Node, upto: int, start: int = 0) -> int:
+        """What pinning a path behind token `start` would keep from eviction of its first `upto` tokens."""
+        total, node, above = 0, leaf, leaf.parent
+        while above is not None and node.end > start:
             entry = node.entry
             if entry is not None and not entry.pins and node.start < upto:
-                total += min(entry.tokens, upto - node.start) + entry.loose
+                total += (entry.tokens if node.start + entry.tokens < upto else upto - node.start) + entry.loose
+            node, above = above, above.parent
         return total if self.evicts else 0
 
-    def fits(self, tokens: int, path: list[Node], upto: int) -> bool:
-        """Is there room for so many tokens while the first `upto` tokens of a path are kept."""
+    def fits(self, tokens: int, leaf: Node, upto: int, gaps: list[Gap] | None = None) -> bool:
+        """Is there room for so many tokens while the first `upto` tokens of a path are kept, or of its runs only those with `gaps`."""
         room = self.room_tokens
-        return tokens + upto <= room or tokens <= room - self.pinnable_tokens(path, upto)
+        if tokens + upto <= room or tokens > room:
+            return tokens <= room
+        if gaps is None:
+            return tokens <= room - self.pinnable_tokens(leaf, upto)
+        return tokens <= room - sum([self.pinnable_tokens(node, upto, node.start) for node, _, _ in gaps])
 
     # -- filling from another tier -----------------------------------------------------------------------------------------
 
-    def lacking(self, leaf: Node, upto: int) -> list[Gap]:
-        """The parts of a path before token `upto` that the tier neither holds nor expects."""
+    def lacking(self, leaf: Node, upto: int, start: int = 0) -> list[Gap]:
+        """The parts of a path before token `upto` that the tier neither holds nor expects and that begin behind token `start`."""
         gaps, node, above = [], leaf, leaf.parent
-        while above is not None:
+        while above is not None and node.end > start:
             entry, want = node.entry, node.end if node.end < upto else upto
             have = node.start + entry.tokens + entry.coming if entry is not None else node.start
-            if have < want:
+            if start <= have < want:
                 gaps.append((node, have, want))
             node, above = above, above.parent
         gaps.reverse()
@@ -282,14 +283,15 @@ class Tier:
                 node = parent
         self.give_back(sum(want - have for _, have, want in gaps))
 
-    def touch(self, path: list[Node], *, again: bool = False) -> None:
-        """Mark a path as used, deepest run first, so that an ancestor is always newer than its descendants.
+    def touch(self, leaf: Node, start: int = 0, *, again: bool = False) -> None:
+        """Mark a path behind token `start` as used, deepest run first, so that an ancestor is always newer than its descendants.
 
         `again`: by a request that has used it before.
         """
-        policy = self.policy
-        for node in reversed(path):
+        touch, node, above = self.policy.touch, leaf, leaf.parent
+        while above is not None and node.end > start:
             entry = node.entry
             if entry is not None and not entry.pins:
                 entry.shuffled = False
-                policy.touch(entry, again)
+                touch(entry, again)
+            node, above = above, above.parent

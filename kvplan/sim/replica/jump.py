@@ -139,7 +139,7 @@ def gaps_of(jump: Course, steps: int, inflight: StepsInFlight, decodes: int, *, 
     if not (apart and inflight.prompts_ran):
         return [(jump.elapsed_s(steps) / steps, steps * decodes)]
     first_s = jump.handled_s(1)
-    found = [(first_s - since_s, count) for since_s, count in inflight.gaps(first_s, decodes, apart=True)]
+    found = [(first_s - since_s, count) for since_s, count in inflight.gaps(first_s, decodes)]
     if steps > 1:
         found.append(((jump.handled_s(steps) - first_s) / (steps - 1), (steps - 1) * decodes))
     return found

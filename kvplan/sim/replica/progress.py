@@ -37,8 +37,11 @@ class AdmissionGuard:
 
     def check(self, step: ScheduledStep, skipped: Collection[Sequence], waiting: Collection[Sequence]) -> None:
         """A step was scheduled."""
+        if not step.empty:
+            self.empty_steps = 0
+            return
         left = len(waiting) + len(skipped)
-        self.empty_steps = self.empty_steps + 1 if step.empty and left else 0
+        self.empty_steps = self.empty_steps + 1 if left else 0
         if self.empty_steps > MOST_EMPTY * (left + 10):
             first = next(iter(skipped or waiting))
             raise KvplanError(

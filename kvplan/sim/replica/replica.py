@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from kvplan.engine.spec import EngineSpec
+from kvplan.host_time import Chunk
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
@@ -113,19 +114,21 @@ class Replica:
 
     def _fill(self) -> None:
         """Schedule steps until as many are in flight as the engine allows; the host launches one before it schedules the next."""
-        inflight = self.inflight
-        while len(inflight.steps) < self.depth and self.clock.now >= self._launching_s:
+        inflight, now = self.inflight, self.clock.now
+        while len(inflight.steps) < self.depth and now >= self._launching_s:
             step = self._schedule()
             if step is None:
                 break
             inflight.steps.append(step)
             if step.chunks and self.depth > 1:
                 self._launching_s = step.launched_s
-                self.clock.at(step.launched_s, self._wake)
+                if inflight.executing is None:  # else no results come before it is launched
+                    self.clock.at(step.launched_s, self._wake)
             if inflight.executing is None:
                 self._execute(step)
-        if self.jump and inflight.executing is not None:
-            self._try_jump(inflight.executing)
+        first = inflight.executing
+        if self.jump and first is not None and not first.chunks:
+            self._try_jump(first)
 
     def _schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can run."""
@@ -134,7 +137,7 @@ class Replica:
         step = ScheduledStep(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         self.scheduler.schedule(step)
         step.begins = self.transfers.begins()
-        if step.empty:
+        if not step.decodes and not step.chunks:
             if inflight.steps and inflight.executing is not None:  # loads with no step of their own wait for the last one in flight
                 inflight.steps[-1].begins += step.begins
                 return None
@@ -146,23 +149,27 @@ class Replica:
         return step
 
     def _time(self, step: ScheduledStep) -> None:
-        cost, decodes = self.cost, step.decodes
+        cost, decodes, overhead_s = self.cost, step.decodes, 0.0
+        chunks: list[Chunk] = []
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, decodes)
-        chunks = [(new, context) for _, new, context in step.chunks]
-        admit_s = cost.schedule_s(step.admitted_tokens, sum([new for new, _ in chunks])) if chunks else 0.0
-        admit_s += max(0.0, self.transfers.submitted_s() - self.clock.now)
-        admit_s += self.transfers.handed_over_s(self.inflight.steps[-1]) if self.inflight.steps else 0.0
+        if step.chunks:
+            chunks = step.sizes()
+            overhead_s = cost.schedule_s(step.admitted_tokens, sum([new for new, _ in chunks]))
+        submitted_s = self.transfers.submitted_s()
+        if submitted_s > step.launched_s:
+            overhead_s += submitted_s - step.launched_s
+        overhead_s += self.transfers.handed_over_s(self.inflight.steps)
         host_s = cost.host_s(chunks, decodes)
-        step.ready_s += admit_s
-        step.launched_s += admit_s + host_s
+        step.ready_s += overhead_s
+        step.launched_s += overhead_s + host_s
         pause_s = self.scheduler.pauses.due_s()
         step.paused = pause_s > 0
         busy_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))
         step.drain_s = cost.drain_s(chunks, decodes, busy_s)
         step.duration_s = busy_s + pause_s
-        if not chunks:  # the host prepares one step while another runs: no two can be closer
-            step.duration_s = max(step.duration_s, host_s)
+        if not chunks and host_s > step.duration_s:  # the host prepares one step while another runs: no two can be closer
+            step.duration_s = host_s
 
     def _execute(self, step: ScheduledStep) -> None:
         now = self.clock.now
@@ -180,7 +187,7 @@ class Replica:
 
     def lasts_s(self, step: ScheduledStep, together_s: float) -> float:
         """Seconds of a step of which a group does `together_s` together."""
-        chunks = [(new, context) for _, new, context in step.chunks]
+        chunks = step.sizes()
         busy_s = self.cost.busy_s(chunks, step.decodes, step.attention_s, step.decodes + len(step.sampled), together_s)
         if not chunks:
             busy_s = max(busy_s, self.cost.host_s(chunks, step.decodes))
@@ -206,23 +213,15 @@ class Replica:
         self.busy_s += now - step.start_s
         if self.watch is not None:
             self.watch.stepped(step, now)
-        free_s = self.transfers.outputs_seen_s(now)
         following = inflight.behind(step)
-        self.transfers.step_ended()
-        self.transfers.offer_again()
-        for seq, new, context in step.chunks:
-            if seq.running:
-                self.transfers.store(seq, context + new)
-        if following is None:
-            self.transfers.step_ended()
-        free_s = max(free_s, self.transfers.stored_s(now))
+        free_s = self.transfers.step_ended(step, now, last=following is None)
         step.held_s = free_s - now
         if step.drain_s:
             self._drained_s = free_s + step.drain_s  # nothing overtakes it in the pipeline
-        seen_s = max(free_s, self._drained_s) + self.overhead.collect_s
+        seen_s = (free_s if free_s > self._drained_s else self._drained_s) + self.overhead.collect_s
         if following is not None:
-            first = following.chunks or (step.chunks and self.engine.launches_first)
-            seen_s = max(seen_s, following.launched_s if first else 0.0)  # it is launched first
+            if (following.chunks or (step.chunks and self.engine.launches_first)) and following.launched_s > seen_s:
+                seen_s = following.launched_s  # it is launched first
             self.transfers.hold_back(step, following, now)
             self._execute(following)
         for load in step.begins:  # behind the inputs of the step that follows
@@ -242,8 +241,11 @@ class Replica:
         for seq in step.sampled:
             self._first_token(seq, step)
         if step.decodes:
-            for since_s, count in inflight.gaps(now, step.decodes, apart=self.engine.prefill_apart):
-                self._interval(step, now - since_s, count)
+            if self.engine.prefill_apart:
+                for since_s, count in inflight.gaps(now, step.decodes):
+                    self._interval(step, now - since_s, count)
+            else:
+                self._interval(step, now - inflight.handled_s, step.decodes)
         elif step.sampled:
             inflight.fresh.append((now, sum(seq.emitted < seq.output for seq in step.sampled)))
         inflight.handled_s = now

@@ -153,10 +153,11 @@ class Scheduler:
                 self.batch.settle(seq)
                 self.batch.join(seq)
         fill = self._prefill_or_decode if self.engine.prefill_apart else self._mix
-        self.preempted = True
-        while step.empty and self.preempted and not self.leaving:  # a pass that only preempts is followed by another
+        while not self.leaving:
             self.preempted = False
             fill(step)
+            if not self.preempted or not step.empty:  # a pass that only preempts is followed by another
+                break
         self.guard.check(step, self.skipped, self.waiting)
 
     def _prefill_or_decode(self, step: ScheduledStep) -> None:
@@ -185,7 +186,7 @@ class Scheduler:
             if seq.running:
                 self._chunk(step, seq, new)
                 budget -= new
-        if not self.leaving and not self.preempted:
+        if not self.leaving and not self.preempted and (self.waiting or self.skipped.ready or self.no_room is not None):
             self._admit(step, budget)
 
     def _allocate_decodes(self) -> bool:
@@ -331,14 +332,14 @@ class Scheduler:
         """Tokens that a waiting sequence computes in this step; 0: it waits for a load; None: it does not fit now."""
         if seq.blocks:  # what it waited for is in place
             return self._extend(seq, budget)
-        path = self.gpu.find(seq)
-        reach = self.gpu.reach(seq, path)
-        outcome = self.transfers.begin(seq, path, reach, budget, self.inflight.busy_until_s(self.clock.now), self._loaded(seq))
+        leaf = self.gpu.find(seq)
+        reach = self.gpu.reach(seq, leaf)
+        outcome = self.transfers.begin(seq, leaf, reach, budget, self.inflight.busy_until_s(self.clock.now), self._loaded(seq))
         if outcome is Outcome.WAITS:
             return 0
         if outcome is Outcome.IN_STEP:
             return self._extend(seq, budget)
-        if outcome is Outcome.NO_ROOM or not self.gpu.hold(seq, path, reach, reach + min(seq.target - reach, budget)):
+        if outcome is Outcome.NO_ROOM or not self.gpu.hold(seq, leaf, reach, reach + min(seq.target - reach, budget)):
             return None
         if not seq.counted:
             seq.hits = (seq.computed, 0, 0, 0)

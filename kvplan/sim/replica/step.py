@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from kvplan.engine.spec import Overhead
+from kvplan.host_time import Chunk
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.in_step import StepLoad
 
@@ -49,10 +50,15 @@ class ScheduledStep:
     def empty(self) -> bool:
         return not self.chunks and not self.decodes
 
+    def sizes(self) -> list[Chunk]:
+        """New tokens and context of each chunk."""
+        return [(new, context) for _, new, context in self.chunks]
+
     @property
     def end_s(self) -> float:
         """When the GPU has finished it, once it has started."""
-        return max(self.start_s + self.duration_s, self.launched_s)
+        end_s = self.start_s + self.duration_s
+        return end_s if end_s > self.launched_s else self.launched_s
 
 
 class StepsInFlight:
@@ -73,11 +79,9 @@ class StepsInFlight:
         """The last step whose reports of finished loads the scheduler knows."""
         return self.started - len(self.steps)
 
-    def gaps(self, now: float, decodes: int, *, apart: bool) -> list[tuple[float, int]]:
-        """A step is handled in which so many decode: since when how many of them wait for this token. Where prompts run `apart` that is the
+    def gaps(self, now: float, decodes: int) -> list[tuple[float, int]]:
+        """A step is handled in which so many decode: since when how many of them wait for this token, where prompts run apart. That is the
         decode step before it, or a first token since."""
-        if not apart:
-            return [(self.handled_s, decodes)]
         found = []
         for first_s, count in self.fresh:
             found.append((first_s, min(count, decodes)))
@@ -108,10 +112,16 @@ class StepsInFlight:
 
     def busy_until_s(self, now: float) -> float:
         """When the step in progress ends; now when none is."""
-        return now if self.executing is None else max(now, self.executing.end_s)
+        step = self.executing
+        if step is None:
+            return now
+        end_s = step.end_s
+        return end_s if end_s > now else now
 
     def behind(self, step: ScheduledStep) -> ScheduledStep | None:
         """The step scheduled next after one."""
+        if self.steps[-1] is step:
+            return None
         index = self.steps.index(step) + 1
         return self.steps[index] if index < len(self.steps) else None
 

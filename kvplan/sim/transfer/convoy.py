@@ -18,23 +18,21 @@ class Load:
         self.waiters: list[tuple[Sequence, Done, object]] = []  # with the group of each: a replica's
 
 
-def under_way(seq: Sequence, path: list[Node], start: int, end: int) -> Load:
+def under_way(seq: Sequence, leaf: Node, start: int, end: int) -> Load:
     """Mark tokens [start, end) of a path as on their way to a tier that has them pinned, on behalf of a seq."""
-    leaf = path[-1] if path else seq.leaf
-    assert leaf is not None
     seq.waiting_for_remote_kv = True
-    return _marked(Load(leaf, start, end), path)
+    return _marked(Load(leaf, start, end))
 
 
 def being_written(reserved: Reservation, start: int, end: int) -> Load:
     """Mark tokens [start, end) of a tier that has them pinned as being written."""
-    return _marked(Load(reserved.leaf, start, end), span(reserved.leaf, start))
+    return _marked(Load(reserved.leaf, start, end))
 
 
-def _marked(load: Load, path: list[Node]) -> Load:
-    for node in path:
+def _marked(load: Load) -> Load:
+    for node in span(load.leaf, load.start):
         entry = node.entry
-        if node.end > load.start and node.start < load.end and entry is not None and (entry.load is None or entry.load.over):
+        if node.start < load.end and entry is not None and (entry.load is None or entry.load.over):
             entry.load = load
     return load
 
@@ -50,10 +48,12 @@ def written(load: Load) -> None:
 def ended(load: Load) -> None:
     """Nobody can join it any more; a run that has left the tier meanwhile may still name it."""
     load.over = True
-    for node in span(load.leaf, 0):
+    node, above = load.leaf, load.leaf.parent
+    while above is not None:
         entry = node.entry
         if entry is not None and entry.load is load:
             entry.load = None
+        node, above = above, above.parent
 
 
 def let_go(load: Load, seq: Sequence, group: object, done: Done, *, on_gpu: bool) -> None:
@@ -67,9 +67,9 @@ def let_go(load: Load, seq: Sequence, group: object, done: Done, *, on_gpu: bool
             other(False)
 
 
-def wait_for(seq: Sequence, group: object, done: Done, path: list[Node], start: int, end: int) -> bool:
-    """Is some of [start, end) on its way to a tier for another seq; if so the seq waits for that load."""
-    for node in path:
+def wait_for(seq: Sequence, group: object, done: Done, leaf: Node, start: int, end: int) -> bool:
+    """Is some of tokens [start, end) of a path on its way to a tier for another seq; if so the seq waits for that load."""
+    for node in span(leaf, start):
         load: Load | None = node.entry.load if node.entry is not None else None
         if load is not None and not load.over and max(start, load.start, node.start) < min(end, load.end, node.end):
             seq.waiting_for_remote_kv = True

@@ -38,12 +38,12 @@ class Deliveries:
         self.clock, self.cost, self.gpu, self.tally = clock, cost, gpu, tally
         self.network, self.port, self.senders, self.token_bytes = network, port, senders, token_bytes
 
-    def begin(self, seq: Sequence, path: list[Node], reach: int, done: Done) -> Outcome:
+    def begin(self, seq: Sequence, leaf: Node, reach: int, done: Done) -> Outcome:
         """Fetch what the GPU lacks of a prompt, once there is room for it."""
         sender = self.senders.get(seq)
         if sender is None or reach >= seq.prompt:
             return Outcome.NOTHING
-        if not self.gpu.hold(seq, path, reach, seq.prompt):
+        if not self.gpu.hold(seq, leaf, reach, seq.prompt):
             return Outcome.NO_ROOM
         del self.senders[seq]
         seq.waiting_for_remote_kv = True

@@ -16,7 +16,7 @@ from kvplan.engine.spec import EngineSpec, Overhead
 from kvplan.loading import Loading
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.cache.pool import Pin, Reservation
-from kvplan.sim.cache.prefix import Node, span
+from kvplan.sim.cache.prefix import Node
 from kvplan.sim.clock import Clock
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.transfer.answers import Answers
@@ -67,9 +67,9 @@ class Loads:
 
     # -- a waiting seq ------------------------------------------------------------------------------------------------
 
-    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
-        """Start what a waiting sequence needs from below, of whose prompt the GPU has `reach` tokens; the step in progress
-        ends at `busy_until_s`."""
+    def begin(self, seq: Sequence, leaf: Node, reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+        """Start what a waiting sequence needs from below, of whose prompt the GPU knows the path to `leaf` and has `reach` tokens; the step
+        in progress ends at `busy_until_s`."""
         rules, pool, keys = self.rules, self.host.pool, seq.request.blocks
         if rules.load_rule == "never":
             return Outcome.NOTHING
@@ -94,7 +94,7 @@ class Loads:
         if self.answers.wait(seq, held, busy_until_s, done):
             return Outcome.WAITS
         if rules.lower_direct:
-            return self._whole(seq, path, reach, held, busy_until_s, done, beyond(self.lower, seq, held, limit, again=again))
+            return self._whole(seq, leaf, reach, held, busy_until_s, done, beyond(self.lower, seq, held, limit, again=again))
         in_step = rules.load in IN_STEP
         for lower in self.lower if self._promotes else ():
             below = lower.pool.look(keys, held, limit, again=again, retention=seq.request.retention)
@@ -102,7 +102,7 @@ class Loads:
                 waits = wait_for(seq, self, done, pool.tree.known(keys, below), held, below)
                 if waits or self._promote(seq, done, lower, held, below):
                     return Outcome.WAITS
-        return self._in_step(seq, path, reach, held, budget) if in_step else self._whole(seq, path, reach, held, busy_until_s, done)
+        return self._in_step(seq, leaf, reach, held, budget) if in_step else self._whole(seq, leaf, reach, held, busy_until_s, done)
 
     def _limit(self, seq: Sequence) -> int:
         """Tokens of a prompt that may be loaded: all, or all but the block of the last one."""
@@ -112,7 +112,7 @@ class Loads:
     def _whole(
         self,
         seq: Sequence,
-        path: list[Node],
+        leaf: Node,
         reach: int,
         held: int,
         busy_until_s: float,
@@ -125,15 +125,16 @@ class Loads:
         parts = [(lower_part[0], end - held)] if lower_part else []
         if end - reach < max(least, self.rules.load_min_tokens) or not self._worth(seq, reach, end, parts):
             return Outcome.NOTHING
-        if wait_for(seq, self, done, path, reach, end):
+        if wait_for(seq, self, done, leaf, reach, end):
             return Outcome.WAITS
-        if not self.gpu.hold(seq, path, reach, end, loaded=True):
+        if not self.gpu.hold(seq, leaf, reach, end, loaded=True):
             return Outcome.NO_ROOM
-        load = under_way(seq, self.gpu.path(seq), reach, end)
-        keys = seq.request.blocks
-        sources = [self.host.pool.pin(keys, seq.prompt, used=(reach, held))]
+        held_to = seq.own_tail or seq.leaf
+        assert held_to is not None
+        load = under_way(seq, held_to, reach, end)
+        sources = [self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))]
         for lower, tokens in parts:
-            sources.append(lower.pool.pin(keys, end))
+            sources.append(lower.pool.pin(seq.request.blocks, end))
             note_promoted(seq, lower, held, end)
             lower.pool.tier.loaded_tokens += tokens
             self.host.pool.tier.loaded_tokens -= tokens
@@ -201,12 +202,12 @@ class Loads:
 
     # -- loads inside a step ------------------------------------------------------------------------------------------
 
-    def _in_step(self, seq: Sequence, path: list[Node], reach: int, held: int, budget: int) -> Outcome:
+    def _in_step(self, seq: Sequence, leaf: Node, reach: int, held: int, budget: int) -> Outcome:
         parts, upto = self._parts(seq, reach, held)
         if upto - reach < max(self.engine.block_tokens, self.rules.load_min_tokens) or not self._worth(seq, reach, upto, []):
             self._give_up(parts)
             return Outcome.NOTHING
-        if not self.gpu.hold(seq, path, reach, min(seq.target, upto + budget)):
+        if not self.gpu.hold(seq, leaf, reach, min(seq.target, upto + budget)):
             self._give_up(parts)
             return Outcome.NO_ROOM
         source = self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, upto))
@@ -306,7 +307,7 @@ class Loads:
         """Who waits for a lower tier is asked for with every step, which marks all of its content as used: the first in line first."""
         if self.host.pool.order == "arbitrary":
             for leaf in self._promoted_for.values():
-                self.host.pool.tier.touch(span(leaf, 0), again=True)
+                self.host.pool.tier.touch(leaf, again=True)
 
     def _promoted(
         self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done: Done, began_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
@@ -51,34 +52,40 @@ class Transfers:
         engine."""
         if self.stores is None or not self.rules.outputs_behind_stores:
             return now
-        return max(now, self.stores.link.free_at[OUT])
+        free_s = self.stores.link.free_at[OUT]
+        return free_s if free_s > now else now
 
     def inputs_sent_s(self, now: float) -> float:
         """When a step may start: behind the loads already queued, on the same copy engine."""
-        if self.stores is None:
+        stores = self.stores
+        if stores is None:
             return now
-        if self.rules.loads_exclude_steps:
-            now = max(now, self.stores.link.free_at[IN])
-        return max(now, self.stores.blocked_until_s)
-
-    def stored_s(self, now: float) -> float:
-        """When a step that ends now is over, whose stores are queued: at once, or when they are down."""
-        return now if self.stores is None else max(now, self.stores.blocked_until_s)
+        if self.rules.loads_exclude_steps and stores.link.free_at[IN] > now:
+            now = stores.link.free_at[IN]
+        return now if now > stores.blocked_until_s else stores.blocked_until_s
 
     @property
     def unstored_tokens(self) -> int:
         """Tokens that a tier below had no room for when they were offered."""
         return self.stores.unstored_tokens if self.stores is not None else 0
 
-    def store(self, seq: Sequence, upto: int) -> None:
-        """A step has computed a seq's prompt up to a token."""
-        if self.stores is not None:
-            self.stores.after_step(seq, upto)
-
-    def offer_again(self) -> None:
-        """A step has ended."""
-        if self.stores is not None and self.stores.refused:
-            self.stores.offer_again()
+    def step_ended(self, step: ScheduledStep, now: float, *, last: bool) -> float:
+        """A step has ended, the last one scheduled or not: stores that waited for it begin, those of its prompts are queued. Returns when
+        its tokens reach the host: at once, or when stores are down."""
+        stores = self.stores
+        if stores is None:
+            return now
+        seen_s, put_off = self.outputs_seen_s(now), self.rules.store_start == "next_step_end"
+        if put_off:
+            stores.step_ended()
+        if stores.refused:
+            stores.offer_again()
+        for seq, new, context in step.chunks:
+            if seq.running:
+                stores.after_step(seq, context + new)
+        if put_off and last:
+            stores.step_ended()
+        return max(seen_s, stores.blocked_until_s)
 
     @property
     def refused(self) -> bool:
@@ -100,15 +107,15 @@ class Transfers:
         if self.loads is not None:
             self.loads.prefetch(seq, reach, done)
 
-    def begin(self, seq: Sequence, path: list[Node], reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
+    def begin(self, seq: Sequence, leaf: Node, reach: int, budget: int, busy_until_s: float, done: Done) -> Outcome:
         """Start what a waiting sequence needs from below; see Loads."""
         if self.deliveries is not None:
-            fetched = self.deliveries.begin(seq, path, reach, done)
+            fetched = self.deliveries.begin(seq, leaf, reach, done)
             if fetched is not Outcome.NOTHING:
                 return fetched
         if self.loads is None:
             return Outcome.NOTHING
-        return self.loads.begin(seq, path, reach, budget, busy_until_s, done)
+        return self.loads.begin(seq, leaf, reach, budget, busy_until_s, done)
 
     def planned(self) -> list[StepLoad]:
         """The loads of the step that has just been planned."""
@@ -124,21 +131,16 @@ class Transfers:
         begins, self.loads.begins = self.loads.begins, []
         return begins
 
-    def step_ended(self) -> None:
-        """A step has ended: stores that waited for it begin."""
-        if self.stores is not None and self.rules.store_start == "next_step_end":
-            self.stores.step_ended()
-
     def submitted_s(self) -> float:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""
         loads_s = self.loads.submitted_s if self.loads is not None else 0.0
         return max(loads_s, self.stores.submitted_s) if self.stores is not None else loads_s
 
-    def handed_over_s(self, step: ScheduledStep) -> float:
-        """Seconds in which the worker hands over the stores of a step in flight before it launches the next."""
-        if self.stores is None or not self.rules.stores_before_launch or self.rules.store == "on_evict":
+    def handed_over_s(self, inflight: deque[ScheduledStep]) -> float:
+        """Seconds in which the worker hands over the stores of the last step in flight, before it launches another."""
+        if not inflight or self.stores is None or not self.rules.stores_before_launch or self.rules.store == "on_evict":
             return 0.0
-        return sum([self.stores.host.path.submit_s(OUT, new) for _, new, _ in step.chunks])
+        return sum([self.stores.host.path.submit_s(OUT, new) for _, new, _ in inflight[-1].chunks])
 
     def space_s(self) -> float:
         """From when on every block that may be allocated can be written: none is still being copied."""
@@ -158,7 +160,7 @@ class Transfers:
             return self.streamed.stall_s(plan, now)
         if self.stores is None:
             return 0.0
-        start_s = max(now, self.stores.space_s)
+        start_s = now if now > self.stores.space_s else self.stores.space_s
         if not plan.loads:
             return start_s - now
         assert self.loads is not None
