@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import cycle
 from typing import Any, BinaryIO
 
 Task = Callable[[Any], Any]
@@ -29,7 +31,8 @@ def shared_out(function: Task, tasks: Sequence[Any], processes: int) -> Iterator
     What a copy does not bring back is done here: when it was killed, or when `function` raised, which it then does here.
     """
     with ExitStack() as running:
-        others = [running.enter_context(_copy(function, tasks, range(at, len(tasks), processes))) for at in range(1, processes)]
+        parts = [range(at, len(tasks), processes) for at in range(1, processes)]
+        others = [running.enter_context(_copy(partial(_together, function, tasks, part))) for part in parts]
         for at in range(0, len(tasks), processes):
             yield at, function(tasks[at])
         for first, answers in enumerate(others, 1):
@@ -39,16 +42,30 @@ def shared_out(function: Task, tasks: Sequence[Any], processes: int) -> Iterator
                 yield from ((at, function(tasks[at])) for at in range(first, len(tasks), processes))
 
 
+def _together(function: Task, tasks: Sequence[Any], places: Sequence[int]) -> Iterator[list[tuple[int, Any]]]:
+    yield [(at, function(tasks[at])) for at in places]
+
+
+def in_turn(series: Callable[[int, int], Iterator[Any]], processes: int) -> Iterator[Any]:
+    """What `series(place, processes)` gives in copies, one thing of each in turn, up to where the copy whose turn it is ends or fails."""
+    with ExitStack() as running:
+        streams = [running.enter_context(_copy(partial(series, place, processes))) for place in range(processes)]
+        with suppress(EOFError, pickle.UnpicklingError):
+            for stream in cycle(streams):
+                yield pickle.load(stream)
+
+
 @contextmanager
-def _copy(function: Task, tasks: Sequence[Any], places: Sequence[int]) -> Iterator[BinaryIO]:
-    """A copy of this process at work on some tasks, as the stream that it will write its answers to."""
+def _copy(answers_of: Callable[[], Iterable[Any]]) -> Iterator[BinaryIO]:
+    """A copy of this process at work, as the stream that it will write its answers to."""
     answers, answering = os.pipe()
     process = os.fork()
     if not process:
         try:
             deaf()
             with open(answering, "wb") as out:
-                pickle.dump([(at, function(tasks[at])) for at in places], out)
+                for answer in answers_of():
+                    pickle.dump(answer, out, pickle.HIGHEST_PROTOCOL)
         finally:
             os._exit(0)
     os.close(answering)

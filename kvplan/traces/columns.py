@@ -14,9 +14,9 @@ from kvplan.traces.trace import Trace
 Ints = npt.NDArray[np.signedinteger]
 Keys = npt.NDArray[np.uint64]
 
-MAX_EVENTS = 8_000_000
-"""Block events held at most: some 0.7 GB with what the analyses add. Longer traces are sampled."""
-_BATCH, _CHUNK = 16_384, 2**20
+MAX_EVENTS = 6_000_000
+"""Block events held at most: the hit rates of a million requests take 0.3 GB with them. Longer traces are sampled."""
+_CHUNK = 2**20
 _GOLDEN, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -32,7 +32,7 @@ class Columns:
     arrival_s: npt.NDArray[np.float64]
     prompt_tokens: Ints
     output_tokens: Ints
-    session: npt.NDArray[np.int32]  # per request: equal numbers where the file names the same session, 0 where it names none
+    session: npt.NDArray[np.int64]  # per request: equal numbers where the file names the same session, 0 where it names none
     blocks: Ints  # per request, before sampling
     starts: Ints
     keys: Keys
@@ -59,9 +59,8 @@ def load(trace: Trace, *, max_events: int = MAX_EVENTS) -> Columns:
     Waldspurger et al., SHARDS, FAST 2015).
     """
     grown, one_in = _grown(), 1
-    sessions: dict[str, int] = {"": 0}
-    for batch in trace.batches(_BATCH):
-        names = np.array([sessions.setdefault(name, len(sessions)) for name in batch.session_names], dtype=np.int32)
+    for batch in trace.chunks():
+        names = np.array([hash(name) & 2**62 - 1 for name in batch.session_names])  # that of "" is 0
         _append(grown, batch, names, trace.declared_block_tokens, one_in)
         while len(grown["keys"]) > max_events:
             one_in *= 2
@@ -73,7 +72,7 @@ _TYPES = {
     "arrival_s": "d",
     "prompt_tokens": "i",
     "output_tokens": "i",
-    "session": "i",
+    "session": "q",
     "blocks": "i",
     "kept": "i",
     "keys": "Q",
@@ -87,16 +86,16 @@ def _grown() -> _Grown:
     return {name: array(code) for name, code in _TYPES.items()}
 
 
-def _append(grown: _Grown, batch: PackedRequests, names: npt.NDArray[np.int32], block_tokens: int, one_in: int) -> None:
+def _append(grown: _Grown, batch: PackedRequests, names: npt.NDArray[np.int64], block_tokens: int, one_in: int) -> None:
     prompt, starts = np.frombuffer(batch.prompt_tokens, dtype=np.int32), np.frombuffer(batch.starts, dtype=np.int64)
     blocks = np.diff(starts)
     position = np.arange(starts[-1]) - np.repeat(starts[:-1], blocks)
     keys = _chain(np.frombuffer(batch.ids, dtype=np.int64).view(np.uint64), position, starts)
-    tokens = np.clip(np.repeat(prompt, blocks) - block_tokens * position, 0, block_tokens)
     kept = blocks
     if one_in > 1:
-        chosen = _chosen(keys, one_in)
-        keys, tokens, kept = keys[chosen], tokens[chosen], np.diff(_offsets(chosen)[starts])
+        chosen = np.flatnonzero(_chosen(keys, one_in))
+        keys, position, kept = keys[chosen], position[chosen], np.diff(np.searchsorted(chosen, starts))
+    tokens = np.clip(np.repeat(prompt, kept) - block_tokens * position, 0, block_tokens)
     found: dict[str, npt.ArrayLike] = {"blocks": blocks, "kept": kept, "keys": keys, "tokens": tokens}
     found |= {"arrival_s": batch.arrival_s, "prompt_tokens": prompt, "output_tokens": batch.output_tokens}
     found["session"] = names[np.frombuffer(batch.session, dtype=np.int32)]
@@ -105,11 +104,7 @@ def _append(grown: _Grown, batch: PackedRequests, names: npt.NDArray[np.int32], 
 
 
 def _chosen(keys: Keys, one_in: int) -> npt.NDArray[np.bool_]:
-    limit = np.uint64(2**64 // one_in)
-    chosen = np.empty(len(keys), dtype=np.bool_)
-    for at in range(0, len(keys), _CHUNK):
-        chosen[at : at + _CHUNK] = mix(keys[at : at + _CHUNK]) < limit
-    return chosen
+    return mix(keys) < np.uint64(2**64 // one_in)
 
 
 def _thin(grown: _Grown, one_in: int) -> None:
@@ -175,14 +170,14 @@ def _from_zero(block_tokens: int, one_in: int, grown: _Grown) -> Columns:
         event = np.repeat(starts[order] - _offsets(counts)[:-1], counts) + np.arange(starts[-1])
         starts, keys, tokens = _offsets(counts), keys[event], tokens[event]
     if first_s := float(arrival_s[0]):
-        arrival_s = np.array([round(at_s - first_s, 9) for at_s in arrival_s.tolist()])
+        arrival_s = np.round(arrival_s - first_s, 9)
     return Columns(
         block_tokens=block_tokens if found["blocks"].any() else 0,
         arrival_s=arrival_s,
-        prompt_tokens=found["prompt_tokens"][order].astype(np.int64),
-        output_tokens=found["output_tokens"][order].astype(np.int64),
+        prompt_tokens=found["prompt_tokens"][order],
+        output_tokens=found["output_tokens"][order],
         session=found["session"][order],
-        blocks=found["blocks"][order].astype(np.int64),
+        blocks=found["blocks"][order],
         starts=starts,
         keys=keys,
         tokens=tokens,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain, islice
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain
+from struct import error as StructError
+from struct import pack
 
 from kvplan.request import Request
 
-CHUNK = 16_384  # requests that are Python objects at a time
+CHUNK = 512  # requests that are Python objects at a time: few, so that they stay in a core's cache
 _WRAP = 2**64
+_PLAIN = ("arrival_s", "ids", "index", "output_tokens", "priority", "prompt_tokens", "retention", "think_s")
 
 
 class PackedRequests:
@@ -46,28 +47,50 @@ class PackedRequests:
 
     def extend(self, requests: Sequence[Request]) -> None:
         """Append some. Raises OverflowError for an id of a block of more than 64 bits, leaving this list as it was."""
-        before, blocks = len(self.ids), [request.blocks for request in requests]
-        try:
-            self.ids.frombytes(np.fromiter(chain.from_iterable(blocks), dtype=np.int64).data.cast("B"))
-        except OverflowError:
-            self._extend_unsigned(requests)
-        starts = accumulate(map(len, blocks), initial=before)
-        self.starts.extend(islice(starts, 1, None))
-        self.index.extend([request.index for request in requests])
-        self.arrival_s.extend([request.arrival_s for request in requests])
-        self.prompt_tokens.extend([request.prompt_tokens for request in requests])
-        self.output_tokens.extend([request.output_tokens for request in requests])
-        self.think_s.extend([request.think_s for request in requests])
-        self.priority.extend([request.priority for request in requests])
-        self.retention.extend([request.retention for request in requests])
-        names = self.session_names
-        self.session.extend([names.setdefault(request.session, len(names)) for request in requests])
+        self.add(
+            [request.blocks for request in requests],
+            [request.session for request in requests],
+            index=[request.index for request in requests],
+            arrival_s=[request.arrival_s for request in requests],
+            prompt_tokens=[request.prompt_tokens for request in requests],
+            output_tokens=[request.output_tokens for request in requests],
+            think_s=[request.think_s for request in requests],
+            priority=[request.priority for request in requests],
+            retention=[request.retention for request in requests],
+        )
 
-    def _extend_unsigned(self, requests: Sequence[Request]) -> None:
-        if any(max(request.blocks, default=0) >= _WRAP or min(request.blocks, default=0) < -_WRAP // 2 for request in requests):
+    def add(self, blocks: Sequence[tuple[int, ...]], sessions: Sequence[str], **numbers: Iterable[float]) -> None:
+        """The same from columns: the fields of Request by name."""
+        starts = array("q", accumulate(map(len, blocks), initial=len(self.ids)))
+        try:
+            self.ids.frombytes(pack(f"={starts[-1] - starts[0]}q", *chain.from_iterable(blocks)))
+        except StructError:
+            self._add_unsigned(blocks)
+        self.starts += starts[1:]
+        for name, values in numbers.items():
+            getattr(self, name).extend(values)
+        self.session.extend(self._numbered(sessions))
+
+    def _add_unsigned(self, blocks: Sequence[tuple[int, ...]]) -> None:
+        if any(too_wide(ids) for ids in blocks):
             raise OverflowError
-        self.ids.extend(block - _WRAP if block >= _WRAP // 2 else block for request in requests for block in request.blocks)
+        self.ids.extend(block - _WRAP if block >= _WRAP // 2 else block for ids in blocks for block in ids)
         self.unsigned = True
+
+    def _numbered(self, sessions: Iterable[str]) -> list[int]:
+        names = self.session_names
+        return [names.setdefault(name, len(names)) for name in sessions]
+
+    def join(self, others: Iterable[PackedRequests]) -> PackedRequests:
+        """This list with others behind it."""
+        for other in others:
+            before, renamed = len(self.ids), self._numbered(other.session_names)
+            self.starts.extend([before + start for start in other.starts[1:]])
+            self.session.extend([renamed[session] for session in other.session])
+            self.unsigned |= other.unsigned
+            for name in _PLAIN:
+                getattr(self, name).extend(getattr(other, name))
+        return self
 
     def __len__(self) -> int:
         return len(self.index)
@@ -110,3 +133,8 @@ class PackedRequests:
         for at in range(0, len(order), CHUNK):
             sorted_.extend([self.request(row, names) for row in order[at : at + CHUNK]])
         return sorted_
+
+
+def too_wide(ids: tuple[int, ...]) -> bool:
+    """Has one of the ids more than 64 bits."""
+    return bool(ids) and (max(ids) >= _WRAP or min(ids) < -_WRAP // 2)

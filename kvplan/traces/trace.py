@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
-from kvplan.errors import InputError, did_you_mean
+from kvplan import copies
+from kvplan.errors import InputError, KvplanError, did_you_mean
 from kvplan.request import Request
 from kvplan.results.trace import ReadReport
 from kvplan.traces.formats import FORMATS, Reader
-from kvplan.traces.formats.reader import PER_SECOND, ReadNotes, ReadOptions, Rows
-from kvplan.traces.packed import CHUNK, PackedRequests
+from kvplan.traces.formats.reader import PER_SECOND, Chunk, NotPlainError, ReadNotes, ReadOptions, Rows, Share
+from kvplan.traces.packed import CHUNK, PackedRequests, too_wide
 from kvplan.traces.source import TraceSource, open_source
+
+LONG_BYTES = 2**24
+"""From this size on copies of this process read a file together: a second for one alone."""
 
 
 class RequestSource(Protocol):
@@ -44,9 +50,9 @@ class Trace:
     what reading met. Memory is about 50 bytes a request and 8 a block.
     """
 
-    def __init__(self, name: str, format: str, block_tokens: int, rows: Callable[[ReadNotes], Rows]) -> None:
+    def __init__(self, name: str, format: str, block_tokens: int, chunks: Callable[[ReadNotes], Iterator[Chunk]]) -> None:
         self.name, self.format = name, format
-        self.declared_block_tokens, self._rows = block_tokens, rows
+        self.declared_block_tokens, self._chunks = block_tokens, chunks
         self._packed: PackedRequests | None = None
         self._facts: TraceFacts | None = None
 
@@ -83,7 +89,7 @@ class Trace:
     def requests(self) -> PackedRequests:
         """All of them, held from now on. Raises InputError with file and line when a row cannot be used."""
         if self._packed is None:
-            [whole] = self.batches(sys.maxsize)
+            whole = PackedRequests().join(self.chunks())
             if whole.names_a_row_twice():
                 raise InputError(f"{self.name}: two requests have the same row number")
             self._packed, _ = whole.sorted_from_zero(in_order=not self.facts.report.rows("reordered"))
@@ -95,15 +101,14 @@ class Trace:
     def __len__(self) -> int:
         return self.report.requests
 
-    def batches(self, size: int) -> Iterator[PackedRequests]:
-        """The requests that are held; where none are, one pass over the file in its order and on its own clock, `size` at a time."""
+    def chunks(self) -> Iterator[PackedRequests]:
+        """The requests that are held; where none are, one pass over the file in its order and on its own clock, some at a time."""
         if self._packed is not None:
             yield self._packed
             return
         notes = ReadNotes()
-        scan = _Scan(self.name, self._rows(notes), notes)
-        while len(batch := scan.batch(size)):
-            yield batch
+        scan = _Scan(self.name, notes)
+        yield from map(scan.passed, self._chunks(notes))
         self._facts = scan.facts()
 
 
@@ -118,40 +123,25 @@ class TraceFacts:
 
 
 class _Scan:
-    """One pass over the rows of a file, checking them."""
+    """What one pass over the requests of a file meets."""
 
-    def __init__(self, name: str, rows: Rows, notes: ReadNotes) -> None:
-        self._name, self._rows, self._notes = name, rows, notes
+    def __init__(self, name: str, notes: ReadNotes) -> None:
+        self._name, self._notes = name, notes
         self._requests, self._first_s, self._latest_s = 0, float("inf"), float("-inf")
         self._names_content = self._names_sessions = False
 
-    def batch(self, size: int) -> PackedRequests:
-        """The next requests, fewer at the end. Raises InputError for a row that cannot be used."""
-        packed = PackedRequests()
-        while len(packed) < size and (rows := list(islice(self._rows, min(CHUNK, size - len(packed))))):
-            requests = [request for _, request in rows]
-            self._note_order(rows)
-            try:
-                packed.extend(requests)
-            except OverflowError:
-                line = next(line for line, request in rows if _too_wide(request.blocks))
-                raise InputError(f"{self._name}, line {line}: an id of a block has more than 64 bits") from None
-        if len(packed):
-            self._requests += len(packed)
-            self._first_s = min(self._first_s, min(packed.arrival_s))
-            self._names_content |= bool(packed.ids)
-            self._names_sessions |= len(packed.session_names) > 1
+    def passed(self, chunk: Chunk) -> PackedRequests:
+        """Take note of the next requests."""
+        lines, packed = chunk
+        self._requests += len(packed)
+        self._names_content |= bool(packed.ids)
+        self._names_sessions |= len(packed.session_names) > 1
+        arrival_s = np.frombuffer(packed.arrival_s)
+        latest_s = np.maximum.accumulate(np.concatenate(([self._latest_s], arrival_s)))
+        for at in np.flatnonzero(arrival_s < latest_s[:-1]).tolist():
+            self._notes.count("reordered", "earlier than a row above", lines[at])
+        self._first_s, self._latest_s = min(self._first_s, float(arrival_s.min())), float(latest_s[-1])
         return packed
-
-    def _note_order(self, rows: list[tuple[int, Request]]) -> None:
-        """Count the rows that are earlier than a row above."""
-        latest_s = self._latest_s
-        for line, request in rows:
-            if request.arrival_s < latest_s:
-                self._notes.count("reordered", "earlier than a row above", line)
-            else:
-                latest_s = request.arrival_s
-        self._latest_s = latest_s
 
     def facts(self) -> TraceFacts:
         """What the whole pass has met. Raises InputError when it gave no request."""
@@ -159,10 +149,6 @@ class _Scan:
         if not self._requests:
             raise InputError(f"{self._name}: {'no request is left' if report.rows_read else 'the trace is empty'}")
         return TraceFacts(report, self._first_s, self._names_content, self._names_sessions)
-
-
-def _too_wide(blocks: tuple[int, ...]) -> bool:
-    return bool(blocks) and (max(blocks) >= 2**64 or min(blocks) < -(2**63))
 
 
 def open_trace(
@@ -198,7 +184,12 @@ def open_trace(
         kept = _kept(_all_rows(sources, reader, options, notes), max_input, notes)
         return kept if limit is None else _limited(kept, limit, notes)
 
-    trace = Trace(str(path), name, _block_tokens(sources, reader, options), rows)
+    def chunks(notes: ReadNotes) -> Iterator[Chunk]:
+        if reader.plain and len(sources) == 1 and limit is None and max_input is None:
+            return _plainly(str(path), partial(reader.plain, sources[0], options), sources[0].path.stat().st_size, rows(notes))
+        return in_chunks(str(path), rows(notes))
+
+    trace = Trace(str(path), name, _block_tokens(sources, reader, options), chunks)
     if hold:
         trace.requests()
     return trace
@@ -268,6 +259,37 @@ def _all_rows(sources: list[TraceSource], reader: Reader, options: ReadOptions, 
             index = request.index
             yield line, msgspec.structs.replace(request, index=base + index)
         base += index + 1
+
+
+def _plainly(name: str, plain: Callable[[Share], Iterator[Chunk]], size: int, rows: Rows) -> Iterator[Chunk]:
+    """Chunks of a file of so many bytes as long as they are plain; the rest row by row, and from the start, since a row may rest on those
+    before it.
+    """
+    read, processes = 0, copies.possible(copies.MOST) if size > LONG_BYTES else 1
+
+    def series(place: int, processes: int) -> Iterator[Chunk | None]:
+        with suppress(NotPlainError, OverflowError, KvplanError):
+            yield from plain(Share(place, processes))
+            yield None
+
+    for chunk in copies.in_turn(series, processes) if processes > 1 else series(0, 1):
+        if chunk is None:
+            return
+        read += len(chunk[1])
+        yield chunk
+    yield from in_chunks(name, islice(rows, read, None))
+
+
+def in_chunks(name: str, rows: Rows) -> Iterator[Chunk]:
+    """Rows of the trace of that name. Raises InputError for an id that is too wide."""
+    while found := list(islice(rows, CHUNK)):
+        packed = PackedRequests()
+        try:
+            packed.extend([request for _, request in found])
+        except OverflowError:
+            line = next(line for line, request in found if too_wide(request.blocks))
+            raise InputError(f"{name}, line {line}: an id of a block has more than 64 bits") from None
+        yield [line for line, _ in found], packed
 
 
 def _limited(rows: Rows, limit: int, notes: ReadNotes) -> Rows:

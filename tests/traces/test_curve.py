@@ -17,6 +17,7 @@ from kvplan.traces import Trace, columns, open_trace
 from kvplan.traces.reuse.curve import curve
 from kvplan.traces.reuse.policies import POLICIES
 from kvplan.traces.reuse.reuse import NEVER, Window, _greater_before, analyse
+from kvplan.traces.trace import in_chunks
 from tests.traces import cache_oracle as oracle
 
 ORACLES = {"lru": oracle.lru, "fifo": oracle.fifo, "opt": oracle.opt}
@@ -29,7 +30,7 @@ def trace_of(prompts: list[tuple[int, ...]]) -> Trace:
         Request(index=index, arrival_s=float(index), prompt_tokens=max(1, SIZE * len(prompt) - 1), output_tokens=1, blocks=prompt)
         for index, prompt in enumerate(prompts)
     ]
-    return Trace("rows", "native", SIZE, lambda notes: enumerate(requests, start=1))
+    return Trace("rows", "native", SIZE, lambda notes: in_chunks("rows", enumerate(requests, start=1)))
 
 
 prompts = st.lists(st.lists(st.integers(0, 2), min_size=0, max_size=5).map(tuple), min_size=1, max_size=25)

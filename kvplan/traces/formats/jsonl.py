@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from kvplan.errors import misfit
+from kvplan.traces.formats.reader import NotPlainError, Share
+from kvplan.traces.packed import CHUNK
 from kvplan.traces.source import TraceSource
 
 MAX_TOKENS = 100_000_000
@@ -39,6 +41,27 @@ def rows(source: TraceSource, kind: type[_T], *, skip: int = 0) -> Iterator[tupl
         except BROKEN as error:
             raise source.error(number, problem(error)) from None
         yield number, row
+
+
+def chunks(source: TraceSource, kind: type[_T], share: Share, *, skip: int = 0) -> Iterator[tuple[int, Sequence[int], list[_T]]]:
+    """The same CHUNK lines at a time, of which a process takes its share, as the first row's index, line numbers and records.
+
+    Raises NotPlainError, whatever is wrong, also for lines that are blank.
+    """
+    decode, lines = msgspec.json.Decoder(kind).decode_lines, islice(source.lines(), skip, None)
+    if _is_array(source):
+        raise NotPlainError
+    for at, found in enumerate(iter(lambda: list(islice(lines, CHUNK)), [])):
+        if at % share.processes != share.place:
+            continue
+        numbers = range(found[0][0], found[-1][0] + 1)
+        try:
+            records = decode(b"".join([line for _, line in found]))
+        except BROKEN:
+            raise NotPlainError from None
+        if not len(records) == len(numbers) == len(found):
+            raise NotPlainError
+        yield at * CHUNK, numbers, records
 
 
 def document(source: TraceSource, kind: type[_T]) -> _T:

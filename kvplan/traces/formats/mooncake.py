@@ -7,11 +7,13 @@ Read as well: the extras of aiperf (`session_id`, `delay` in ms, text in place o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
-from kvplan.request import Request
+from kvplan.request import RETENTION, Request
 from kvplan.traces.formats import jsonl, text
-from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment, room
+from kvplan.traces.formats.reader import Chunk, NotPlainError, Reader, ReadNotes, ReadOptions, Rows, Share, moment, plain_chunk, room
 from kvplan.traces.source import TraceSource
 
 BLOCK_TOKENS = 512
@@ -82,6 +84,28 @@ def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
         )
 
 
+def _plain(source: TraceSource, options: ReadOptions, share: Share) -> Iterator[Chunk]:
+    size, per_second = _block_tokens(source, options), options.per_second("ms")
+    for first, lines, rows in jsonl.chunks(source, _Row, share):
+        needed = [(row.timestamp, row.input_length, row.output_length) for row in rows]
+        if any(None in each for each in needed) or any(row.delay is not None for row in rows):
+            raise NotPlainError
+        stamps, prompts, outputs = zip(*needed, strict=True)
+        chunk = plain_chunk(
+            size,
+            blocks=[row.hash_ids for row in rows],
+            sessions=["" if row.session_id is None else str(row.session_id) for row in rows],
+            index=range(first, first + len(rows)),
+            arrival_s=[stamp / per_second for stamp in stamps],
+            prompt_tokens=prompts,
+            output_tokens=outputs,
+            think_s=[-1.0] * len(rows),
+            priority=[0] * len(rows),
+            retention=[RETENTION] * len(rows),
+        )
+        yield lines, chunk
+
+
 def _content(source: TraceSource, line: int, row: _Row, words: text.Words) -> tuple[int, tuple[int, ...]]:
     """Prompt tokens and prefix keys, from lengths and ids or from text."""
     prompt = row.input_length if row.input_length is not None else row.input_tokens
@@ -94,4 +118,4 @@ def _content(source: TraceSource, line: int, row: _Row, words: text.Words) -> tu
     raise source.error(line, "input_length is missing")
 
 
-READER = Reader(_sniff, _block_tokens, _read)
+READER = Reader(_sniff, _block_tokens, _read, _plain)

@@ -12,13 +12,14 @@ converted trace came from, where it is not this file's own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
 from kvplan.request import RETENTION, Request
 from kvplan.traces.formats import jsonl
-from kvplan.traces.formats.reader import Reader, ReadNotes, ReadOptions, Rows, moment
+from kvplan.traces.formats.reader import Chunk, Reader, ReadNotes, ReadOptions, Rows, Share, moment, plain_chunk
 from kvplan.traces.source import TraceSource
 
 SCHEMA = "trace/1"
@@ -73,6 +74,24 @@ def _read(source: TraceSource, options: ReadOptions, notes: ReadNotes) -> Rows:
         )
 
 
+def _plain(source: TraceSource, options: ReadOptions, share: Share) -> Iterator[Chunk]:
+    size = _header(source).block_tokens
+    for first, lines, rows in jsonl.chunks(source, Row, share, skip=1):
+        chunk = plain_chunk(
+            size,
+            blocks=[row.blocks for row in rows],
+            sessions=[row.session for row in rows],
+            index=[at if row.row < 0 else row.row for at, row in enumerate(rows, first)],
+            arrival_s=[row.t for row in rows],
+            prompt_tokens=[row.prompt for row in rows],
+            output_tokens=[row.output for row in rows],
+            think_s=[row.think for row in rows],
+            priority=[row.priority for row in rows],
+            retention=[row.retention for row in rows],
+        )
+        yield lines, chunk
+
+
 def _header(source: TraceSource) -> Header:
     try:
         header = msgspec.convert(jsonl.first(source), Header)
@@ -83,4 +102,4 @@ def _header(source: TraceSource) -> Header:
     return header
 
 
-READER = Reader(_sniff, _block_tokens, _read)
+READER = Reader(_sniff, _block_tokens, _read, _plain)

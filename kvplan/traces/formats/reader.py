@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from kvplan.request import Request
 from kvplan.results.trace import NoteKind, ReadReport, RowCount
+from kvplan.traces.packed import PackedRequests
 from kvplan.traces.source import TraceSource
 
 Rows = Iterator[tuple[int, Request]]
 """Line number and request, in the order of the file; arrivals may start anywhere."""
+
+Chunk = tuple[Sequence[int], PackedRequests]
+"""Line numbers and requests of some rows, one after another."""
+
+
+class Share(NamedTuple):
+    """Which chunks of a file one of several processes reads: every so many, from its own place on."""
+
+    place: int = 0
+    processes: int = 1
+
+
+class NotPlainError(Exception):
+    """A chunk holds rows that are to be noted, dropped or refused, or that rest on rows before them."""
+
 
 PER_SECOND: dict[str, float] = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
@@ -56,17 +73,38 @@ class ReadNotes:
 
 
 class Reader(NamedTuple):
-    """One format: does a file look like it, how large are its blocks (0: it names none), and its rows."""
+    """One format: does a file look like it, how large are its blocks (0: it names none), and its rows.
+
+    `plain` reads chunks of rows that nothing is to be said of much faster; it ends with NotPlainError at the first that has others.
+    """
 
     sniff: Callable[[TraceSource], bool]
     block_tokens: Callable[[TraceSource, ReadOptions], int]
     read: Callable[[TraceSource, ReadOptions, ReadNotes], Rows]
+    plain: Callable[[TraceSource, ReadOptions, Share], Iterator[Chunk]] | None = None
+
+
+PLAUSIBLE_S = 4e9
+"""A century or so."""
+
+
+def plain_chunk(
+    size: int, *, blocks: list[tuple[int, ...]], arrival_s: Sequence[float], prompt_tokens: Sequence[int], **rest: Any
+) -> PackedRequests:
+    """Rows whose blocks have `size` tokens (0: none). Raises NotPlainError where one is to be dropped, clipped or refused."""
+    most = -(-np.array(prompt_tokens) // size) if size else 0
+    fitting = min(prompt_tokens) > 0 and (np.array([len(ids) for ids in blocks]) <= most).all()
+    if not fitting or not np.abs(arrival_s).max() < PLAUSIBLE_S:
+        raise NotPlainError
+    packed = PackedRequests()
+    packed.add(blocks=blocks, arrival_s=arrival_s, prompt_tokens=prompt_tokens, **rest)
+    return packed
 
 
 def moment(source: TraceSource, line: int, value: float, per_second: float) -> float:
     """Seconds of a time in a file. Raises InputError unless finite and within a century or so of its zero."""
     seconds = value / per_second
-    if not -4e9 < seconds < 4e9:
+    if not -PLAUSIBLE_S < seconds < PLAUSIBLE_S:
         raise source.error(line, f"the time {value:g} is not plausible")
     return seconds
 

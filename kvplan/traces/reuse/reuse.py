@@ -121,8 +121,8 @@ def _stack_distances(columns: Columns, before: Ints) -> Ints:
     reused = touch[before[touch] >= 0]  # events in the order of their touches
     at = touch[before[reused]]
     del touch
-    above = np.repeat(columns.starts[:-1].astype(before.dtype), counts)[reused] - at - 1
-    above -= _greater_before(at)
+    above = -1 - at - _greater_before(at)
+    above += np.repeat(columns.starts[:-1].astype(before.dtype), counts)[reused]
     above *= above.dtype.type(columns.one_in)
     distance = np.full(len(before), np.iinfo(before.dtype).max, dtype=before.dtype)
     distance[reused] = above
