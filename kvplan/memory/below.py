@@ -93,7 +93,7 @@ class Below(msgspec.Struct, frozen=True, kw_only=True):
     def _keys(self, one: LayerType, blocks: int) -> Moved:
         layout = self.layout
         keys = one.groups * blocks
-        pieces = keys * (self.tensors if self.merged_layers else layout.group_layers)
+        pieces = keys if self.merged_layers and len(layout.types) == 1 else keys * layout.group_layers
         if self.whole_rows:
             return Moved(keys=keys, rank_bytes=keys * layout.block_bytes, pieces=pieces, tier_bytes=keys * self.row_bytes)
         own = blocks * (one.state_bytes if one.kind == "state" else one.block_tokens * one.token_bytes)
