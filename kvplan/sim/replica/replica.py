@@ -50,7 +50,7 @@ class Replica:
         self._jump: Course | None = None
         self._timer = 0
         self._launching_s, self._drained_s = 0.0, -1.0  # until when the host launches a step with prefill; when the pipeline is empty
-        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now))
+        transfers.attach(self._freed, lambda: self.inflight.busy_until_s(clock.now), lambda: self.inflight.executing is not None)
 
     def submit(self, seq: Sequence) -> None:
         """A sequence enters the waiting queue."""
@@ -156,6 +156,7 @@ class Replica:
         submitted_s = self.transfers.submitted_s()
         if submitted_s > step.launched_s:
             overhead_s += submitted_s - step.launched_s
+        overhead_s += self.transfers.handed_over_s(self.inflight.steps)
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += overhead_s
         step.launched_s += overhead_s + host_s

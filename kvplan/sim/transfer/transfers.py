@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
@@ -30,10 +31,13 @@ class Transfers:
     ) -> None:
         self.rules, self.stores, self.loads, self.streamed, self.deliveries = rules, stores, loads, streamed, deliveries
 
-    def attach(self, freed: Callable[[], None], busy_until_s: Callable[[], float]) -> None:
-        """Call `freed` when blocks become evictable without a step of the engine; ask the other when the step in progress ends."""
+    def attach(self, freed: Callable[[], None], busy_until_s: Callable[[], float], steps_run: Callable[[], bool]) -> None:
+        """Call `freed` when blocks become evictable without a step of the engine; ask the others when the step in progress ends,
+        and whether there is one."""
         if self.stores is not None:
             self.stores.freed, self.stores.busy_until_s = freed, busy_until_s
+        if self.loads is not None:
+            self.loads.steps_run = steps_run
 
     def hold_back(self, step: ScheduledStep, following: ScheduledStep, now: float) -> None:
         """A step with prompts has ended on the GPU: where the host waited for that, it only now prepares the one scheduled behind it."""
@@ -126,6 +130,12 @@ class Transfers:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""
         loads_s = self.loads.submitted_s if self.loads is not None else 0.0
         return max(loads_s, self.stores.submitted_s) if self.stores is not None else loads_s
+
+    def handed_over_s(self, inflight: deque[ScheduledStep]) -> float:
+        """Seconds in which the worker hands over the stores of the last step in flight, before it launches another."""
+        if not inflight or self.stores is None or not self.rules.stores_before_launch or self.rules.store == "on_evict":
+            return 0.0
+        return sum([self.stores.host.path.submit_s(OUT, new) for _, new, _ in inflight[-1].chunks])
 
     def space_s(self) -> float:
         """From when on every block that may be allocated can be written: none is still being copied."""
