@@ -80,20 +80,12 @@ class StepCost:
         it reaches a share of a plain product's rate.
         """
         gpu = self.machine.gpu
-<<<<<<< HEAD
-        size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
-        peak = self._peak_flops("experts")
+        size = active * inputs * outputs * self._weight_bytes["experts"] + routed * (inputs + outputs) * self.activation_bytes
         read_rate, share = kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency, self.kernel_share * self.engine.expert_share
         if self._widened:
             read_rate, share = read_rate * kernel_rates.MXFP4_READ_RATE, share * kernel_rates.MXFP4_PRODUCT_RATE
         streamed = msgspec.structs.replace(gpu, weight_read_efficiency=read_rate)
-        return gemm_s(streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=share)
-=======
-        size = active * inputs * outputs * self._weight_bytes["experts"] + routed * (inputs + outputs) * self.activation_bytes
-        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency)
-        share = self.kernel_share * self.engine.expert_share
         return gemm_s(streamed, 2.0 * routed * inputs * outputs, size, peak_flops=self._peaks["experts"], kernel_share=share)
->>>>>>> main
 
     def _mixer_gemms(self, group: Layers, tokens: int) -> float:
         """Projections into and out of one token mixer (attention or state)."""
