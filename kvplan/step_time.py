@@ -84,6 +84,7 @@ class StepCost:
         read_rate, share = kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency, self.kernel_share * self.engine.expert_share
         if self._widened:
             read_rate, share = read_rate * kernel_rates.MXFP4_READ_RATE, share * kernel_rates.MXFP4_PRODUCT_RATE
+            routed += min(active * kernel_rates.MXFP4_TILE_ROWS, routed) / 2
         streamed = msgspec.structs.replace(gpu, weight_read_efficiency=read_rate)
         return gemm_s(streamed, 2.0 * routed * inputs * outputs, size, peak_flops=self._peaks["experts"], kernel_share=share)
 
