@@ -7,6 +7,7 @@ the prefill of n + t tokens less that of the t tokens behind them, which are com
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import msgspec
 
@@ -44,12 +45,24 @@ class Loading:
         return self.overhead.load_s + self.lookup_s(tokens)
 
     def lookup_s(self, tokens: int) -> float:
-        """Of these, what goes before the first copy."""
-        return self.below.loaded(tokens).keys * (self.overhead.load_block_s + self.overhead.load_piece_s * self.below.tensors)
+        """Of these, what goes before the first copy: lookup and pointers, and handing over those copies that begin together."""
+        keys, overhead = self.below.loaded(tokens).keys, self.overhead
+        pieces_s = 0.0 if self._by_kernel else self.below.tensors * overhead.load_piece_s
+        return keys * (overhead.load_block_s + pieces_s) + self._batched_s(keys)
 
-    def submit_s(self, keys: int) -> float:
-        """Seconds in which the worker hands over a load or a store of so many keys."""
+    def submit_s(self, direction: int, keys: int) -> float:
+        """Seconds in which the worker hands over a load or a store of so many keys, piece by piece; a kernel takes them all at once."""
+        if direction == IN and self._by_kernel:
+            return 0.0
         return keys * self.overhead.submit_piece_s * self.below.tensors
+
+    def _batched_s(self, keys: int) -> float:
+        return min(self.submit_s(IN, keys), self.engine.offload.batch_copies * self.overhead.submit_piece_s)
+
+    @cached_property
+    def _by_kernel(self) -> bool:
+        """Are the pieces of a block so small that a kernel loads them."""
+        return self.below.layout.block_bytes // self.below.tensors < self.engine.offload.kernel_piece_bytes
 
     def link_s(self, link: str, moved: Moved) -> float:
         """Seconds of a transfer to the GPUs over one link: of host memory (each rank over its own), the disk or the remote pool."""
@@ -66,12 +79,15 @@ class Loading:
         """Seconds of one transfer between host memory and the GPUs, by what the engine's connector copies with."""
         link, overhead, rules = self.machine.link, self.overhead, self.engine.offload
         copies = rules.copies if direction == IN or not rules.store_copies else rules.store_copies
+        if direction == IN and self._by_kernel:
+            copies = "kernel"
         chunks = -(-moved.keys * self.below.layout.block_tokens // max(1, self.engine.offload.chunk_tokens))
         byte_s, chunk_s = (
             (overhead.load_byte_s, overhead.load_chunk_s) if direction == IN else (overhead.store_byte_s, overhead.store_chunk_s)
         )
         if copies == "engine":
-            return chunks * chunk_s + transfer_s(link, direction, moved.rank_bytes, moved.pieces)
+            handed_s = self.submit_s(IN, moved.keys) - self._batched_s(moved.keys) if direction == IN else 0.0
+            return chunks * chunk_s + max(handed_s, transfer_s(link, direction, moved.rank_bytes, moved.pieces))
         if copies == "kernel":
             ranks = self.below.layout.ranks
             share = rules.load_share if direction == IN else 1.0

@@ -99,7 +99,10 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     load_share: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = (
         1.0  # of a kernel's rate on mapped host memory, what the few thread blocks of a load reach
     )
+    kernel_piece_bytes: Count = 0  # loads in contiguous pieces below this size go by a kernel, whatever `copies` says
+    batch_copies: Count = 0  # of the copies of a load, how many are handed over before the first begins
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
+    stores_before_launch: bool = False  # are a step's stores handed over when the next is launched; if not, when it has ended
     store_in_step: bool = False  # does a step end only when its stores are down
     copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
 
@@ -130,7 +133,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
-    load_piece_s: Seconds = 0.0  # and per block and KV tensor
+    load_piece_s: Seconds = 0.0  # and per block and KV tensor, where the copy engines load
     empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
     submit_piece_s: Seconds = 0.0  # per block and KV tensor of a load or a store: descriptors, by the worker before it launches a step

@@ -48,7 +48,7 @@ LEAST = {"cold": 2048, "gpu_hit": 1024, "cpu_hit": 1024, "decode": 0}
 LIMITS: dict[tuple[str, str], float] = {
     ("llama on H100", "cold"): 2.8,
     ("llama on H100", "gpu_hit"): 12.3,
-    ("llama on H100", "cpu_hit"): 6.0,
+    ("llama on H100", "cpu_hit"): 5.4,
     ("llama on H100", "decode"): 5.0,
     ("llama, fp8 KV", "cold"): 2.0,
     ("llama, fp8 KV", "gpu_hit"): 11.5,
@@ -58,11 +58,11 @@ LIMITS: dict[tuple[str, str], float] = {
     ("llama on H200", "decode"): 3.1,
     ("gemma on H200", "cold"): 2.2,
     ("gemma on H200", "gpu_hit"): 16.1,
-    ("gemma on H200", "cpu_hit"): 6.9,
+    ("gemma on H200", "cpu_hit"): 8.6,
     ("gemma on H200", "decode"): 9.5,
     ("deepseek on H200", "cold"): 40.3,
     ("deepseek on H200", "gpu_hit"): 7.8,
-    ("deepseek on H200", "cpu_hit"): 17.7,
+    ("deepseek on H200", "cpu_hit"): 17.9,
     ("deepseek on H200", "decode"): 14.3,
     ("lmcache on H200", "cold"): 3.4,
     ("lmcache on H200", "gpu_hit"): 5.5,
@@ -77,35 +77,35 @@ LIMITS: dict[tuple[str, str], float] = {
     ("hicache on H100", "decode"): 2.1,
     ("qwen3 moe", "cold"): 8.5,
     ("qwen3 moe", "gpu_hit"): 2.7,
-    ("qwen3 moe", "cpu_hit"): 3.5,
+    ("qwen3 moe", "cpu_hit"): 3.0,
     ("qwen3 moe", "decode"): 4.3,
     ("qwen 32b", "cold"): 6.8,
     ("qwen 32b", "gpu_hit"): 5.5,
-    ("qwen 32b", "cpu_hit"): 2.7,
+    ("qwen 32b", "cpu_hit"): 2.4,
     ("qwen 32b", "decode"): 3.3,
     ("deepseek, slow host", "cold"): 18.3,
     ("deepseek, slow host", "gpu_hit"): 18.4,
-    ("deepseek, slow host", "cpu_hit"): 11.8,
+    ("deepseek, slow host", "cpu_hit"): 16.9,
     ("deepseek, slow host", "decode"): 8.5,
     ("gemma, slow host", "cold"): 10.0,
     ("gemma, slow host", "gpu_hit"): 7.1,
-    ("gemma, slow host", "cpu_hit"): 8.6,
+    ("gemma, slow host", "cpu_hit"): 8.1,
     ("gemma, slow host", "decode"): 5.6,
     ("llama, own profile", "cold"): 5.4,
     ("llama, own profile", "gpu_hit"): 26.5,
-    ("llama, own profile", "cpu_hit"): 10.1,
+    ("llama, own profile", "cpu_hit"): 9.9,
     ("llama, own profile", "decode"): 4.3,
     ("lmcache server", "cold"): 7.0,
     ("lmcache server", "gpu_hit"): 9.7,
-    ("lmcache server", "cpu_hit"): 3.1,
+    ("lmcache server", "cpu_hit"): 2.9,
     ("lmcache server", "decode"): 7.3,
     ("qwen 14b", "cold"): 3.4,
     ("qwen 14b", "gpu_hit"): 4.4,
-    ("qwen 14b", "cpu_hit"): 5.1,
+    ("qwen 14b", "cpu_hit"): 4.9,
     ("qwen 14b", "decode"): 3.8,
     ("qwen3 moe, own profile", "cold"): 2.0,
     ("qwen3 moe, own profile", "gpu_hit"): 5.1,
-    ("qwen3 moe, own profile", "cpu_hit"): 8.8,
+    ("qwen3 moe, own profile", "cpu_hit"): 8.3,
     ("qwen3 moe, own profile", "decode"): 7.1,
 }
 """Case, kind -> the largest relative error of a judged row, of hits the mean one, in per cent.
@@ -113,8 +113,9 @@ LIMITS: dict[tuple[str, str], float] = {
 Deepseek is told that its random weights send all tokens to the same experts: with even routing, as of real text, batches take 1.6 to 2.2
 times what was measured. Its CPU hits were measured with a host slower than that of its GPU hits, and its cold prompt of 4,096 tokens is the
 host at the slower of two speeds between which it flips (58 ms in one of three runs). The 8B's GPU hits with its own profile are the host at
-the faster one: repeated a minute later they take 15.0 instead of 12.2 ms (16.6 predicted). Gemma's long single steps hold the stores of the
-prompt's last chunk in their first interval, which the measured figure leaves out. GPU hits with HiCache
+the faster one: repeated a minute later they take 15.0 instead of 12.2 ms (16.6 predicted). Of Gemma's single
+sequences at 16k and 64k the first token was late by their last chunk's store, not the second as predicted: both are ready for the copy
+engine at once, and the store went first with 9 of 50 prompts on the first runner (of none of 60 on the second). GPU hits with HiCache
 were each measured beside the store of the prompt before them, on a host that flipped between its speeds.
 """
 
@@ -153,7 +154,7 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
     ),
     "chat, CPU tier": (
         LLAMA._replace(file=f"{H100}/chat28_cpu_32GiB.json"), CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
-        {"TTFT mean": 1.6, "TTFT p50": 2.0, "TTFT p90": 1.1, "ITL p50": 1.5},
+        {"TTFT mean": 1.9, "TTFT p50": 4.9, "TTFT p90": 2.3, "ITL p50": 1.9},
     ),
     "conversation": (
         CASES["llama on H200"], f"{H200}/conversation_load.jsonl", {"gpu_kv": "40GiB"},
@@ -177,7 +178,7 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
     ),
     "moe, own profile": (
         CASES["qwen3 moe, own profile"], CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
-        {"TTFT mean": 12.0, "TTFT p50": 19.0, "TTFT p90": 30.6, "ITL p50": 4.0},
+        {"TTFT mean": 14.0, "TTFT p50": 22.3, "TTFT p90": 36.1, "ITL p50": 3.9},
     ),
     "14b, bursts": (
         CASES["qwen 14b"], CHAT, {"gpu_kv": "12GiB", "cpu": "32GiB"},
@@ -195,17 +196,18 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
     "disk tier": (
         Case(f"{SLOW}/llama_3_1_8b_cpu_8GiB_disk.json", "llama-3.1-8b", SLOW_MACHINE), CHAT,
         {"gpu_kv": "8GiB", "cpu": "8GiB", "disk": "60GiB"},
-        {"TTFT mean": 32.7, "TTFT p50": 7.9, "TTFT p90": 44.3, "ITL p50": 1.2},
+        {"TTFT mean": 32.4, "TTFT p50": 15.0, "TTFT p90": 43.9, "ITL p50": 1.6},
     ),
 }  # fmt: skip
 """Replay -> what ran, trace, tiers, and the largest relative error of each figure in per cent.
 
 Both MoE hold compilations of a second in their measured replay, the first a full pool in its second half as well. Steps of the 14B under
 load take a tenth longer than the same tokens alone: clocks of 1.6 instead of 2.0 GHz at 700 W. The virtual disks give 2 GB/s until an
-allowance is used up, and 1.34 GB/s of reads and writes together from then on, which a probe of seconds does not see.
+allowance is used up, and 1.34 GB/s of reads and writes together from then on, which a probe of seconds does
+not see; the median of the first hangs on one request: arrivals moved by milliseconds move it by 5 to 7 %.
 """
 
-EXACT = {"disk tier": 0.98, "disk tier, own profile": 0.97, "14b, bursts": 0.98, "lmcache server": 0.98, "sglang, GPU only": 0.97}
+EXACT = {"disk tier": 0.97, "disk tier, own profile": 0.97, "14b, bursts": 0.98, "lmcache server": 0.98, "sglang, GPU only": 0.97}
 """Replay -> least share of requests with exact hits where it is not 0.99: what the disk or the server has by then depends on when stores
 end, what a request of a burst finds on the order in which its neighbours run; which node SGLang gives up on when steps end."""
 

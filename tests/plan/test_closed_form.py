@@ -30,11 +30,13 @@ def base() -> Scenario:
 
 
 def test_loading_from_host_memory_by_hand(base: Scenario) -> None:
-    # 8,192 tokens of 131,072 bytes are 1,073,741,824 bytes in 512 blocks of 16 tokens, each a piece of 32 layers' tensors.
+    # 8,192 tokens of 131,072 bytes are 1,073,741,824 bytes in 512 blocks of 16 tokens, each in 32 layers' tensors: of these 16,384 copies
+    # the first 8,192 begin when they are handed over, and the rest is handed over beside them.
     link, overhead = base.machine.link, base.engine.overhead
     by_hand = (
         overhead.load_s
         + 512 * (overhead.load_block_s + 32 * overhead.load_piece_s)
+        + 8192 * overhead.submit_piece_s
         + link.launch_s
         + 512 * link.copy_s
         + 2**30 / link.h2d_Bps

@@ -29,14 +29,14 @@ def test_the_sign_where_something_is_inferred() -> None:
 
 def test_milliseconds_of_an_earlier_vllm() -> None:
     # The first model runner moves all layers of a block in one piece: 10,000 tokens in 43 ms (read off a figure: 38 to 48), 100,000 in 310,
-    # where the second one, which vLLM runs this model in since 0.23, takes a fifth longer.
+    # where the second one, in which vLLM runs this model since 0.23, takes longer.
     entries = {entry["id"]: entry for entry in map(json.loads, FILE.read_text().splitlines())}
     base = of("llama-3.1-8b", "h100-sxm", version=BLOG)
     for thousands in range(10, 101, 10):
         entry = entries[f"vllm-native-ttft-8b-{thousands}k"]
         assert ttft_s(base, 1000 * thousands) == pytest.approx(entry["baseline_value"] / 1e3, rel=0.07)
         assert ttft_s(base, 1000 * thousands, "cpu", 1.0) == pytest.approx(entry["offload_value"] / 1e3, rel=0.04)
-    assert ttft_s(of("llama-3.1-8b", "h100-sxm", version="0.23"), 10_000, "cpu", 1.0) == pytest.approx(0.0546, rel=0.01)
+    assert ttft_s(of("llama-3.1-8b", "h100-sxm", version="0.23"), 10_000, "cpu", 1.0) > 1.1 * ttft_s(base, 10_000, "cpu", 1.0)
 
 
 def test_loads_of_an_earlier_vllm_wait_for_the_step_in_progress() -> None:

@@ -276,6 +276,8 @@ class Oracle:
             return plan
         sizes = [(new, context) for _, new, context in chunks]
         admit = self.cost.schedule_s(plan["admitted"], sum(new for new, _ in sizes)) + max(0.0, max(self.submitted) - self.now)
+        if self.inflight and self.cpu is not None and self.engine.offload.stores_before_launch:
+            admit += sum(self.submit_s(new // self.block) for _, new, _ in self.inflight[-1]["chunks"])
         host = self.cost.host_s(sizes, len(contexts))
         plan["ready"] += admit
         plan["launched"] = self.now + (admit + host)
@@ -461,9 +463,10 @@ class Oracle:
         self.hand_over(IN, count)
         if self.engine.offload.load_start == "step_end" and self.executing is not None:
             ready = max(began, self.busy_until)
-        ready = self.built = max(ready, self.built) + (overhead.load_block_s + overhead.load_piece_s * self.tensors) * count
-        _, done = self.link.send(IN, ready, self.link_s(IN, count))
-        done += overhead.load_s
+        handed = overhead.submit_piece_s * self.tensors * count
+        batched = min(handed, overhead.submit_piece_s * self.engine.offload.batch_copies)
+        ready = self.built = max(ready, self.built) + ((overhead.load_block_s + overhead.load_piece_s * self.tensors) * count + batched)
+        _, done = self.link.send(IN, ready, max(handed - batched, self.link_s(IN, count)))
 
         def loaded() -> None:
             cpu.unpin(names)
@@ -478,7 +481,11 @@ class Oracle:
             seen = self.engine.offload.loads_seen_after_step and self.executing is not None
             self.over(seq, "gpu", self.launched_next() if seen else 0)
 
-        self.at(done, loaded)
+        def over() -> None:
+            seen = self.engine.offload.loads_seen_after_step and self.executing is not None
+            self.after(0.0 if seen else overhead.load_s, loaded)
+
+        self.at(done, over)
         return True
 
     def launched_next(self) -> int:
@@ -584,7 +591,11 @@ class Oracle:
         self.at(done, stored)
 
     def hand_over(self, direction: int, count: int) -> None:
-        self.submitted[direction] = max(self.now, self.submitted[direction]) + count * self.cost.overhead.submit_piece_s * self.tensors
+        if direction == IN or not self.engine.offload.stores_before_launch:
+            self.submitted[direction] = max(self.now, self.submitted[direction]) + self.submit_s(count)
+
+    def submit_s(self, count: int) -> float:
+        return count * self.cost.overhead.submit_piece_s * self.tensors
 
     def reused(self, name: Name | None) -> None:
         for done, names in self.copied:

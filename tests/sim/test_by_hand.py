@@ -41,7 +41,7 @@ def by_hand(requests: list[Request], engine: dict[str, Any] | None = None, offlo
     built.cost.host_s = lambda chunks, decodes: 0.0  # type: ignore[method-assign]
     for below in built.servers[0].below:
         if isinstance(below.path, HostPath):
-            below.path.loading.host_copy_s = lambda direction, moved: 0.5 * moved.pieces  # type: ignore[method-assign]
+            below.path.loading.host_copy_s = lambda direction, moved: 0.5 * moved.keys  # type: ignore[method-assign]
         if isinstance(below.path, DiskPath):
             below.path.queue.service_s = below.path.queue.share_s = lambda direction, size, pieces, threads: 2.0 * pieces  # type: ignore[method-assign]
     return built

@@ -11,7 +11,7 @@ from kvplan import catalog
 from kvplan.deployment import Deployment
 from kvplan.loading import Loading
 from kvplan.memory.below import below
-from kvplan.sim.transfer.links import IN
+from kvplan.sim.transfer.links import IN, OUT
 from kvplan.step_time import StepCost
 from tests.sim.runs import run
 from tests.sim.test_by_hand import by_hand, request, rows
@@ -120,7 +120,7 @@ def test_a_page_of_one_token_is_a_copy_of_its_own() -> None:
         engine = msgspec.structs.replace(catalog.engine("sglang"), block_tokens=page)
         deployment = Deployment(model=catalog.model("llama-3.1-8b"), server=catalog.machine("h100-sxm"), engine=engine)
         moved[page] = below(deployment).stored(8192)
-        seconds[page] = Loading(deployment, StepCost(deployment)).submit_s(moved[page].keys)
+        seconds[page] = Loading(deployment, StepCost(deployment)).submit_s(OUT, moved[page].keys)
     assert (moved[1].pieces, moved[64].pieces) == (8192, 128)
     assert moved[1].rank_bytes == moved[64].rank_bytes == 2**30
     assert seconds[1] == pytest.approx(64 * seconds[64])

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
+from kvplan.hardware.timing import IN, OUT, transfer_s
+from kvplan.loading import Loading
+from kvplan.memory.below import below
 from kvplan.request import Request
+from tests.deployed import deployed
 from tests.sim.runs import run
 from tests.sim.test_by_hand import by_hand, request, rows
 from tests.sim.worlds import columns, world
@@ -192,3 +196,41 @@ def test_a_prompt_larger_than_host_memory_reaches_the_tier_behind_it() -> None:
             offload={"streams_stores": streams, "promotes_part": part},
         )
         assert rows(built, "disk_hit_tokens", "computed_tokens")[3] == expected
+
+
+def test_an_idle_engine_takes_its_time_to_see_a_load_and_a_busy_one_sees_it_with_a_step() -> None:
+    # C loads A's 4 blocks, which B has pushed out of 50, beside nothing or beside D, whose steps of milliseconds see the load.
+    late = {}
+    for busy in (False, True):
+        trace = [request(0, 0.0, 64, 1, 1, 2, 3, 4), request(1, 50.0, 784, 1, *range(11, 60))]
+        trace += [request(2, 100.0, 16, 400, 91)] if busy else []
+        trace.append(request(3, 100.5, 80, 1, 1, 2, 3, 4, 5))
+        first = []
+        for load_s in (0.0, 2.0):
+            found = columns(world(trace, gpu_blocks=50, cpu_blocks=100, overhead={"load_s": load_s, "pause_s": 0.0}))
+            assert found["cpu_hit_tokens"][-1] >= 48
+            first.append(float(found["ttft_s"][-1]))
+        late[busy] = first[1] - first[0]
+    assert late[False] == pytest.approx(2.0)
+    assert abs(late[True]) < 0.05
+
+
+@pytest.mark.parametrize(("before", "gap_s"), [(True, 0.128), (False, 0.0)])
+def test_a_step_is_launched_when_the_stores_of_the_one_before_are_handed_over(before: bool, gap_s: float) -> None:
+    # 4 blocks of 32 tensors at 1 ms: the step behind the prompt waits for that; from 0.33 on only the one after it.
+    overhead = {"submit_piece_s": 1e-3, "pause_s": 0.0}
+    built = world([request(0, 0.0, 64, 2, 1, 2, 3, 4)], cpu_blocks=100, offload={"stores_before_launch": before}, overhead=overhead)
+    found = columns(built)
+    assert float(found["e2e_s"][0] - found["ttft_s"][0]) == pytest.approx(gap_s, abs=0.02)
+
+
+@pytest.mark.parametrize(("model", "tp", "kernel"), [("llama-3.1-8b", 1, False), ("deepseek-v2-lite", 1, True), ("llama-3.1-70b", 8, True)])
+def test_small_pieces_are_loaded_by_a_kernel_and_stored_by_the_copy_engines(model: str, tp: int, kernel: bool) -> None:
+    # A block of one layer on one rank: 64 KiB; 16 x 576 x 2 bytes = 18 KiB; 8 KiB. Below 28 KiB 12 thread blocks of a kernel load it.
+    made = deployed(model, machine="h100-sxm", tp=tp)
+    loading, moved, link = Loading(made), below(made).loaded(8192), made.machine.link
+    by_kernel = moved.rank_bytes / (made.engine.offload.load_share * link.mapped_read_Bps)
+    engines = transfer_s(link, IN, moved.rank_bytes, moved.pieces)
+    assert loading.host_copy_s(IN, moved) == pytest.approx(by_kernel if kernel else engines)
+    assert (loading.submit_s(IN, moved.keys) == 0.0) == kernel
+    assert loading.host_copy_s(OUT, moved) == pytest.approx(transfer_s(link, OUT, moved.rank_bytes, moved.pieces))

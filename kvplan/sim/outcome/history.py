@@ -135,8 +135,8 @@ class WatchedPath:
     def service_s(self, direction: int, tokens: int) -> float:
         return self.path.service_s(direction, tokens)
 
-    def submit_s(self, tokens: int) -> float:
-        return self.path.submit_s(tokens)
+    def submit_s(self, direction: int, tokens: int) -> float:
+        return self.path.submit_s(direction, tokens)
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         start_s, end_s = self.path.send(direction, ready_s, tokens)

@@ -18,7 +18,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "how bytes are copied and named": (
         "offload.copies", "offload.store_copies", "offload.copy_layers", "offload.latent_per_rank", "offload.whole_rows",
         "offload.row_multiple_bytes", "offload.disk_read_threads", "offload.disk_write_threads", "offload.disk_per_rank",
-        "offload.disk_request_reads", "offload.load_share",
+        "offload.disk_request_reads", "offload.load_share", "offload.kernel_piece_bytes", "offload.batch_copies",
     ),
     "memory beside the KV pool": ("memory", "gpu_fraction"),
     "blocks and reuse on the GPU": ("block_tokens", "null_blocks", "gpu_policy", "whole_nodes", "partial_reuse", "prefix_caching"),
@@ -45,8 +45,9 @@ RULES: dict[str, tuple[str, ...]] = {
         "offload.lower_direct", "offload.lower_loads_first", "offload.promotes_part", "offload.waits_for_stores",
     ),
     "what a store holds up": (
-        "offload.store_in_step", "offload.store_start", "offload.store_holds_blocks", "offload.outputs_behind_stores",
-        "offload.spills_behind_step", "offload.spill_waits", "offload.waits_for_prompts", "offload.one_copy_at_a_time",
+        "offload.stores_before_launch", "offload.store_in_step", "offload.store_start", "offload.store_holds_blocks",
+        "offload.outputs_behind_stores", "offload.spills_behind_step",
+        "offload.spill_waits", "offload.waits_for_prompts", "offload.one_copy_at_a_time",
     ),
 }  # fmt: skip
 """Kind of rule -> the fields of an engine, in the order in which they are taken over."""

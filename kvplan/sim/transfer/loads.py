@@ -61,6 +61,7 @@ class Loads:
         self._promoted_for: dict[Sequence, Node] = {}  # who waits for a lower tier, and the end of what comes
         self.begins: list[Callable[[], None]] = []  # of the loads that are scheduled with the step being planned
         self.submitted_s = 0.0  # when the worker has handed over the loads so far
+        self.steps_run: Callable[[], bool] = lambda: False  # does the GPU compute a step
         self._over_s = 0.0  # when the last load is over
         self._built_s = 0.0  # when the block lists of the last load are made
 
@@ -131,25 +132,24 @@ class Loads:
         held_to = seq.own_tail or seq.leaf
         assert held_to is not None
         load = under_way(seq, held_to, reach, end)
-        keys = seq.request.blocks
-        sources = [self.host.pool.pin(keys, seq.prompt, used=(reach, held))]
+        sources = [self.host.pool.pin(seq.request.blocks, seq.prompt, used=(reach, held))]
         for lower, tokens in parts:
-            sources.append(lower.pool.pin(keys, end))
+            sources.append(lower.pool.pin(seq.request.blocks, end))
             note_promoted(seq, lower, held, end)
             lower.pool.tier.loaded_tokens += tokens
             self.host.pool.tier.loaded_tokens -= tokens
         loaded = partial(self._loaded, seq, load, sources, done, self.clock.now)
         if self.rules.load_start == "next_step_end":
-            self.begins.append(lambda: self.clock.at(self._sent_s(self.clock.now, held - reach, parts), loaded))
+            self.begins.append(lambda: self._at_end(self._sent_s(self.clock.now, held - reach, parts), loaded))
         else:
             ready_s = busy_until_s if self.rules.load_start == "step_end" else self.clock.now
-            self.clock.at(self._sent_s(ready_s, held - reach, parts), loaded)
+            self._at_end(self._sent_s(ready_s, held - reach, parts), loaded)
         return Outcome.WAITS
 
     def _sent_s(self, ready_s: float, tokens: int, parts: list[tuple[TierBelow, int]]) -> float:
-        """When a load is over that is handed over now and can start at `ready_s`: its part of host memory, then those of lower tiers."""
+        """When a load has come that is handed over now and can start at `ready_s`: its part of host memory, then those of lower tiers."""
         now = self.clock.now
-        self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(tokens)
+        self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(IN, tokens)
         if self.rules.loads_in_turn:
             ready_s = max(ready_s, self._over_s)
         if tokens > 0:
@@ -157,15 +157,24 @@ class Loads:
         for lower, part in parts:
             _, ready_s = lower.path.send(IN, ready_s, part)
         self._over_s = ready_s + self.overhead.load_s
-        return self._over_s
+        return ready_s
 
-    def _loaded(self, seq: Sequence, load: Load, sources: list[Pin], done: Done, began_s: float) -> None:
-        """A load that was asked for at `began_s` is on the GPU. Its dispatch and completion have held up this sequence, not the link."""
+    def _at_end(self, over_s: float, loaded: Callable[[float], None]) -> None:
+        """A load's bytes have all come at `over_s`: an idle engine takes its time to see it, a busy one sees it with a step."""
+
+        def over() -> None:
+            seen = self.rules.loads_seen_after_step and self.steps_run()
+            self.clock.after(0.0 if seen else self.overhead.load_s, lambda: loaded(over_s))
+
+        self.clock.at(over_s, over)
+
+    def _loaded(self, seq: Sequence, load: Load, sources: list[Pin], done: Done, began_s: float, sent_s: float) -> None:
+        """A load asked for at `began_s`, which came at `sent_s`, is seen. What the engine did for it has held up this sequence."""
         for source in sources:
             source.release(moved_from=self._moved_from(seq, load.start))
         self._on_gpu(seq, load.start, load.end)
         seq.load_s += self.clock.now - began_s
-        self._weigh(seq, load.start, load.end, self.clock.now - self.overhead.load_s)
+        self._weigh(seq, load.start, load.end, sent_s)
         ended(load)
         let_go(load, seq, self, done, on_gpu=True)
 
@@ -297,8 +306,7 @@ class Loads:
     def _ask_again(self) -> None:
         """Who waits for a lower tier is asked for with every step, which marks all of its content as used: the first in line first."""
         if self.host.pool.order == "arbitrary":
-            for leaf in self._promoted_for.values():
-                self.host.pool.tier.touch(leaf, again=True)
+            self.host.pool.tier.touch_all(list(self._promoted_for.values()))
 
     def _promoted(
         self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done: Done, began_s: float

@@ -31,7 +31,7 @@ class Path(Protocol):
     def service_s(self, direction: int, tokens: int) -> float:
         """Undisturbed seconds of a transfer."""
 
-    def submit_s(self, tokens: int) -> float:
+    def submit_s(self, direction: int, tokens: int) -> float:
         """Seconds in which the engine's worker hands over a load or a store; 0 where threads of its own do."""
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
@@ -53,7 +53,7 @@ class HostPath:
     def __init__(self, clock: Clock, link: HostLink, loading: Loading, below: Below) -> None:
         self.clock, self.link, self.loading, self.below = clock, link, loading, below
         self._seconds: tuple[dict[int, float], dict[int, float]] = ({}, {})  # by direction, of so many tokens
-        self._submit_s: dict[int, float] = {}
+        self._submit_s: tuple[dict[int, float], dict[int, float]] = ({}, {})
 
     @property
     def busy_s(self) -> float:
@@ -70,10 +70,12 @@ class HostPath:
             seconds = known[tokens] = self.loading.host_copy_s(direction, moved)
         return seconds
 
-    def submit_s(self, tokens: int) -> float:
-        seconds = self._submit_s.get(tokens)
+    def submit_s(self, direction: int, tokens: int) -> float:
+        known = self._submit_s[direction]
+        seconds = known.get(tokens)
         if seconds is None:
-            seconds = self._submit_s[tokens] = self.loading.submit_s(self.below.stored(tokens).keys)
+            moved = self.below.loaded(tokens) if direction == IN else self.below.stored(tokens)
+            seconds = known[tokens] = self.loading.submit_s(direction, moved.keys)
         return seconds
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
@@ -107,7 +109,7 @@ class DiskPath:
     def service_s(self, direction: int, tokens: int) -> float:
         return self._alone_and_share_s(direction, tokens)[0]
 
-    def submit_s(self, tokens: int) -> float:
+    def submit_s(self, direction: int, tokens: int) -> float:
         return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
@@ -169,7 +171,7 @@ class RemotePath:
         network_s = objects_s(self.network, moved.tier_bytes, object_bytes=self.object_bytes, parallel=self.parallel)
         return network_s + self.loading.client_s(moved)
 
-    def submit_s(self, tokens: int) -> float:
+    def submit_s(self, direction: int, tokens: int) -> float:
         return 0.0
 
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:

@@ -176,7 +176,8 @@ class Stores:
         """When a store that is queued now is down; where the step waits for its stores, one follows the other."""
         now = self.clock.now
         if not self.rules.store_in_step:
-            self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(tokens)
+            if not self.rules.stores_before_launch:
+                self.submitted_s = max(now, self.submitted_s) + self.host.path.submit_s(OUT, tokens)
             return self.host.path.send(OUT, now, tokens)[1]
         if self.blocked_until_s < now:
             self.blocked_until_s = now + self.overhead.store_s
