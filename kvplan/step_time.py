@@ -49,6 +49,7 @@ class StepCost:
         self._in_lockstep, self._row_bytes = deployment.in_lockstep, self.model.hidden * self.activation_bytes
         self._gemm_cache, self._together_cache = dict[int, float](), dict[tuple[int, bool], float]()
         self._head_cache: dict[int, float] = {0: 0.0}
+        self._whole_steps: dict[tuple[int, int], float] = {}  # of one sequence's prompt, by tokens and context
         self._decode_parts: dict[tuple[int, int], tuple[float, float, float, float, float]] = {}  # of steps that only decode
         self._even_rates: dict[int, tuple[list[float], float, float]] = {}  # of decoding, by the number of sequences
         self._peaks: dict[Part, float] = {part: peak_flops(deployment, part) for part in PARTS}
@@ -297,10 +298,14 @@ class StepCost:
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:
         """GPU seconds to compute `new` tokens of one sequence after `context` cached ones, in steps of at most `step_tokens`."""
         total = 0.0
-        while new > 0:
-            chunk = min(new, step_tokens)
-            step_s = self.step_s([(chunk, context)], 0, 0.0, 1 if chunk == new else 0)
-            total += step_s + (self.drain_s([(chunk, context)], 0, step_s) if chunk == new else 0.0)
-            context += chunk
-            new -= chunk
+        while new > step_tokens:
+            whole_s = self._whole_steps.get((step_tokens, context))
+            if whole_s is None:
+                whole_s = self._whole_steps[step_tokens, context] = self.step_s([(step_tokens, context)], 0, 0.0, 0)
+            total += whole_s
+            context += step_tokens
+            new -= step_tokens
+        if new > 0:
+            step_s = self.step_s([(new, context)], 0, 0.0, 1)
+            total += step_s + self.drain_s([(new, context)], 0, step_s)
         return total
