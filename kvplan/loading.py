@@ -46,8 +46,9 @@ class Loading:
 
     def lookup_s(self, tokens: int) -> float:
         """Of these, what goes before the first copy: lookup and pointers, and handing over those copies that begin together."""
-        keys = self.below.loaded(tokens).keys
-        return keys * self.overhead.load_block_s + self._batched_s(keys)
+        keys, overhead = self.below.loaded(tokens).keys, self.overhead
+        pieces_s = 0.0 if self._by_kernel else self.below.tensors * overhead.load_piece_s
+        return keys * (overhead.load_block_s + pieces_s) + self._batched_s(keys)
 
     def submit_s(self, direction: int, keys: int) -> float:
         """Seconds in which the worker hands over a load or a store of so many keys, piece by piece; a kernel takes them all at once."""

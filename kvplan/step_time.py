@@ -24,6 +24,9 @@ from kvplan.model import Ffn, Layers, Part
 from kvplan.prefill_attention import PrefillAttention
 from kvplan.spread_time import exchanged_layers_s, experts_on_rank, handed_over_s, joint_tokens, passes, reduced_layers_s
 
+PARTS: tuple[Part, ...] = ("attention", "dense", "router", "experts", "shared_experts", "head")
+"""Parts of a model that are matrices."""
+
 MULTIPLIED: tuple[Part, ...] = ("attention", "dense", "experts", "shared_experts")
 """Parts of a model whose products may be in a narrow dtype."""
 
@@ -36,7 +39,7 @@ class StepCost:
         self.model, self.machine, self.engine = deployment.model, deployment.machine, deployment.engine
         self.overhead = deployment.overhead
         self.activation_bytes = DTYPE_BYTES[self.model.dtype]
-        self.bits, self.kv_format = part_bits(self.model, deployment.dtype), stored_format(deployment)
+        bits, self.kv_format = part_bits(self.model, deployment.dtype), stored_format(deployment)
         self.launches = launches(self.model, self.tp)
         self.host = HostTime(deployment)
         # what lasts under power: as measured on the machine, else as on the one that the engine was measured on
@@ -46,38 +49,29 @@ class StepCost:
         self._in_lockstep, self._row_bytes = deployment.in_lockstep, self.model.hidden * self.activation_bytes
         self._gemm_cache, self._together_cache = dict[int, float](), dict[tuple[int, bool], float]()
         self._head_cache: dict[int, float] = {0: 0.0}
+        self._whole_steps: dict[tuple[int, int], float] = {}  # of one sequence's prompt, by tokens and context
         self._decode_parts: dict[tuple[int, int], tuple[float, float, float, float, float]] = {}  # of steps that only decode
         self._even_rates: dict[int, tuple[list[float], float, float]] = {}  # of decoding, by the number of sequences
-        self._peaks: dict[Part, float] = {}
-        narrow = [part for part in MULTIPLIED if self._peak_flops(part) > self.machine.gpu.bf16_flops]
+        self._peaks: dict[Part, float] = {part: peak_flops(deployment, part) for part in PARTS}
+        self._weight_bytes: dict[Part, float] = {part: bits[part] / 8 for part in PARTS}  # of one weight, scales included
+        narrow = [part for part in MULTIPLIED if self._peaks[part] > self.machine.gpu.bf16_flops]
         self._narrow = self.kv_format.element_bits == 8 and self.machine.gpu.fp8_flops > 0  # is attention computed in fp8
         self.attention = PrefillAttention(deployment, kernel_share=self.kernel_share, narrow=self._narrow, product_s=self._expansion_s)
         self.launches += Launches(small=narrowed_inputs(self.model, narrow))
 
     # -- GEMMs -------------------------------------------------------------------------------------------------------------
 
-    def _peak_flops(self, part: Part) -> float:
-        found = self._peaks.get(part)
-        if found is None:
-            found = self._peaks[part] = peak_flops(self.deployment, part)
-        return found
-
-    def _roofline(self, flops: float, size: float, part: Part) -> float:
-        peak = self._peak_flops(part)
-        return gemm_s(self.machine.gpu, flops, size, peak_flops=peak, kernel_share=self.kernel_share)
+    def _product_s(self, flops: float, size: float, part: Part) -> float:
+        return gemm_s(self.machine.gpu, flops, size, peak_flops=self._peaks[part], kernel_share=self.kernel_share)
 
     def _expansion_s(self, flops: float, weights: float) -> float:
         """Seconds of one product with so many weights of the attention part."""
-        return self._roofline(flops, weights * self._weight_bytes("attention"), "attention")
-
-    def _weight_bytes(self, part: Part) -> float:
-        """Bytes of one weight of a part of the model, scales included."""
-        return self.bits[part] / 8
+        return self._product_s(flops, weights * self._weight_bytes["attention"], "attention")
 
     def _gemm(self, tokens: int, inputs: float, outputs: float, part: Part) -> float:
         """Seconds of one dense GEMM [tokens, inputs] x [inputs, outputs] on one rank."""
-        size = inputs * outputs * self._weight_bytes(part) + tokens * (inputs + outputs) * self.activation_bytes
-        return self._roofline(2.0 * tokens * inputs * outputs, size, part)
+        size = inputs * outputs * self._weight_bytes[part] + tokens * (inputs + outputs) * self.activation_bytes
+        return self._product_s(2.0 * tokens * inputs * outputs, size, part)
 
     def _grouped(self, routed: float, active: float, inputs: float, outputs: float) -> float:
         """Seconds of one product of each of `active` experts with its share of `routed` tokens, in one kernel.
@@ -86,11 +80,10 @@ class StepCost:
         it reaches a share of a plain product's rate.
         """
         gpu = self.machine.gpu
-        size = active * inputs * outputs * self._weight_bytes("experts") + routed * (inputs + outputs) * self.activation_bytes
-        peak = self._peak_flops("experts")
+        size = active * inputs * outputs * self._weight_bytes["experts"] + routed * (inputs + outputs) * self.activation_bytes
         streamed = msgspec.structs.replace(gpu, weight_read_efficiency=kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency)
         share = self.kernel_share * self.engine.expert_share
-        return gemm_s(streamed, 2.0 * routed * inputs * outputs, size, peak_flops=peak, kernel_share=share)
+        return gemm_s(streamed, 2.0 * routed * inputs * outputs, size, peak_flops=self._peaks["experts"], kernel_share=share)
 
     def _mixer_gemms(self, group: Layers, tokens: int) -> float:
         """Projections into and out of one token mixer (attention or state)."""
@@ -181,25 +174,26 @@ class StepCost:
                 found[group.window_tokens] = found.get(group.window_tokens, 0.0) + kv_read_s(self.machine.gpu, size) / narrow
         return [(rate, window) for window, rate in found.items()]
 
-    def decode_rates_of(self, decodes: int, uneven: Iterable[int]) -> list[float]:
-        """Seconds per cached token, for each of `decode_rates`, in a batch of so many sequences, which fall short by `uneven` tokens
-        together of all being as long as the longest (0 for windows). Of a pipeline's batches each reads its own, one behind the other.
+    def reading_s(self, tokens: Iterable[int], uneven: Iterable[int], decodes: int) -> float:
+        """Seconds in which so many sequences read `tokens` together, for each of `decode_rates`, and fall short by `uneven` tokens together
+        of all being as long as the longest (0 for windows). Of a pipeline's batches each reads its own, one behind the other.
 
         Few sequences do not keep all of the GPU busy reading wide heads, or a latent, which is one head; of sequences that differ, the
         longest keep a part of it busy.
         """
-        rates, even_tokens, _ = self._even(decodes)
-        return [rate * (1 + kernel_rates.UNEVEN_SHARE * short / (short + even_tokens)) for rate, short in zip(rates, uneven, strict=True)]
+        rates, even_tokens, _ = self._even_rates.get(decodes) or self._even(decodes)
+        total = 0.0
+        for rate, short, count in zip(rates, uneven, tokens, strict=True):
+            total += rate * (1 + kernel_rates.UNEVEN_SHARE * short / (short + even_tokens)) * count
+        return total
 
     def _even(self, decodes: int) -> tuple[list[float], float, float]:
         """Of so many equally long sequences: seconds per cached token, tokens that unevenness is held against, seconds of their states."""
-        found = self._even_rates.get(decodes)
-        if found is None:
-            batches = max(1, min(self._stages, decodes))
-            count = max(1, -(-decodes // batches))
-            rates = [(rate if window else max(rate, self._sequence_rate / count)) / batches for rate, window in self.decode_rates]
-            states_s = kv_read_s(self.machine.gpu, -(-decodes // batches) * self._state_bytes)
-            found = self._even_rates[decodes] = rates, kernel_rates.UNEVEN_TOKENS * count * batches, states_s
+        batches = max(1, min(self._stages, decodes))
+        count = max(1, -(-decodes // batches))
+        rates = [(rate if window else max(rate, self._sequence_rate / count)) / batches for rate, window in self.decode_rates]
+        states_s = kv_read_s(self.machine.gpu, -(-decodes // batches) * self._state_bytes)
+        found = self._even_rates[decodes] = rates, kernel_rates.UNEVEN_TOKENS * count * batches, states_s
         return found
 
     @cached_property
@@ -225,11 +219,8 @@ class StepCost:
         return self.decode_attention_of_s(tokens, uneven, len(known))
 
     def decode_attention_of_s(self, tokens: Iterable[int], uneven: Iterable[int], decodes: int) -> float:
-        """The same from the tokens that all sequences read together, for each of `decode_rates`, and their recurrent states; `uneven` are
-        the tokens by which the sequences fall short of all being as long as the longest, 0 for windows.
-        """
-        reading = sum([rate * count for rate, count in zip(self.decode_rates_of(decodes, uneven), tokens, strict=True)])
-        return self.decode_floor_s + reading + self._even_rates[decodes][2]
+        """The same from the tokens that all sequences read together (see reading_s), and their recurrent states."""
+        return self.decode_floor_s + self.reading_s(tokens, uneven, decodes) + self._even_rates[decodes][2]
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -303,10 +294,14 @@ class StepCost:
     def prefill_s(self, new: int, context: int, step_tokens: int) -> float:
         """GPU seconds to compute `new` tokens of one sequence after `context` cached ones, in steps of at most `step_tokens`."""
         total = 0.0
-        while new > 0:
-            chunk = min(new, step_tokens)
-            step_s = self.step_s([(chunk, context)], 0, 0.0, 1 if chunk == new else 0)
-            total += step_s + (self.drain_s([(chunk, context)], 0, step_s) if chunk == new else 0.0)
-            context += chunk
-            new -= chunk
+        while new > step_tokens:
+            whole_s = self._whole_steps.get((step_tokens, context))
+            if whole_s is None:
+                whole_s = self._whole_steps[step_tokens, context] = self.step_s([(step_tokens, context)], 0, 0.0, 0)
+            total += whole_s
+            context += step_tokens
+            new -= step_tokens
+        if new > 0:
+            step_s = self.step_s([(new, context)], 0, 0.0, 1)
+            total += step_s + self.drain_s([(new, context)], 0, step_s)
         return total

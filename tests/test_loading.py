@@ -24,7 +24,7 @@ def test_a_window_model_loads_its_full_layers_and_one_window() -> None:
     link, overhead, keys = made.machine.link, made.overhead, 4416
     by_hand = (
         overhead.load_s
-        + overhead.load_block_s * keys
+        + (overhead.load_block_s + 8 * overhead.load_piece_s) * keys
         + 8192 * overhead.submit_piece_s
         + link.launch_s
         + 8 * keys * link.copy_s

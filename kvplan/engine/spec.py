@@ -133,6 +133,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_step_s: Seconds = 0.0  # a step with prefill, more when there is a tier below
     load_s: Seconds = 0.0  # once per load from a lower tier: dispatch and completion
     load_block_s: Seconds = 0.0  # and per block: lookup, pointers
+    load_piece_s: Seconds = 0.0  # and per block and KV tensor, where the copy engines load
     empty_pass_s: Seconds = 0.0  # between two scheduling passes while nothing runs
     probe_s: Seconds = 0.0  # asking a lower tier for a chunk, one after the other; the request waits for its answers
     submit_piece_s: Seconds = 0.0  # per block and KV tensor of a load or a store: descriptors, by the worker before it launches a step

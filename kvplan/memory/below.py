@@ -9,6 +9,8 @@ each layer's own bytes have no such rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from kvplan.deployment import Deployment
@@ -54,13 +56,15 @@ class Below(msgspec.Struct, frozen=True, kw_only=True):
         """What storing the first `tokens` of a sequence moves: every whole chunk of every group, and the states at the
         ends of the engine's steps.
         """
-        tokens = self.whole(tokens)
-        return sum((self._keys(one, self._stored_blocks(one, tokens)) for one in self.layout.types), Moved())
+        return self._moved(self._stored_blocks, self.whole(tokens))
 
     def loaded(self, tokens: int) -> Moved:
         """What bringing `tokens` of a prefix to the GPUs moves: full layers whole, of the others one window or state."""
-        tokens = self.whole(tokens)
-        return sum((self._keys(one, self._loaded_blocks(one, tokens)) for one in self.layout.types), Moved())
+        return self._moved(self._loaded_blocks, self.whole(tokens))
+
+    def _moved(self, blocks: Callable[[LayerType, int], int], tokens: int) -> Moved:
+        moved = [self._keys(one, blocks(one, tokens)) for one in self.layout.types]
+        return moved[0] if len(moved) == 1 else sum(moved, Moved())
 
     def whole(self, tokens: int) -> int:
         """`tokens` down to whole chunks."""
@@ -93,7 +97,7 @@ class Below(msgspec.Struct, frozen=True, kw_only=True):
     def _keys(self, one: LayerType, blocks: int) -> Moved:
         layout = self.layout
         keys = one.groups * blocks
-        pieces = keys * (self.tensors if self.merged_layers else layout.group_layers)
+        pieces = keys if self.merged_layers and len(layout.types) == 1 else keys * layout.group_layers
         if self.whole_rows:
             return Moved(keys=keys, rank_bytes=keys * layout.block_bytes, pieces=pieces, tier_bytes=keys * self.row_bytes)
         own = blocks * (one.state_bytes if one.kind == "state" else one.block_tokens * one.token_bytes)

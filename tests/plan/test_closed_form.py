@@ -35,10 +35,10 @@ def test_loading_from_host_memory_by_hand(base: Scenario) -> None:
     link, overhead = base.machine.link, base.engine.overhead
     by_hand = (
         overhead.load_s
-        + 512 * overhead.load_block_s
+        + 512 * (overhead.load_block_s + 32 * overhead.load_piece_s)
         + 8192 * overhead.submit_piece_s
         + link.launch_s
-        + 512 * 32 * link.copy_s
+        + 512 * link.copy_s
         + 2**30 / link.h2d_Bps
     )
     assert Loading(base.deployment).load_s("cpu", 8192) == pytest.approx(by_hand, rel=1e-9)

@@ -465,7 +465,7 @@ class Oracle:
             ready = max(began, self.busy_until)
         handed = overhead.submit_piece_s * self.tensors * count
         batched = min(handed, overhead.submit_piece_s * self.engine.offload.batch_copies)
-        ready = self.built = max(ready, self.built) + (overhead.load_block_s * count + batched)
+        ready = self.built = max(ready, self.built) + ((overhead.load_block_s + overhead.load_piece_s * self.tensors) * count + batched)
         _, done = self.link.send(IN, ready, max(handed - batched, self.link_s(IN, count)))
 
         def loaded() -> None:

@@ -107,7 +107,7 @@ def test_both_prices_by_hand() -> None:
     assert 1 / price.streamed_tokens_per_s == pytest.approx(moving + 32 * link.copy_s + link.launch_s)
     assert price.streamed_added_s < moving
     blocks = round(0.8 * 131072) // 16
-    block_s = VLLM.overhead.load_block_s + 32 * link.copy_s
+    block_s = VLLM.overhead.load_block_s + 32 * VLLM.overhead.load_piece_s + link.copy_s
     fixed = VLLM.overhead.load_s + blocks * block_s + 8192 * VLLM.overhead.submit_piece_s + link.launch_s
     assert price.idle_reload_s == pytest.approx(fixed + blocks * 16 * 131072 / link.h2d_Bps)
     assert price.idle_recompute_s > 10 * price.idle_reload_s

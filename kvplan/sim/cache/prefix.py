@@ -60,6 +60,15 @@ LATELY = 512
 """Requests whose paths a tree remembers."""
 
 
+class Walk:
+    """The path that was walked last for a request's keys: its end."""
+
+    __slots__ = ("keys", "node")
+
+    def __init__(self, keys: Keys, node: Node) -> None:
+        self.keys, self.node = keys, node
+
+
 class PrefixTree:
     """Names the content of requests. `key_tokens` is the trace's block size, `grain_tokens` the engine's: runs end on multiples of it."""
 
@@ -69,7 +78,7 @@ class PrefixTree:
         self.root = Node(None, (), 0, 0)
         self.permanent = False  # are runs kept that nobody holds
         self.retained = False  # has a request asked for a retention priority of its own
-        self._lately: dict[int, tuple[Keys, Node]] = {}  # by the identity of keys: the end of the path walked last
+        self._lately: dict[int, Walk] = {}  # by the identity of keys
 
     def path(self, keys: Keys, tokens: int, start: int = 0) -> Node:
         """The deepest node of the path that names the first `tokens` tokens of `keys`, made where it is missing.
@@ -79,13 +88,14 @@ class PrefixTree:
         """
         grain, most = self.grain_tokens, len(keys) * self.key_tokens
         end = (tokens if tokens < most else most) // grain * grain
-        node = self._last(keys, end)
+        walk = self._last(keys, end)
+        node = walk.node
         if start:
             cut = (start if start < end else end) // grain * grain
             node = self._cut(node, cut) if node.end > cut else self._gone_on(node, keys, cut)
         if node.end < end:
             node = self._gone_on(node, keys, end)
-        self._lately[id(keys)] = keys, node
+        walk.node = node
         return node
 
     def known(self, keys: Keys, tokens: int) -> Node:
@@ -93,29 +103,31 @@ class PrefixTree:
         forgotten."""
         grain, most = self.grain_tokens, len(keys) * self.key_tokens
         end = (tokens if tokens < most else most) // grain * grain
-        node = self._last(keys, end)
+        walk = self._last(keys, end)
+        node = walk.node
         if node.end < end:
             node = self._walked(node, keys, end)
         if node.entry is None:
             node = self.prune(node)
-        self._lately[id(keys)] = keys, node
+        walk.node = node
         return node
 
-    def _last(self, keys: Keys, tokens: int) -> Node:
-        """The end of the path that was walked last for these keys, or of the part of it within `tokens`: the next walk goes on there."""
-        found = self._lately.get(id(keys))
-        if found is None or found[0] is not keys:
+    def _last(self, keys: Keys, tokens: int) -> Walk:
+        """The last walk for these keys, or the part of it within `tokens`: the next one goes on there."""
+        walk = self._lately.get(id(keys))
+        if walk is None or walk.keys is not keys:
             if len(self._lately) >= LATELY:
                 self._lately.clear()
-            return self.root
-        node = found[1]
-        above = node.parent
-        if above is None:  # forgotten since
-            return self.root
+            walk = self._lately[id(keys)] = Walk(keys, self.root)
+            return walk
+        node = walk.node
+        if node.parent is None:  # forgotten since
+            node = self.root
         while node.end > tokens:
-            assert above is not None
-            node, above = above, above.parent
-        return node
+            assert node.parent is not None
+            node = node.parent
+        walk.node = node
+        return walk
 
     def _walked(self, node: Node, keys: Keys, tokens: int) -> Node:
         """The end of what is there of a path behind one of its runs, up to token `tokens`."""

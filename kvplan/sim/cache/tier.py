@@ -295,3 +295,18 @@ class Tier:
                 entry.shuffled = False
                 touch(entry, again)
             node, above = above, above.parent
+
+    def touch_all(self, leaves: list[Node]) -> None:
+        """Mark paths as used once more, one after the other; a run that several share counts with the last of them."""
+        seen: set[Node] = set()
+        fresh: list[tuple[Node, int]] = []
+        for leaf in reversed(leaves):
+            node, above, evictable = leaf, leaf.parent, False
+            while above is not None and node not in seen:
+                seen.add(node)
+                evictable = evictable or (node.entry is not None and not node.entry.pins)
+                node, above = above, above.parent
+            if evictable:
+                fresh.append((leaf, node.end))
+        for leaf, start in reversed(fresh):
+            self.touch(leaf, start, again=True)

@@ -80,6 +80,8 @@ class Jump:
     def ended(self, now: float) -> int:
         """Steps whose results have been handled at `now`, at most all of them."""
         low, high = 0, self.steps
+        if self.handled_s(high) <= now:
+            return high
         while low < high:
             middle = (low + high + 1) // 2
             if self.handled_s(middle) <= now:
@@ -125,10 +127,8 @@ def jump_of(cost: StepCost, batch: DecodeBatch, step: ScheduledStep, most: int) 
 
 def growth(cost: StepCost, batch: DecodeBatch, step: ScheduledStep, most: int) -> tuple[float, int]:
     """Seconds by which a batch's decode step is longer than the one before it, and for how many steps, at most `most`, that holds."""
-    slope_s = 0.0
-    for rate, each in zip(cost.decode_rates_of(len(batch), step.uneven), batch.sums, strict=True):
-        slope_s += rate * each.growing
-        most = min(most, each.fills.next - batch.steps)
+    slope_s = cost.reading_s([each.growing for each in batch.sums], step.uneven, len(batch))
+    most = min([most, *(each.fills.next - batch.steps for each in batch.sums)])
     return slope_s, most
 
 

@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 from kvplan.errors import KvplanError
 from kvplan.sim.replica.sequence import Sequence
-from kvplan.sim.replica.step import ScheduledStep
 
 MOST_FRUITLESS = 100
 """Preemptions in a row between which a sequence may get no token before the run is given up."""
@@ -35,12 +34,9 @@ class AdmissionGuard:
     def __init__(self) -> None:
         self.empty_steps = 0
 
-    def check(self, step: ScheduledStep, skipped: Collection[Sequence], waiting: Collection[Sequence]) -> None:
-        """A step was scheduled."""
-        if not step.empty:
-            self.empty_steps = 0
-            return
-        left = len(waiting) + len(skipped)
+    def scheduled(self, empty: bool, skipped: Collection[Sequence], waiting: Collection[Sequence]) -> None:
+        """A step was scheduled, in which perhaps nobody runs."""
+        left = len(waiting) + len(skipped) if empty else 0
         self.empty_steps = self.empty_steps + 1 if left else 0
         if self.empty_steps > MOST_EMPTY * (left + 10):
             first = next(iter(skipped or waiting))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from kvplan.engine.spec import EngineSpec
-from kvplan.host_time import Chunk
 from kvplan.sim.cache.gpu_cache import GpuCache
 from kvplan.sim.clock import Clock
 from kvplan.sim.outcome.record import Recorder
@@ -136,7 +135,7 @@ class Replica:
         prepare_s = self.overhead.prepare_s if inflight.busy_until_s(now) <= now else 0.0
         step = ScheduledStep(now, max(now + prepare_s, self.transfers.inputs_sent_s(now)))
         self.scheduler.schedule(step)
-        step.begins = self.transfers.begins()
+        self.transfers.planned(step)
         if not step.decodes and not step.chunks:
             if inflight.steps and inflight.executing is not None:  # loads with no step of their own wait for the last one in flight
                 inflight.steps[-1].begins += step.begins
@@ -144,17 +143,15 @@ class Replica:
             for load in step.begins:
                 load()
             return None
-        step.loads = self.transfers.planned()
         self._time(step)
         return step
 
     def _time(self, step: ScheduledStep) -> None:
         cost, decodes, overhead_s = self.cost, step.decodes, 0.0
-        chunks: list[Chunk] = []
+        chunks = step.sizes() if step.chunks else []
         if decodes:
             step.attention_s = cost.decode_attention_of_s(step.contexts, step.uneven, decodes)
-        if step.chunks:
-            chunks = step.sizes()
+        if chunks:
             overhead_s = cost.schedule_s(step.admitted_tokens, sum([new for new, _ in chunks]))
         submitted_s = self.transfers.submitted_s()
         if submitted_s > step.launched_s:
@@ -163,12 +160,13 @@ class Replica:
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += overhead_s
         step.launched_s += overhead_s + host_s
-        pause_s = self.scheduler.pauses.due_s()
-        step.paused = pause_s > 0
-        busy_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))
-        step.drain_s = cost.drain_s(chunks, decodes, busy_s)
-        step.duration_s = busy_s + pause_s
-        if not chunks and host_s > step.duration_s:  # the host prepares one step while another runs: no two can be closer
+        busy_s = step.duration_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))
+        if self.scheduler.pauses.owed >= 1:
+            pause_s = self.scheduler.pauses.due_s()
+            step.duration_s, step.paused = busy_s + pause_s, pause_s > 0
+        if chunks:
+            step.drain_s = cost.drain_s(chunks, decodes, busy_s)
+        elif host_s > step.duration_s:  # the host prepares one step while another runs: no two can be closer
             step.duration_s = host_s
 
     def _execute(self, step: ScheduledStep) -> None:
@@ -222,7 +220,8 @@ class Replica:
         if following is not None:
             if (following.chunks or (step.chunks and self.engine.launches_first)) and following.launched_s > seen_s:
                 seen_s = following.launched_s  # it is launched first
-            self.transfers.hold_back(step, following, now)
+            if step.chunks:
+                self.transfers.hold_back(step, following, now)
             self._execute(following)
         for load in step.begins:  # behind the inputs of the step that follows
             load()
@@ -269,11 +268,11 @@ class Replica:
 
     def _interval(self, step: ScheduledStep, seconds: float, tokens: int) -> None:
         """A step has given `tokens` tokens that came `seconds` after the ones before them."""
-        self.recorder.intervals(seconds, tokens)
-        slow = self.recorder.slow
-        if seconds > slow.limit_s and self.recorder.measuring:
+        recorder = self.recorder
+        recorder.intervals(seconds, tokens)
+        if seconds > recorder.slow.limit_s and recorder.measuring:
             decode_s = self.cost.busy_s((), step.decodes, step.attention_s, step.decodes)
-            slow.add(seconds, tokens, step_s=step.duration_s, decode_s=decode_s, held_s=step.held_s)
+            recorder.slow.add(seconds, tokens, step_s=step.duration_s, decode_s=decode_s, held_s=step.held_s)
 
     # -- many decode steps at once -----------------------------------------------------------------------------------------
 

@@ -153,12 +153,11 @@ class Scheduler:
                 self.batch.settle(seq)
                 self.batch.join(seq)
         fill = self._prefill_or_decode if self.engine.prefill_apart else self._mix
-        while not self.leaving:
+        self.preempted = True
+        while self.preempted and step.empty and not self.leaving:  # a pass that only preempts is followed by another
             self.preempted = False
             fill(step)
-            if not self.preempted or not step.empty:  # a pass that only preempts is followed by another
-                break
-        self.guard.check(step, self.skipped, self.waiting)
+        self.guard.scheduled(step.empty, self.skipped, self.waiting)
 
     def _prefill_or_decode(self, step: ScheduledStep) -> None:
         """Prompts alone as long as there are any that fit; else all that decode."""
@@ -191,7 +190,8 @@ class Scheduler:
 
     def _allocate_decodes(self) -> bool:
         """Blocks for the next token of every decoding sequence; False, and nothing done: there are too few for all."""
-        if not self.gpu.take(*self.batch.needs(1)):
+        taken, slid = self.batch.needs(1)
+        if taken and not self.gpu.take(taken, slid):
             return False
         self.batch.granted = self.batch.steps + 1
         return True

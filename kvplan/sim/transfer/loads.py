@@ -306,8 +306,7 @@ class Loads:
     def _ask_again(self) -> None:
         """Who waits for a lower tier is asked for with every step, which marks all of its content as used: the first in line first."""
         if self.host.pool.order == "arbitrary":
-            for leaf in self._promoted_for.values():
-                self.host.pool.tier.touch(leaf, again=True)
+            self.host.pool.tier.touch_all(list(self._promoted_for.values()))
 
     def _promoted(
         self, seq: Sequence, load: Load, lower: TierBelow, reserved: Reservation, source: Pin, done: Done, began_s: float

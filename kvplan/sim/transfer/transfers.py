@@ -10,7 +10,6 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
-from kvplan.sim.transfer.in_step import StepLoad
 from kvplan.sim.transfer.links import IN, OUT
 from kvplan.sim.transfer.loads import Loads, Outcome
 from kvplan.sim.transfer.prefetch import Done
@@ -41,8 +40,8 @@ class Transfers:
             self.loads.steps_run = steps_run
 
     def hold_back(self, step: ScheduledStep, following: ScheduledStep, now: float) -> None:
-        """A step has ended on the GPU: where the host has waited for that, it only now prepares the one scheduled behind it."""
-        if self.rules.waits_for_prompts and self.stores is not None and step.chunks:
+        """A step with prompts has ended on the GPU: where the host waited for that, it only now prepares the one scheduled behind it."""
+        if self.rules.waits_for_prompts and self.stores is not None:
             late_s = now + self.stores.overhead.prepare_s
             following.launched_s += max(0.0, late_s - following.ready_s)
             following.ready_s = max(following.ready_s, late_s)
@@ -117,19 +116,15 @@ class Transfers:
             return Outcome.NOTHING
         return self.loads.begin(seq, leaf, reach, budget, busy_until_s, done)
 
-    def planned(self) -> list[StepLoad]:
-        """The loads of the step that has just been planned."""
-        if self.loads is None or not self.loads.pending:
-            return []
-        loads, self.loads.pending = self.loads.pending, []
-        return loads
-
-    def begins(self) -> list[Callable[[], None]]:
-        """The loads that begin when the step ends that has just been scheduled."""
-        if self.loads is None or not self.loads.begins:
-            return []
-        begins, self.loads.begins = self.loads.begins, []
-        return begins
+    def planned(self, step: ScheduledStep) -> None:
+        """A step has just been planned: it gets the loads that begin when it ends, and those that run inside it."""
+        loads = self.loads
+        if loads is None:
+            return
+        if loads.begins:
+            step.begins, loads.begins = loads.begins, []
+        if loads.pending and not step.empty:
+            step.loads, loads.pending = loads.pending, []
 
     def submitted_s(self) -> float:
         """When the worker has handed over all transfers so far, which it does before it launches another step."""
