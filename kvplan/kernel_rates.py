@@ -36,8 +36,8 @@ MXFP4_READ_RATE = 0.82
 MXFP4_PRODUCT_RATE = 1.34
 MXFP4_TILE_ROWS = 128
 """Of what experts in bf16 reach, that at which experts in mxfp4, which a kernel of their own widens to bf16, are read and multiplied, and
-the rows of its largest tiles, of the last of which each expert leaves half unused (gpt-oss-20b on one H100 with vLLM 0.24 and its Triton kernels:
-decode steps of 1 to 64 sequences, cold prompts of 1k to 32k tokens)."""
+the rows of its largest tiles, of the last of which each expert leaves half unused (gpt-oss-20b on one H100 with vLLM 0.24 and its Triton
+kernels: decode steps of 1 to 64 sequences, cold prompts of 1k to 32k tokens)."""
 
 FP8_READ_RATE = 0.94
 FP8_ATTENTION_RATE = 1.17
