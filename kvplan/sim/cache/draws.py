@@ -14,7 +14,7 @@ class Draws:
     __slots__ = ("_bits", "_numbers", "_sizes", "_at")
 
     def __init__(self, seed: int) -> None:
-        self._bits = np.random.PCG64(seed)
+        self._bits = np.random.default_rng(seed).bit_generator
         self._numbers = np.empty(0, np.uint64)
         self._sizes = np.empty(0, np.uint64)  # 0, 1, 2 ...
         self._at = 0
