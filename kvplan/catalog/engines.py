@@ -35,7 +35,7 @@ OWN = ("title", "offload", "host_pool", "abilities", "changes", "base")
 OFFLOADING = tuple(
     f"overhead.{name}"
     for name in (
-        *("load_s", "load_block_s", "load_piece_s", "probe_s", "submit_piece_s"),
+        *("load_s", "load_block_s", "load_piece_s", "probe_s", "submit_piece_s", "disk_file_s"),
         *("admit_key_s", "offer_key_s", "offload_step_s", "pause_offload_tokens"),
     )
 )

@@ -58,6 +58,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "launches_first": (False,),
     "offload.spills_behind_step": (False,),
     "overhead.disk_byte_s": (0.0,),
+    "overhead.disk_file_s": (0.0,),
     "offload.lower_loads_first": (False,),
     "offload.lookup_passes": (0,),
     "offload.promotes_for_one": (False,),

@@ -146,6 +146,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     load_byte_s: Seconds = 0.0  # per byte of a rank that the host's own threads copy to the GPU
     store_byte_s: Seconds = 0.0  # and from it
     disk_byte_s: Seconds = 0.0  # per byte of a rank that it reads from or writes to a disk: buffers, a second copy
+    disk_file_s: Seconds = 0.0  # per file of a disk, of the interpreter that launches the steps of a single rank
     remote_byte_s: Seconds = 0.0  # per byte of a rank that its own client of a remote pool receives or sends
     remote_host_byte_s: Seconds = 0.0  # and per byte of all ranks, which one host takes in
 
@@ -175,7 +176,7 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 _ON_GPU = ("gap_s", "step_sequence_s")
-_PYTHON = ("_token_s", "_key_s", "_chunk_s", "_byte_s")
+_PYTHON = ("_token_s", "_key_s", "_chunk_s", "_byte_s", "_file_s")
 
 
 class HostPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

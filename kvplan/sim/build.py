@@ -30,6 +30,7 @@ from kvplan.sim.outcome.history import History, WatchedPath
 from kvplan.sim.outcome.record import Recorder, TierRecord
 from kvplan.sim.replica.replica import Replica
 from kvplan.sim.transfer.disaggregated import Deliveries, Senders
+from kvplan.sim.transfer.file_threads import FileThreads
 from kvplan.sim.transfer.links import DiskQueue, Duplex, HostLink
 from kvplan.sim.transfer.loads import Loads
 from kvplan.sim.transfer.paths import CPU, DISK, REMOTE, DiskPath, HostPath, Path, PoolRate, RemotePath, TierBelow
@@ -121,8 +122,9 @@ class Builder:
         link, below = HostLink(scenario.machine.link), tuple[TierBelow, ...]()
         transfers = Transfers(engine.offload)
         if scenario.tiers.cpu_bytes or scenario.tiers.disk_bytes:
-            below = (*self._host(link), *self._lower())
-            transfers = Transfers(engine.offload, *self._moving(gpu, cache, link, below))
+            files = FileThreads(self.overhead.disk_file_s) if self.overhead.disk_file_s and self.layout.ranks == 1 else None
+            below = (*self._host(link), *self._lower(files))
+            transfers = Transfers(engine.offload, *self._moving(gpu, cache, link, below), files=files)
         replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
         return self._watched(Server(replica, gpu, below))
 
@@ -218,8 +220,8 @@ class Builder:
         cache.reserve_output, cache.drafts, cache.partial_reuse = engine.reserve_output > 0, engine.drafts, engine.partial_reuse
         return cache
 
-    def _lower(self) -> tuple[TierBelow, ...]:
-        """The tiers behind host memory."""
+    def _lower(self, files: FileThreads | None) -> tuple[TierBelow, ...]:
+        """The tiers behind host memory; who handles a disk's files in the engine's own interpreter."""
         scenario, rules, found = self.scenario, self.scenario.engine.offload, list[TierBelow]()
         if scenario.tiers.disk_bytes:
             path = DiskPath(
@@ -229,6 +231,7 @@ class Builder:
                 chunk_tokens=self.grain,
                 rules=rules,
                 byte_s=self.overhead.disk_byte_s,
+                files=files,
             )
             found.append(self._tier_below(self._pool("disk", scenario.tiers.disk_bytes), path, DISK))
         if self._remote is not None:

@@ -24,7 +24,7 @@ def column(world: Any, name: str) -> Any:
 
 def test_numbers_that_an_engine_takes_from_another_count_as_assumed() -> None:
     engine = catalog.engine("dynamo")
-    assert engine.overhead == msgspec.structs.replace(catalog.engine("vllm").overhead, probe_s=0.0)
+    assert engine.overhead == msgspec.structs.replace(catalog.engine("vllm").overhead, probe_s=0.0, disk_file_s=0.0)
     assert engine.provenance["overhead.load_s"].kind == "assumed" and "vllm" in engine.provenance["overhead.load_s"].source
     assert catalog.engine("lmcache").provenance["offload.chunk_tokens"].kind == "datasheet"
     assert catalog.engine("sglang").block_tokens == 64 and "block_tokens" in catalog.engine("sglang").provenance

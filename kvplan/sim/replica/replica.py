@@ -157,7 +157,7 @@ class Replica:
         if submitted_s > step.launched_s:
             overhead_s += submitted_s - step.launched_s
         overhead_s += self.transfers.handed_over_s(self.inflight.steps)
-        host_s = cost.host_s(chunks, decodes)
+        host_s = self.transfers.beside_files_s(self.clock.now, cost.host_s(chunks, decodes))
         step.ready_s += overhead_s
         step.launched_s += overhead_s + host_s
         busy_s = step.duration_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))

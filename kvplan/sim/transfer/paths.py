@@ -12,6 +12,7 @@ from kvplan.loading import Loading
 from kvplan.memory.below import Below, Moved
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.clock import Clock
+from kvplan.sim.transfer.file_threads import FileThreads
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
 
 CPU, DISK, REMOTE = 1, 2, 3
@@ -91,8 +92,18 @@ class DiskPath:
     queue: small requests add their depths up.
     """
 
-    def __init__(self, clock: Clock, queue: DiskQueue, below: Below, *, chunk_tokens: int, rules: Offload, byte_s: float = 0.0) -> None:
-        self.clock, self.queue, self.below, self.chunk_tokens = clock, queue, below, chunk_tokens
+    def __init__(
+        self,
+        clock: Clock,
+        queue: DiskQueue,
+        below: Below,
+        *,
+        chunk_tokens: int,
+        rules: Offload,
+        byte_s: float = 0.0,
+        files: FileThreads | None = None,
+    ) -> None:
+        self.clock, self.queue, self.below, self.chunk_tokens, self.files = clock, queue, below, chunk_tokens, files
         self.byte_s = byte_s / below.layout.ranks  # beside the device, for each byte of all ranks
         self.writers = below.layout.ranks if rules.disk_per_rank else 1  # processes with files and threads of their own
         self.threads = (rules.disk_read_threads * self.writers, rules.disk_write_threads * self.writers)
@@ -115,7 +126,10 @@ class DiskPath:
     def send(self, direction: int, ready_s: float, tokens: int) -> tuple[float, float]:
         alone_s, share_s = self._alone_and_share_s(direction, tokens)
         start_s, free_s = self.queue.send(direction, ready_s, share_s)
-        return start_s, max(free_s, start_s + alone_s)
+        end_s = max(free_s, start_s + alone_s)
+        if self.files is not None:
+            self.files.handle(self._pieces(direction, tokens)[1], start_s, end_s)
+        return start_s, end_s
 
     def _alone_and_share_s(self, direction: int, tokens: int) -> tuple[float, float]:
         known = self._seconds[direction]
@@ -126,7 +140,8 @@ class DiskPath:
             share_s = self.queue.share_s(direction, size, pieces, self.threads[direction])
             if self.threads[direction] == self.writers:  # one file after the other: the next request waits for all of this one
                 share_s = alone_s
-            found = known[tokens] = alone_s, share_s
+            least_s = pieces * self.files.file_s if self.files is not None else 0.0
+            found = known[tokens] = max(alone_s, least_s), max(share_s, least_s)
         return found
 
     def _pieces(self, direction: int, tokens: int) -> tuple[int, int]:

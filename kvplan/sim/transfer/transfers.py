@@ -10,6 +10,7 @@ from kvplan.sim.cache.prefix import Node
 from kvplan.sim.replica.sequence import Sequence
 from kvplan.sim.replica.step import ScheduledStep
 from kvplan.sim.transfer.disaggregated import Deliveries
+from kvplan.sim.transfer.file_threads import FileThreads
 from kvplan.sim.transfer.links import IN, OUT
 from kvplan.sim.transfer.loads import Loads, Outcome
 from kvplan.sim.transfer.prefetch import Done
@@ -28,8 +29,10 @@ class Transfers:
         *,
         streamed: Streamed | None = None,
         deliveries: Deliveries | None = None,
+        files: FileThreads | None = None,
     ) -> None:
         self.rules, self.stores, self.loads, self.streamed, self.deliveries = rules, stores, loads, streamed, deliveries
+        self.files = files  # in the engine's interpreter
 
     def attach(self, freed: Callable[[], None], busy_until_s: Callable[[], float], steps_run: Callable[[], bool]) -> None:
         """Call `freed` when blocks become evictable without a step of the engine; ask the others when the step in progress ends,
@@ -146,7 +149,12 @@ class Transfers:
 
     def settled_s(self, now: float) -> float:
         """From when on no transfer holds up a step or its tokens."""
-        return max(self.space_s(), self.outputs_seen_s(now), self.inputs_sent_s(now), self.submitted_s())
+        files_s = self.files.until_s if self.files is not None else 0.0
+        return max(self.space_s(), self.outputs_seen_s(now), self.inputs_sent_s(now), self.submitted_s(), files_s)
+
+    def beside_files_s(self, now: float, work_s: float) -> float:
+        """Seconds that `work_s` of the engine take from `now` on, beside the threads that handle its files."""
+        return work_s if self.files is None else self.files.beside_s(now, work_s)
 
     def stall_s(self, plan: ScheduledStep, now: float) -> float:
         """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
