@@ -104,7 +104,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_holds_blocks: bool = True  # are blocks kept on the GPU until they are stored; if not, the step that reuses one waits for the copy
     stores_before_launch: bool = False  # are a step's stores handed over when the next is launched; if not, when it has ended
     store_in_step: bool = False  # does a step end only when its stores are down
-    copy_layers: Literal["all", "one"] = "all"  # does one contiguous piece of a block hold all layers, or one
+    copy_layers: Literal["all", "one", "half"] = "all"  # does one contiguous piece of a block hold all layers, one, or the K or V of one
 
 
 class Overhead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

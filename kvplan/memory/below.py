@@ -44,7 +44,7 @@ class Below(msgspec.Struct, frozen=True, kw_only=True):
     copies: int  # of a block: one for each rank, or one for a stage where ranks hold the same
     whole_rows: bool  # does a key of any group take as much as one of the widest
     row_multiple: int
-    merged_layers: bool  # is a block of all layers one contiguous piece
+    merged_layers: bool  # is a block of all layers of a tensor one contiguous piece
     tensors: int  # of a rank's KV, in each of which a key is a piece of its own
 
     @property
@@ -117,8 +117,8 @@ def below(deployment: Deployment) -> Below:
         copies=made.stages if made.latent and not rules.latent_per_rank else made.ranks,
         whole_rows=rules.whole_rows,
         row_multiple=rules.row_multiple_bytes,
-        merged_layers=rules.copy_layers == "all",
-        tensors=kv_tensors(deployment) // made.ranks,
+        merged_layers=rules.copy_layers != "one",
+        tensors=kv_tensors(deployment) // made.ranks * (2 if rules.copy_layers == "half" and not made.latent else 1),
     )
 
 
@@ -128,5 +128,5 @@ def kv_tensors(deployment: Deployment) -> int:
     if len(made.types) > 1:
         each = made.group_layers
     else:
-        each = made.layers if deployment.on_second_runner else 1
+        each = made.layers if deployment.on_second_runner or deployment.engine.offload.copy_layers == "half" else 1
     return max(1, each) * made.ranks

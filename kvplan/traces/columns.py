@@ -87,10 +87,10 @@ def _grown() -> _Grown:
 
 
 def _append(grown: _Grown, batch: PackedRequests, names: npt.NDArray[np.int64], block_tokens: int, one_in: int) -> None:
-    prompt, starts = np.frombuffer(batch.prompt_tokens, dtype=np.int32), np.frombuffer(batch.starts, dtype=np.int64)
+    prompt, (ids, starts) = np.frombuffer(batch.prompt_tokens, dtype=np.int32), batch.ids()
     blocks = np.diff(starts)
     position = np.arange(starts[-1]) - np.repeat(starts[:-1], blocks)
-    keys = _chain(np.frombuffer(batch.ids, dtype=np.int64).view(np.uint64), position, starts)
+    keys = _chain(ids.view(np.uint64), position, starts)
     kept = blocks
     if one_in > 1:
         chosen = np.flatnonzero(_chosen(keys, one_in))

@@ -1,31 +1,37 @@
-"""Requests packed into columns of machine numbers: 8 bytes a block where Python's own objects take about 40."""
+"""Requests packed into columns of machine numbers: 9 bytes a run of blocks where Python's own objects take about 40 a block."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import chain
+from operator import add
 from struct import error as StructError
 from struct import pack
+
+import numpy as np
+import numpy.typing as npt
 
 from kvplan.request import Request
 
 CHUNK = 512  # requests that are Python objects at a time: few, so that they stay in a core's cache
 _WRAP = 2**64
-_PLAIN = ("arrival_s", "ids", "index", "output_tokens", "priority", "prompt_tokens", "retention", "think_s")
+_LEAST, _LONGEST_RUN = -(2**63), 255
+_PLAIN = ("arrival_s", "firsts", "index", "lengths", "output_tokens", "priority", "prompt_tokens", "retention", "think_s")
 
 
 class PackedRequests:
     """A list of requests that grows at its end.
 
-    Ids of blocks are kept modulo 2^64: equal ids stay equal, and those above 2^63 (hashes that other tools write as
-    unsigned numbers) come back as they were.
+    Ids of blocks are kept as runs of consecutive numbers, which takes 9 bytes a run, and modulo 2^64: equal ids stay
+    equal, and those above 2^63 (hashes that other tools write as unsigned numbers) come back as they were.
     """
 
     __slots__ = (
         "arrival_s",
-        "ids",
+        "firsts",
         "index",
+        "lengths",
         "output_tokens",
         "priority",
         "prompt_tokens",
@@ -41,7 +47,7 @@ class PackedRequests:
         self.index, self.arrival_s, self.think_s = array("q"), array("d"), array("d")
         self.prompt_tokens, self.output_tokens = array("i"), array("i")
         self.priority, self.retention, self.session = array("q"), array("b"), array("i")
-        self.starts, self.ids = array("q", [0]), array("q")
+        self.starts, self.firsts, self.lengths = array("q", [0]), array("q"), array("B")
         self.unsigned = False
         self.session_names: dict[str, int] = {"": 0}
 
@@ -61,21 +67,42 @@ class PackedRequests:
 
     def add(self, blocks: Sequence[tuple[int, ...]], sessions: Sequence[str], **numbers: Iterable[float]) -> None:
         """The same from columns: the fields of Request by name."""
-        starts = array("q", accumulate(map(len, blocks), initial=len(self.ids)))
+        counts = np.array([len(ids) for ids in blocks], dtype=np.int64)
         try:
-            self.ids.frombytes(pack(f"={starts[-1] - starts[0]}q", *chain.from_iterable(blocks)))
+            ids = pack(f"={counts.sum()}q", *chain.from_iterable(blocks))
         except StructError:
-            self._add_unsigned(blocks)
-        self.starts += starts[1:]
+            ids = self._unsigned(blocks)
+        self._add_ids(np.frombuffer(ids, dtype=np.int64), counts)
         for name, values in numbers.items():
             getattr(self, name).extend(values)
         self.session.extend(self._numbered(sessions))
 
-    def _add_unsigned(self, blocks: Sequence[tuple[int, ...]]) -> None:
+    def _unsigned(self, blocks: Sequence[tuple[int, ...]]) -> bytes:
         if any(too_wide(ids) for ids in blocks):
             raise OverflowError
-        self.ids.extend(block - _WRAP if block >= _WRAP // 2 else block for ids in blocks for block in ids)
         self.unsigned = True
+        return array("q", [block - _WRAP if block >= _WRAP // 2 else block for ids in blocks for block in ids]).tobytes()
+
+    def _add_ids(self, ids: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:
+        """Append the ids of requests with so many each, as runs of numbers that count up by one within a request."""
+        ends, before = np.cumsum(counts), len(self.firsts)
+        first = np.ones(len(ids) + 1, dtype=np.bool_)
+        first[1:-1] = (ids[1:] - 1 != ids[:-1]) | (ids[1:] == _LEAST)
+        first[ends] = True
+        at = np.flatnonzero(first)
+        if np.diff(at).max(initial=0) > _LONGEST_RUN:
+            first[:-1] |= (np.arange(len(ids)) - np.repeat(at[:-1], np.diff(at))) % _LONGEST_RUN == 0
+            at = np.flatnonzero(first)
+        self.firsts.frombytes(ids[at[:-1]].tobytes())
+        self.lengths.frombytes(np.diff(at).astype(np.uint8).tobytes())
+        self.starts.frombytes((before + np.searchsorted(at, ends)).astype(np.int64).tobytes())
+
+    def ids(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The ids of all blocks one request after another, and where those of each begin, with the end."""
+        lengths = np.frombuffer(self.lengths, dtype=np.uint8)
+        starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        ids = np.repeat(np.frombuffer(self.firsts, dtype=np.int64) - starts[:-1], lengths) + np.arange(starts[-1])
+        return ids, starts[np.frombuffer(self.starts, dtype=np.int64)]
 
     def _numbered(self, sessions: Iterable[str]) -> list[int]:
         names = self.session_names
@@ -84,7 +111,7 @@ class PackedRequests:
     def join(self, others: Iterable[PackedRequests]) -> PackedRequests:
         """This list with others behind it."""
         for other in others:
-            before, renamed = len(self.ids), self._numbered(other.session_names)
+            before, renamed = len(self.firsts), self._numbered(other.session_names)
             self.starts.extend([before + start for start in other.starts[1:]])
             self.session.extend([renamed[session] for session in other.session])
             self.unsigned |= other.unsigned
@@ -102,7 +129,9 @@ class PackedRequests:
 
     def request(self, at: int, names: Sequence[str]) -> Request:
         """One of them; `names` are those of `session_names` in order."""
-        blocks = self.ids[self.starts[at] : self.starts[at + 1]]
+        runs = slice(self.starts[at], self.starts[at + 1])
+        firsts = self.firsts[runs]
+        blocks = chain.from_iterable(map(range, firsts, map(add, firsts, self.lengths[runs])))
         return Request(
             index=self.index[at],
             arrival_s=self.arrival_s[at],

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from tests.fidelity.scorecard import Effect, Mean, lines, measured_singles, replayed, share_inside, verdict, width
 from tests.fidelity.test_measured import CASES, REPLAYS
-from tests.plan.published import CANNOT_SAY, INFERRED, table
+from tests.plan.effects import Row
+from tests.plan.published import CANNOT_SAY, EXPLAINED, INFERRED, misses, table
 from tests.plan.published import CASES as PUBLISHED
-from tests.public import public
+from tests.public import needs, public
+
+
+@functools.cache
+def published() -> list[Row]:
+    """All published effects but those that need a trace which is not there."""
+    cases = PUBLISHED | INFERRED
+    if not public("traces/mooncake_synthetic.jsonl").exists():
+        del cases["sglang-pr29049"]
+    return table(cases)
 
 
 def test_the_scorecard(record_property: pytest.RecordProperty) -> None:
@@ -28,10 +40,7 @@ def test_the_scorecard(record_property: pytest.RecordProperty) -> None:
     without, with_tier = times["chat, GPU only"], times["chat, CPU tier"]
     assert without[1] and with_tier[1]
     effects.append(Effect("chat, 32 GiB of host memory", without[0] / with_tier[0], without[1] / with_tier[1]))
-    cases = PUBLISHED | INFERRED
-    if not public("traces/mooncake_synthetic.jsonl").exists():
-        del cases["sglang-pr29049"]
-    effects += [Effect(*row, CANNOT_SAY.get(row[0], "")) for row in table(cases)]
+    effects += [Effect(*row, CANNOT_SAY.get(row[0], "")) for row in published()]
     record_property("scorecard", lines(effects, means))
     verdicts = [verdict(effect) for effect in effects]
     judged = len(verdicts) - verdicts.count("cannot say")
@@ -39,3 +48,9 @@ def test_the_scorecard(record_property: pytest.RecordProperty) -> None:
     assert verdicts.count("right") >= 0.9 * judged
     assert share_inside(means) >= 0.95
     assert width(means) < 1.6
+
+
+@needs("traces/mooncake_synthetic.jsonl")
+def test_a_published_effect_whose_sign_is_missed_is_explained_and_one_that_cannot_be_said_has_a_reason() -> None:
+    assert set(misses(published())) == set(EXPLAINED)
+    assert {name for name, _, predicted in published() if predicted is None} == set(CANNOT_SAY)

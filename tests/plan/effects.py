@@ -15,6 +15,7 @@ from typing import Any
 
 from kvplan import scenario
 from kvplan.loading import Loading
+from kvplan.memory.below import below
 from kvplan.planning.closed_form import ttft_s
 from kvplan.sim.simulate import simulate
 from tests.public import public
@@ -45,14 +46,14 @@ def of(
 
 def run_rows(
     rows: list[dict[str, Any]], *, model: str = "llama-3.1-8b", machine: str = "h100-sxm", engine: str = "vllm", version: str = "",
-    sets: tuple[str, ...] = (), **tiers: str,
+    tp: int = 1, sets: tuple[str, ...] = (), **tiers: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Columns of a replay of rows, Mooncake-style or of kvplan's own format."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        known = scenario.load(str(path), model=model, machine=machine, engine=engine, engine_version=version, tiers={**tiers}, sets=sets)
-        return simulate(known)[1].columns
+        known: dict[str, Any] = {"engine": engine, "engine_version": version, "tiers": tiers, "run": {"tp": tp}, "sets": sets}
+        return simulate(scenario.load(str(path), model=model, machine=machine, **known))[1].columns
 
 
 def own_format(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -174,6 +175,39 @@ def long_documents(machine: str, *sets: str) -> Callable[[Entry], Iterator[Row]]
             yield f"{entry['id']} {name}", published, times[0] / times[1]
 
     return rows
+
+
+POOLS = {"Qwen3-0.6B": 635_200, "Qwen3-8B": 390_704, "Qwen3-14B": 269_712, "Qwen3-32B-AWQ": 208_080}
+"""Model -> tokens of the GPUs' pool, by vLLM's log."""
+
+TURNS = {"Qwen3-0.6B": (50, 180, 5), "Qwen3-8B": (50, 50, 3), "Qwen3-32B-AWQ": (1, 12, 5)}
+"""Model -> conversations at a time, and as many of them and of their turns as 120 s have room for."""
+
+
+def conversations(entry: Entry) -> Iterator[Row]:
+    """Conversations of five turns, 128 tokens in and out, each behind 10,000 tokens of its own, on two L40S: output tokens a second of the
+    requests that end within 120 s. 10,000 blocks of host memory under vLLM 0.11.2, and as much under LMCache, which is taken to be beside
+    the same engine: one that schedules a step when the one before has ended.
+    """
+    model = entry["id"].removeprefix("llmd-l40s-")
+    for name, change in entry["offload_value"].items():
+        predicted = None
+        if model in TURNS:
+            slots, count, turns = TURNS[model]
+            asked = [prompt(one, 10_128 + 256 * turn, 128, 0.0, str(one % slots)) for one in range(count) for turn in range(turns)]
+            token_bytes = below(of(model.lower(), "l40s", tp=2).deployment).token_bytes
+            known: dict[str, Any] = {"model": model.lower(), "machine": "l40s", "engine": "vllm", "version": "0.11.2", "tp": 2}
+            sets = (SMALL_STEPS, "engine.max_batch=1024")
+            if name == "lmcache":
+                known |= {"engine": "lmcache", "version": COMPILED}
+                sets += ("engine.plan_ahead=false",)
+            rates = []
+            for tiers in ({}, {"cpu": f"{160_000 * token_bytes:.0f}B"}):
+                columns = run_rows(own_format(asked), **known, sets=sets, gpu_kv=f"{POOLS[model] * token_bytes:.0f}B", **tiers)
+                within = ends_s(columns)[ends_s(columns) <= 120.0]
+                rates.append(len(within) / float(within.max()))
+            predicted = rates[1] / rates[0]
+        yield f"{entry['id']} {name}", 1 + change / 100, predicted
 
 
 def mirrored(entry: Entry) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Published losses are predicted as losses, published wins as wins."""
+"""What published figures say beyond their effects, which the scorecard judges, and losses by design."""
 
 from __future__ import annotations
 
@@ -8,23 +8,7 @@ import pytest
 
 from kvplan.planning.closed_form import ttft_s
 from tests.plan.effects import BLOG, batch_rate, of, run_rows
-from tests.plan.published import CANNOT_SAY, CASES, EXPLAINED, FILE, INFERRED, misses, not_judged, table
-from tests.public import needs
-
-pytestmark = needs("traces/mooncake_synthetic.jsonl")
-
-
-def test_the_sign_of_nine_published_effects_in_ten_is_predicted() -> None:
-    rows = table()
-    wrong, said = misses(rows), [row for row in rows if row[2] is not None]
-    assert len(said) >= 45
-    assert len(wrong) <= 0.1 * len(said), wrong
-    assert set(wrong) == set(EXPLAINED), "a miss has no explanation, or an explanation no miss"
-    assert {name for name, _, predicted in rows if predicted is None} == set(CANNOT_SAY)
-
-
-def test_the_sign_where_something_is_inferred() -> None:
-    assert misses(table(INFERRED)) == []
+from tests.plan.published import CASES, FILE, INFERRED, not_judged
 
 
 def test_milliseconds_of_an_earlier_vllm() -> None:
@@ -37,6 +21,13 @@ def test_milliseconds_of_an_earlier_vllm() -> None:
         assert ttft_s(base, 1000 * thousands) == pytest.approx(entry["baseline_value"] / 1e3, rel=0.07)
         assert ttft_s(base, 1000 * thousands, "cpu", 1.0) == pytest.approx(entry["offload_value"] / 1e3, rel=0.04)
     assert ttft_s(of("llama-3.1-8b", "h100-sxm", version="0.23"), 10_000, "cpu", 1.0) > 1.1 * ttft_s(base, 10_000, "cpu", 1.0)
+
+
+def test_the_layout_of_0_12() -> None:
+    # "Up to 4 times" sooner, by the blog: one piece a block instead of 64, each a call of 3.7 us.
+    old, new = (of("llama-3.1-8b", "h100-sxm", version=version) for version in ("0.11", "0.12"))
+    assert ttft_s(old, 10_000, "cpu", 1.0) / ttft_s(new, 10_000, "cpu", 1.0) == pytest.approx(4, rel=0.1)
+    assert ttft_s(old, 10_000) == ttft_s(new, 10_000)
 
 
 def test_loads_of_an_earlier_vllm_wait_for_the_step_in_progress() -> None:

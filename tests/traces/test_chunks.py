@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvplan.errors import InputError
 from kvplan.request import Request
 from kvplan.traces import open_trace
+from kvplan.traces.packed import PackedRequests
 
 
 def rows_of(path: Path) -> list[Request]:
@@ -57,3 +61,21 @@ def test_a_whole_file_reads_as_its_rows_one_by_one(
     read = open_trace(path)
     assert list(read) == expected
     assert read.report == open_trace(path, limit=10**9).report
+
+
+IDS = st.lists(st.one_of(*(st.integers(least, least + 3) for least in (0, -(2**63), 2**63 - 2, 2**64 - 4))))
+RUNS = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 600)), max_size=4)
+
+
+@given(st.lists(IDS | RUNS.map(lambda runs: [first + at for first, length in runs for at in range(length)]), min_size=1, max_size=6))
+def test_packed_ids_come_back(prompts: list[list[int]]) -> None:
+    requests = [Request(index=at, arrival_s=0.0, prompt_tokens=1, output_tokens=1, blocks=tuple(ids)) for at, ids in enumerate(prompts)]
+    packed = PackedRequests()
+    packed.extend(requests)
+    whole = PackedRequests().join([packed, packed])
+    same = [[block % 2**64 for block in ids] if packed.unsigned else ids for ids in prompts]
+    assert [list(request.blocks) for request in whole] == same * 2
+    ids, starts = whole.ids()
+    assert [[int(block) % 2**64 for block in ids[a:b]] for a, b in itertools.pairwise(starts.tolist())] == [
+        [block % 2**64 for block in ids] for ids in prompts
+    ] * 2

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import msgspec
+import numpy as np
 
 from kvplan.request import Request
 from kvplan.sim.clock import Clock, Event, Steps
@@ -32,11 +33,12 @@ class Sessions:
         while batch := list(islice(left, BATCH)):
             packed.extend(batch)
         self._requests, self._names = packed, list(packed.session_names)
-        self._order = array("q", sorted(range(len(packed)), key=packed.index.__getitem__))  # places of requests in the order of rows
-        self._rows = array("q", map(packed.index.__getitem__, self._order))
-        self._next = array("q", [-1]) * len(packed)  # by place: the place of the session's next request; -1: none
+        rows = np.frombuffer(packed.index, dtype=np.int64)
+        order = np.argsort(rows, kind="stable")  # places of requests in the order of rows
+        self._order, self._rows = array("i", order.astype(np.int32).tobytes()), array("q", rows[order].tobytes())
+        self._next = array("i", [-1]) * len(packed)  # by place: the place of the session's next request; -1: none
         self._later = bytearray(len(packed))  # by place: is it not the first of its session
-        self._by_stamp = array("q")  # places
+        by_stamp = array("i")  # places
         last: dict[int, int] = {}
         for place in self._order:
             session = packed.session[place]
@@ -44,9 +46,11 @@ class Sessions:
             if before >= 0:
                 self._next[before], self._later[place] = place, True
             if before < 0 or packed.think_s[place] < 0:
-                self._by_stamp.append(place)
+                by_stamp.append(place)
             last[session] = place
-        self._by_stamp = array("q", sorted(self._by_stamp, key=packed.arrival_s.__getitem__))
+        stamped = np.frombuffer(by_stamp, dtype=np.int32)
+        stamps = np.frombuffer(packed.arrival_s)[stamped]
+        self._by_stamp = array("i", stamped[np.argsort(stamps, kind="stable")].tobytes())  # places
         self._places = clock.places(most) if most else None
         self._held: dict[str, Event] = {}
         self._answered: dict[int, Event] = {}

@@ -23,10 +23,16 @@ def warming(columns: dict[str, Any], kept: Any) -> tuple[int | None, float | Non
     if steady <= 0:
         return None, None
     window = max(10, count // 20)
-    hits, tokens = (np.convolve(values, np.ones(window), mode="valid") for values in (below, prompts))
+    hits, tokens = (_sums(values, window) for values in (below, prompts))
     reached = np.flatnonzero(hits >= SHARE * steady * np.maximum(tokens, 1.0))
     if not len(reached):
         return None, None
     at = int(reached[0]) + window - 1
     arrivals = columns["arrival_s"][kept]
     return at + 1, float(arrivals[at] - arrivals[0])
+
+
+def _sums(values: Any, window: int) -> Any:
+    """Of every `window` whole numbers in a row."""
+    total = np.concatenate(([0.0], np.cumsum(values)))
+    return total[window:] - total[:-window]
