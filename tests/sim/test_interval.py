@@ -15,6 +15,12 @@ ASSUMED = {"machine.gpu.gemm_efficiency": 0.75}
 """A number that the user sets counts as assumed."""
 
 
+HOST_TIMES = (
+    "launch_layer", "launch_layer_eager", "step", "offload_step", "group", "prepare", "step_sequence", "gap", "request", "request_token",
+    "input", "input_token", "admit_token", "transit",
+)  # fmt: skip
+
+
 def width(found: SimResult) -> float:
     low, high = found.interval.ttft_mean_s or (1.0, 1.0)
     return high / low
@@ -65,6 +71,12 @@ def test_a_step_whose_host_is_about_as_fast_as_its_gpu_rests_on_both() -> None:
     shares = [_host(tokens).share for tokens in (600, 1300, 1500, 8192)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 0.9 > shares[1] > 0.5 > shares[2] > 0.1 > shares[3]
+
+
+def test_an_engine_whose_host_takes_no_time_rests_on_its_gpu() -> None:
+    free = dict.fromkeys((f"engine.overhead.{one}_s" for one in HOST_TIMES), 0)
+    found, _ = run(documents(1, 4096), gpu_kv="2GiB", sets=free)
+    assert [doubt.what for doubt in found.interval.rests_on] == ["prefill speed"]
 
 
 def test_loads_from_a_disk_rest_on_it_the_more_the_busier_it_is() -> None:
