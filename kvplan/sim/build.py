@@ -120,12 +120,14 @@ class Builder:
         gpu = self._gpu(gpu_bytes)
         cache = self._cache(gpu)
         link, below = HostLink(scenario.machine.link), tuple[TierBelow, ...]()
-        transfers = Transfers(engine.offload)
+        transfers, files = Transfers(engine.offload), None
         if scenario.tiers.cpu_bytes or scenario.tiers.disk_bytes:
-            files = FileThreads(self.overhead.disk_file_s) if self.overhead.disk_file_s and self.layout.ranks == 1 else None
+            files = FileThreads(self.clock, self.overhead.disk_file_s) if self.overhead.disk_file_s and self.layout.ranks == 1 else None
             below = (*self._host(link), *self._lower(files))
             transfers = Transfers(engine.offload, *self._moving(gpu, cache, link, below), files=files)
         replica = Replica(self.clock, self.engine, self.cost, cache, transfers, recorder, jump=scenario.run.jump, done=done)
+        if files is not None:
+            files.begun = replica.wake
         return self._watched(Server(replica, gpu, below))
 
     def _moving(self, gpu: Tier, cache: GpuCache, link: HostLink, below: tuple[TierBelow, ...]) -> tuple[Stores, Loads]:

@@ -16,6 +16,7 @@ from kvplan.request import Request
 from kvplan.sim.build import blocks_below
 from kvplan.sim.replica.step import Pauses
 from kvplan.sim.simulate import World
+from kvplan.sim.transfer.file_threads import LEAST_SHARE
 from kvplan.sim.transfer.links import IN, OUT, DiskQueue, HostLink
 
 Name = tuple[Any, ...]
@@ -129,6 +130,8 @@ class Oracle:
         self.parents: dict[Name, Name] = {}
         self.steps = 0
         self.pauses = Pauses(self.cost.overhead, offloading=self.cpu is not None)
+        self.file_s = self.cost.overhead.disk_file_s if self.cost.tp == 1 else 0.0
+        self.files: list[tuple[float, float, float]] = []
         self.busy_until = self.built = self.probed = self.launching = 0.0
         self.done: list[Seq] = []
 
@@ -278,7 +281,7 @@ class Oracle:
         admit = self.cost.schedule_s(plan["admitted"], sum(new for new, _ in sizes)) + max(0.0, max(self.submitted) - self.now)
         if self.inflight and self.cpu is not None and self.engine.offload.stores_before_launch:
             admit += sum(self.submit_s(new // self.block) for _, new, _ in self.inflight[-1]["chunks"])
-        host = self.cost.host_s(sizes, len(contexts))
+        host = self.beside_files(self.cost.host_s(sizes, len(contexts)))
         plan["ready"] += admit
         plan["launched"] = self.now + (admit + host)
         plan["s"] = self.cost.busy_s(sizes, len(contexts), attention, len(plan["sampled"])) + self.pauses.due_s()
@@ -553,8 +556,18 @@ class Oracle:
         """A request takes the device for its share of a full queue, and alone as long as its own depth makes it."""
         moved = self.moved(direction, count)
         size, count = moved.tier_bytes, moved.keys
-        start, free = self.queue.send(direction, self.now, self.queue.share_s(direction, size, count, threads))
-        return max(free, start + self.queue.service_s(direction, size, count, threads))
+        handled = count * self.file_s
+        start, free = self.queue.send(direction, self.now, max(handled, self.queue.share_s(direction, size, count, threads)))
+        end = max(free, start + max(handled, self.queue.service_s(direction, size, count, threads)))
+        if handled > LEAST_SHARE * (end - start):
+            self.files.append((start, end, handled))
+        return end
+
+    def beside_files(self, work: float) -> float:
+        """What the engine's work takes beside threads that handle files in its interpreter."""
+        running = [(handled / (end - start), end - self.now) for start, end, handled in self.files if start <= self.now < end]
+        share, left = sum(one for one, _ in running), sum(one * more for one, more in running)
+        return work + (min(left, work * share / (1 - share)) if share < 1 else left)
 
     def store(self, seq: Seq, upto: int) -> None:
         cpu, end = self.cpu, min(upto // self.block, len(seq.prompt_names))

@@ -55,7 +55,7 @@ class Replica:
     def submit(self, seq: Sequence) -> None:
         """A sequence enters the waiting queue."""
         self.scheduler.submit(seq)
-        self._wake()
+        self.wake()
 
     @property
     def load(self) -> int:
@@ -78,7 +78,7 @@ class Replica:
 
     # -- what happens outside ----------------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """Something happened that a step could use: an arrival, a finished load, space."""
         if self._jump is not None:
             self._end_jump()
@@ -88,7 +88,7 @@ class Replica:
         """Blocks have become evictable without a step of the engine."""
         if self.scheduler.no_room is not None:
             self.scheduler.no_room = None
-            self._wake()
+            self.wake()
 
     def _on_loaded(self, seq: Sequence) -> Done:
         """What to call when that has happened which a sequence waits for; with True its own load has ended.
@@ -122,7 +122,7 @@ class Replica:
             if step.chunks and self.depth > 1:
                 self._launching_s = step.launched_s
                 if inflight.executing is None:  # else no results come before it is launched
-                    self.clock.at(step.launched_s, self._wake)
+                    self.clock.at(step.launched_s, self.wake)
             if inflight.executing is None:
                 self._execute(step)
         first = inflight.executing
@@ -156,8 +156,9 @@ class Replica:
         submitted_s = self.transfers.submitted_s()
         if submitted_s > step.launched_s:
             overhead_s += submitted_s - step.launched_s
-        overhead_s += self.transfers.handed_over_s(self.inflight.steps)
-        host_s = self.transfers.beside_files_s(self.clock.now, cost.host_s(chunks, decodes))
+        if self.inflight.steps and self.inflight.steps[-1].chunks:
+            overhead_s += self.transfers.handed_over_s(self.inflight.steps[-1])
+        host_s = self.transfers.beside_files_s(step, self.clock.now, cost.host_s(chunks, decodes))
         step.ready_s += overhead_s
         step.launched_s += overhead_s + host_s
         busy_s = step.duration_s = cost.busy_s(chunks, decodes, step.attention_s, decodes + len(step.sampled))
@@ -290,12 +291,12 @@ class Replica:
         jump = jump_of(self.cost, self.batch, first, most)
         if jump.steps >= 2:
             self._jump = jump
-            self._alarm(jump.handled_s(jump.steps) - now, self._wake)
+            self._alarm(jump.handled_s(jump.steps) - now, self.wake)
 
     def stops(self, course: Course) -> None:
         """The last step of a course has been handled, unless it has ended before."""
         if self._jump is course:
-            self._wake()
+            self.wake()
 
     def _goes_on(self, step: ScheduledStep, end_s: float) -> None:
         """A jump has ended within a step."""

@@ -21,7 +21,7 @@ class ScheduledStep:
 
     __slots__ = (
         "chunks", "decodes", "index", "version", "contexts", "uneven", "attention_s", "sampled", "last_tokens", "loads", "begins",
-        "admitted_tokens", "drain_s", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "held_s",
+        "admitted_tokens", "drain_s", "duration_s", "stall_s", "start_s", "ready_s", "launched_s", "paused", "slowed", "held_s",
     )  # fmt: skip
 
     def __init__(self, made_s: float, ready_s: float) -> None:
@@ -42,6 +42,7 @@ class ScheduledStep:
         self.duration_s = 0.0
         self.drain_s = 0.0  # after it, until a pipeline has passed on what it computed
         self.stall_s = 0.0  # of the duration, what the step waits for transfers
+        self.slowed = False  # does the host take longer for it, beside the threads that handle files
         self.held_s = 0.0  # its tokens waited so long behind stores
         self.paused = False
         self.start_s = -1.0

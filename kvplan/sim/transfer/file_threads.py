@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from kvplan.sim.clock import Clock
+
 LEAST_SHARE = 0.25
 """Jobs whose files take a smaller share of the interpreter leave the engine to itself: beside 640 to 1,000 files a second (a tenth to a
 sixth of it) most steps of vLLM 0.24 hide the launches that grow from 1.2 to 2 or 3 ms."""
@@ -10,8 +14,9 @@ sixth of it) most steps of vLLM 0.24 hide the launches that grow from 1.2 to 2 o
 class FileThreads:
     """Jobs of many files: each file takes the interpreter `file_s`, and what the engine does meanwhile gets what is left of it."""
 
-    def __init__(self, file_s: float) -> None:
-        self.file_s, self.until_s = file_s, 0.0
+    def __init__(self, clock: Clock, file_s: float) -> None:
+        self.clock, self.file_s, self.until_s = clock, file_s, 0.0
+        self.begun: Callable[[], None] = lambda: None  # called when a job begins
         self._jobs: list[tuple[float, float, float]] = []  # start, end, seconds of the interpreter
 
     def handle(self, files: int, start_s: float, end_s: float) -> None:
@@ -20,6 +25,7 @@ class FileThreads:
         if own_s > LEAST_SHARE * (end_s - start_s):
             self._jobs.append((start_s, end_s, own_s))
             self.until_s = max(self.until_s, end_s)
+            self.clock.at(start_s, lambda: self.begun())
 
     def beside_s(self, now: float, work_s: float) -> float:
         """Seconds that `work_s` of the engine's own take from `now` on: at most until the files are handled as well."""

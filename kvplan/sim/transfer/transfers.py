@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
@@ -134,11 +133,11 @@ class Transfers:
         loads_s = self.loads.submitted_s if self.loads is not None else 0.0
         return max(loads_s, self.stores.submitted_s) if self.stores is not None else loads_s
 
-    def handed_over_s(self, inflight: deque[ScheduledStep]) -> float:
-        """Seconds in which the worker hands over the stores of the last step in flight, before it launches another."""
-        if not inflight or self.stores is None or not self.rules.stores_before_launch or self.rules.store == "on_evict":
+    def handed_over_s(self, last: ScheduledStep) -> float:
+        """Seconds in which the worker hands over the stores of the last step in flight, one with prompts, before it launches another."""
+        if self.stores is None or not self.rules.stores_before_launch or self.rules.store == "on_evict":
             return 0.0
-        return sum([self.stores.host.path.submit_s(OUT, new) for _, new, _ in inflight[-1].chunks])
+        return sum([self.stores.host.path.submit_s(OUT, new) for _, new, _ in last.chunks])
 
     def space_s(self) -> float:
         """From when on every block that may be allocated can be written: none is still being copied."""
@@ -152,9 +151,13 @@ class Transfers:
         files_s = self.files.until_s if self.files is not None else 0.0
         return max(self.space_s(), self.outputs_seen_s(now), self.inputs_sent_s(now), self.submitted_s(), files_s)
 
-    def beside_files_s(self, now: float, work_s: float) -> float:
-        """Seconds that `work_s` of the engine take from `now` on, beside the threads that handle its files."""
-        return work_s if self.files is None else self.files.beside_s(now, work_s)
+    def beside_files_s(self, step: ScheduledStep, now: float, work_s: float) -> float:
+        """Seconds that `work_s` of the engine for a step take from `now` on, beside the threads that handle its files."""
+        if self.files is None:
+            return work_s
+        found_s = self.files.beside_s(now, work_s)
+        step.slowed = found_s > work_s
+        return found_s
 
     def stall_s(self, plan: ScheduledStep, now: float) -> float:
         """Seconds that a step which starts now is longer than its computation: for its loads, and for space that is
