@@ -33,6 +33,7 @@ COMPILED = "0.5.3"
 
 UNCACHED = ("engine.prefix_caching=false",)
 
+
 def of(
     model: str, machine: str, *, engine: str = "vllm", version: str = BLOG, tp: int = 1, sets: tuple[str, ...] = ()
 ) -> scenario.Scenario:
