@@ -32,7 +32,7 @@ def shared_out(function: Task, tasks: Sequence[Any], processes: int) -> Iterator
     """
     with ExitStack() as running:
         parts = [range(at, len(tasks), processes) for at in range(1, processes)]
-        others = [running.enter_context(_copy(partial(_together, function, tasks, part))) for part in parts]
+        others = [running.enter_context(beside(partial(_together, function, tasks, part))) for part in parts]
         for at in range(0, len(tasks), processes):
             yield at, function(tasks[at])
         for first, answers in enumerate(others, 1):
@@ -49,14 +49,14 @@ def _together(function: Task, tasks: Sequence[Any], places: Sequence[int]) -> It
 def in_turn(series: Callable[[int, int], Iterator[Any]], processes: int) -> Iterator[Any]:
     """What `series(place, processes)` gives in copies, one thing of each in turn, up to where the copy whose turn it is ends or fails."""
     with ExitStack() as running:
-        streams = [running.enter_context(_copy(partial(series, place, processes))) for place in range(processes)]
+        streams = [running.enter_context(beside(partial(series, place, processes))) for place in range(processes)]
         with suppress(EOFError, pickle.UnpicklingError):
             for stream in cycle(streams):
                 yield pickle.load(stream)
 
 
 @contextmanager
-def _copy(answers_of: Callable[[], Iterable[Any]]) -> Iterator[BinaryIO]:
+def beside(answers_of: Callable[[], Iterable[Any]]) -> Iterator[BinaryIO]:
     """A copy of this process at work, as the stream that it will write its answers to."""
     answers, answering = os.pipe()
     process = os.fork()

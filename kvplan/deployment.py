@@ -121,7 +121,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def overhead(self) -> Overhead:
         """What the engine's host side costs on this server, in the runner that serves the model."""
         overhead = self.engine.overhead if self.on_second_runner else self.engine.overhead.times(self.engine.first_runner)
-        return overhead.on(*host_factors(self.machine.host))
+        captured = self.engine.captured_tokens_of.get(self.model.family, overhead.captured_tokens)
+        return msgspec.structs.replace(overhead.on(*host_factors(self.machine.host)), captured_tokens=captured)
 
     @property
     def on_second_runner(self) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from kvplan.deployment import Deployment
-from kvplan.layer_work import PLAIN_LAUNCHES, launches
+from kvplan.layer_work import PLAIN_LAUNCHES, WIDENED_EXPERTS, Launches, launches
 from kvplan.memory.below import below
 from kvplan.memory.layout import layout
+from kvplan.memory.weights import widened
 from kvplan.spread_time import passes
 
 Chunk = tuple[int, int]
@@ -21,6 +22,8 @@ class HostTime:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment, self.engine, self.overhead = deployment, deployment.engine, deployment.overhead
         self.launches, self._stages = launches(deployment.model, deployment.tp), deployment.parallel.pp
+        if widened(deployment, "experts"):
+            self.launches += Launches(host=WIDENED_EXPERTS * sum(group.count for group in deployment.model.ffn if group.experts))
 
     def step_s(self, chunks: Sequence[Chunk], decodes: int) -> float:
         """Least seconds of a step.

@@ -32,6 +32,13 @@ EXPERT_READ_RATE = 0.96
 """Of the rate at which decode attention reads the KV cache, that at which the experts' kernel reads their weights (Qwen3-30B-A3B with vLLM
 0.24: decode steps of 1 to 128 sequences on one H100 and on one H200, which want 0.97 and 0.93)."""
 
+MXFP4_READ_RATE = 0.82
+MXFP4_PRODUCT_RATE = 1.34
+MXFP4_TILE_ROWS = 128
+"""Of what experts in bf16 reach, that at which experts in mxfp4, which a kernel of their own widens to bf16, are read and multiplied, and
+the rows of its largest tiles, of the last of which each expert leaves half unused (gpt-oss-20b on one H100 with vLLM 0.24 and its Triton
+kernels: decode steps of 1 to 64 sequences, cold prompts of 1k to 32k tokens)."""
+
 FP8_READ_RATE = 0.94
 FP8_ATTENTION_RATE = 1.17
 """Of the rates with a bf16 cache, what decode attention reads of an fp8 cache, and at which prefill attention multiplies in fp8

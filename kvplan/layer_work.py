@@ -33,6 +33,11 @@ LATENT_CACHED = 8
 gathered, expanded and merged (DeepSeek-V2-Lite on one H200 with vLLM 0.24: its calls take 91 ms in 150 steps of a replay of chats, 66 in
 cold prompts of 1k to 4k tokens)."""
 
+WIDENED_EXPERTS = 17
+"""The same that experts in mxfp4, widened by a kernel of their own, launch more in a layer: their routing is six Triton kernels, and their
+two products prepare much on the host (gpt-oss-20b with vLLM 0.24 on one H100: launching a step beyond its CUDA graphs takes 2.1 ms a layer
+at the faster speed of the host, 2.9 on the average)."""
+
 ALL_REDUCE_LAUNCHES = 0.3
 """The same that one eager all-reduce costs on the host: 23 to 26 us for 128 KiB in vLLM on H100 and H200 servers, of which the GPU takes 4
 to 6 (operator tables of AISimulate 0.13), where a launch of the engine's eager layer takes 91 us on the slower host of its measurements."""

@@ -19,7 +19,7 @@ from kvplan.host_time import Chunk, HostTime
 from kvplan.layer_work import PLAIN_SMALL, Launches, compressed_queries, elementwise_bytes, launches, narrowed_inputs
 from kvplan.memory.formats import DTYPE_BYTES, state_dtype, stored_format
 from kvplan.memory.kv import state_bytes, token_bytes
-from kvplan.memory.weights import part_bits, peak_flops
+from kvplan.memory.weights import part_bits, peak_flops, widened
 from kvplan.model import Ffn, Layers, Part
 from kvplan.prefill_attention import PrefillAttention
 from kvplan.spread_time import exchanged_layers_s, experts_on_rank, handed_over_s, joint_tokens, passes, reduced_layers_s
@@ -55,6 +55,7 @@ class StepCost:
         self._peaks: dict[Part, float] = {part: peak_flops(deployment, part) for part in PARTS}
         self._weight_bytes: dict[Part, float] = {part: bits[part] / 8 for part in PARTS}  # of one weight, scales included
         narrow = [part for part in MULTIPLIED if self._peaks[part] > self.machine.gpu.bf16_flops]
+        self._widened = widened(deployment, "experts")
         self._narrow = self.kv_format.element_bits == 8 and self.machine.gpu.fp8_flops > 0  # is attention computed in fp8
         self.attention = PrefillAttention(deployment, kernel_share=self.kernel_share, narrow=self._narrow, product_s=self._expansion_s)
         self.launches += Launches(small=narrowed_inputs(self.model, narrow))
@@ -81,8 +82,11 @@ class StepCost:
         """
         gpu = self.machine.gpu
         size = active * inputs * outputs * self._weight_bytes["experts"] + routed * (inputs + outputs) * self.activation_bytes
-        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency)
-        share = self.kernel_share * self.engine.expert_share
+        read_rate, share = kernel_rates.EXPERT_READ_RATE * gpu.kv_read_efficiency, self.kernel_share * self.engine.expert_share
+        if self._widened:
+            read_rate, share = read_rate * kernel_rates.MXFP4_READ_RATE, share * kernel_rates.MXFP4_PRODUCT_RATE
+            routed += min(active * kernel_rates.MXFP4_TILE_ROWS, routed) / 2
+        streamed = msgspec.structs.replace(gpu, weight_read_efficiency=read_rate)
         return gemm_s(streamed, 2.0 * routed * inputs * outputs, size, peak_flops=self._peaks["experts"], kernel_share=share)
 
     def _mixer_gemms(self, group: Layers, tokens: int) -> float:

@@ -29,6 +29,13 @@ def test_mxfp4_experts_are_widened_without_fp4_units() -> None:
     assert peak_flops(blackwell, "attention") == blackwell.machine.gpu.bf16_flops  # not quantised
 
 
+def test_gpt_oss_is_captured_up_to_larger_steps() -> None:
+    """vLLM 0.24 has CUDA graphs of this family up to 1,024 tokens, of others up to twice its sequences."""
+    gpt_oss, qwen = (StepCost(deployed(model, machine="h100-sxm")) for model in ("gpt-oss-20b", "qwen3-30b-a3b"))
+    assert gpt_oss.host_s([(1025, 0)], 0) > 3 * gpt_oss.host_s([(1024, 0)], 0)
+    assert qwen.host_s([(1024, 0)], 0) == qwen.host_s([(1025, 0)], 0)
+
+
 def test_fp8_checkpoints_multiply_in_fp8_where_there_are_units() -> None:
     hopper = deployed("qwen3-32b-fp8", machine="h100-sxm")
     assert peak_flops(hopper, "dense") == hopper.machine.gpu.fp8_flops

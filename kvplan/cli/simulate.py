@@ -131,7 +131,7 @@ def simulate(
 ) -> int:
     """Replay a trace through an engine with tiers: time to first token, hits per tier, bytes moved, stalls."""
     from kvplan.report import simulate as report
-    from kvplan.sim.ends import with_ends
+    from kvplan.sim.ends import ends_of
     from kvplan.sim.outcome import rows
     from kvplan.sim.simulate import simulate as run
     from kvplan.sweep import grid
@@ -166,9 +166,9 @@ def simulate(
         raise InputError("--why compares engines", hint="give several: --engine vllm,sglang")
     if requests_out:
         rows.check(Path(requests_out))
-    with progress.requests(hidden=quiet) as watch:
+    with ends_of(wanted[0]) as with_ends, progress.requests(hidden=quiet) as watch:
         result, record = run(wanted[0], progress=watch, history=bool(html or perfetto or plot))
-        result = with_ends(wanted[0], result) if not result.partial else result
+        result = with_ends(result) if not result.partial else result
     result = msgspec.structs.replace(result, wall_s=time.perf_counter() - began)
     if as_json:
         emit_json(result)

@@ -70,6 +70,7 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "offload.lower_counts_tick_s": (0.0,),
     "second_runner": ((),),
     "first_runner": ({},),
+    "captured_tokens_of": ({},),
     "overhead.remote_byte_s": (0.0,),
     "overhead.remote_host_byte_s": (0.0,),
     "host_pool.ratio": (0.0,),

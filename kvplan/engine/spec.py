@@ -254,6 +254,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # tokens of the steps of which it has a CUDA graph, rising, and from the last on in strides as the last one: others run in the next
     # larger graph, whose experts see the rows that fill it up as well
     graph_tokens: tuple[AtLeastOne, ...] = ()
+    captured_tokens_of: dict[str, AtLeastOne] = {}  # largest step with prefill that is captured, of families that have one of their own
     absorbed_tokens: Count = 0  # a latent is attended as it is stored when a sequence computes at most so many tokens in a step
     launches_first: bool = False  # is a step of decodes launched, too, before the tokens of the prompts before it are handled
     api_servers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # processes that take requests in, each in order

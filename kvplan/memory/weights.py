@@ -113,16 +113,25 @@ def peak_flops(deployment: Deployment, part: Part) -> float:
     """The datasheet rate at which a part's matrices are multiplied: that of a narrow dtype only where activations are narrow too and the
     GPU has units for it. mxfp4 experts are widened to bf16 on GPUs without fp4 units.
     """
-    gpu, chosen = deployment.machine.gpu, _ALIASES.get(deployment.dtype.lower(), deployment.dtype.lower())
-    stored = deployment.model.quantization
-    if chosen:
-        method, compute = chosen, COMPUTE.get(chosen, "") if part in _LINEAR else ""
-    else:
-        method, compute = (stored.method, stored.compute if part in stored.bits else "") if stored else ("", "")
+    gpu, (_, compute) = deployment.machine.gpu, _method(deployment, part)
     if compute == "fp4" and gpu.fp4_flops:
         return gpu.fp4_flops
-    wide = not compute or compute == "fp4" or (method == "mxfp4" and not gpu.fp4_flops)
+    wide = not compute or compute == "fp4" or widened(deployment, part)
     return gpu.bf16_flops if wide else gpu.fp8_flops or gpu.bf16_flops
+
+
+def widened(deployment: Deployment, part: Part) -> bool:
+    """Are a part's matrices stored in mxfp4, and multiplied in bf16 by a kernel that widens them."""
+    method, compute = _method(deployment, part)
+    return method == "mxfp4" and bool(compute) and not deployment.machine.gpu.fp4_flops
+
+
+def _method(deployment: Deployment, part: Part) -> tuple[str, str]:
+    """How a part's matrices are stored, and the dtype that they are multiplied in, empty for the model's."""
+    chosen, stored = _ALIASES.get(deployment.dtype.lower(), deployment.dtype.lower()), deployment.model.quantization
+    if chosen:
+        return chosen, COMPUTE.get(chosen, "") if part in _LINEAR else ""
+    return (stored.method, stored.compute if part in stored.bits else "") if stored else ("", "")
 
 
 def weight_bytes(model: ModelSpec, dtype: str = "") -> int:

@@ -17,8 +17,14 @@ BLOCK = 16
 H100, H200, SLOW = "h100-vllm-0.24", "h200-vllm-0.24", "h200-vllm-0.24-slow-host"
 SGLANG = "h100-sglang-0.5.17"
 OWN = "h200-vllm-0.24-calibrated"
-SLOW_MACHINE, OWN_MACHINE, SGLANG_MACHINE = (str(MEASURED / folder / "machine.toml") for folder in (SLOW, OWN, SGLANG))
-"""Of `OWN` what `kvplan calibrate --quick` wrote of the machine on which these were measured, and nothing else."""
+OWN_H100 = "h100-vllm-0.24-calibrated"
+SLOW_MACHINE, OWN_MACHINE, SGLANG_MACHINE, H100_MACHINE = (
+    str(MEASURED / folder / "machine.toml") for folder in (SLOW, OWN, SGLANG, OWN_H100)
+)
+"""Of `OWN` and `OWN_H100` what `kvplan calibrate --quick` wrote of the machine on which these were measured, and nothing else."""
+
+FILES_IN_MEMORY = tuple(f"machine.disk.{rate}" for rate in ("read_Bps=17GB/s", "stream_Bps=17GB/s", "write_Bps=9GB/s"))
+"""A file system in memory: the median of its jobs' rates."""
 
 SAME_EXPERTS = ("parallel.expert_skew=100",)
 """With weights at random this model's router, whose softmax is rounded to bf16, gives every token the same experts."""
@@ -41,6 +47,9 @@ CASES = {
     "lmcache server": Case(f"{OWN}/llama_3_1_8b_lmcache_server_32GiB.json", "llama-3.1-8b", OWN_MACHINE, "lmcache-mp"),
     "qwen 14b": Case(f"{OWN}/qwen2_5_14b_cpu_32GiB.json", "qwen2.5-14b", OWN_MACHINE),
     "qwen3 moe, own profile": Case(f"{OWN}/qwen3_30b_a3b_cpu_32GiB.json", "qwen3-30b-a3b", OWN_MACHINE),
+    "llama, own H100": Case(f"{OWN_H100}/llama_3_1_8b_gpu_only.json", "llama-3.1-8b", H100_MACHINE),
+    "lmcache, own H100": Case(f"{OWN_H100}/llama_3_1_8b_lmcache_32GiB.json", "llama-3.1-8b", H100_MACHINE, "lmcache"),
+    "gpt-oss, own H100": Case(f"{OWN_H100}/gpt_oss_20b_cpu_16GiB.json", "gpt-oss-20b", H100_MACHINE),
 }
 LEAST = {"cold": 2048, "gpu_hit": 1024, "cpu_hit": 1024, "decode": 0}
 """Kind -> tokens from which on a row is judged."""
@@ -107,6 +116,17 @@ LIMITS: dict[tuple[str, str], float] = {
     ("qwen3 moe, own profile", "gpu_hit"): 5.1,
     ("qwen3 moe, own profile", "cpu_hit"): 8.3,
     ("qwen3 moe, own profile", "decode"): 7.1,
+    ("llama, own H100", "cold"): 3.0,
+    ("llama, own H100", "gpu_hit"): 18.5,
+    ("llama, own H100", "decode"): 4.8,
+    ("lmcache, own H100", "cold"): 3.8,
+    ("lmcache, own H100", "gpu_hit"): 37.0,
+    ("lmcache, own H100", "cpu_hit"): 27.1,
+    ("lmcache, own H100", "decode"): 3.5,
+    ("gpt-oss, own H100", "cold"): 17.0,
+    ("gpt-oss, own H100", "gpu_hit"): 14.8,
+    ("gpt-oss, own H100", "cpu_hit"): 13.4,
+    ("gpt-oss, own H100", "decode"): 6.3,
 }
 """Case, kind -> the largest relative error of a judged row, of hits the mean one, in per cent.
 
@@ -116,7 +136,10 @@ host at the slower of two speeds between which it flips (58 ms in one of three r
 the faster one: repeated a minute later they take 15.0 instead of 12.2 ms (16.6 predicted). Of Gemma's single
 sequences at 16k and 64k the first token was late by their last chunk's store, not the second as predicted: both are ready for the copy
 engine at once, and the store went first with 9 of 50 prompts on the first runner (of none of 60 on the second). GPU hits with HiCache
-were each measured beside the store of the prompt before them, on a host that flipped between its speeds.
+were each measured beside the store of the prompt before them, on a host that flipped between its speeds. On the calibrated H100 it was
+slower beside LMCache than its probes say: the same hit of 1,088 tokens took 18.4 ms without and 28.6 with LMCache, whose own calls take 2.
+Gpt-oss's norms are 1 and its routers' biases 0, so that tokens choose experts evenly; a step of a new number of tokens beyond its graphs
+compiles kernels for a second, which is why there is no replay of it.
 """
 
 
@@ -198,6 +221,24 @@ REPLAYS: dict[str, tuple[Case, str, dict[str, str], dict[str, float]]] = {
         {"gpu_kv": "8GiB", "cpu": "8GiB", "disk": "60GiB"},
         {"TTFT mean": 32.4, "TTFT p50": 15.0, "TTFT p90": 43.9, "ITL p50": 1.6},
     ),
+    "conversation, own H100": (
+        CASES["llama, own H100"], f"{H200}/conversation_load.jsonl", {"gpu_kv": "40GiB"},
+        {"TTFT mean": 4.4, "TTFT p50": 3.9, "TTFT p90": 3.3, "ITL p50": 5.1},
+    ),
+    "conversation stored, own H100": (
+        CASES["llama, own H100"]._replace(file=f"{OWN_H100}/llama_3_1_8b_cpu_48GiB.json"), f"{H200}/conversation_load.jsonl",
+        {"gpu_kv": "40GiB", "cpu": "48GiB"},
+        {"TTFT mean": 2.5, "TTFT p50": 8.1, "TTFT p90": 2.7, "ITL p50": 7.5},
+    ),
+    "lmcache, own H100": (
+        CASES["lmcache, own H100"], CHAT, {"gpu_kv": "8GiB", "cpu": "32GiB"},
+        {"TTFT mean": 28.6, "TTFT p50": 12.7, "TTFT p90": 32.8, "ITL p50": 1.8},
+    ),
+    "files in memory": (
+        Case(f"{OWN_H100}/llama_3_1_8b_cpu_8GiB_memory_files.json", "llama-3.1-8b", H100_MACHINE, sets=FILES_IN_MEMORY), CHAT,
+        {"gpu_kv": "8GiB", "cpu": "8GiB", "disk": "56GiB"},
+        {"TTFT mean": 8.5, "TTFT p50": 2.7, "TTFT p90": 8.7, "ITL p50": 8.0},
+    ),
 }  # fmt: skip
 """Replay -> what ran, trace, tiers, and the largest relative error of each figure in per cent.
 
@@ -205,6 +246,8 @@ Both MoE hold compilations of a second in their measured replay, the first a ful
 load take a tenth longer than the same tokens alone: clocks of 1.6 instead of 2.0 GHz at 700 W. The virtual disks give 2 GB/s until an
 allowance is used up, and 1.34 GB/s of reads and writes together from then on, which a probe of seconds does
 not see; the median of the first hangs on one request: arrivals moved by milliseconds move it by 5 to 7 %.
+Where files are in memory, the 32 threads that copy them keep the interpreter from the engine: while they do (a twelfth of the time),
+launching a step of decodes takes 24 ms instead of 1.4, or 0.1 to 0.3 ms a file, which is not simulated.
 """
 
 EXACT = {"disk tier": 0.97, "disk tier, own profile": 0.97, "14b, bursts": 0.98, "lmcache server": 0.98, "sglang, GPU only": 0.97}
@@ -215,18 +258,19 @@ end, what a request of a burst finds on the order in which its neighbours run; w
 @pytest.mark.parametrize("name", REPLAYS)
 def test_replay(name: str) -> None:
     case, trace, tiers, limits = REPLAYS[name]
-    truth, as_sent = case.load()["replay"], case.file.split("/")[0] in (SLOW, OWN, SGLANG)
+    truth, as_sent = case.load()["replay"], case.file.split("/")[0] in (SLOW, OWN, OWN_H100, SGLANG)
     truth.sort(key=lambda row: row["t_submit" if as_sent else "i"])
     columns = (replay_as_sent if as_sent else replay)(case, MEASURED / trace, **tiers)
     assert columns["index"].tolist() == (list(range(len(truth))) if as_sent else [row["i"] for row in truth])
-    seen = {"TTFT": sorted(row["ttft"] for row in truth), "ITL": sorted(row["itl"] for row in truth)}
-    told = {"TTFT": sorted(columns["ttft_s"]), "ITL": sorted(columns["itl_s"])}
+    several = [index for index, row in enumerate(truth) if row["out"] > 1]
+    seen = {"TTFT": sorted(row["ttft"] for row in truth), "ITL": sorted(truth[index]["itl"] for index in several)}
+    told = {"TTFT": sorted(columns["ttft_s"]), "ITL": sorted(columns["itl_s"][several])}
     half, tail = len(truth) // 2, int(len(truth) * 0.9)
     rows: list[Row] = [
         ("TTFT mean", statistics.mean(seen["TTFT"]), statistics.mean(told["TTFT"])),
         ("TTFT p50", seen["TTFT"][half], told["TTFT"][half]),
         ("TTFT p90", seen["TTFT"][tail], told["TTFT"][tail]),
-        ("ITL p50", seen["ITL"][half], told["ITL"][half]),
+        ("ITL p50", statistics.median(seen["ITL"]), statistics.median(told["ITL"])),
     ]
     errors = {figure: abs(error) * 100 for figure, error in _print(name, rows).items()}
     hit = columns["gpu_hit_tokens"] + columns["cpu_hit_tokens"] + columns["disk_hit_tokens"]
@@ -236,11 +280,20 @@ def test_replay(name: str) -> None:
     assert {figure: error for figure, error in errors.items() if error > limits[figure]} == {}
 
 
-def test_what_stores_cost_under_load() -> None:
-    # The same load with a CPU tier of 48 GiB that nothing hits was measured at +1.8 % of the requests' whole time. (Its mean time to first
-    # token rose by 8.9 %. That figure hangs on the order in which bursts are submitted: arrivals moved by 5 ms at random, which leave the
-    # whole time alone within 0.3 %, move it by 5 %.)
-    case, trace, tiers, _ = REPLAYS["conversation"]
-    without = statistics.mean(replay(case, MEASURED / trace, **tiers)["e2e_s"])
-    stored = statistics.mean(replay(case, MEASURED / trace, **tiers, cpu="48GiB")["e2e_s"])
-    assert stored / without - 1 == pytest.approx(0.018, abs=0.008)
+STORED = {  # replay -> what a CPU tier of 48 GiB that nothing hits added to the requests' whole time, and how far off it may be told
+    "conversation": (0.018, 0.008),
+    "conversation, own H100": (0.0, 0.012),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_what_stores_cost_under_load(name: str) -> None:
+    # On the H200 the mean time to first token rose by 8.9 %. That figure hangs on the order in which bursts are submitted: arrivals
+    # moved by 5 ms at random, which leave the whole time alone within 0.3 %, move it by 5 %. On the H100 it fell by 0.2 %: copies leave
+    # the steps beside them as long as they were, and what hands them over is hidden behind the prompts that they store.
+    case, trace, tiers, _ = REPLAYS[name]
+    run = replay if name == "conversation" else replay_as_sent
+    without = statistics.mean(run(case, MEASURED / trace, **tiers)["e2e_s"])
+    stored = statistics.mean(run(case, MEASURED / trace, **tiers, cpu="48GiB")["e2e_s"])
+    measured, margin = STORED[name]
+    assert stored / without - 1 == pytest.approx(measured, abs=margin)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 
+from kvplan import scenario
 from kvplan.provenance import SIGMA_REL
 from kvplan.results.simulate import Doubt, Interval, SimResult
+from kvplan.scenario import with_setting
+from kvplan.sim import ends
 from kvplan.sim.outcome.uncertainty import DISK_SIGMA, HOST_SIGMA, MODEL_SIGMA
+from kvplan.sim.simulate import simulate
 from tests.sim.runs import documents, run
 
 ASSUMED = {"machine.gpu.gemm_efficiency": 0.75}
 """A number that the user sets counts as assumed."""
+
+
+HOST_TIMES = (
+    "launch_layer", "launch_layer_eager", "step", "offload_step", "group", "prepare", "step_sequence", "gap", "request", "request_token",
+    "input", "input_token", "admit_token", "transit",
+)  # fmt: skip
 
 
 def width(found: SimResult) -> float:
@@ -67,6 +78,12 @@ def test_a_step_whose_host_is_about_as_fast_as_its_gpu_rests_on_both() -> None:
     assert shares[0] > 0.9 > shares[1] > 0.5 > shares[2] > 0.1 > shares[3]
 
 
+def test_an_engine_whose_host_takes_no_time_rests_on_its_gpu() -> None:
+    free = dict.fromkeys((f"engine.overhead.{one}_s" for one in HOST_TIMES), 0)
+    found, _ = run(documents(1, 4096), gpu_kv="2GiB", sets=free)
+    assert [doubt.what for doubt in found.interval.rests_on] == ["prefill speed"]
+
+
 def test_loads_from_a_disk_rest_on_it_the_more_the_busier_it_is() -> None:
     doubts = []
     for every_s in (60.0, 6.0):
@@ -74,3 +91,19 @@ def test_loads_from_a_disk_rest_on_it_the_more_the_busier_it_is() -> None:
         doubts.append(next(doubt for doubt in found.interval.rests_on if doubt.what == "disk"))
     assert doubts[0].sigma_rel >= DISK_SIGMA
     assert 0.1 < doubts[0].share < doubts[1].share
+
+
+def test_replays_at_the_ends_of_an_interval_may_run_beside_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents come 20 times as fast as the server reads them: the same interval on one core and on two."""
+    monkeypatch.setattr(ends, "LONG_REQUESTS", 50)
+    monkeypatch.setattr(ends, "WINDOW_REQUESTS", 40)
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
+    crowded = with_setting(with_setting(scenario.load("documents"), "run.speedup", 20.0), "run.limit", 60)
+    result = simulate(crowded)[0]
+    assert result.overload
+    found = []
+    for cores in (1, 2):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        with ends.ends_of(crowded) as with_ends:
+            found.append(with_ends(result))
+    assert found[0] == found[1] and found[0].interval.rests_on and found[0].interval != result.interval

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kvplan.request import Request
+from kvplan.sim.cache.draws import Draws
 from kvplan.sim.cache.eviction.plain import Lru
 from kvplan.sim.cache.pool import Pool
 from kvplan.sim.cache.prefix import PrefixTree
@@ -145,3 +146,19 @@ def test_a_load_that_has_ended_is_joined_by_nobody() -> None:
     result, _ = run(requests, gpu_kv=f"{150 * block}B", cpu=f"{120 * block}B", disk="64GiB")
     assert result.requests.completed == 120
     assert result.prompt_tokens.disk_hit > 0
+
+
+def test_every_set_of_blocks_is_as_likely() -> None:
+    # Of the ten pairs of five blocks four begin with the first, three with the second, two with the third, one with the fourth.
+    draws = Draws(1)
+    found = [draws.first(2, 5) for _ in range(20_000)]
+    assert [found.count(first) / 20_000 for first in range(5)] == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0], abs=0.01)
+
+
+def test_the_sets_are_those_that_numpy_draws() -> None:
+    draws, theirs = Draws(7), np.random.default_rng(7)
+    sizes = np.random.default_rng(1).integers(1, 900, 600).tolist()
+    for of, part in zip(sizes[::2], sizes[1::2], strict=True):
+        count = 1 + part % of
+        if count < of:
+            assert draws.first(count, of) == min(theirs.choice(of, size=count, replace=False).tolist())

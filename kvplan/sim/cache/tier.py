@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
+from kvplan.sim.cache.draws import Draws
 from kvplan.sim.cache.eviction.policy import Policy
 from kvplan.sim.cache.prefix import Entry, Node, PrefixTree
 
@@ -36,7 +35,7 @@ class Tier:
         self.reused: Callable[[Node, int, int], None] | None = None  # the same, where that costs nothing but perhaps time
         self.spill: Callable[[Node, int, int], None] | None = None  # called with the part of a run that is being evicted
         self.evicts = True  # does what comes push out what is there; if not, it finds room or none
-        self.random = np.random.default_rng(seed)
+        self.draws = Draws(seed)
         self.spill_tokens = 0  # at least so much of a run is evicted at once
 
     # -- looking -----------------------------------------------------------------------------------------------------------
@@ -115,8 +114,7 @@ class Tier:
         elif count == leading + loose:
             first = 0
         else:
-            chosen = self.random.choice(leading + loose, size=count, replace=False)
-            first = min(leading, int(chosen[chosen.argmin()]))
+            first = min(leading, self.draws.first(count, leading + loose))
         entry.tokens, entry.loose = first * grain, (leading + loose - count - first) * grain
         taken = count * grain
         self.used_tokens -= taken

@@ -14,7 +14,7 @@ from kvplan.scenario import Scenario
 
 RULES: dict[str, tuple[str, ...]] = {
     "the host's time, by chunks of its size": ("overhead", "first_runner", "second_runner", "launches_first", "offload.chunk_tokens"),
-    "its kernels": ("kernel_share", "expert_share", "absorbed_tokens", "graph_tokens"),
+    "its kernels": ("kernel_share", "expert_share", "absorbed_tokens", "graph_tokens", "captured_tokens_of"),
     "how bytes are copied and named": (
         "offload.copies", "offload.store_copies", "offload.copy_layers", "offload.latent_per_rank", "offload.whole_rows",
         "offload.row_multiple_bytes", "offload.disk_read_threads", "offload.disk_write_threads", "offload.disk_per_rank",

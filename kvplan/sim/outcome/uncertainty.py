@@ -70,8 +70,8 @@ USED_MOST = 0.95
 """Utilisation beyond which waiting is not stretched further: an overloaded replica has no steady state, its queue grows with the run."""
 
 
-HOST_AHEAD = NormalDist(0.0, HOST_SIGMA)
-"""Of the logarithm of a step's host over its GPU time: how likely the host is what the step waits for."""
+HOST_AHEAD = NormalDist(1.0, HOST_SIGMA)
+"""Of a step's host time over its GPU time: how likely the step waits for the host."""
 
 
 def _host_share(record: RunRecord, kept: Any) -> float:
@@ -84,7 +84,7 @@ def _host_share(record: RunRecord, kept: Any) -> float:
         prompt, computed, ttft = int(columns["prompt_tokens"][row]), int(columns["computed_tokens"][row]), float(columns["ttft_s"][row])
         waited = float(columns["queue_s"][row] + columns["load_s"][row] + columns["held_s"][row])
         chunk = [(max(1, min(computed, cost.engine.step_tokens)), prompt - computed)]
-        outrun = HOST_AHEAD.cdf(math.log(cost.host_s(chunk, 0) / cost.busy_s(chunk, 0, 0.0, 1)))
+        outrun = HOST_AHEAD.cdf(cost.host_s(chunk, 0) / cost.busy_s(chunk, 0, 0.0, 1))
         entry_s = cost.overhead.entry_s(prompt) + cost.schedule_s(prompt, computed) + cost.overhead.prepare_s
         host += entry_s + outrun * max(0.0, ttft - waited - entry_s)
         total += ttft

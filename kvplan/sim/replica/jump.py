@@ -102,16 +102,21 @@ def equal_steps(batch: DecodeBatch, inflight: StepsInFlight, scheduler: Schedule
     steps, transfers = inflight.steps, scheduler.transfers
     if len(steps) < 2 or steps[0] is not inflight.executing:
         return 0
-    for step in steps:
-        if step.chunks or step.begins or step.version != batch.version or step.paused or step.stall_s:
-            return 0
     first, second = steps
+    if first.version != batch.version or second.version != batch.version:
+        return 0
+    for step in steps:
+        if step.chunks or step.begins or step.paused or step.stall_s:
+            return 0
     if max(second.ready_s, first.launched_s) > first.start_s + first.duration_s + 1e-12:
         return 0  # the GPU will wait for the host
-    if any(each.filled > first.index for each in batch.sums) or len(batch) != len(scheduler.running) or scheduler.leaving:
-        return 0
-    if scheduler.may_admit() or transfers.refused or transfers.settled_s(now) > now:
-        return 0  # somebody may come, or copies still hold up tokens or inputs
+    if len(batch) != len(scheduler.running) or scheduler.leaving or scheduler.may_admit():
+        return 0  # somebody may come
+    for each in batch.sums:
+        if each.filled > first.index:
+            return 0
+    if transfers.refused or transfers.settled_s(now) > now:
+        return 0  # copies still hold up tokens or inputs
     return batch.steps_within(scheduler.gpu.fits, batch.ends.next - batch.steps)
 
 

@@ -156,7 +156,8 @@ class Replica:
         submitted_s = self.transfers.submitted_s()
         if submitted_s > step.launched_s:
             overhead_s += submitted_s - step.launched_s
-        overhead_s += self.transfers.handed_over_s(self.inflight.steps)
+        if self.inflight.steps and self.inflight.steps[-1].chunks:
+            overhead_s += self.transfers.handed_over_s(self.inflight.steps[-1])
         host_s = cost.host_s(chunks, decodes)
         step.ready_s += overhead_s
         step.launched_s += overhead_s + host_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from kvplan.engine.spec import Offload
@@ -131,11 +130,11 @@ class Transfers:
         loads_s = self.loads.submitted_s if self.loads is not None else 0.0
         return max(loads_s, self.stores.submitted_s) if self.stores is not None else loads_s
 
-    def handed_over_s(self, inflight: deque[ScheduledStep]) -> float:
-        """Seconds in which the worker hands over the stores of the last step in flight, before it launches another."""
-        if not inflight or self.stores is None or not self.rules.stores_before_launch or self.rules.store == "on_evict":
+    def handed_over_s(self, last: ScheduledStep) -> float:
+        """Seconds in which the worker hands over the stores of the last step in flight, one with prompts, before it launches another."""
+        if self.stores is None or not self.rules.stores_before_launch or self.rules.store == "on_evict":
             return 0.0
-        return sum([self.stores.host.path.submit_s(OUT, new) for _, new, _ in inflight[-1].chunks])
+        return sum([self.stores.host.path.submit_s(OUT, new) for _, new, _ in last.chunks])
 
     def space_s(self) -> float:
         """From when on every block that may be allocated can be written: none is still being copied."""
