@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 import simpy
+from simpy.core import EmptySchedule
 from simpy.events import NORMAL, Event
 from simpy.resources.resource import Resource
 
@@ -31,18 +32,22 @@ class Moment(Event):
 class Clock(simpy.Environment):
     """Seconds since the run began, and what is to happen later. Of actions for one moment the one asked for first comes first."""
 
-    __slots__ = ("_now",)
-    now: float
+    __slots__ = ("_now", "now")
+    now: float  # simpy's is a property, whose call every reading would pay for
     _queue: list[tuple[float, int, int, Any]]  # of events and actions
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
 
     def at(self, time_s: float, action: Callable[[], object] | Event) -> None:
         """Call `action` at a time, or as soon as what is due now has happened when it has passed."""
-        now = self._now
+        now = self.now
         heappush(self._queue, (time_s if time_s > now else now, NORMAL, next(self._eid), action))
 
     def after(self, delay_s: float, action: Callable[[], object]) -> None:
         """Call `action` so many seconds from now."""
-        heappush(self._queue, (self._now + delay_s, NORMAL, next(self._eid), action))
+        heappush(self._queue, (self.now + delay_s, NORMAL, next(self._eid), action))
 
     def until(self, time_s: float) -> Event:
         """For a process to wait until a time, not at all when it has passed."""
@@ -54,24 +59,22 @@ class Clock(simpy.Environment):
 
     def pass_until(self, event: Event) -> bool:
         """Let time pass until an event; False when nothing is left that could bring it."""
-        queue, happen, pop = self._queue, super().step, heappop
-        while event.callbacks is not None:  # it has not happened
-            if not queue:
+        awaited: Any = event
+        while awaited.callbacks is not None:  # it has not happened
+            if not self._queue:
                 return False
-            if isinstance(queue[0][3], Event):
-                happen()
-            else:
-                self._now, _, _, action = pop(queue)
-                action()
+            self.step()
         return True
 
     def step(self) -> None:
         """One action or event further; simpy's EmptySchedule where none is left."""
-        if not self._queue or isinstance(self._queue[0][3], Event):
+        queue = self._queue
+        if not queue:
+            raise EmptySchedule
+        self.now, _, _, action = queue[0]
+        if isinstance(action, Event):
             super().step()
         else:
-            self._now, _, _, action = heappop(self._queue)
+            heappop(queue)
+            self._now = self.now
             action()
-
-
-Clock.now = Clock.__dict__["_now"]  # one slot under both names: simpy's is a property, whose call every reading would pay for
