@@ -47,10 +47,11 @@ def size(
 
     given = {name: value for name, value in (("machine", machine), ("engine", engine)) if isinstance(value, str)}
     names = defaults.resolve(given, machine_wanted=False)
+    server = names.server() if machine is None or isinstance(machine, str) else machine
     return ask(
         catalog.model(model) if isinstance(model, str) else model,
-        engine=catalog.engine(names.engine.value, names.engine_version) if engine is None or isinstance(engine, str) else engine,
-        machine=names.server() if machine is None or isinstance(machine, str) else machine,
+        engine=catalog.engine(names.engine.value, names.engine_version, server) if engine is None or isinstance(engine, str) else engine,
+        machine=server,
         context_tokens=context_tokens,
         batch=batch,
         kv_dtype=kv_dtype,

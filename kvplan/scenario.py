@@ -178,7 +178,7 @@ def load(
         deployment=Deployment(
             model=catalog.model(named.model.value),
             server=named.server(),
-            engine=catalog.engine(named.engine.value, named.engine_version),
+            engine=catalog.engine(named.engine.value, named.engine_version, named.server()),
             tiers=_build(sizes, Tiers, "tiers"),
             parallel=_build(ranks, Parallel, f"{source}: parallel"),
             remote=_build(written.remote, Remote, f"{source}: remote"),

@@ -12,10 +12,11 @@ from kvplan.catalog.shipped import decode_toml, resolve
 from kvplan.engine.spec import EngineSpec
 from kvplan.engine.versions import at_version, order, overlaid
 from kvplan.errors import InputError, misfit, of_its_kind
+from kvplan.hardware.spec import Machine
 
 
-def engine(name: str, version: str = "") -> EngineSpec:
-    """An engine by catalog name or path, at the version that its file names or at another: `vllm@0.11`."""
+def engine(name: str, version: str = "", server: Machine | None = None) -> EngineSpec:
+    """An engine by catalog name or path, at the version that its file names or at another: `vllm@0.11`; as it starts on a server."""
     stem, _, named = name.partition("@")
     wanted = (version or named).removeprefix("v")
     path = resolve("engines", stem)
@@ -23,9 +24,10 @@ def engine(name: str, version: str = "") -> EngineSpec:
         raise InputError(f"{version or name}: {wanted!r} is not a version", hint=f"write {stem}@{_facts(path, '')['version']}")
     try:
         with of_its_kind(path, "an engine's file"):
-            return msgspec.convert(_facts(path, wanted), EngineSpec)
+            spec = msgspec.convert(_facts(path, wanted), EngineSpec)
     except msgspec.ValidationError as error:
         raise misfit(error, path) from None
+    return spec if server is None else spec.on(server.gpu.name, server.gpu.memory_bytes)
 
 
 OWN = ("title", "offload", "host_pool", "abilities", "changes", "base")

@@ -113,7 +113,7 @@ def size(
                 named_here = _named([name], one, engine_version, isolated)
                 found = ask(
                     catalog.model(name, as_family=as_family),
-                    engine=catalog.engine(named_here.engine.value, named_here.engine_version),
+                    engine=catalog.engine(named_here.engine.value, named_here.engine_version, named_here.server()),
                     machine=named_here.server(),
                     context_tokens=tokens,
                     batch=batch,

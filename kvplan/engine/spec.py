@@ -233,6 +233,14 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     absorbs_latent: bool = False  # are the up-projections of latent attention kept a second time in the model's dtype
 
 
+class StepsOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Tokens of a step by default on GPUs with less than `below_bytes` of memory (0: any) whose names contain `named`."""
+
+    step_tokens: AtLeastOne
+    below_bytes: Count = 0
+    named: str = ""
+
+
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A serving engine at one version: its scheduler, prefix cache, tiers and overheads.
 
@@ -246,6 +254,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     connector: bool = False  # does it move the KV of that engine, inside it: then its numbers are known as that engine's are
     block_tokens: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
     step_tokens: AtLeastOne = 8192  # token budget of one step
+    steps_on: tuple[StepsOn, ...] = ()  # the same on GPUs of some kinds: the first that fits holds
     max_batch: AtLeastOne = 256
     max_context_tokens: Count = 0  # 0: the model's
     gpu_fraction: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.9
@@ -303,6 +312,13 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             stride = sizes[-1] - (sizes[-2] if len(sizes) > 1 else 0) if sizes else 1
             return tokens + -(tokens - sum(sizes[-1:])) % stride
         return sizes[bisect_left(sizes, tokens)]
+
+    def on(self, gpu: str, memory_bytes: int) -> EngineSpec:
+        """As it starts on a GPU of a name and a memory where nobody gives it the tokens of a step."""
+        for row in self.steps_on:
+            if row.named in gpu.lower() and (not row.below_bytes or memory_bytes < row.below_bytes):
+                return msgspec.structs.replace(self, step_tokens=row.step_tokens)
+        return self
 
     @property
     def label(self) -> str:

@@ -251,15 +251,15 @@ class Builder:
         rules, host = self.scenario.engine.offload, name == "cpu"
         policy = rules.policy if host else rules.disk_policy
         order = rules.job_order if host and policy == "lru" else "position"
-        if name == "disk" and not self.scenario.engine.abilities.disk_bounded:
-            size = UNBOUNDED_BYTES
+        endless = name == "disk" and not self.scenario.engine.abilities.disk_bounded
         stored, counting = (rules.store, rules.store_counts) if host else (rules.lower_store, rules.lower_counts)
         pool = Pool(
-            self._tier(name, size, self.host_token_bytes, policy, self.grain),
+            self._tier(name, UNBOUNDED_BYTES if endless else size, self.host_token_bytes, policy, self.grain),
             order=order,
             counting=counting if stored == "selective" else "",
             tick_s=0.0 if host else rules.lower_counts_tick_s,
         )
+        pool.endless = endless and rules.lower_store != "on_evict"  # nothing that is evicted comes back there
         if host and rules.sweep_s:
             pool.sweep = Sweep(pool.tier, every_s=rules.sweep_s, full=rules.sweep_full, lost=rules.sweep_lost)
         return pool

@@ -15,6 +15,7 @@ from kvplan.request import Request
 from kvplan.results.simulate import SimResult
 from kvplan.scenario import Scenario
 from kvplan.sim.build import Builder, Server, bytes_per_token, tier_records
+from kvplan.sim.cache.afterlife import afterlife
 from kvplan.sim.cache.tier import Tier
 from kvplan.sim.clock import Clock, Steps
 from kvplan.sim.cluster.arrivals import Arrivals
@@ -68,6 +69,8 @@ class World:
         if trace.names_sessions:
             lag_s = self.overhead.first_token_s
             self.sessions = Sessions(self.arrivals, self.clock, self.front_end.enter, most=run.max_sessions, lag_s=lag_s)
+        below = (one.pool for server in (*self.prefillers, *self.servers) for one in server.below)
+        self.afterlife = afterlife(trace, below)
         self.left, self.warm_s = len(trace), 0.0
         self.all_done = self.clock.event()
 
@@ -159,6 +162,8 @@ class World:
     def _ended(self, request: Request) -> None:
         if self.sessions is not None:
             self.sessions.ended(request)
+        if self.afterlife is not None:
+            self.afterlife.ended(request.index)
         self.left -= 1
         if not self.left:
             self.all_done.succeed()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from copy import copy
+from itertools import chain, islice
 from operator import add
 from struct import error as StructError
 from struct import pack
@@ -97,12 +98,13 @@ class PackedRequests:
         self.lengths.frombytes(np.diff(at).astype(np.uint8).tobytes())
         self.starts.frombytes((before + np.searchsorted(at, ends)).astype(np.int64).tobytes())
 
-    def ids(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The ids of all blocks one request after another, and where those of each begin, with the end."""
-        lengths = np.frombuffer(self.lengths, dtype=np.uint8)
+    def ids(self, first: int = 0, last: int | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The ids of all blocks one request after another, of all or of some, and where those of each begin, with the end."""
+        runs = np.frombuffer(self.starts, dtype=np.int64)[first : None if last is None else last + 1]
+        lengths = np.frombuffer(self.lengths, dtype=np.uint8)[runs[0] : runs[-1]]
         starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-        ids = np.repeat(np.frombuffer(self.firsts, dtype=np.int64) - starts[:-1], lengths) + np.arange(starts[-1])
-        return ids, starts[np.frombuffer(self.starts, dtype=np.int64)]
+        firsts = np.frombuffer(self.firsts, dtype=np.int64)[runs[0] : runs[-1]]
+        return np.repeat(firsts - starts[:-1], lengths) + np.arange(starts[-1]), starts[runs - runs[0]]
 
     def _numbered(self, sessions: Iterable[str]) -> list[int]:
         names = self.session_names
@@ -118,6 +120,12 @@ class PackedRequests:
             for name in _PLAIN:
                 getattr(self, name).extend(getattr(other, name))
         return self
+
+    def at(self, arrival_s: array[float]) -> PackedRequests:
+        """The same requests at other times; the other columns are shared."""
+        moved = copy(self)
+        moved.arrival_s = arrival_s
+        return moved
 
     def __len__(self) -> int:
         return len(self.index)
@@ -162,6 +170,14 @@ class PackedRequests:
         for at in range(0, len(order), CHUNK):
             sorted_.extend([self.request(row, names) for row in order[at : at + CHUNK]])
         return sorted_
+
+
+def packed_of(requests: Iterable[Request]) -> PackedRequests:
+    """Any number of requests, packed as they come."""
+    packed, left = PackedRequests(), iter(requests)
+    while batch := list(islice(left, CHUNK)):
+        packed.extend(batch)
+    return packed
 
 
 def too_wide(ids: tuple[int, ...]) -> bool:

@@ -92,3 +92,17 @@ def test_kinds_of_parallelism_that_are_not_built_are_refused_by_name() -> None:
         scenario.load("none.jsonl", model="llama-3.1-8b", machine="h100-sxm", sets=("parallel.cp=2", "machine.gpus=8"))
     for setting in ("parallel.dp=2", "parallel.pp=2"):
         scenario.load("none.jsonl", model="llama-3.1-8b", machine="h100-sxm", sets=(setting, "machine.gpus=8"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "machine", "tokens"),
+    [
+        *[("vllm", "h100-sxm", 8192), ("vllm", "a100-sxm-80gb", 2048), ("vllm", "l40s", 2048), ("lmcache", "rtx-4090", 2048)],
+        *[("sglang", "rtx-4090", 4096), ("sglang", "a100-sxm-80gb", 8192), ("sglang", "b200", 16384), ("trtllm", "l40s", 8192)],
+    ],
+)
+def test_tokens_of_a_step_are_what_the_engine_takes_on_such_a_gpu(engine: str, machine: str, tokens: int) -> None:
+    one = scenario.load("none.jsonl", model="llama-3.1-8b", machine=machine, engine=engine)
+    assert one.engine.step_tokens == tokens
+    by_hand = scenario.load("none.jsonl", model="llama-3.1-8b", machine=machine, engine=engine, sets=("engine.step_tokens=1000",))
+    assert by_hand.engine.step_tokens == 1000

@@ -32,8 +32,6 @@ COMPILED = "0.5.3"
 """A version of LMCache whose compiled copies load, as those of the published figures did."""
 
 UNCACHED = ("engine.prefix_caching=false",)
-SMALL_STEPS = "engine.step_tokens=2048"
-"""max_num_batched_tokens: vLLM's default of the server on A100 and on GPUs below 70 GiB (engine/arg_utils.py)."""
 
 
 def of(
@@ -150,7 +148,7 @@ def missed(entry: Entry) -> Iterator[Row]:
         took = []
         for tiers in ({}, {"cpu": "50GiB"}):
             rows = own_format([prompt(content, tokens, 128, 0.0) for content in range(100)])
-            sets = (SMALL_STEPS, "engine.max_batch=256")
+            sets = ("engine.max_batch=256",)
             known = {"model": "qwen3-8b", "machine": "rtx-4090", "engine": "lmcache", "version": COMPILED, "sets": sets}
             took.append(float(ends_s(run_rows(rows, **known, gpu_kv="5.7GiB", **tiers)).max()))  # type: ignore[arg-type]
         yield f"{entry['id']} {tokens // 1000}k", 1 + change / 100, took[0] / took[1]
@@ -197,7 +195,7 @@ def conversations(entry: Entry) -> Iterator[Row]:
             asked = [prompt(one, 10_128 + 256 * turn, 128, 0.0, str(one % slots)) for one in range(count) for turn in range(turns)]
             token_bytes = below(of(model.lower(), "l40s", tp=2).deployment).token_bytes
             known: dict[str, Any] = {"model": model.lower(), "machine": "l40s", "engine": "vllm", "version": "0.11.2", "tp": 2}
-            sets = (SMALL_STEPS, "engine.max_batch=1024")
+            sets: tuple[str, ...] = ("engine.max_batch=1024",)
             if name == "lmcache":
                 known |= {"engine": "lmcache", "version": COMPILED}
                 sets += ("engine.plan_ahead=false",)

@@ -37,7 +37,7 @@ CASES: dict[str, Callable[[Any], Iterator[Row]]] = {
     "pstack-2025-03": single("llama-3.1-8b", "a100-sxm-80gb", 9_000, "lmcache", COMPILED),
     "gpustack-miss-overhead": effects.missed,
     **{f"llmd-l40s-{name}": effects.conversations for name in effects.POOLS},
-    "lmi-qwen8b-cpu": effects.long_documents("a100-sxm-80gb", effects.SMALL_STEPS, *PCIE3),
+    "lmi-qwen8b-cpu": effects.long_documents("a100-sxm-80gb", *PCIE3),
     "mooncake-fast25-128k": effects.remote_128k,
     **{f"ceph-{name}": effects.ceph for name in CEPH},
 }

@@ -92,6 +92,7 @@ class Pool:
         self.tier, self.tree, self.grain_tokens = tier, tier.tree, tier.grain_tokens
         self.counting, self.counts = counting, Counts(tick_s=tick_s)
         self.sweep: Sweep | None = None
+        self.endless = False  # is there room for all that ever comes
 
     def look(self, keys: Keys, start: int, limit: int, *, again: bool, retention: int = RETENTION) -> int:
         """How far the pool goes on from token `start` of some content, at most to `limit`. What it has of it counts as

@@ -105,7 +105,7 @@ class PrefixTree:
         end = (tokens if tokens < most else most) // grain * grain
         walk = self._last(keys, end)
         node = walk.node
-        if node.end < end:
+        if node.end < end and node.children:
             node = self._walked(node, keys, end)
         if node.entry is None:
             node = self.prune(node)
@@ -149,7 +149,8 @@ class PrefixTree:
 
     def _gone_on(self, node: Node, keys: Keys, tokens: int) -> Node:
         """The end of a path behind one of its runs, at token `tokens`, made where it is missing."""
-        node = self._walked(node, keys, tokens)
+        if node.children:
+            node = self._walked(node, keys, tokens)
         return self._made(node, keys, tokens) if node.end < tokens else node
 
     def _made(self, node: Node, keys: Keys, tokens: int) -> Node:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections.abc import Iterator
 
 import msgspec
@@ -13,7 +14,8 @@ import numpy as np
 
 from kvplan.request import Request
 from kvplan.scenario import Run
-from kvplan.traces.trace import RequestSource
+from kvplan.traces.packed import PackedRequests, packed_of
+from kvplan.traces.trace import RequestSource, Trace
 
 MOST_KEYS = 500_000
 """Distinct blocks up to which the ceiling of the hit rate is counted: about 50 MB."""
@@ -39,6 +41,12 @@ class Arrivals:
             return
         for request in requests:
             yield msgspec.structs.replace(request, arrival_s=request.arrival_s / self.run.speedup)
+
+    def packed(self) -> PackedRequests:
+        """All of them; those of a file share its columns, but for their times."""
+        if not isinstance(self.trace, Trace) or self.run.jitter_s:
+            return packed_of(self)
+        return self.trace.requests().at(array("d", (request.arrival_s for request in self)))
 
     def _watched(self) -> Iterator[Request]:
         for position, request in enumerate(self.trace):

@@ -5,17 +5,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 
 import msgspec
 import numpy as np
 
 from kvplan.request import Request
 from kvplan.sim.clock import Clock, Event, Steps
-from kvplan.traces.packed import PackedRequests
-
-BATCH = 1024
-"""Requests that are Python objects at a time while a trace is packed."""
+from kvplan.sim.cluster.arrivals import Arrivals
+from kvplan.traces.packed import packed_of
 
 
 class Sessions:
@@ -29,9 +26,7 @@ class Sessions:
         self, requests: Iterable[Request], clock: Clock, enter: Callable[[Request], None], *, most: int = 0, lag_s: float = 0.0
     ) -> None:
         self._clock, self._enter, self._lag_s = clock, enter, lag_s
-        packed, left = PackedRequests(), iter(requests)
-        while batch := list(islice(left, BATCH)):
-            packed.extend(batch)
+        packed = requests.packed() if isinstance(requests, Arrivals) else packed_of(requests)
         self._requests, self._names = packed, list(packed.session_names)
         rows = np.frombuffer(packed.index, dtype=np.int64)
         order = np.argsort(rows, kind="stable")  # places of requests in the order of rows

@@ -23,7 +23,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "memory beside the KV pool": ("memory", "gpu_fraction"),
     "blocks and reuse on the GPU": ("block_tokens", "null_blocks", "gpu_policy", "whole_nodes", "partial_reuse", "prefix_caching"),
     "who is admitted, and who gives way": (
-        "max_batch", "step_tokens", "scheduling", "reserve_full_prompt", "reserve_in_flight", "reserve_output", "offload.blocks_in_flight",
+        "max_batch", "step_tokens", "steps_on", "scheduling", "reserve_full_prompt", "reserve_in_flight", "reserve_output",
+        "offload.blocks_in_flight",
     ),
     "prompts in steps of their own": ("prefill_apart", "plan_ahead"),
     "what is stored below, and when": (
