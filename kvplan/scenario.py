@@ -172,13 +172,14 @@ def load(
     settings: dict[str, Any] = {**written.run, **{key: value for key, value in (run or {}).items() if value is not None}}
     deployed = {key: settings.pop(key) for key in tuple(settings) if f"run.{key}" in MOVED}
     ranks: dict[str, Any] = {**written.parallel, **{key: deployed.pop(key) for key in ("tp", "pp", "dp", "ep") if key in deployed}}
+    server = named.server()
     scenario = Scenario(
         name=written.name or Path(source).stem,
         trace=written.trace,
         deployment=Deployment(
             model=catalog.model(named.model.value),
-            server=named.server(),
-            engine=catalog.engine(named.engine.value, named.engine_version, named.server()),
+            server=server,
+            engine=catalog.engine(named.engine.value, named.engine_version, server),
             tiers=_build(sizes, Tiers, "tiers"),
             parallel=_build(ranks, Parallel, f"{source}: parallel"),
             remote=_build(written.remote, Remote, f"{source}: remote"),

@@ -111,10 +111,11 @@ def size(
         for tokens in contexts:
             for one in every:
                 named_here = _named([name], one, engine_version, isolated)
+                server = named_here.server()
                 found = ask(
                     catalog.model(name, as_family=as_family),
-                    engine=catalog.engine(named_here.engine.value, named_here.engine_version, named_here.server()),
-                    machine=named_here.server(),
+                    engine=catalog.engine(named_here.engine.value, named_here.engine_version, server),
+                    machine=server,
                     context_tokens=tokens,
                     batch=batch,
                     kv_dtype=one["kv_dtype"] or "auto",

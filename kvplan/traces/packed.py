@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from itertools import chain, islice
-from operator import add
+from operator import add, attrgetter
 from struct import error as StructError
 from struct import pack
 
@@ -18,7 +18,8 @@ from kvplan.request import Request
 CHUNK = 512  # requests that are Python objects at a time: few, so that they stay in a core's cache
 _WRAP = 2**64
 _LEAST, _LONGEST_RUN = -(2**63), 255
-_PLAIN = ("arrival_s", "firsts", "index", "lengths", "output_tokens", "priority", "prompt_tokens", "retention", "think_s")
+_NUMBERS = ("arrival_s", "index", "output_tokens", "priority", "prompt_tokens", "retention", "think_s")
+_PLAIN = (*_NUMBERS, "firsts", "lengths")
 
 
 class PackedRequests:
@@ -57,13 +58,7 @@ class PackedRequests:
         self.add(
             [request.blocks for request in requests],
             [request.session for request in requests],
-            index=[request.index for request in requests],
-            arrival_s=[request.arrival_s for request in requests],
-            prompt_tokens=[request.prompt_tokens for request in requests],
-            output_tokens=[request.output_tokens for request in requests],
-            think_s=[request.think_s for request in requests],
-            priority=[request.priority for request in requests],
-            retention=[request.retention for request in requests],
+            **{name: map(attrgetter(name), requests) for name in _NUMBERS},
         )
 
     def add(self, blocks: Sequence[tuple[int, ...]], sessions: Sequence[str], **numbers: Iterable[float]) -> None:

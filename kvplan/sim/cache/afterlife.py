@@ -62,7 +62,7 @@ class Afterlife:
 
 def _forget(pool: Pool, keys: Keys, start: int) -> None:
     """Forget what a pool has of some content from token `start` on, and is not about to use. It takes its space as before."""
-    tree, tier = pool.tree, pool.tier
+    tree = pool.tree
     start = -(-start // tree.grain_tokens) * tree.grain_tokens
     leaf = tree.known(keys, len(keys) * tree.key_tokens)
     node = tree.path(keys, leaf.end, start) if leaf.end > start else leaf
@@ -70,9 +70,7 @@ def _forget(pool: Pool, keys: Keys, start: int) -> None:
         entry, above = node.entry, node.parent
         if entry is None or above is None or entry.order is None or entry.coming:  # pinned, or on its way
             break
-        tier.policy.remove(entry)
-        node.entry = None
-        tree.prune(node)
+        pool.tier.forget(entry)
         node = above
 
 

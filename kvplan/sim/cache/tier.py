@@ -121,15 +121,18 @@ class Tier:
         self.evictable_tokens -= taken
         self.evicted_tokens += taken
         if not entry.tokens and not entry.loose:
-            self.policy.remove(entry)
-            self._forget(entry)
+            self.forget(entry)
         return taken
 
     def drop(self, entry: Entry) -> None:
         """Forget an entry that is not pinned: its content has moved elsewhere."""
-        self.policy.remove(entry)
         self.used_tokens -= entry.tokens + entry.loose
         self.evictable_tokens -= entry.tokens + entry.loose
+        self.forget(entry)
+
+    def forget(self, entry: Entry) -> None:
+        """Nobody finds an entry any more that is not pinned; what it takes is still counted."""
+        self.policy.remove(entry)
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
